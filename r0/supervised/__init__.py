@@ -1,0 +1,1 @@
+"""What is trained without RL, on Ray Train."""
