@@ -116,3 +116,21 @@ class Scored:
     verdict: Verdict
     components: Mapping[str, float]
     total: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainCompletion:
+    """One completion as the learner sees it. ``logprobs`` [C] are the rollout's, in nats."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    reward: float
+    version: int  # weight version it was sampled with
+
+
+@dataclass(frozen=True, slots=True)
+class TrainGroup:
+    """A prompt with its completions: the unit that is dealt to learner ranks (a group is never split over ranks)."""
+
+    prompt_ids: tuple[int, ...]
+    completions: tuple[TrainCompletion, ...]

@@ -1,1 +1,1 @@
-"""The roles on Ray: rollout and weight sync, reward, learner, placement. Each is a plain class first, an actor around it second."""
+"""The roles on Ray: rollout and weight sync, reward, learner, placement. Each is a plain class first, an actor second."""

@@ -71,7 +71,7 @@ class StageAConfig(RunKeys):
     temperature: Positive = key(1.0, "sampling temperature; all log-probabilities are of this distribution")
     top_p: float = key(1.0, "must be 1: cutting the distribution while training biases the ratio")
     max_think_tokens: Count | None = key(None, "as reward.max_think_tokens; given once, it holds for both (default 200)")
-    missing_eos_penalty: NonNegative | None = key(None, "as reward.missing_eos_penalty; given once, it holds for both (default 0)")
+    missing_eos_penalty: NonNegative | None = key(None, "as reward.missing_eos_penalty; given once, holds for both (default 0)")
     reward: RewardSection = key(RewardSection(), "the rule reward")
     ppo: PPOSection | None = key(None, "PPO's own keys")
     grpo: GRPOSection | None = key(None, "GRPO's own keys")
@@ -106,18 +106,18 @@ class StageAConfig(RunKeys):
                 f"top_p: {self.top_p} is refused in training, because completions cut to the top of the distribution "
                 "no longer have the probabilities the loss assumes (the ratio is biased); use top_p=1"
             )
-        if self.algo == "grpo" and self.grpo is not None and self.grpo.num_generations < 2:
-            if self.grpo.advantage != "reinforce_pp":
-                raise ValueError(
-                    f"grpo.num_generations: a group of 1 has no spread, so advantage={self.grpo.advantage} is always 0; "
-                    "use at least 2, or grpo.advantage=reinforce_pp"
-                )
-        if self.batch_size % self.mini_batches:
-            raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {self.algo}.num_mini_batches={self.mini_batches}")
-        if self.reward.max_think_tokens is not None and self.reward.min_think_tokens > self.reward.max_think_tokens:
+        group = self.grpo if self.algo == "grpo" else None
+        if group is not None and group.num_generations < 2 and group.advantage != "reinforce_pp":
             raise ValueError(
-                f"reward.min_think_tokens: {self.reward.min_think_tokens} is above max_think_tokens={self.reward.max_think_tokens}"
+                f"grpo.num_generations: a group of 1 has no spread, so advantage={group.advantage} is always 0; "
+                "use at least 2, or grpo.advantage=reinforce_pp"
             )
+        if self.batch_size % self.mini_batches:
+            split = f"{self.algo}.num_mini_batches={self.mini_batches}"
+            raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")
+        least, most = self.reward.min_think_tokens, self.reward.max_think_tokens
+        if most is not None and least > most:
+            raise ValueError(f"reward.min_think_tokens: {least} is above max_think_tokens={most}")
         if self.ray.inline and (self.learner.ranks > 1 or self.rollout.workers > 1):
             raise ValueError("ray.inline: runs one learner and one engine; set learner.ranks=1 and rollout.workers=1")
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:

@@ -77,9 +77,7 @@ class LoraSection(Section):
     r: Annotated[int, Field(ge=0)] = key(0, "rank of the adapters; 0 trains all weights")
     alpha: Positive = key(32.0, "scale α; the update is multiplied by α / r")
     dropout: Share = key(0.0, "dropout on the adapters' input; RL wants 0")
-    target_modules: tuple[str, ...] | None = Field(
-        None, description="module names to adapt; empty: all linear layers", strict=False
-    )
+    target_modules: tuple[str, ...] | None = key(None, "module names to adapt; empty: all linear layers", strict=False)
 
 
 class LearnerSection(Section):
@@ -113,7 +111,7 @@ class RolloutSection(Section):
     kv_cache_gib: Positive = key(1.0, "key-value cache of an engine on a CPU, in GiB")
     enforce_eager: bool = key(False, "no CUDA graphs on a GPU (always so on a CPU)")
     cpus: Positive = key(1.0, "CPU cores declared and used by each worker")
-    gpus: NonNegative | None = key(None, "GPUs of each worker (a fraction shares the card); empty: tensor_parallel_size with GPUs")
+    gpus: NonNegative | None = key(None, "GPUs of each worker (a fraction shares a card); empty: tensor_parallel_size with GPUs")
 
 
 class SyncSection(Section):
@@ -140,7 +138,7 @@ class RaySection(Section):
 class EvalSection(Section):
     """Evaluation on held-out queries during training."""
 
-    every: Annotated[int, Field(ge=0)] = key(50, "steps between evaluations (also before the first and after the last); 0 = never")
+    every: Annotated[int, Field(ge=0)] = key(50, "steps between evaluations (also before the first, after the last); 0 = never")
     tasks: Count = key(200, "held-out tasks judged, at most")
     samples: Annotated[int, Field(ge=0)] = key(1, "sampled completions a task, beside the greedy one")
 

@@ -1,0 +1,92 @@
+"""A role's workers, called together: plain objects in the driver's process (inline), or Ray actors with a deadline on every call.
+
+The rest of r0 does not know which of the two it has, so the same code path runs under a debugger and on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class RoleTimeout(TimeoutError):
+    """A worker did not answer within its deadline. (One argument, so that the type survives Ray's pickling.)"""
+
+
+class RoleDied(RuntimeError):
+    """A worker's process is gone."""
+
+
+def call_each(workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker") -> list[Any]:
+    """Call ``workers[i].method(*arguments[i])`` for all i at the same time and return the results in order.
+
+    Raises:
+        RoleTimeout: a Ray actor did not answer within ``deadline_s`` seconds (plain objects are simply called).
+        RoleDied: a Ray actor's process ended.
+    """
+    if not workers:
+        return []
+    if not is_actor(workers[0]):
+        return [getattr(worker, method)(*args) for worker, args in zip(workers, arguments, strict=True)]
+    import ray
+
+    refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
+    try:
+        return ray.get(refs, timeout=deadline_s)
+    except ray.exceptions.GetTimeoutError:
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        late = [str(i) for i, ref in enumerate(refs) if ref not in ready]
+        raise RoleTimeout(f"{role} {', '.join(late)}: {method} did not answer within {deadline_s:g} s") from None
+    except ray.exceptions.ActorDiedError as error:
+        raise RoleDied(f"{role}: a process ended during {method}: {error}") from error
+
+
+def is_actor(worker: Any) -> bool:
+    """Whether ``worker`` is a Ray actor handle (never imports Ray for a plain object)."""
+    return type(worker).__module__.startswith("ray.")
+
+
+class Pool:
+    """The workers of one role.
+
+    Args:
+        role: name for messages.
+        make: makes worker ``i``: a plain object, or a Ray actor handle.
+        size: number of workers.
+    """
+
+    def __init__(self, role: str, make: Callable[[int], Any], size: int):
+        self.role = role
+        self._make = make
+        self.workers = [make(index) for index in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.workers)
+
+    def all(self, method: str, *args: Any, deadline_s: float) -> list[Any]:
+        """Call ``method(*args)`` on every worker at the same time."""
+        return call_each(self.workers, method, [args] * len(self.workers), deadline_s, self.role)
+
+    def each(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
+        """Call ``method`` on worker i with ``arguments[i]``; fewer arguments than workers leave the last workers idle."""
+        return call_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
+
+    def replace(self, index: int) -> None:
+        """End worker ``index`` for good and start another in its place (its state is cold)."""
+        self._end(self.workers[index])
+        self.workers[index] = self._make(index)
+
+    def close(self) -> None:
+        """Let every worker close, then end it."""
+        for worker in self.workers:
+            self._end(worker)
+        self.workers = []
+
+    @staticmethod
+    def _end(worker: Any) -> None:
+        if is_actor(worker):
+            import ray
+
+            ray.kill(worker, no_restart=True)
+        elif hasattr(worker, "close"):
+            worker.close()
