@@ -1,0 +1,134 @@
+"""From a YAML file and ``key=value`` overrides to one validated configuration, with errors that name the place and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from r0.config import yamlfile
+from r0.errors import UserError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """The configuration ``model`` from the file at ``path`` (none: all defaults) with ``key=value`` overrides laid over it.
+
+    Raises:
+        UserError: anything wrong with the file, a key or a value; all wrong keys are named, one a line.
+    """
+    document = yamlfile.read(path) if path is not None else yamlfile.Document()
+    for text in overrides:
+        _override(model, document, text)
+    try:
+        return model.model_validate(document.values)
+    except ValidationError as error:
+        raise UserError("\n".join(_sentences(model, document, error))) from None
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as ``PPOSection | None``."""
+    for kind in get_args(annotation) if _is_union(annotation) else (annotation,):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def _override(model: type[BaseModel], document: yamlfile.Document, text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{text}: an override is written key=value")
+    place = f"{text} (on the command line)"
+    names = path.split(".")
+    values, kind = document.values, model
+    for depth, name in enumerate(names):
+        field = kind.model_fields.get(name)
+        if field is None:
+            raise UserError(f"{place}: {_unknown(kind, name, '.'.join(names[:depth]))}")
+        section = section_of(field.annotation)
+        last = depth == len(names) - 1
+        if last and section is not None:
+            raise UserError(f"{place}: {path} is a section; give its keys, such as {path}.{next(iter(section.model_fields))}=…")
+        if not last and section is None:
+            raise UserError(f"{place}: {'.'.join(names[: depth + 1])} is a value, not a section")
+        if last:
+            values[name] = _parse(field.annotation, value)
+            document.places[path] = place
+        elif section is not None:
+            if not isinstance(values.get(name), dict):
+                values[name] = {}
+            values, kind = values[name], section
+
+
+def _parse(annotation: Any, text: str) -> Any:
+    """A command-line value by the field's type: text stays text, everything else is read as YAML."""
+    kinds = get_args(annotation) if _is_union(annotation) else (annotation,)
+    if type(None) in kinds and text in ("", "null", "none"):
+        return None
+    if str in kinds or any(get_origin(kind) is not None and _is_text_literal(kind) for kind in kinds):
+        return text
+    return yamlfile.scalar(text)
+
+
+def _is_text_literal(kind: Any) -> bool:
+    return all(isinstance(choice, str) for choice in get_args(kind)) and get_origin(kind) not in (tuple, list)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _unknown(kind: type[BaseModel], name: str, above: str) -> str:
+    near = difflib.get_close_matches(name, kind.model_fields, n=1, cutoff=0.5)
+    where = f"in section {above}" if above else "at the top level"
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
+    return f"unknown key {name} {where}; {hint}"
+
+
+def _sentences(model: type[BaseModel], document: yamlfile.Document, error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        names = [str(part) for part in item["loc"] if not _is_tag(part)]
+        path = ".".join(names)
+        place = _place(document, names)
+        if item["type"] == "extra_forbidden":
+            text = _unknown(_section_at(model, names[:-1]), names[-1], ".".join(names[:-1]))
+        elif item["type"] == "missing":
+            text = f"{path} is missing"
+        elif item["type"] == "value_error":
+            text = (f"{path}: " if path else "") + str(item["ctx"]["error"])
+            place = place or _place(document, str(item["ctx"]["error"]).split(":")[0].split("."))
+        else:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            text = f"{path}: {message}, not {item['input']!r}" if path else message
+        lines.append(f"{place}: {text}" if place else text)
+    return list(dict.fromkeys(lines))
+
+
+def _place(document: yamlfile.Document, names: list[str]) -> str:
+    """Where a key stands, or the section around it."""
+    while names:
+        if ".".join(names) in document.places:
+            return document.places[".".join(names)]
+        names = names[:-1]
+    return ""
+
+
+def _is_tag(part: Any) -> bool:
+    """Pydantic names the branch of a union in an error's place; that is no key of ours."""
+    return isinstance(part, int) or part[:1].isupper() or "[" in part or part in ("int", "float", "str", "bool")
+
+
+def _section_at(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
+    for name in names:
+        field = model.model_fields.get(name)
+        section = section_of(field.annotation) if field else None
+        if section is None:
+            return model
+        model = section
+    return model

@@ -1,0 +1,115 @@
+"""YAML as configurations need it: safe, duplicate keys refused, lines remembered, and YAML 1.2 scalars.
+
+PyYAML follows YAML 1.1, which reads ``1e-6`` as text and ``off`` as a boolean; here ``1e-6`` is a number and only ``true`` and
+``false`` are booleans.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from r0.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+(?:_[0-9]+)*$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+@dataclass
+class Document:
+    """A mapping read from YAML, and where each of its keys stands: ``places["reward.acc_weight"] == "run.yaml:12"``."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def read(path: str | Path) -> Document:
+    """Read one file, and the one that its ``base:`` names, if any, below it.
+
+    Raises:
+        UserError: missing file, bad UTF-8, not YAML, not a mapping, a duplicate key, a base of a base.
+    """
+    document = _read_one(Path(path))
+    base = document.values.pop("base", None)
+    document.places.pop("base", None)
+    if base is None:
+        return document
+    below = _read_one(Path(path).parent / str(base))
+    if "base" in below.values:
+        raise UserError(f"{below.places['base']}: base: {base} has a base itself; one level is allowed, merge the two files")
+    return Document(merge(below.values, document.values), {**below.places, **document.places})
+
+
+def merge(below: dict, above: dict) -> dict:
+    """``above`` laid over ``below``, section by section."""
+    result = dict(below)
+    for name, value in above.items():
+        if isinstance(value, dict) and isinstance(result.get(name), dict):
+            value = merge(result[name], value)
+        result[name] = value
+    return result
+
+
+def scalar(text: str) -> Any:
+    """One value as YAML reads it: ``5``, ``1e-6``, ``true``, ``[q_proj, v_proj]``; text that is not YAML stays text."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        return text
+
+
+def _read_one(path: Path) -> Document:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        node = yaml.compose(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if node is None:
+        return Document()
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:1: a configuration is a mapping of keys to values")
+    document = Document()
+    loader = _Loader("")
+    document.values = _mapping(node, "", path, document.places, loader)
+    return document
+
+
+def _mapping(node: yaml.MappingNode, above: str, path: Path, places: dict[str, str], loader: _Loader) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        name = str(getattr(key_node, "value", ""))
+        if name in values:
+            raise UserError(f"{place}: {above}{name} is given twice; keep one")
+        places[above + name] = place
+        if isinstance(value_node, yaml.MappingNode):
+            values[name] = _mapping(value_node, f"{above}{name}.", path, places, loader)
+        else:
+            try:
+                values[name] = loader.construct_object(value_node, deep=True)
+            except (yaml.YAMLError, ValueError) as error:
+                raise UserError(f"{place}: {above}{name}: {getattr(error, 'problem', None) or error}") from None
+    return values

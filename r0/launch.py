@@ -1,0 +1,143 @@
+"""The door: ``python -m r0.launch COMMAND [CONFIG.yaml] [key=value …]``.
+
+Bad input is one sentence on stderr and exit code 2; an unexpected fault keeps its traceback. Neither torch nor vLLM is imported
+before a command runs, so that ``--help`` is immediate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from r0.config import ConvertConfig, DemoConfig, RolloutsConfig, Section, SftConfig, StageAConfig
+from r0.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its configuration, what it does, the function that does it, and its positional keys (none: CONFIG.yaml)."""
+
+    config: type[Section]
+    summary: str
+    function: str  # "module:function", imported when the command runs
+    positionals: tuple[str, ...] = ()
+
+    def run(self, config: Section, dry_run: bool) -> int:
+        """Run it; returns the exit code."""
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)(config, dry_run=dry_run) or 0
+
+
+COMMANDS = {
+    "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run"),
+    "convert": Command(
+        ConvertConfig, "raw production logs to pointwise rows", "r0.commands.convert:run", positionals=("input", "output")
+    ),
+    "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
+    "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),
+    "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 2 bad input, 130/143 interrupted and saved)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    try:
+        name = arguments.pop(0)
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+            raise UserError(f"unknown command {name}; {hint}")
+        if "-h" in arguments or "--help" in arguments:
+            print(_help(name))
+            return 0
+        config, dry_run = parse(name, arguments)
+        return COMMANDS[name].run(config, dry_run)
+    except UserError as error:
+        print(f"r0: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("r0: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
+    """The configuration that a command line asks for, and whether it is a dry run.
+
+    ``--some-key V`` and ``--some-key=V`` are the same as ``some_key=V``; a bare ``--some-key`` is ``some_key=true``.
+
+    Raises:
+        UserError: wrong positionals, unknown keys, bad values.
+    """
+    from r0.config.load import load
+
+    command = COMMANDS[name]
+    positionals, overrides, dry_run = _split(command, list(arguments))
+    if command.positionals:
+        if len(positionals) > len(command.positionals):
+            raise UserError(f"{name}: takes {' '.join(map(str.upper, command.positionals))}, not also {positionals[-1]}")
+        overrides = [f"{key}={value}" for key, value in zip(command.positionals, positionals, strict=False)] + overrides
+        return load(command.config, None, overrides), dry_run
+    if len(positionals) > 1:
+        raise UserError(f"{name}: takes one configuration file, not {len(positionals)}: {', '.join(positionals)}")
+    return load(command.config, positionals[0] if positionals else default_config(name), overrides), dry_run
+
+
+def default_config(name: str) -> Path:
+    """The shipped configuration of a command."""
+    return Path(str(files("r0"))) / "configs" / f"{name}.yaml"
+
+
+def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str], bool]:
+    positionals, overrides, dry_run = [], [], False
+    while arguments:
+        argument = arguments.pop(0)
+        if argument in ("--dry-run", "--dry_run"):
+            dry_run = True
+        elif argument.startswith("--"):
+            key, equals, value = argument[2:].partition("=")
+            key = key.replace("-", "_")
+            field = command.config.model_fields.get(key)
+            if not equals and field is not None and field.annotation is bool and arguments[:1] not in (["true"], ["false"]):
+                value = "true"
+            elif not equals:
+                if not arguments or arguments[0].startswith("--"):
+                    raise UserError(f"{argument}: a value is missing; write {argument} VALUE")
+                value = arguments.pop(0)
+            overrides.append(f"{key}={value}")
+        elif "=" in argument and not Path(argument).is_file():
+            overrides.append(argument)
+        else:
+            positionals.append(argument)
+    return positionals, overrides, dry_run
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = ["usage: python -m r0.launch COMMAND [CONFIG.yaml] [key=value …] [--dry-run]", "", "commands:"]
+    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "COMMAND --help lists a command's keys; --dry-run says what would run, and where."])
+
+
+def _help(name: str) -> str:
+    from r0.config.describe import describe
+
+    command = COMMANDS[name]
+    places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
+    head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run]", "", command.summary]
+    if not command.positionals:
+        head += ["", f"Without CONFIG.yaml the shipped configuration is used: {default_config(name)}"]
+    head += ["Every key can be given as key=value or as --key VALUE; the keys of a section as section.key=value.", "", "keys:"]
+    return "\n".join([*head, *describe(command.config)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
