@@ -1,0 +1,179 @@
+"""What a run needs, whether Ray has it, and where each role goes.
+
+The need is one bundle a worker. A need that the declared resources cannot hold is refused before anything loads; a Ray that r0
+starts itself declares what the configuration needs, and warns when that is more than the machine has.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r0.config import RunKeys, SftConfig, StageAConfig
+from r0.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The resources of one worker of a role."""
+
+    role: str
+    cpus: float
+    gpus: float
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Ray writes them."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+def bundles(config: RunKeys, has_gpus: bool) -> list[Bundle]:
+    """One bundle a worker; learner ranks first, so that rank 0's node is the master."""
+    if isinstance(config, SftConfig):
+        gpus = config.gpus if config.gpus is not None else float(has_gpus)
+        return [Bundle("sft", config.cpus, gpus)] * config.ranks
+    if not isinstance(config, StageAConfig):
+        raise TypeError(f"no placement for {type(config).__name__}")
+    learner, rollout = config.learner, config.rollout
+    learner_gpus = learner.gpus if learner.gpus is not None else float(has_gpus)
+    rollout_gpus = rollout.gpus if rollout.gpus is not None else float(rollout.tensor_parallel_size * has_gpus)
+    return [
+        *[Bundle("learner", learner.cpus, learner_gpus)] * learner.ranks,
+        *[Bundle("rollout", rollout.cpus, rollout_gpus)] * rollout.workers,
+        *[Bundle("reward", 1.0, 0.0)] * config.reward.workers,
+    ]
+
+
+def local_gpus() -> int:
+    """GPUs of this machine, without importing torch (0 without a driver, or where CUDA_VISIBLE_DEVICES hides them)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def start_ray(config: RunKeys) -> list[Bundle]:
+    """Join the cluster that the configuration or RAY_ADDRESS names, or start Ray here; returns what the run needs of it.
+
+    Raises:
+        UserError: the cluster's declared resources cannot hold the need; it cannot be reached.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES of CPU-only workers as it is
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        pass
+    elif address:
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, namespace="r0")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
+    else:
+        _start_here(bundles(config, has_gpus=local_gpus() > 0))
+    need = bundles(config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    return need
+
+
+def _start_here(need: Sequence[Bundle]) -> None:
+    import ray
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cpus = sum(bundle.cpus for bundle in need)
+    if cpus > cores:
+        logger.warning("the roles declare %g CPU cores and this machine has %d: they will take turns", cpus, cores)
+    gib = 2**30
+    ray.init(
+        num_cpus=max(cores, int(-(-cpus // 1))),
+        include_dashboard=False,
+        object_store_memory=gib,
+        log_to_driver=True,
+        logging_level=logging.WARNING,
+        namespace="r0",
+    )
+
+
+def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
+    """Refuse a need that the declared resources cannot hold: in total, or because no node is large enough for a worker.
+
+    Raises:
+        UserError: with need and have.
+    """
+    for kind, remedy in (("CPU", "cpus"), ("GPU", "gpus")):
+        wanted = sum(bundle.resources.get(kind, 0.0) for bundle in need)
+        have = sum(node.get(kind, 0.0) for node in nodes)
+        if wanted > have + 1e-9:
+            raise UserError(
+                f"the run needs {wanted:g} {kind} ({_sum_up(need, kind)}) and Ray has {have:g}; "
+                f"lower the number of workers or their {remedy}, or join a larger cluster"
+            )
+    free = [dict(node) for node in nodes]
+    for bundle in sorted(need, key=lambda item: (-item.gpus, -item.cpus)):
+        home = next((node for node in free if all(node.get(k, 0) >= v - 1e-9 for k, v in bundle.resources.items())), None)
+        if home is None:
+            largest = ", ".join(f"{node.get('CPU', 0):g} CPU + {node.get('GPU', 0):g} GPU" for node in nodes)
+            raise UserError(
+                f"no node can hold a {bundle.role} worker of {bundle.cpus:g} CPU + {bundle.gpus:g} GPU beside the others; "
+                f"the nodes have {largest}"
+            )
+        for kind, amount in bundle.resources.items():
+            home[kind] -= amount
+
+
+def _sum_up(need: Sequence[Bundle], kind: str) -> str:
+    roles = dict.fromkeys(bundle.role for bundle in need)
+    amounts = {role: [b.resources.get(kind, 0.0) for b in need if b.role == role] for role in roles}
+    return ", ".join(f"{role} {len(each)} × {each[0]:g}" for role, each in amounts.items() if each[0])
+
+
+class Placement:
+    """A placement group with one bundle a worker.
+
+    Raises:
+        UserError: the resources exist but are not free within ``deadline_s``.
+    """
+
+    def __init__(self, need: Sequence[Bundle], deadline_s: float = 60.0):
+        import ray
+        from ray.util.placement_group import placement_group
+
+        self.need = list(need)
+        self._group = placement_group([bundle.resources for bundle in need], strategy="PACK")
+        if not self._group.wait(timeout_seconds=deadline_s):
+            free = ray.available_resources()
+            self.close()
+            raise UserError(
+                f"Ray did not free the run's resources within {deadline_s:g} s: free are {free.get('CPU', 0):g} CPU and "
+                f"{free.get('GPU', 0):g} GPU; wait for the other jobs, or lower the need"
+            )
+
+    def options(self, role: str, index: int) -> dict[str, Any]:
+        """Ray options for worker ``index`` of ``role``: its bundle, its threads."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundle = self.bundle_index(role, index)
+        threads = str(max(1, int(self.need[bundle].cpus)))
+        return {
+            "num_cpus": self.need[bundle].cpus,
+            "num_gpus": self.need[bundle].gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}},
+            "max_restarts": 0,
+        }
+
+    def bundle_index(self, role: str, index: int) -> int:
+        """Position of a worker's bundle in the group."""
+        return [place for place, bundle in enumerate(self.need) if bundle.role == role][index]
+
+    def close(self) -> None:
+        """Give the resources back."""
+        from ray.util.placement_group import remove_placement_group
+
+        remove_placement_group(self._group)

@@ -1,0 +1,87 @@
+"""Where a model's files are: the embedded r0-tiny, a folder, or a name on the Hugging Face Hub. And how large it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from importlib.resources import files
+from pathlib import Path
+
+from r0.errors import UserError
+
+EMBEDDED = ("r0-tiny",)
+
+
+def model_folder(name: str) -> Path:
+    """The folder with the model's configuration, weights and tokenizer; a Hub name is downloaded, or found in the local cache.
+
+    Raises:
+        UserError: no such folder, a folder that holds no model, a name that the Hub or the cache does not have.
+    """
+    folder = local_folder(name)
+    if folder is None:
+        folder = _from_hub(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model: {folder} holds no config.json, so it is not a Hugging Face model folder")
+    return folder
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder that ``name`` means on this machine, or None for a Hub name.
+
+    Raises:
+        UserError: ``name`` can only be a folder, and there is none.
+    """
+    if name in EMBEDDED:
+        return Path(str(files("r0"))) / "assets" / name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise UserError(f"model: there is no folder {name}; give a model folder, a Hub name such as Qwen/Qwen3-0.6B, or r0-tiny")
+    return None
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights in the folder's safetensors files, from their headers (0 when there are none)."""
+    return sum(end - begin for path in folder.glob("*.safetensors") for begin, end in _offsets(path))
+
+
+def parameters(folder: Path) -> int:
+    """Number of weights, counted as the stored bytes over the stored element size."""
+    sizes = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        for entry in _header(path).values():
+            begin, end = entry["data_offsets"]
+            count += (end - begin) // sizes.get(entry["dtype"], 1)
+    return count
+
+
+def _offsets(path: Path) -> list[tuple[int, int]]:
+    return [tuple(entry["data_offsets"]) for entry in _header(path).values()]
+
+
+def _header(path: Path) -> dict[str, dict]:
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+    except (OSError, struct.error, ValueError) as error:
+        raise UserError(f"model: {path} is not a readable safetensors file: {error}") from None
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # the Hub's client raises many kinds: offline, unknown name, gated, disk full
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model: {name} is no folder here and could not be had from the Hugging Face Hub ({reason}); "
+            "give a model folder, or r0-tiny for the embedded model"
+        ) from error
