@@ -1,0 +1,143 @@
+"""The loop: tasks → rollouts → scores → update → sync. It knows no vLLM, no DeepSpeed and no Ray; the roles do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from r0 import sampling
+from r0.actors.roles import Roles
+from r0.checkpoint import Checkpoints
+from r0.config import GRPOSection, StageAConfig
+from r0.data.source import TaskSource
+from r0.errors import UserError
+from r0.metrics import rollout_metrics
+from r0.probes import probes
+from r0.prompts import Prompter
+from r0.recorder import Recorder
+from r0.records import PointwiseTask, Scored
+
+
+class Trainer:
+    """One run of stage A (and of every later stage: they differ in tasks, prompts, verdicts and rewards only).
+
+    Args:
+        config: the resolved configuration.
+        source: tasks by step, and held-out tasks.
+        prompter: tasks to token ids.
+        roles: rollout, reward and learner workers.
+        recorder: the run's record.
+        checkpoints: what is kept and how it survives.
+        stop: asked after every step; true ends the run with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: StageAConfig,
+        source: TaskSource,
+        prompter: Prompter,
+        roles: Roles,
+        recorder: Recorder,
+        checkpoints: Checkpoints,
+        stop: Callable[[], bool],
+    ):
+        self.config, self.source, self.prompter, self.roles = config, source, prompter, roles
+        self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
+        self.heldout = source.heldout(config.eval.tasks) if config.eval.every else []
+
+    def train(self, steps: int) -> bool:
+        """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done."""
+        config, clock = self.config, self.recorder.clock
+        done = self.checkpoints.restore(self.roles.learner)
+        self.recorder.resume(done)
+        self.roles.connect()
+        self.roles.sync(version=done)
+        if done == 0:
+            self._evaluate(0)
+        for step in range(done, steps):
+            with clock("step"):
+                scored = self._rollouts(step)
+                with clock("learn"):
+                    stats = self.roles.learner.update(sampling.train_groups(scored), step=step, version=step)
+                self._check_gap(step, stats["gap"])
+                with clock("sync"):
+                    self.roles.sync(version=step + 1)
+            self.recorder.step(step + 1, {**rollout_metrics(scored), **stats}, scored)
+            if _due(step + 1, config.eval.every, steps):
+                self._evaluate(step + 1)
+            if stopping := self.stop():
+                self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
+            if stopping or _due(step + 1, config.checkpoint.every, steps):
+                with clock("checkpoint"):
+                    self.checkpoints.save(self.roles.learner, step + 1)
+            if stopping:
+                return step + 1 == steps
+        return True
+
+    def _rollouts(self, step: int) -> list[Scored]:
+        """Scored completions of the step's prompts; groups without spread are refilled as the configuration allows."""
+        config = self.config
+        scored = self._sample(self.source.batch(step, config.batch_size), step)
+        rounds = config.section.refill_rounds if isinstance(config.section, GRPOSection) else 0
+        for refill_round in range(1, rounds + 1):
+            spread = sampling.spread_groups(scored)
+            empty = [group for group in range(config.batch_size) if group not in spread]
+            if not empty:
+                break
+            fresh = self._sample(self.source.batch(step, config.batch_size, refill_round)[: len(empty)], step, refill_round)
+            homes = [empty[one.rollout.group] for one in fresh]
+            fresh = [replace(one, rollout=replace(one.rollout, group=home)) for one, home in zip(fresh, homes, strict=True)]
+            useful = sampling.spread_groups(fresh)
+            scored = [one for one in scored if one.rollout.group not in useful]
+            scored += [one for one in fresh if one.rollout.group in useful]
+        return sorted(scored, key=lambda one: (one.rollout.group, one.rollout.sample))
+
+    def _sample(self, tasks: Sequence[PointwiseTask], step: int, refill_round: int = 0) -> list[Scored]:
+        config = self.config
+        prompts = [self.prompter.prompt(task) for task in tasks]
+        samples = config.samples_per_prompt
+        with self.recorder.clock("sample"):
+            sampled = self.roles.rollout.sample(
+                sampling.requests(tasks, prompts, samples, config.seed, step, refill_round),
+                temperature=config.temperature,
+                max_new_tokens=config.max_new_tokens,
+            )
+        with self.recorder.clock("reward"):
+            return self.roles.reward.score(sampling.rollouts(tasks, prompts, sampled, samples))
+
+    def _evaluate(self, step: int) -> None:
+        """Held-out metrics, greedy and sampled, with the seeds of step 0 at every step so that only the weights differ."""
+        if not self.heldout:
+            return
+        prompts = [self.prompter.prompt(task) for task in self.heldout]
+        values: dict[str, float] = {}
+        with self.recorder.clock("evaluate"):
+            for mode, samples in (("greedy", 1), ("sampled", self.config.eval.samples)):
+                if not samples:
+                    continue
+                sampled = self.roles.rollout.sample(
+                    sampling.requests(self.heldout, prompts, samples, self.config.seed, 0),
+                    temperature=self.config.temperature,
+                    max_new_tokens=self.config.max_new_tokens,
+                    greedy=mode == "greedy",
+                )
+                scored = self.roles.reward.score(sampling.rollouts(self.heldout, prompts, sampled, samples))
+                found = {**rollout_metrics(scored), **probes(scored)}
+                values |= {f"heldout/{mode}/{name}": value for name, value in found.items()}
+        self.recorder.evaluation(step, values)
+
+    def _check_gap(self, step: int, gap: float) -> None:
+        """Rollout and learner must give the sampled tokens the same log-probabilities, or the weights are not the same."""
+        sync = self.config.sync
+        if gap > sync.gap_fatal:
+            raise UserError(
+                f"step {step + 1}: rollout and learner log-probabilities differ by {gap:.3f} nats in the mean, above "
+                f"sync.gap_fatal={sync.gap_fatal:g}: the engines do not hold the learner's weights; the last checkpoint is good"
+            )
+        if gap > sync.gap_warn:
+            self.recorder.say(f"step {step + 1}: log-probability gap {gap:.3f} nats is above sync.gap_warn={sync.gap_warn:g}")
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    """Whether something done every ``every`` steps (0: never but at the end) is due after ``step``."""
+    return step == last or (every > 0 and step % every == 0)

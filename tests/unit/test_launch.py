@@ -1,0 +1,72 @@
+"""The door: help without torch, exit codes, positionals and the --some-key form."""
+
+import subprocess
+import sys
+
+import pytest
+
+from r0.errors import UserError
+from r0.launch import COMMANDS, main, parse
+
+
+def test_help_imports_neither_torch_nor_vllm_nor_ray():
+    code = (
+        "import sys; from r0.launch import main; main(['--help']); main(['stage_a', '--help']);"
+        "print([name for name in ('torch', 'vllm', 'ray', 'transformers', 'deepspeed') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_every_key(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for key, field in COMMANDS[name].config.model_fields.items():
+        assert f"  {key}" in shown
+        assert field.description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["stage_z"], "unknown command stage_z; did you mean stage_a?"),
+        (["stage_a", "learning_rat=1"], "did you mean learning_rate?"),
+        (["stage_a", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+        (["stage_a", "--learning-rate"], "a value is missing"),
+        (["stage_a", "a.yaml", "b.yaml"], "takes one configuration file"),
+        (["convert", "a", "b", "c"], "not also c"),
+        (["convert", "a"], "output is missing"),
+        (["rollouts"], "run is missing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+def test_dashes_are_the_same_as_key_value():
+    one, _ = parse("stage_a", ["--learning-rate", "1e-4", "--skip-bad", "--rollout.workers=2", "--dry-run"])
+    two, _ = parse("stage_a", ["learning_rate=1e-4", "skip_bad=true", "rollout.workers=2"])
+    assert one == two
+    assert parse("stage_a", ["--dry-run"])[1] is True
+
+
+def test_positionals_become_keys():
+    config, _ = parse("convert", ["raw.jsonl", "rows.jsonl", "--max-think-chars", "1200000"])
+    assert (config.input, config.output, config.max_think_chars) == ("raw.jsonl", "rows.jsonl", 1_200_000)
+
+
+def test_unexpected_faults_keep_their_traceback(monkeypatch, tmp_path):
+    def broken(config, dry_run):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("r0.commands.rollouts.run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["rollouts", str(tmp_path)])
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)
