@@ -1,0 +1,55 @@
+# Everything runs in .venv, which the first target that needs it makes. PYTHON=… chooses the interpreter, ARGS="key=value …"
+# goes to the program.
+SHELL := /bin/bash
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+# The first that is 3.11 or 3.12 and can make virtual environments; 3.11 first, since all versions were tried with it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+  $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
+INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
+.PHONY: help setup demo test test-all lint bench tiny clean
+
+help:
+	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
+	@echo "make demo       warm start, RL and probes on this machine (ARGS=\"seed=1 algo=ppo\")"
+	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
+	@echo "make test-all   the slow matrices too"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the measurements under benchmarks/"
+	@echo "make tiny       train the embedded model r0-tiny anew"
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: $(INPUTS) r0/tools/native.py
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11 or 3.12 with the venv module was found; install one" \
+	  "(Debian: apt-get install python3-venv), or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev
+	@$(RUN) -W ignore -m r0.tools.native
+	@touch $@
+
+$(VENV)/ready-bench: $(VENV)/ready
+	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev bench
+	@touch $@
+
+demo: setup
+	@$(RUN) -m r0.launch demo $(ARGS)
+
+test: setup
+	@$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: setup
+	@$(RUN) -m pytest -m "not gpu" $(ARGS)
+
+lint: setup
+	@$(RUN) -m ruff check r0 tests benchmarks
+	@$(RUN) -m mypy
+
+bench: $(VENV)/ready-bench
+	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+
+tiny: setup
+	@$(RUN) -m r0.tools.tiny $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,127 @@
+"""Make the virtual environment: ``PYTHON r0/tools/environment.py VENV EXTRA…``. Standard library only: it runs first.
+
+The packages come from where pip of this machine is told to find them (uv does not read pip's settings, so they are handed over
+at run time; nothing of them is written down), with the versions of constraints.txt. torch is the CPU build: from those places
+where they have it, elsewhere from PyTorch's own index.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+UV = "uv==0.13.8"
+TORCH = "torch==2.13.0"
+SUPPORTED = ((3, 11), (3, 12))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class SetupError(Exception):
+    """One sentence: what is missing, and the remedy."""
+
+
+def main(arguments: list[str]) -> int:
+    """Make or complete the environment; returns the exit code."""
+    venv, extras = Path(arguments[0]), arguments[1:]
+    try:
+        if sys.version_info[:2] not in SUPPORTED:
+            raise SetupError(f"Python {platform.python_version()} is not supported; r0 needs 3.11 or 3.12 (make setup PYTHON=…)")
+        python = make_venv(venv)
+        install(python, extras)
+    except SetupError as error:
+        print(f"make setup: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_venv(venv: Path) -> Path:
+    """The environment's Python, with pip and uv in it; an environment of another Python is made anew."""
+    python = venv / "bin" / "python"
+    if not _same_python(python):
+        shutil.rmtree(venv, ignore_errors=True)
+        say(f"virtual environment {venv}, Python {platform.python_version()}")
+        if subprocess.run([sys.executable, "-m", "venv", str(venv)], check=False).returncode:
+            raise SetupError(f"{sys.executable} -m venv failed; install the venv package of this Python (Debian: python3-venv)")
+    if subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=False).returncode:
+        raise SetupError(f"pip could not install {UV}; check the network, or pip's index settings (pip config list)")
+    return python
+
+
+def install(python: Path, extras: list[str]) -> None:
+    """Install r0 (editable) with ``extras`` as constraints.txt says."""
+    environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(python.parent.parent.resolve())}
+    uv = [str(python.parent / "uv"), "pip"]
+    backend = [] if has_cpu_torch(uv, environment) else ["--torch-backend", "cpu"]
+    say("packages" + (", torch from PyTorch's CPU index" if backend else ""))
+    wanted = [f"{ROOT}[{','.join(extras)}]"] if extras else [str(ROOT)]
+    limits = ["--constraints", str(ROOT / "constraints.txt"), "--overrides", str(ROOT / "overrides.txt")]
+    command = [*uv, "install", "--python", str(python), *backend, *limits, "--editable", *wanted]
+    if subprocess.run(command, env=environment, check=False).returncode:
+        raise SetupError("the packages could not be installed, for the reason above; check the network or pip's index settings")
+
+
+def has_cpu_torch(uv: list[str], environment: Mapping[str, str]) -> bool:
+    """Whether the configured places have torch's CPU build for this Python (where there is a separate one: Linux)."""
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return True
+    command = [*uv, "compile", "-", "--no-deps", "--quiet", "--python-version", "{}.{}".format(*sys.version_info[:2])]
+    probe = subprocess.run(command, input=f"{TORCH}+cpu\n", text=True, env=environment, capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def pip_settings(python: Path) -> dict[str, str]:
+    """pip's settings in force, by name (``index-url``, ``find-links``, …): its files, with PIP_* variables over them."""
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], text=True, capture_output=True, check=False).stdout
+    found: dict[str, dict[str, str]] = {}
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        section, _, key = name.rpartition(".")
+        try:
+            found.setdefault(section, {})[key] = str(ast.literal_eval(value))
+        except (SyntaxError, ValueError):
+            continue
+    return {**found.get("global", {}), **found.get("install", {}), **found.get(":env:", {})}
+
+
+def uv_settings(pip: Mapping[str, str]) -> dict[str, str]:
+    """The same settings as uv's environment variables; UV_* variables that are already set stay."""
+    settings = {}
+    if pip.get("index-url"):
+        settings["UV_DEFAULT_INDEX"] = pip["index-url"].strip()
+    if pip.get("extra-index-url"):  # pip takes the best version of all indexes, uv would stop at the first
+        settings.update(UV_INDEX=" ".join(pip["extra-index-url"].split()), UV_INDEX_STRATEGY="unsafe-best-match")
+    if pip.get("find-links"):
+        settings["UV_FIND_LINKS"] = ",".join(pip["find-links"].split())
+    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        settings["UV_NO_INDEX"] = "1"
+    if pip.get("cert"):
+        settings["SSL_CERT_FILE"] = pip["cert"].strip()
+    if pip.get("trusted-host"):
+        settings["UV_INSECURE_HOST"] = " ".join(pip["trusted-host"].split())
+    if pip.get("proxy"):
+        settings.update(HTTP_PROXY=pip["proxy"].strip(), HTTPS_PROXY=pip["proxy"].strip())
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+def say(what: str) -> None:
+    """One line of progress."""
+    print(f"make setup: {what}", flush=True)
+
+
+def _same_python(python: Path) -> bool:
+    code = "import sys, pip; print(sys.version_info[:2])"
+    try:
+        answer = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return answer.stdout.strip() == str(tuple(sys.version_info[:2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

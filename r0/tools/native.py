@@ -1,0 +1,73 @@
+"""DeepSpeed's native part for CPU ranks (the shared-memory all-reduce beside gloo), built once and before a run needs it.
+
+``python -m r0.tools.native`` builds it into torch's extensions folder. Without it the first rank of the first run would build it
+(about 30 s) while the others wait.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from r0.errors import UserError
+
+
+def use_environment_tools() -> None:
+    """Put the environment's own programs (ninja) on PATH, so that an environment that was not activated can load native parts."""
+    tools = str(Path(sys.executable).parent)
+    places = os.environ.get("PATH", "").split(os.pathsep)
+    if tools not in places:
+        os.environ["PATH"] = os.pathsep.join([tools, *places])
+
+
+def build() -> float:
+    """Build what is not built yet; returns the seconds it took.
+
+    Raises:
+        UserError: no C++ compiler, no Python headers, or the compiler failed.
+    """
+    import time
+
+    _check_tools()
+    use_environment_tools()
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    began = time.monotonic()
+    builder = ShareMemCommBuilder()
+    if not builder.is_compatible(verbose=False):
+        return 0.0  # not Linux: gloo alone is used
+    try:
+        builder.load(verbose=False)
+    except (RuntimeError, ImportError, OSError) as error:
+        raise UserError(f"DeepSpeed's {builder.name} could not be built: {str(error).strip().splitlines()[-1]}") from error
+    return time.monotonic() - began
+
+
+def _check_tools() -> None:
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"no C++ compiler ({compiler}) was found, and DeepSpeed has a native part to build; "
+            "install one (Debian: apt-get install g++)"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise UserError(f"{header} is missing, and DeepSpeed has a native part to build; install it (Debian: python3-dev)")
+
+
+def main() -> int:
+    """Build and say how long it took; returns the exit code."""
+    try:
+        seconds = build()
+    except UserError as error:
+        print(f"make setup: {error}", file=sys.stderr)
+        return 2
+    print(f"make setup: DeepSpeed's native part is ready ({seconds:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
