@@ -14,8 +14,8 @@ from r0.errors import UserError
 from r0.metrics import rollout_metrics
 from r0.probes import probes
 from r0.prompts import Prompter
-from r0.recorder import Recorder
 from r0.records import PointwiseTask, Scored
+from r0.tracking import Recorder
 
 
 class Trainer:

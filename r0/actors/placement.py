@@ -133,6 +133,36 @@ def _sum_up(need: Sequence[Bundle], kind: str) -> str:
     return ", ".join(f"{role} {len(each)} × {each[0]:g}" for role, each in amounts.items() if each[0])
 
 
+def check_nodes(model: Path, output: Path) -> None:
+    """Check on every node of the cluster, before anything loads, that the model can be read and the output written.
+
+    Raises:
+        UserError: with the node and the path.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    if len(nodes) < 2:
+        return
+    task = ray.remote(_missing_paths)
+    asked = {
+        node["NodeManagerAddress"]: task.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(model), str(output))
+        for node in nodes
+    }
+    for address, answer in asked.items():
+        for problem in ray.get(answer, timeout=60):
+            raise UserError(f"node {address}: {problem}; use a file system that all nodes share")
+
+
+def _missing_paths(model: str, output: str) -> list[str]:
+    """What this node cannot reach."""
+    problems = [] if os.path.isfile(os.path.join(model, "config.json")) else [f"model {model} is not there"]
+    return problems + ([] if os.access(output, os.W_OK) else [f"output {output} cannot be written"])
+
+
 class Placement:
     """A placement group with one bundle a worker.
 
@@ -168,6 +198,14 @@ class Placement:
             "max_restarts": 0,
         }
 
+    def master(self) -> str:
+        """``host:port`` on learner rank 0's node, where the ranks meet."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        first = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self.bundle_index("learner", 0))
+        return ray.get(ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=first).remote(), timeout=60)
+
     def bundle_index(self, role: str, index: int) -> int:
         """Position of a worker's bundle in the group."""
         return [place for place, bundle in enumerate(self.need) if bundle.role == role][index]
@@ -177,3 +215,14 @@ class Placement:
         from ray.util.placement_group import remove_placement_group
 
         remove_placement_group(self._group)
+
+
+def _free_address() -> str:
+    """This node's address with a port that is free now."""
+    import socket
+
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"

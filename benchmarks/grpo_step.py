@@ -1,0 +1,176 @@
+"""One GRPO step: r0 against TRL's GRPOTrainer on the same CPU, model, shapes and dtype.
+
+    python benchmarks/grpo_step.py [--pairs 3] [--steps 3]
+
+8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with the
+tokenizer of r0-tiny. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted. r0's
+step is everything between two steps: sampling with vLLM, rewards, update, weight sync, record. Printed: the median step of
+each run, and the ratio pair by pair. TRL needs the ``bench`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROMPTS, GENERATIONS, PROMPT_TOKENS, COMPLETION_TOKENS = 8, 8, 512, 128
+
+
+def build_model(folder: Path) -> None:
+    """Save the random model; 4 layers of width 256, tied embeddings."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    from r0.models import model_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("r0-tiny"))
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Qwen2ForCausalLM(config)
+    print(f"model: {sum(weight.numel() for weight in model.parameters()) / 1e6:.1f} M parameters", flush=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def rows(count: int) -> list[dict]:
+    """Pointwise rows whose documents are longer than the budget, so that every prompt has PROMPT_TOKENS tokens."""
+    from r0.data.builtin import builtin_task
+
+    made = []
+    for number in range(count):
+        tasks = [builtin_task(number * 60 + part, 7) for part in range(60)]
+        document = " ".join(task.document for task in tasks)
+        made.append({"query": f"{tasks[0].query} {number}", "document": document, "think": "", "answer": "no", "label": 0})
+    return made
+
+
+def trl_side(model: Path, data: Path, steps: int) -> list[float]:
+    """Seconds of each step of TRL's trainer."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(2)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = [json.loads(line) for line in data.read_text().splitlines()]
+    prompts = []
+    for row in texts:
+        ids = tokenizer(f"Query: {row['query']}\nDocument: {row['document']}").input_ids[:PROMPT_TOKENS]
+        prompts.append({"prompt": tokenizer.decode(ids)})
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_args, **_kwargs):
+            self.start = time.monotonic()
+
+        def on_step_end(self, *_args, **_kwargs):
+            seconds.append(time.monotonic() - self.start)
+
+    def reward(completions, **_kwargs):
+        return [float(len(text) % 7) for text in completions]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = GRPOConfig(
+            output_dir=scratch,
+            per_device_train_batch_size=PROMPTS * GENERATIONS,
+            num_generations=GENERATIONS,
+            max_completion_length=COMPLETION_TOKENS,
+            max_steps=steps + 1,
+            learning_rate=1e-6,
+            beta=0.0,
+            temperature=1.0,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        GRPOTrainer(
+            model=str(model),
+            processing_class=tokenizer,
+            reward_funcs=reward,
+            args=arguments,
+            train_dataset=Dataset.from_list(prompts),
+            callbacks=[Clock()],
+        ).train()
+    return seconds[1:]
+
+
+def r0_side(model: Path, data: Path, steps: int) -> list[float]:
+    """Seconds of each step of r0, from its own record, Ray and all."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "run"
+        settings = {
+            "model": model, "data": data, "output": output, "batch_size": PROMPTS, "max_steps": steps + 1, "algo": "grpo",
+            "grpo.num_generations": GENERATIONS, "max_prompt_tokens": PROMPT_TOKENS, "max_new_tokens": COMPLETION_TOKENS,
+            "temperature": 1.0, "kl_coef": 0, "learner.dtype": "fp32", "rollout.dtype": "fp32", "learner.cpus": 2,
+            "rollout.cpus": 2, "gradient_checkpointing": "false", "eval.every": 0, "heldout_share": 0, "epochs": 1000,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "r0.launch", "stage_a", *(f"{name}={value}" for name, value in settings.items())]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            raise SystemExit(f"r0 failed:\n{finished.stdout}\n{finished.stderr}")
+        lines = [json.loads(line) for line in (output / "timings.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "step" in line][1:]
+
+
+def one_side(side: str, folder: Path, steps: int) -> list[float]:
+    """Run one side in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if finished.returncode:
+        raise SystemExit(f"{side} failed:\n{finished.stdout[-4000:]}\n{finished.stderr[-4000:]}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Run the pairs and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--side", choices=["trl", "r0"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        side = trl_side if arguments.side == "trl" else r0_side
+        print(json.dumps(side(arguments.folder / "model", arguments.folder / "rows.jsonl", arguments.steps)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        build_model(folder / "model")
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(64)))
+        ratios = []
+        print(f"{'pair':>4}  {'TRL s/step':>10}  {'r0 s/step':>10}  {'ratio':>6}")
+        for pair in range(arguments.pairs):
+            theirs = statistics.median(one_side("trl", folder, arguments.steps))
+            ours = statistics.median(one_side("r0", folder, arguments.steps))
+            ratios.append(theirs / ours)
+            print(f"{pair + 1:>4}  {theirs:>10.2f}  {ours:>10.2f}  {ratios[-1]:>6.1f}", flush=True)
+        print(f"median ratio: {statistics.median(ratios):.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The roles of a run, built inline or on Ray, and what only concerns them together: starting, connecting, syncing, ending."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from r0.actors.learner import Learner, LearnerGroup
+from r0.actors.placement import Bundle, Placement, local_gpus
+from r0.actors.pool import Pool, call_each
+from r0.actors.reward import RewardGroup, RewardWorker
+from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.config import StageAConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Roles:
+    """Rollout, reward and learner workers of one run."""
+
+    config: StageAConfig
+    rollout: RolloutGroup
+    reward: RewardGroup
+    learner: LearnerGroup
+    pools: tuple[Pool, ...]
+    placement: Any = None
+
+    def connect(self) -> None:
+        """Open the way for weights from the learner to the rollout workers."""
+        self.learner.connect(sync_backend(self.config), self.rollout.workers)
+
+    def sync(self, version: int) -> None:
+        """Hand the learner's weights to every rollout worker as ``version``.
+
+        Raises:
+            RuntimeError: a worker holds another version afterwards.
+        """
+        self.learner.sync(version)
+        held = self.rollout.versions()
+        if set(held) != {version}:
+            raise RuntimeError(f"after the sync of version {version} the rollout workers hold {held}")
+
+    def close(self) -> None:
+        """End every worker and give its resources back."""
+        for pool in self.pools:
+            pool.close()
+        if self.placement is not None:
+            self.placement.close()
+
+
+def sync_backend(config: StageAConfig) -> str:
+    """The way of the weights: as configured, or what fits the devices."""
+    if config.sync.backend != "auto":
+        return config.sync.backend
+    if config.ray.inline:
+        return "local"
+    if not _uses_gpus(config):
+        return "gloo"
+    shared = config.learner.gpus is not None and config.learner.gpus < 1
+    return "ipc" if shared else "nccl"
+
+
+def inline(config: StageAConfig, model: str, total_updates: int) -> Roles:
+    """All roles as plain objects in this process."""
+    learner = Pool("learner", lambda _: Learner(config, model, total_updates), 1)
+    rollout = Pool("rollout", lambda _: RolloutWorker(config, model), 1)
+    reward = Pool("reward", lambda _: RewardWorker(model, config.reward), 1)
+    return _roles(config, rollout, reward, learner)
+
+
+def on_ray(config: StageAConfig, model: str, total_updates: int, need: Sequence[Bundle]) -> Roles:
+    """All roles as Ray actors in one placement group, started at the same time.
+
+    Raises:
+        UserError: the resources are not free; a role refuses its part of the configuration.
+        RoleTimeout: a role is not ready within ``ray.start_deadline_s``.
+    """
+    placement = Placement(need)
+    master = placement.master()
+    ranks = config.learner.ranks
+
+    def actor(cls: type, role: str, arguments: Callable[[int], tuple], deferred: bool = True) -> Callable[[int], Any]:
+        import ray
+
+        return lambda index: (
+            ray.remote(_deferred(cls) if deferred else cls)
+            .options(name=None, **placement.options(role, index))
+            .remote(*arguments(index))
+        )
+
+    pools: list[Pool] = []
+    try:
+        for role, cls, arguments, size, deferred in (
+            ("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master), ranks, True),
+            ("rollout", RolloutWorker, lambda index: (config, model, index), config.rollout.workers, True),
+            ("reward", RewardWorker, lambda index: (model, config.reward), config.reward.workers, False),
+        ):
+            pools.append(Pool(role, actor(cls, role, arguments, deferred), size))
+        waiting = [worker for pool in pools[:2] for worker in pool.workers]
+        call_each(waiting, "start", [()] * len(waiting), config.ray.start_deadline_s, "role")
+        learner, rollout, reward = pools
+        return _roles(config, rollout, reward, learner, placement)
+    except BaseException:
+        for pool in pools:
+            pool.close()
+        placement.close()
+        raise
+
+
+def _roles(config: StageAConfig, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
+    return Roles(
+        config,
+        RolloutGroup(rollout, deadline_s=config.ray.sample_deadline_s),
+        RewardGroup(reward, deadline_s=config.reward.deadline_s),
+        LearnerGroup(learner, config),
+        (rollout, reward, learner),
+        placement,
+    )
+
+
+def _deferred(cls: type) -> type:
+    """``cls`` with its constructor's work moved to ``start()``, so that what it raises arrives with its type."""
+
+    class Deferred(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any):
+            self._arguments = arguments
+
+        def start(self) -> float:
+            """Do the constructor's work; returns its seconds."""
+            began = time.monotonic()
+            super().__init__(*self._arguments)
+            return time.monotonic() - began
+
+    Deferred.__name__ = Deferred.__qualname__ = cls.__name__
+    return Deferred
+
+
+def _uses_gpus(config: StageAConfig) -> bool:
+    """Whether learner and rollout run on GPUs."""
+    if config.ray.inline:
+        return local_gpus() > 0
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0

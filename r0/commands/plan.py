@@ -1,0 +1,86 @@
+"""``--dry-run``: the resolved configuration, what would be placed where, an estimate of memory, and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from r0.actors.placement import bundles, local_gpus
+from r0.commands.output import output_path
+from r0.config import LearnerSection, RunKeys, StageAConfig
+from r0.errors import UserError
+from r0.models import local_folder, parameters
+
+
+def plan(command: str, config: RunKeys) -> str:
+    """The text of a dry run. Nothing is loaded, started or written."""
+    missing: list[str] = []
+    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
+    gpus = local_gpus() > 0
+    parts += _places(config, gpus)
+    parts += _memory(config, gpus, missing)
+    parts.append(_output(command, config, missing))
+    if config.data != "builtin" and not Path(config.data).exists():
+        missing.append(f"data: there is no {config.data}")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def _places(config: RunKeys, gpus: bool) -> list[str]:
+    if config.ray.inline:
+        return ["placed: everything in this process (ray.inline=true)"]
+    where = config.ray.address or "a Ray started on this machine, unless RAY_ADDRESS names one"
+    lines = [f"placed on {where}, if its GPUs are like this machine's:"]
+    counts: dict[tuple[str, float, float], int] = {}
+    for bundle in bundles(config, gpus):
+        place = (bundle.role, bundle.cpus, bundle.gpus)
+        counts[place] = counts.get(place, 0) + 1
+    return lines + [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
+
+
+def _memory(config: RunKeys, gpus: bool, missing: list[str]) -> list[str]:
+    """Weights, gradients and optimizer of a learner rank, and the weights of a rollout worker, in GiB."""
+    try:
+        folder = local_folder(config.model)
+    except UserError as error:
+        missing.append(str(error))
+        return []
+    if folder is None:
+        missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
+        return ["memory: not known before the model is here"]
+    count = parameters(folder)
+    if not isinstance(config, StageAConfig):
+        return [f"model: {count / 1e6:.1f} M weights"]
+    rank = learner_bytes(count, config.learner, gpus) * (2 if config.algo == "ppo" else 1)
+    reference = count * (2 if _half(config.learner.dtype, gpus) else 4) if config.kl_coef and not config.learner.lora.r else 0
+    engine = count * (2 if _half(config.rollout.dtype, gpus) else 4)
+    return [
+        f"memory of {count / 1e6:.1f} M weights, without activations:",
+        f"  learner rank {(rank + reference) / 2**30:.2f} GiB, rollout worker {engine / 2**30:.2f} GiB + key-value cache",
+    ]
+
+
+def learner_bytes(count: int, learner: LearnerSection, gpus: bool) -> float:
+    """Bytes of weights, gradients and AdamW state of one rank for ``count`` weights; each ZeRO stage shares more of it."""
+    half = _half(learner.dtype, gpus)
+    weights = gradients = 2 * count if half else 4 * count
+    optimizer = (12 if half else 8) * count  # two moments, and fp32 master weights beside bf16 ones
+    share = 1 / learner.ranks
+    return (
+        weights * (share if learner.zero_stage >= 3 else 1)
+        + gradients * (share if learner.zero_stage >= 2 else 1)
+        + optimizer * (share if learner.zero_stage >= 1 else 1)
+    )
+
+
+def _half(dtype: str, gpus: bool) -> bool:
+    return dtype == "bf16" or (dtype == "auto" and gpus)
+
+
+def _output(command: str, config: RunKeys, missing: list[str]) -> str:
+    try:
+        return f"output: {output_path(command, config)}"
+    except UserError as error:
+        missing.append(str(error))
+        return "output: not set"
