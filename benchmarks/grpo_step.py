@@ -2,8 +2,8 @@
 
     python benchmarks/grpo_step.py [--pairs 3] [--steps 3]
 
-8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with the
-tokenizer of r0-tiny. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted. r0's
+8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with
+the tokenizer of r0-tiny. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted. r0's
 step is everything between two steps: sampling with vLLM, rewards, update, weight sync, record. Printed: the median step of
 each run, and the ratio pair by pair. TRL needs the ``bench`` extra.
 """
@@ -133,7 +133,7 @@ def r0_side(model: Path, data: Path, steps: int) -> list[float]:
         if finished.returncode:
             raise SystemExit(f"r0 failed:\n{finished.stdout}\n{finished.stderr}")
         lines = [json.loads(line) for line in (output / "timings.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "step" in line][1:]
+    return [line["total"] for line in lines if "total" in line][1:]
 
 
 def one_side(side: str, folder: Path, steps: int) -> list[float]:

@@ -55,7 +55,7 @@ class Trainer:
         if done == 0:
             self._evaluate(0)
         for step in range(done, steps):
-            with clock("step"):
+            with clock("total"):
                 scored = self._rollouts(step)
                 with clock("learn"):
                     stats = self.roles.learner.update(sampling.train_groups(scored), step=step, version=step)
