@@ -1,0 +1,57 @@
+"""Files that are whole or not there: written to a temporary name beside their place, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from r0.errors import UserError
+
+TEMPORARY = ".tmp-"  # beginning of the names of files that are not whole yet
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that after a crash at any moment either the old file or the new one is there, whole.
+
+    Raises:
+        UserError: the file system refuses (read-only, full, no permission).
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries (a rename is only on the disk after this). Where a file system cannot, nothing happens."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence."""
+    try:
+        yield
+    except FileExistsError:
+        raise UserError(f"output: {path} is a file, not a folder; choose another output=") from None
+    except NotADirectoryError:
+        raise UserError(f"output: a part of {path} is a file, not a folder; choose another output=") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"output: cannot write {path}: {reason}; make it writable or choose another output=") from None

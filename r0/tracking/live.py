@@ -1,0 +1,158 @@
+"""What a person sees while a run works: one live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.progress import Progress
+
+Item = TypeVar("Item")
+
+# (metric, name in the line, format), the most telling first: a narrow terminal drops the last ones. Metrics that a run does not
+# have are left out.
+FIGURES = (
+    ("reward", "reward", "{:.3f}"),
+    ("loss", "loss", "{:.4f}"),
+    ("accuracy", "acc", "{:.2f}"),
+    ("format_rate", "format", "{:.2f}"),
+    ("think_tokens", "think", "{:.0f}"),
+    ("zero_spread_share", "zero-spread", "{:.2f}"),
+    ("kl", "kl", "{:.4f}"),
+    ("gap", "gap", "{:.1e}"),
+)
+SECONDS = ("sample", "learn", "sync")
+
+
+class LiveLine:
+    """The line of a run.
+
+    Args:
+        total: steps of the run.
+        done: steps that were done before (a resumed run).
+        plain_every_s: seconds between plain lines, at least; the first and the last step always have one.
+        now: the clock.
+    """
+
+    def __init__(self, total: int, done: int = 0, plain_every_s: float = 1.0, now: Callable[[], float] = time.monotonic):
+        from rich import get_console
+
+        self._console = get_console()
+        self._total, self._now, self._plain_every_s = total, now, plain_every_s
+        self._last_step, self._last_time = done, now()
+        self._step_s: float | None = None
+        self._printed_at: float | None = None
+        self._live: Live | None = None
+
+    def update(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        """Show a step: ``metrics`` by the names of ``FIGURES``, ``seconds`` by those of ``SECONDS``."""
+        now = self._now()
+        if step > self._last_step:
+            step_s = (now - self._last_time) / (step - self._last_step)
+            self._step_s = step_s if self._step_s is None else 0.8 * self._step_s + 0.2 * step_s
+        self._last_step, self._last_time = step, now
+        if terminal():
+            self._show(self.line(step, metrics, seconds, self._console.width))
+        elif self._printed_at is None or now - self._printed_at >= self._plain_every_s or step >= self._total:
+            self._printed_at = now
+            print(self.line(step, metrics, seconds), flush=True)
+
+    def line(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float], width: int | None = None) -> str:
+        """The text for a step, with as many figures as ``width`` characters hold (None: all)."""
+        head = f"step {step}/{self._total}"
+        spent = " · ".join(f"{name} {seconds[name]:.1f} s" for name in SECONDS if name in seconds)
+        left = "" if self._step_s is None else f"ETA {duration(self._step_s * max(0, self._total - step))}"
+        figures = [f"{name} {shape.format(metrics[key])}" for key, name, shape in FIGURES if key in metrics]
+        while True:
+            text = "  ".join(part for part in (head, *figures, spent, left) if part)
+            if width is None or len(text) <= width:
+                return text
+            if figures:
+                figures.pop()
+            elif spent:
+                spent = ""
+            else:
+                return text[:width]
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live line."""
+        if self._live is not None:
+            self._console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leave the last line on the terminal."""
+        if self._live is not None:
+            self._live.stop()
+        self._live = None
+
+    def _show(self, text: str) -> None:
+        from rich.live import Live
+        from rich.text import Text
+
+        line = Text(text, no_wrap=True, overflow="ellipsis")
+        if self._live is None:
+            self._live = Live(line, console=self._console, auto_refresh=False)
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+
+def progress(items: Iterable[Item], description: str, total: int | None = None, plain_every_s: float = 10.0) -> Iterator[Item]:
+    """The items, with a bar on a terminal; elsewhere a plain line every ``plain_every_s`` seconds, and none for quick work."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    bar = _bar() if terminal() else None
+    if bar is None:
+        yield from _plain(items, description, total, plain_every_s)
+        return
+    with bar:
+        yield from bar.track(items, total=total, description=description)
+
+
+def terminal() -> bool:
+    """Whether standard output is a terminal that can move its cursor."""
+    from rich import get_console
+
+    console = get_console()
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def duration(seconds: float) -> str:
+    """``0:07``, ``12:40``, ``3:05:00``, ``2 d 03:00``."""
+    whole = round(seconds)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24} d {hours % 24:02d}:{minute:02d}"
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def _bar() -> Progress | None:
+    """A bar that goes away when it is done; None where another live display has the terminal (older rich allows one)."""
+    from rich import get_console
+    from rich.errors import LiveError
+    from rich.progress import Progress
+
+    bar = Progress(console=get_console(), transient=True)
+    try:
+        bar.start()
+    except LiveError:
+        return None
+    return bar
+
+
+def _plain(items: Iterable[Item], description: str, total: int | None, every_s: float) -> Iterator[Item]:
+    start = last = time.monotonic()
+    count = 0
+    for count, item in enumerate(items, 1):
+        yield item
+        if (now := time.monotonic()) - last >= every_s:
+            last = now
+            share = f"{count}/{total}, ETA {duration((now - start) / count * max(0, total - count))}" if total else f"{count}"
+            print(f"{description}: {share}", flush=True)
+    if last != start:
+        print(f"{description}: {count} in {duration(time.monotonic() - start)}", flush=True)

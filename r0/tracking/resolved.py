@@ -1,0 +1,138 @@
+"""The resolved configuration on disk: as YAML that a person reads and the same command loads, as a hash, and compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from r0.config import yamlfile
+
+Value: TypeAlias = str | int | float | bool | list[str] | None
+
+# Keys that say where and how a run works, not what it computes: they may change when a run is resumed. Everything else belongs
+# to the run: epochs and max_steps too (the learning-rate schedule depends on them), and learner.ranks and zero_stage (the
+# optimizer's checkpoint is cut by them). A trailing "." stands for a whole section.
+MAY_CHANGE = (
+    "fresh",
+    "output",
+    "tracking.",
+    "ray.",
+    "checkpoint.",
+    "gradient_checkpointing",
+    "cpus",
+    "gpus",
+    "reward.workers",
+    "reward.deadline_s",
+    "learner.cpus",
+    "learner.gpus",
+    "learner.row_tokens",
+    "learner.logprob_chunk",
+    "rollout.workers",
+    "rollout.tensor_parallel_size",
+    "rollout.max_num_seqs",
+    "rollout.gpu_memory_utilization",
+    "rollout.kv_cache_gib",
+    "rollout.enforce_eager",
+    "rollout.cpus",
+    "rollout.gpus",
+    "sync.backend",
+    "sync.bucket_mb",
+    "sync.deadline_s",
+    "sync.gap_warn",
+    "sync.gap_fatal",
+)
+
+
+def to_yaml(command: str, config: BaseModel) -> str:
+    """The configuration with every key, texts of several lines as blocks; ``yamlfile.read`` and the command load it again."""
+    head = f"# The resolved configuration of this run. Start one like it: python -m r0.launch {command} THIS_FILE output=…\n"
+    body = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return head + body
+
+
+def flat(config: BaseModel) -> dict[str, Value]:
+    """``{"reward.acc_weight": 0.5, …}``; an absent section is one key with the value None."""
+    return _flat(config.model_dump(mode="json"), "")
+
+
+def config_hash(command: str, config: BaseModel) -> str:
+    """Eight hex digits of the command and the configuration without ``output`` and ``fresh``."""
+    values = {name: value for name, value in flat(config).items() if name not in ("output", "fresh")}
+    text = json.dumps([command, values], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read_flat(path: Path, model: type[BaseModel]) -> dict[str, Value]:
+    """The configuration at ``path``, flat. Keys that a newer r0 added hold their defaults.
+
+    Raises:
+        UserError: the file is missing or is no YAML.
+    """
+    values = yamlfile.read(path).values
+    try:
+        return flat(model.model_validate(values))
+    except ValidationError:  # of another command, or of an r0 whose keys have changed since
+        return _flat(values, "")
+
+
+def differences(there: Mapping[str, Value], here: Mapping[str, Value]) -> list[str]:
+    """Keys that belong to the run and differ, each as ``key (A there, B here)``."""
+    names = [*here, *(name for name in there if name not in here)]
+    return [
+        f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
+        for name in names
+        if not _may_change(name) and ((name in there) != (name in here) or there.get(name) != here.get(name))
+    ]
+
+
+def _may_change(name: str) -> bool:
+    return any(name.startswith(known) if known.endswith(".") else name == known for known in MAY_CHANGE)
+
+
+def _short(values: Mapping[str, Value], name: str) -> str:
+    if name not in values:
+        return "absent"
+    value = values[name]
+    text = "empty" if value is None or value == "" else str(value).replace("\n", " ")
+    return text if len(text) <= 40 else text[:37] + "…"
+
+
+def _flat(values: Mapping[str, object], above: str) -> dict[str, Value]:
+    result: dict[str, Value] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{above}{name}.")
+        else:
+            result[above + name] = cast(Value, value)
+    return result
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that writes texts of several lines as blocks, and quotes texts that a YAML 1.2 reader takes for numbers."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None
+    if not set(text).isdisjoint("\r\x85\u2028\u2029"):
+        style = '"'  # readers fold other line breaks; escaped they stay
+    elif "\n" in text:
+        style = "|"  # the emitter falls back to quotes where a block would lose something
+    else:
+        try:
+            float(text)
+            style = "'"
+        except ValueError:
+            pass
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

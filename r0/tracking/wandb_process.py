@@ -1,0 +1,52 @@
+"""The process that talks to Weights & Biases: JSON lines on its standard input, first the run, then the steps.
+
+It is run by its path, not as a module of r0, and imports nothing of r0. It ends when its input ends, and it does not outlive its
+parent by more than ``GRACE_S`` seconds, even when wandb hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+
+GRACE_S = 30.0
+
+
+def main() -> int:
+    """Mirror until the input ends."""
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    first = json.loads(sys.stdin.readline())
+    import wandb
+
+    settings = wandb.Settings(console="off", init_timeout=first["init_timeout_s"], save_code=False, disable_git=True, silent=True)
+    run = wandb.init(
+        project=first["project"],
+        name=first["name"],
+        id=first["id"],
+        dir=first["dir"],
+        mode=first["mode"],
+        config=first["config"],
+        resume="allow" if first["mode"] == "online" else None,
+        settings=settings,
+    )
+    # r0's step is a metric of its own: wandb's may not go back, but a resumed run repeats steps after its checkpoint.
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    for line in sys.stdin:
+        run.log(json.loads(line))
+    run.finish()
+    return 0
+
+
+def _leave_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
