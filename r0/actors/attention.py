@@ -1,8 +1,9 @@
 """Attention of shared-prefix rows: a prompt is causal, a completion sees its prompt and itself, and no T×T mask is ever made.
 
 Registered with transformers under ``r0_shared_prefix``; the model hands its keyword argument ``r0_layout`` down to it. The G
-completions of a prompt are a batch: queries [G, W] against the keys ``[prompt, own]`` [G, P+W], aligned to the lower right, which a
-fast kernel does on a GPU; on a CPU the mask is one small [W, P+W]. Padding stands at the end of a completion, so nothing real sees it.
+completions of a prompt are a batch: queries [G, W] against the keys ``[prompt, own]`` [G, P+W], aligned to the lower right, which
+a fast kernel does on a GPU; on a CPU the mask is one small [W, P+W]. Padding stands at the end of a completion, so nothing real
+sees it.
 
 Dimensions: H query heads, K key heads, T tokens of the row, D head width, G completions of a prompt, P prompt tokens, W the
 longest completion.

@@ -24,7 +24,9 @@ class _TokenLogProb(torch.autograd.Function):
     """Log-probability of one token a position and the entropy, from logits [N, V], with one extra [N, V] in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        ctx: Any, logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Both outputs [N] in float32."""
         logp_NV = torch.log_softmax(logits_NV if temperature == 1.0 else logits_NV / temperature, dim=-1)
         logp_N = logp_NV.gather(1, target_N[:, None])[:, 0]

@@ -1,8 +1,8 @@
 """Groups of completions as learner rows: a prompt is computed once for all its completions, and nothing is padded.
 
-A row is ``[prompt][c1]…[cG]`` for one group after another, up to a token budget. The position ids of every completion go on where
-its prompt ended, and ``attention.py`` lets a completion see its prompt and itself only. Padded rows, one completion a line, are the
-fallback for models that cannot do this, and what benchmarks compare with.
+A row is ``[prompt][c1]…[cG]`` for one group after another, up to a token budget. The position ids of every completion go on
+where its prompt ended, and ``attention.py`` lets a completion see its prompt and itself only. Padded rows, one completion a line,
+are the fallback for models that cannot do this, and what benchmarks compare with.
 
 Dimensions: B lines, T tokens of a line, C completion tokens of a row (flat, one completion after another), G completions of a
 piece, P prompt tokens, W the longest completion of a piece.
@@ -73,8 +73,10 @@ class Row:
 
 
 def split_groups(groups: Sequence[TrainGroup], budget: int) -> list[Piece]:
-    """Cut groups that are longer than ``budget`` tokens into pieces that repeat the prompt; a completion is never cut, so a prompt
-    with one completion may be longer than the budget and is then a piece of its own."""
+    """Cut groups that are longer than ``budget`` tokens into pieces that repeat the prompt.
+
+    A completion is never cut, so a prompt with one completion may be longer than the budget and is then a piece of its own.
+    """
     pieces = []
     for number, group in enumerate(groups):
         prompt = len(group.prompt_ids)
@@ -166,9 +168,16 @@ def _span(start: int, prompt: int, lengths: tuple[int, ...], device: torch.devic
 
 
 def padded_rows(groups: Sequence[TrainGroup], budget: int, device: torch.device | str = "cpu") -> list[Row]:
-    """Lines of one ``[prompt][completion]`` each, padded on the right to the longest of their row; a row has at most ``budget``
-    tokens (more only where one line is longer). Causal attention never looks right, so the padding needs no mask."""
-    lines = [(g, s, len(group.prompt_ids) + len(c.token_ids)) for g, group in enumerate(groups) for s, c in enumerate(group.completions)]
+    """Lines of one ``[prompt][completion]`` each, padded on the right to the longest of their row.
+
+    A row has at most ``budget`` tokens (more only where one line is longer). Causal attention never looks to the right, so the
+    padding needs no mask.
+    """
+    lines = [
+        (number, sample, len(group.prompt_ids) + len(completion.token_ids))
+        for number, group in enumerate(groups)
+        for sample, completion in enumerate(group.completions)
+    ]
     lines.sort(key=lambda line: (-line[2], line[0], line[1]))
     rows: list[Row] = []
     while lines:

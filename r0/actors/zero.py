@@ -1,0 +1,163 @@
+"""DeepSpeed behind a few functions: an engine around a module, its learning rate, its state as plain tensors.
+
+Gradients accumulate over any number of backward passes and one ``step()`` ends them (DeepSpeed's unmanaged accumulation).
+DeepSpeed averages over ranks: a loss that is one sum over all ranks is multiplied by their number before ``backward``.
+
+The state is read from DeepSpeed's float32 master weights and from the inner AdamW, not through DeepSpeed's own checkpoints,
+which are pickles: what is saved here loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from r0.errors import UserError
+
+BETAS = (0.9, 0.999)
+State = dict[str, Any]  # tensors, numbers and lists of them: what torch.load(weights_only=True) gives back
+
+
+def start_distributed(rank: int, world: int, master: str, device: torch.device, timeout_s: float) -> None:
+    """Join the process group (gloo on a CPU, nccl on a GPU), or use the one that this process is already in.
+
+    Args:
+        rank: of this process.
+        world: number of processes; 1 opens no port.
+        master: ``host:port`` of rank 0.
+        device: of this process.
+        timeout_s: seconds after which a collective that some rank never joins fails.
+
+    Raises:
+        UserError: this process is in a group of another size.
+    """
+    host, _, port = master.rpartition(":")
+    local = device.index or 0
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local), MASTER_ADDR=host, MASTER_PORT=port)
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    else:
+        torch.cuda.set_device(device)
+    if torch.distributed.is_initialized():
+        have = torch.distributed.get_world_size()
+        if have != world:
+            raise UserError(f"this process is in a group of {have} processes, the learner needs {world}; set ray.inline=false")
+        return
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if world == 1:
+        torch.distributed.init_process_group(backend, rank=0, world_size=1, store=torch.distributed.HashStore(), timeout=timeout)
+    else:
+        where = f"tcp://{master}"
+        torch.distributed.init_process_group(backend, rank=rank, world_size=world, init_method=where, timeout=timeout)
+
+
+def effective_stage(zero_stage: int, bf16: bool) -> int:
+    """The ZeRO stage used: bf16 needs float32 master weights and sums, which DeepSpeed has from stage 1 on."""
+    return max(1, zero_stage) if bf16 else zero_stage
+
+
+def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float) -> Any:
+    """A DeepSpeed engine with AdamW over the parameters that require a gradient; set the learning rate before every step."""
+    import deepspeed
+
+    stage = effective_stage(zero_stage, bf16)
+    # Fused: one pass over weights and moments. ZeRO 3 hands its partitions over one by one, which the plain loop does as well.
+    optimizer = torch.optim.AdamW(_decay_groups(module, weight_decay), lr=0.0, betas=BETAS, fused=stage != 3)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": max_grad_norm,
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+        "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": 50_000_000},
+    }
+    if bf16:
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and norms do not."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not weight_decay:
+        return [{"params": trained, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Of the next step."""
+    for group in engine.basic_optimizer.param_groups:
+        group["lr"] = rate
+
+
+def masters(engine: Any) -> list[torch.Tensor]:
+    """This rank's share of the float32 weights that AdamW updates, in a fixed order (not copies)."""
+    optimizer = engine.optimizer
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(optimizer, name):  # ZeRO 3; ZeRO 1 and 2; ZeRO 1 with bf16
+            return list(getattr(optimizer, name))
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def replicated(engine: Any) -> bool:
+    """Whether every rank holds all weights and moments (ZeRO 0), so that rank 0's copy will do for all."""
+    return engine.optimizer is engine.basic_optimizer
+
+
+def engine_state(engine: Any) -> State:
+    """Weights and optimizer state of this rank, copied to the CPU."""
+    inner = engine.basic_optimizer.state
+    return {
+        "masters": [tensor.detach().to("cpu", copy=True) for tensor in masters(engine)],
+        "adam": [{k: v.detach().to("cpu", copy=True) for k, v in inner[tensor].items()} for tensor in masters(engine)],
+        "steps": int(engine.global_steps),
+    }
+
+
+def load_engine_state(engine: Any, state: State) -> None:
+    """The reverse of ``engine_state``, on an engine of the same shape; all ranks together.
+
+    Raises:
+        UserError: the shapes differ (another model, number of ranks, ZeRO stage or LoRA rank).
+    """
+    mine = masters(engine)
+    if [tuple(t.shape) for t in mine] != [tuple(t.shape) for t in state["masters"]]:
+        raise UserError(
+            "the checkpoint's weights have other shapes than this learner's; resume with the model, learner.ranks, "
+            "learner.zero_stage, learner.dtype and learner.lora of the run that wrote it, or start over with fresh=true"
+        )
+    inner = engine.basic_optimizer.state
+    fused = bool(engine.basic_optimizer.param_groups[0].get("fused"))
+    with torch.no_grad():
+        for tensor, saved, adam in zip(mine, state["masters"], state["adam"], strict=True):
+            tensor.data.copy_(saved)
+            # AdamW's step counter lives on the CPU, but beside the weights for the fused kernel.
+            inner[tensor] = {k: v.to(tensor.device, copy=True) if v.dim() or fused else v.clone() for k, v in adam.items()}
+    engine.global_steps = state["steps"]
+    _weights_from_masters(engine.optimizer)
+
+
+def _weights_from_masters(optimizer: Any) -> None:
+    """Bring the module's weights up to date with the masters."""
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        kept = list(optimizer.persistent_parameters)
+        if kept:  # small parameters that ZeRO 3 keeps whole on every rank: let go of their old values first
+            kept[0].partition(kept)
+        for number in range(len(optimizer.fp32_partitioned_groups_flat)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        if kept:
+            kept[0].all_gather(kept)
+    elif hasattr(optimizer, "update_lp_params"):
+        optimizer.update_lp_params()
