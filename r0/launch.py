@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("r0: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"r0: {interrupt or 'interrupted'}", file=sys.stderr)
+        return getattr(interrupt, "exit_code", 130)
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:

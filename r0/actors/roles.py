@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from r0.actors.engine import transfer_backend
 from r0.actors.learner import Learner, LearnerGroup
 from r0.actors.placement import Bundle, Placement, local_gpus
 from r0.actors.pool import Pool, call_each
@@ -31,7 +32,7 @@ class Roles:
 
     def connect(self) -> None:
         """Open the way for weights from the learner to the rollout workers."""
-        self.learner.connect(sync_backend(self.config), self.rollout.workers)
+        self.learner.connect(transfer_backend(self.config, _uses_gpus(self.config)), self.rollout.workers)
 
     def sync(self, version: int) -> None:
         """Hand the learner's weights to every rollout worker as ``version``.
@@ -50,18 +51,6 @@ class Roles:
             pool.close()
         if self.placement is not None:
             self.placement.close()
-
-
-def sync_backend(config: StageAConfig) -> str:
-    """The way of the weights: as configured, or what fits the devices."""
-    if config.sync.backend != "auto":
-        return config.sync.backend
-    if config.ray.inline:
-        return "local"
-    if not _uses_gpus(config):
-        return "gloo"
-    shared = config.learner.gpus is not None and config.learner.gpus < 1
-    return "ipc" if shared else "nccl"
 
 
 def inline(config: StageAConfig, model: str, total_updates: int) -> Roles:

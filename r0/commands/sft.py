@@ -1,0 +1,17 @@
+"""``sft``: the supervised warm start."""
+
+from __future__ import annotations
+
+from r0.commands.plan import plan
+from r0.config import SftConfig
+
+
+def run(config: SftConfig, dry_run: bool) -> int:
+    """Train, or say what would be done."""
+    if dry_run:
+        print(plan("sft", config))
+        return 0
+    from r0.supervised import sft
+
+    sft.run(config)
+    return 0
