@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,20 @@ class RolloutLog:
     def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None):
         self.folder, self._decode = folder, decode
 
-    def write(self, step: int, scored: Sequence[Scored]) -> Path:
-        """Keep the rollouts of ``step``; the file is whole or not there.
+    def prompt_texts(self, scored: Sequence[Scored]) -> dict[tuple[int, ...], str]:
+        """The text of each prompt, by its ids. Call it where the tokenizer is used: tokenizers are not for two threads."""
+        prompts = {one.rollout.prompt.token_ids for one in scored}
+        return {ids: self._decode(ids) if self._decode else "" for ids in prompts}
+
+    def write(self, step: int, scored: Sequence[Scored], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
+        """Keep the rollouts of ``step``; the file is whole or not there. ``texts`` are those of ``prompt_texts``, if at hand.
 
         Raises:
             UserError: the disk refuses.
         """
-        texts: dict[tuple[int, ...], str] = {}
-        lines = []
-        for one in scored:
-            ids = one.rollout.prompt.token_ids
-            if ids not in texts:
-                texts[ids] = self._decode(ids) if self._decode else ""
-            lines.append(json.dumps(_record(step, one, texts[ids]), ensure_ascii=False, allow_nan=False))
+        texts = self.prompt_texts(scored) if texts is None else texts
+        records = (_record(step, one, texts[one.rollout.prompt.token_ids]) for one in scored)
+        lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
         # A lone surrogate is no UTF-8; written as \udXXX it is valid JSON and is read back as it was.
         content = "".join(line + "\n" for line in lines).encode("utf-8", errors="backslashreplace")
         path = self.folder / f"step-{step:06d}.jsonl.gz"

@@ -43,7 +43,7 @@ class LiveLine:
         self._console = get_console()
         self._total, self._now, self._plain_every_s = total, now, plain_every_s
         self._last_step, self._last_time = done, now()
-        self._step_s: float | None = None
+        self._step_s, self._measured = 0.0, 0
         self._printed_at: float | None = None
         self._live: Live | None = None
 
@@ -52,7 +52,9 @@ class LiveLine:
         now = self._now()
         if step > self._last_step:
             step_s = (now - self._last_time) / (step - self._last_step)
-            self._step_s = step_s if self._step_s is None else 0.8 * self._step_s + 0.2 * step_s
+            weight = 1.0 if self._measured < 2 else 0.2  # the first step holds every warm-up, so the second replaces it
+            self._step_s = weight * step_s + (1.0 - weight) * self._step_s
+            self._measured += 1
         self._last_step, self._last_time = step, now
         if terminal():
             self._show(self.line(step, metrics, seconds, self._console.width))
@@ -64,7 +66,7 @@ class LiveLine:
         """The text for a step, with as many figures as ``width`` characters hold (None: all)."""
         head = f"step {step}/{self._total}"
         spent = " · ".join(f"{name} {seconds[name]:.1f} s" for name in SECONDS if name in seconds)
-        left = "" if self._step_s is None else f"ETA {duration(self._step_s * max(0, self._total - step))}"
+        left = "" if not self._measured else f"ETA {duration(self._step_s * max(0, self._total - step))}"
         figures = [f"{name} {shape.format(metrics[key])}" for key, name, shape in FIGURES if key in metrics]
         while True:
             text = "  ".join(part for part in (head, *figures, spent, left) if part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Self
 
 from r0.config import TrackingSection
@@ -39,6 +41,8 @@ class Recorder:
         self.clock = Clock()
         self.metrics, self.timings = Record(run.metrics_file), Record(run.timings_file)
         self.rollouts = RolloutLog(run.folder("rollouts"), decode)
+        self._writer = ThreadPoolExecutor(1, "r0-rollouts")
+        self._writing: Future[Path] | None = None
         self._total, self._every = total, tracking.rollouts_every
         self._mirrors = _mirrors(run, tracking, config or {})
         self._line = LiveLine(total)
@@ -46,6 +50,7 @@ class Recorder:
 
     def resume(self, step: int) -> None:
         """Go on after ``step`` (0: from the beginning): what was recorded after it is dropped, since it will be done again."""
+        self._wait_for_rollouts()
         self.metrics.resume(step)
         self.timings.resume(step)
         self.rollouts.resume(step)
@@ -64,7 +69,7 @@ class Recorder:
         self._pending = (step, seconds)
         self.metrics.write(step, metrics)
         if scored and (step % self._every == 0 or step == self._total):
-            self.rollouts.write(step, scored)
+            self._keep(step, scored)
         self._mirror(step, {**metrics, **{f"time/{name}": value for name, value in seconds.items()}})
         self._line.update(step, metrics, seconds)
 
@@ -83,23 +88,38 @@ class Recorder:
 
     def sync(self) -> None:
         """Flush the record to the disk itself; call it before a checkpoint counts as whole."""
+        self._wait_for_rollouts()
         self.metrics.sync()
 
     def close(self) -> None:
         """Write what is left; takes a few seconds at most, whatever the mirrors do."""
-        self._take_seconds()
-        self._line.close()
-        self.metrics.close()
-        self.timings.close()
-        for mirror in self._mirrors:
-            mirror.close()
-        self._mirrors = []
+        try:
+            self._take_seconds()
+            self._wait_for_rollouts()
+        finally:
+            self._line.close()
+            self.metrics.close()
+            self.timings.close()
+            self._writer.shutdown()
+            for mirror in self._mirrors:
+                mirror.close()
+            self._mirrors = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _keep(self, step: int, scored: Sequence[Scored]) -> None:
+        """Write the rollouts while the next step is sampled; what the disk refused is raised at the next call."""
+        self._wait_for_rollouts()
+        self._writing = self._writer.submit(self.rollouts.write, step, scored, self.rollouts.prompt_texts(scored))
+
+    def _wait_for_rollouts(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _take_seconds(self) -> dict[str, float]:
         """The seconds of the new step; those of the step before are complete now and are written."""

@@ -16,6 +16,7 @@ from r0 import files
 from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, TrackingSection, load, yamlfile
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config
+from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
 from r0.tracking import (
     CardFacts,
     Clock,
@@ -376,6 +377,25 @@ def test_a_resumed_record_equals_one_that_was_not_interrupted(tmp_path):
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
 
 
+def test_a_disk_that_refuses_the_rollouts_is_heard_at_the_next_step(tmp_path, monkeypatch):
+    def refuse(step, scored, texts=None):
+        raise UserError("rollouts: the disk is full")
+
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
+        recorder = Recorder(run, CONFIG.tracking, 3)
+        monkeypatch.setattr(recorder.rollouts, "write", refuse)
+        recorder.step(1, {}, [rollout()])
+        with pytest.raises(UserError, match="disk is full"):
+            recorder.step(2, {}, [rollout()])
+        recorder.close()
+
+
+def rollout():
+    task, prompt = PointwiseTask(1, "q", "d", 1), Prompt((1, 2))
+    sampled = Sampled((3,), (-0.5,), Finish.STOP, 0)
+    return Scored(Rollout(task, 0, 0, prompt, sampled), "x", Verdict("yes", 0, True), {"format": 0.4}, 0.4)
+
+
 # --- the live line
 
 
@@ -398,6 +418,14 @@ def test_a_narrow_terminal_keeps_the_main_figures():
     assert narrow.startswith("step 11/100  reward 0.500")
     assert narrow.endswith("ETA 2:58")
     assert len(line.line(11, metrics, seconds, 8)) == 8
+
+
+def test_the_first_step_does_not_spoil_the_estimate(capsys):
+    ticks = iter([0.0, 100.0, 102.0, 104.0])
+    line = LiveLine(103, now=lambda: next(ticks), plain_every_s=0.0)
+    for step in (1, 2, 3):
+        line.update(step, {}, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "step 3/103  ETA 3:20"
 
 
 def test_fast_steps_are_not_all_printed(capsys):
