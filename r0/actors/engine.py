@@ -1,0 +1,128 @@
+"""What both sampling engines have in common: their settings, the calls they answer, and the ids that end a completion.
+
+The settings are plain data, so that they travel to an actor; nothing here imports torch or vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from r0.config import StageAConfig
+from r0.errors import UserError
+from r0.records import Sampled, SampleRequest
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is made from. ``transfer`` names the weight transfer backend: local, gloo, nccl or ipc."""
+
+    model: str  # folder
+    max_model_len: int  # prompt and completion together, in tokens
+    engine: Literal["vllm", "hf"] = "vllm"
+    transfer: str = "gloo"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where torch sees one
+    threads: int = 1  # of a CPU engine; bit-for-bit repeatable with 1
+    max_num_seqs: int = 128
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.85
+    kv_cache_gib: float = 1.0
+    enforce_eager: bool = False
+
+    @classmethod
+    def of(cls, config: StageAConfig, model: str, transfer: str) -> EngineSettings:
+        """The settings that a configuration asks for, with the model in folder ``model``."""
+        rollout = config.rollout
+        return cls(
+            model=model,
+            max_model_len=config.max_prompt_tokens + config.max_new_tokens,
+            engine=rollout.engine,
+            transfer=transfer,
+            dtype=rollout.dtype,
+            threads=max(1, int(rollout.cpus)),
+            max_num_seqs=rollout.max_num_seqs,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            kv_cache_gib=rollout.kv_cache_gib,
+            enforce_eager=rollout.enforce_eager,
+        )
+
+
+def transfer_backend(config: StageAConfig, gpus: bool) -> str:
+    """The way of the weights from learner to engine: as configured, or what fits the engine and its devices (``gpus``)."""
+    if config.sync.backend != "auto":
+        return config.sync.backend
+    if config.ray.inline:
+        return "local"
+    if not gpus or config.rollout.engine == "hf":
+        return "gloo"
+    shared = config.learner.gpus is not None and config.learner.gpus < 1
+    return "ipc" if shared else "nccl"
+
+
+class Engine(Protocol):
+    """The calls of an engine. The four about weights are vLLM's own weight transfer API, and the Hugging Face engine's too."""
+
+    def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
+        """Complete every request, in order."""
+
+    def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
+        """Join the transfer group that ``info`` describes."""
+
+    def start_weight_update(self) -> None:
+        """Make ready for new weights."""
+
+    def update_weights(self, info: dict[str, Any]) -> None:
+        """Receive all weights."""
+
+    def finish_weight_update(self, version: int) -> None:
+        """Put the new weights to use as version ``version``, and forget what the old ones computed."""
+
+    def version(self) -> int:
+        """Version of the weights in use; 0 for the model as loaded."""
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+
+
+def check_length(folder: Path, max_model_len: int) -> None:
+    """Refuse a model that has fewer positions than a prompt and its completion take.
+
+    Raises:
+        UserError: with both lengths.
+    """
+    positions = _read_json(folder / "config.json").get("max_position_embeddings")
+    if isinstance(positions, int) and max_model_len > positions:
+        raise UserError(
+            f"max_prompt_tokens + max_new_tokens is {max_model_len}, but the model in {folder} has {positions} positions; "
+            "lower one of the two"
+        )
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """Ids that end a completion: those that the generation configuration, the model's configuration or the tokenizer call the
+    end of sequence. (A chat model's list has several, and its tokenizer names one.)
+    """
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        eos = _read_json(folder / name).get("eos_token_id")
+        found.update([eos] if isinstance(eos, int) else eos or [])
+    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    added = _read_json(folder / "tokenizer.json").get("added_tokens") or []
+    found.update(entry["id"] for entry in added if text is not None and entry.get("content") == text)
+    return frozenset(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"model: {path} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
