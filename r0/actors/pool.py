@@ -17,7 +17,9 @@ class RoleDied(RuntimeError):
     """A worker's process is gone."""
 
 
-def call_each(workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker") -> list[Any]:
+def call_each(
+    workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker"
+) -> list[Any]:
     """Call ``workers[i].method(*arguments[i])`` for all i at the same time and return the results in order.
 
     Raises:
@@ -39,6 +41,32 @@ def call_each(workers: Sequence[Any], method: str, arguments: Sequence[tuple], d
         raise RoleTimeout(f"{role} {', '.join(late)}: {method} did not answer within {deadline_s:g} s") from None
     except ray.exceptions.ActorDiedError as error:
         raise RoleDied(f"{role}: a process ended during {method}: {error}") from error
+
+
+def attempt_each(
+    workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker"
+) -> list[Any]:
+    """As ``call_each``, but a worker that hangs or dies leaves its ``RoleTimeout`` or ``RoleDied`` in its place of the list, and
+    the others their results.
+
+    An exception that the method itself raised is raised here.
+    """
+    if not workers or not is_actor(workers[0]):
+        return call_each(workers, method, arguments, deadline_s, role)
+    import ray
+
+    refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
+    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=deadline_s)
+    results: list[Any] = []
+    for index, ref in enumerate(refs):
+        try:
+            # What is ready may still have to come from another node; that has a deadline, too.
+            results.append(ray.get(ref, timeout=deadline_s if ref in ready else 0))
+        except ray.exceptions.GetTimeoutError:
+            results.append(RoleTimeout(f"{role} {index}: {method} did not answer within {deadline_s:g} s"))
+        except ray.exceptions.RayActorError as error:
+            results.append(RoleDied(f"{role} {index}: its process ended during {method}: {str(error).splitlines()[0]}"))
+    return results
 
 
 def is_actor(worker: Any) -> bool:
@@ -70,6 +98,10 @@ class Pool:
     def each(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
         """Call ``method`` on worker i with ``arguments[i]``; fewer arguments than workers leave the last workers idle."""
         return call_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
+
+    def attempt(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
+        """As ``each``, with the error of a worker that hung or died in its place."""
+        return attempt_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
     def replace(self, index: int) -> None:
         """End worker ``index`` for good and start another in its place (its state is cold)."""

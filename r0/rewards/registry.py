@@ -1,0 +1,95 @@
+"""Rewards by name: registered in this package, or by an installed package's entry point of the group ``r0.rewards``.
+
+A configuration can only name what is installed, never an import path. A package adds a reward with::
+
+    [project.entry-points."r0.rewards"]
+    my_reward = "my_package.rewards:make"      # make(section: RewardSection) -> Reward
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol
+
+from r0.config.sections import RewardSection
+from r0.errors import UserError
+from r0.records import Verdict
+
+GROUP = "r0.rewards"
+
+
+class Reward(Protocol):
+    """A reward: pure, and the same names in every call, so that metrics have stable columns."""
+
+    def __call__(self, verdict: Verdict, label: int) -> Mapping[str, float]:
+        """Named finite components of one completion; their sum is its reward."""
+
+
+RewardFactory = Callable[[RewardSection], Reward]
+_REGISTERED: dict[str, RewardFactory] = {}
+
+
+def register(name: str) -> Callable[[RewardFactory], RewardFactory]:
+    """Decorator: make ``name`` a reward of this process.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(factory: RewardFactory) -> RewardFactory:
+        if _REGISTERED.get(name, factory) is not factory:
+            raise ValueError(f"reward {name!r} is registered already")
+        _REGISTERED[name] = factory
+        return factory
+
+    return add
+
+
+def reward_names() -> list[str]:
+    """The names that can be given as ``reward.name`` on this machine."""
+    return sorted({*_REGISTERED, *(point.name for point in entry_points(group=GROUP))})
+
+
+def check_reward(name: str) -> None:
+    """Refuse an unknown name; loads and runs nothing.
+
+    Raises:
+        UserError: no such reward; names the nearest one.
+    """
+    names = reward_names()
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+    raise UserError(
+        f"reward.name: no reward is called {name!r}; {hint} "
+        f"(others come from an installed package with an entry point of the group {GROUP}, not from an import path)"
+    )
+
+
+def make_reward(section: RewardSection) -> Reward:
+    """The reward that ``section.name`` names, made from its section. r0's own names come before those of entry points.
+
+    Raises:
+        UserError: unknown name, a name that several packages claim, or an entry point that cannot be loaded.
+    """
+    check_reward(section.name)
+    factory = _REGISTERED.get(section.name)
+    return (factory or _load(section.name))(section)
+
+
+def _load(name: str) -> RewardFactory:
+    points: list[EntryPoint] = list({point.value: point for point in entry_points(group=GROUP, name=name)}.values())
+    if len(points) > 1:
+        claims = ", ".join(sorted(point.value for point in points))
+        raise UserError(f"reward.name: {name!r} is claimed by several installed packages ({claims}); uninstall all but one")
+    what = f"reward.name: {name!r} ({points[0].value})"
+    try:
+        factory = points[0].load()
+    except Exception as error:  # a package may raise anything while it is imported
+        raise UserError(f"{what} cannot be loaded: {error!r}; mend or update its package") from error
+    if not callable(factory):
+        raise UserError(f"{what} is not a function that makes a reward; mend its package")
+    return factory

@@ -1,0 +1,57 @@
+"""Stage A's reward: what a yes/no verdict is worth, by DESIGN's table ("Stage A's reward")."""
+
+from __future__ import annotations
+
+from r0.config.sections import RewardSection
+from r0.records import Answer, Verdict, Violation
+from r0.rewards.registry import register
+
+COMPONENTS = ("format", "accuracy", "thinking", "length", "extra_text", "tags", "answer", "eos")
+
+# What costs `invalid_tag_penalty`, once: a pair missing, repeated, nested or out of order, text before or between the pairs.
+TAG_VIOLATIONS = frozenset(
+    {
+        Violation.NO_THINK,
+        Violation.UNCLOSED_THINK,
+        Violation.REPEATED_THINK,
+        Violation.NO_ANSWER,
+        Violation.UNCLOSED_ANSWER,
+        Violation.REPEATED_ANSWER,
+        Violation.ORDER,
+        Violation.TEXT_BEFORE,
+        Violation.TEXT_BETWEEN,
+    }
+)
+# Where the section leaves them empty (the door fills both in from the top level of the configuration).
+DEFAULT_MAX_THINK_TOKENS = 200
+DEFAULT_MISSING_EOS_PENALTY = 0.0
+
+
+@register("stage_a")
+class StageAReward:
+    """Called with a verdict and a label (1 relevant, 0 not), gives all of ``COMPONENTS``; penalties are negative or 0.0."""
+
+    def __init__(self, section: RewardSection):
+        self._section = section
+        most, eos = section.max_think_tokens, section.missing_eos_penalty
+        self._max_think = DEFAULT_MAX_THINK_TOKENS if most is None else most
+        self._eos_penalty = DEFAULT_MISSING_EOS_PENALTY if eos is None else eos
+
+    def __call__(self, verdict: Verdict, label: int) -> dict[str, float]:
+        """The components; their sum is the reward."""
+        section, wrong, tokens = self._section, verdict.violations, verdict.think_tokens
+        format_holds = verdict.answer is not None
+        correct = format_holds and verdict.answer == (Answer.YES if label > 0 else Answer.NO)
+        thought = format_holds and verdict.has_think and section.min_think_tokens <= tokens <= self._max_think
+        over = max(0, tokens - self._max_think) / self._max_think
+        # 0.0 - x, because -x would make a penalty of nothing -0.0.
+        return {
+            "format": section.format_weight if format_holds else 0.0,
+            "accuracy": section.acc_weight if correct else 0.0,
+            "thinking": section.think_bonus if thought else 0.0,
+            "length": 0.0 - section.length_penalty * over,
+            "extra_text": 0.0 - section.extra_text_penalty if Violation.EXTRA_TEXT in wrong else 0.0,
+            "tags": 0.0 - section.invalid_tag_penalty if not wrong.isdisjoint(TAG_VIOLATIONS) else 0.0,
+            "answer": 0.0 - section.missing_answer_penalty if Violation.NO_ANSWER in wrong else 0.0,
+            "eos": 0.0 - self._eos_penalty if Violation.CUT in wrong else 0.0,
+        }
