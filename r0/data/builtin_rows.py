@@ -1,0 +1,41 @@
+"""The built-in task as rows: generated on demand, nothing on disk."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from r0.data.builtin import builtin_task
+from r0.data.hashes import query_hash
+from r0.data.index import RELEVANT, THOUGHT
+from r0.data.jsonl import BadLines
+from r0.records import PointwiseTask
+
+
+class BuiltinRows:
+    """``count`` tasks of the built-in task with this seed. Queries and labels are read once at the start."""
+
+    def __init__(self, count: int, seed: int):
+        self.name = "builtin"
+        self.bad = BadLines()
+        self.unjudged = 0
+        self._seed = seed
+        hashes, flags = array("Q"), array("B")
+        for row in range(count):
+            task = builtin_task(row, seed)
+            hashes.append(query_hash(task.query))
+            flags.append(RELEVANT * task.label | THOUGHT * bool(task.think))
+        self._hashes_N = np.frombuffer(hashes, np.uint64)
+        self.flags_N = np.frombuffer(flags, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.flags_N)
+
+    def query_hashes(self) -> np.ndarray:
+        """uint64 [rows]."""
+        return self._hashes_N
+
+    def task(self, row: int) -> PointwiseTask:
+        """Make row ``row``."""
+        return builtin_task(row, self._seed)

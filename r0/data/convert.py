@@ -1,0 +1,108 @@
+"""Raw production logs to pointwise rows: one ``yes`` row from the response, one ``no`` row from each rejected response.
+
+The thought of a row is the log's, bare (``r0.tags.bare_thought``: the think tags around it and an answer behind it go, tags
+within it are defused) and cut at ``max_think_chars`` characters. The output appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from r0.config.commands import ConvertConfig
+from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, readable_file, text_of
+from r0.errors import UserError
+from r0.records import Answer
+from r0.tags import bare_thought
+
+
+@dataclass(slots=True)
+class Converted:
+    """What a conversion did."""
+
+    output: Path
+    bad: BadLines
+    lines: int = 0
+    yes: int = 0
+    no: int = 0
+    thoughts_cut: int = 0
+    thoughts_empty: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return self.yes + self.no
+
+    def summary(self) -> str:
+        """What to print: the counts, and the bad lines if any were left out."""
+        counts = f"{self.output}: {self.rows} rows ({self.yes} yes, {self.no} no) from {self.lines} lines"
+        thoughts = f"{self.thoughts_cut} thoughts cut, {self.thoughts_empty} empty"
+        return "\n".join(part for part in (f"{counts}; {thoughts}", self.bad.summary()) if part)
+
+
+def convert(config: ConvertConfig) -> Converted:
+    """Write the pointwise rows of ``config.input`` to ``config.output``, beside it first and then renamed.
+
+    Raises:
+        UserError: the input is bad (and bad lines are not skipped) or holds no row, or the output cannot be written.
+    """
+    source, output = readable_file(Path(config.input), "a raw log (JSONL)"), Path(config.output)
+    done = Converted(output, BadLines(config.skip_bad))
+    if output.is_dir():
+        raise UserError(f"{output}: is a directory; name the file to write")
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: its directory does not exist; make it first with `mkdir -p {output.parent}`")
+    if output.exists() and output.samefile(source):
+        raise UserError(f"{output}: is the input too; name another file to write")
+    beside = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with beside.open("x", encoding="utf-8", newline="\n") as file:
+            _write(source, file, config.max_think_chars, done)
+            file.flush()
+            os.fsync(file.fileno())
+        if not done.rows:
+            raise UserError(f"{source}: no good line in it ({done.bad.count} bad); give a raw log with at least one")
+        os.replace(beside, output)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose a place that you may write to") from None
+    finally:
+        _remove(beside)
+    return done
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the directory cannot be written: then there is nothing in it either
+
+
+def _write(source: Path, file: TextIO, max_think_chars: int, done: Converted) -> None:
+    for line in read_lines(source, done.bad, f"converting {source.name}"):
+        try:
+            rows = list(_rows(line.row))
+        except BadLine as error:
+            done.bad.refuse(source, line.number, str(error))
+            continue
+        done.lines += 1
+        for query, document, thought, answer in rows:
+            think = bare_thought(thought)
+            done.thoughts_cut += len(think) > max_think_chars
+            done.thoughts_empty += not think
+            done.yes += answer == Answer.YES
+            done.no += answer == Answer.NO
+            row = {"query": query, "document": document, "think": think[:max_think_chars], "answer": answer.value}
+            file.write(json.dumps({**row, "label": int(answer == Answer.YES)}, ensure_ascii=False) + "\n")
+
+
+def _rows(row: Row) -> Iterator[tuple[str, str, str, Answer]]:
+    """(query, document, thought, answer) of a line of the log."""
+    query = text_of(row, "query")
+    yield query, text_of(row, "response"), text_of(row, "response_thinking", blank=True), Answer.YES
+    for index, rejected in enumerate(objects_of(row, "rejected_response")):
+        where = f"rejected_response[{index}]: "
+        yield query, text_of(rejected, "document", where), text_of(rejected, "thinking", where, blank=True), Answer.NO

@@ -1,0 +1,66 @@
+"""Stable hashes: of query texts (for the split), of ids (for lookups) and of positions (for shuffling). Stable everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+_MASK = (1 << 64) - 1
+
+
+def text_hash(text: str) -> int:
+    """64 bits of BLAKE2b of the text."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
+
+
+def query_hash(query: str) -> int:
+    """Hash of a query as the split sees it: NFKC, case folded, white space collapsed ("What  is X?" is "what is x?")."""
+    if not query.isascii():
+        query = unicodedata.normalize("NFKC", query)
+    return text_hash(" ".join(query.casefold().split()))
+
+
+def mix(value: int) -> int:
+    """A 64-bit integer, well mixed (the finalizer of splitmix64; Steele et al., 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def address(*parts: object) -> int:
+    """64 bits that depend on nothing but the parts."""
+    return text_hash("\x1f".join(map(str, parts)))
+
+
+class Shuffle:
+    """A permutation of ``range(size)`` that needs no memory: position → element.
+
+    A Feistel network of four rounds over the next even number of bits, walked until it lands inside the range (Black & Rogaway,
+    "Ciphers with Arbitrary Finite Domains", 2002, the cycle-walking cipher). Any position costs the same, so a data order is a
+    function of (key, position), and no permutation of a million rows is kept.
+    """
+
+    def __init__(self, size: int, key: int):
+        self.size = size
+        self._half = max(1, ((max(size, 2) - 1).bit_length() + 1) // 2)
+        self._mask = (1 << self._half) - 1
+        self._keys = [mix(key + round_) for round_ in range(4)]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, position: int) -> int:
+        """The element at ``position``."""
+        if not 0 <= position < self.size:
+            raise IndexError(f"position {position} of {self.size}")
+        value = self._walk(position)
+        while value >= self.size:
+            value = self._walk(value)
+        return value
+
+    def _walk(self, value: int) -> int:
+        left, right = value >> self._half, value & self._mask
+        for key in self._keys:
+            left, right = right, left ^ (mix(right ^ key) & self._mask)
+        return left << self._half | right

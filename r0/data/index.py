@@ -1,0 +1,156 @@
+"""Rows of a JSONL file without their texts in memory: one validating pass keeps where each row is, and rows are read on demand.
+
+A row costs 21 bytes (25 in grouped files): byte offset int64, length int32, query hash uint64, flags uint8, hit number int32.
+Files of a million rows and more train this way; every line is read in full once at the start, so a bad one is found then.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from r0.data.hashes import query_hash
+from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
+from r0.data.readers import DataKind, Judged, LabelRule, judged
+from r0.errors import UserError
+from r0.records import PointwiseTask
+
+RELEVANT, THOUGHT = 1, 2  # bits of a row's flags
+
+
+class Rows(Protocol):
+    """Tasks by row number. ``flags_N`` is uint8 [rows], bits ``RELEVANT`` and ``THOUGHT``; ``bad`` are the lines left out."""
+
+    name: str
+    flags_N: np.ndarray
+    bad: BadLines
+    unjudged: int  # candidates without a judgement, taken as not relevant
+
+    def __len__(self) -> int: ...
+
+    def query_hashes(self) -> np.ndarray:
+        """Hash of each row's normalised query: uint64 [rows]."""
+        ...
+
+    def task(self, row: int) -> PointwiseTask:
+        """Row number ``row``; its number is the ``task_id``."""
+        ...
+
+
+class FileRows:
+    """Lines of a file by offset and length. Safe to fork and to pickle: reads carry their own position, handles stay behind.
+
+    Raises (on reading):
+        UserError: the file is gone or is no longer what was indexed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        self._print = _fingerprint(self.path)
+        self._fd: int | None = None
+
+    def row(self, offset: int, length: int) -> Row:
+        """The object that begins at byte ``offset``."""
+        if self._fd is None:
+            self._fd = self._open()
+        try:
+            return parse(os.pread(self._fd, length, offset).removeprefix(b"\xef\xbb\xbf" if offset == 0 else b""))
+        except (BadLine, OSError):
+            raise self.changed() from None
+
+    def changed(self) -> UserError:
+        """The error for a file that is no longer what was indexed."""
+        return UserError(f"{self.path}: the file changed or went away during the run; start again, and leave the file as it is")
+
+    def _open(self) -> int:
+        try:
+            if _fingerprint(self.path) != self._print:
+                raise self.changed()
+            return os.open(self.path, os.O_RDONLY)
+        except OSError:
+            raise self.changed() from None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_fd": None}
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            os.close(self._fd)  # type: ignore[arg-type]
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+class JsonlRows:
+    """Pointwise or grouped rows of a JSONL file; each hit of a grouped row is one task.
+
+    Raises:
+        UserError: the file cannot be used, has a bad line (where those are not skipped), or has no row.
+    """
+
+    def __init__(self, path: Path, kind: DataKind, rule: LabelRule, skip_bad: bool = False):
+        self.name = str(path)
+        self.bad = BadLines(skip_bad)
+        self.unjudged = 0
+        self._kind, self._rule = kind, rule
+        self._file = FileRows(readable_file(path, "a JSONL file of tasks"))
+        offsets, lengths, hits, hashes, flags = array("q"), array("i"), array("i"), array("Q"), array("B")
+        for line in read_lines(path, self.bad, f"reading {path.name}"):
+            try:
+                found = judged(line.row, kind, rule)
+            except BadLine as error:
+                self.bad.refuse(path, line.number, str(error))
+                continue
+            hashed = query_hash(found[0].query)
+            for hit, pair in enumerate(found):
+                offsets.append(line.offset)
+                lengths.append(line.length)
+                hashes.append(hashed)
+                flags.append(RELEVANT * pair.relevant | THOUGHT * bool(pair.think.strip()))
+                if kind == DataKind.GROUPED:
+                    hits.append(hit)
+        if not offsets:
+            left_out = f" ({self.bad.count} bad lines left out, the first: {self.bad.first[0]})" if self.bad.count else ""
+            raise UserError(f"{path}: no rows in it{left_out}; give a file with at least one good row of tasks")
+        self._offsets_N = np.frombuffer(offsets, np.int64)
+        self._lengths_N = np.frombuffer(lengths, np.int32)
+        self._hits_N = np.frombuffer(hits, np.int32) if hits else None
+        self._hashes_N = np.frombuffer(hashes, np.uint64)
+        self.flags_N = np.frombuffer(flags, np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._offsets_N)
+
+    def query_hashes(self) -> np.ndarray:
+        """uint64 [rows]."""
+        return self._hashes_N
+
+    def task(self, row: int) -> PointwiseTask:
+        """Read row ``row`` from the file.
+
+        Raises:
+            UserError: the file changed since it was indexed.
+        """
+        pair = self._pair(row)
+        return PointwiseTask(row, pair.query, pair.document, int(pair.relevant), pair.think)
+
+    def _pair(self, row: int) -> Judged:
+        read = self._file.row(int(self._offsets_N[row]), int(self._lengths_N[row]))
+        try:
+            pair = judged(read, self._kind, self._rule)[0 if self._hits_N is None else int(self._hits_N[row])]
+        except (BadLine, IndexError):
+            raise self._file.changed() from None
+        if query_hash(pair.query) != int(self._hashes_N[row]):
+            raise self._file.changed()
+        return pair
+
+    def nbytes(self) -> int:
+        """Bytes that the index holds in memory."""
+        arrays = (self._offsets_N, self._lengths_N, self._hits_N, self._hashes_N, self.flags_N)
+        return sum(values.nbytes for values in arrays if values is not None)

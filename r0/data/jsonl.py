@@ -1,0 +1,260 @@
+"""Strict JSON lines: one object a line, UTF-8, and nothing that ``json.loads`` lets pass in silence.
+
+Refused, each as ``file:line: reason``: bytes that are not UTF-8, text that is not JSON, NaN, Infinity and numbers too large for
+a float, lone surrogates, duplicate keys, a line that is no object, a line longer than ``MAX_LINE_BYTES``. Blank lines are passed
+over and a byte-order mark at the start of the file is ignored. Lines are counted from 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from r0.data.progress import progress
+from r0.errors import UserError
+
+MAX_LINE_BYTES = 64 << 20
+_LISTED = 10
+_SHOWN = 60
+_BOM = b"\xef\xbb\xbf"
+
+Row = dict[str, object]
+
+
+class BadLine(ValueError):
+    """What is wrong with one line, without its place."""
+
+
+@dataclass(slots=True)
+class BadLines:
+    """Lines left out. With ``skip=False`` the first one raises; with ``skip=True`` they are counted and the first few listed."""
+
+    skip: bool = False
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def refuse(self, path: Path, number: int, reason: str) -> None:
+        """Take a bad line.
+
+        Raises:
+            UserError: bad lines are not skipped.
+        """
+        message = f"{path}:{number}: {reason}"
+        if not self.skip:
+            raise UserError(f"{message}; mend the line, or leave bad lines out with skip_bad=true")
+        self.count += 1
+        if len(self.first) < _LISTED:
+            self.first.append(message)
+
+    def summary(self) -> str:
+        """The count and the first of them, one a line; empty when there are none."""
+        if not self.count:
+            return ""
+        more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
+        return "\n".join([f"{self.count} bad lines left out:", *(f"  {message}" for message in self.first), *more])
+
+
+class Line(NamedTuple):
+    """One line that is not blank: its number (from 1), where its bytes begin, how many they are, and the object."""
+
+    number: int
+    offset: int
+    length: int
+    row: Row
+
+
+def readable_file(path: Path, what: str) -> Path:
+    """``path``, if it is a file that can be read and is not empty.
+
+    Raises:
+        UserError: it is not; the message says so with ``what`` it should be.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; give {what}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; give {what}")
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise UserError(f"{path}: the file is empty; give {what}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give {what}") from None
+    return path
+
+
+def read_lines(path: Path, bad: BadLines, title: str = "") -> Iterator[Line]:
+    """The lines of a file as objects, in order; bad ones go to ``bad``. ``title`` shows the progress of a long pass.
+
+    Raises:
+        UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read.
+    """
+    with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
+        offset = 0
+        for number, raw, length in _raw_lines(file):
+            start, offset = offset, offset + length
+            advance(length)
+            if raw is not None and raw.isspace():
+                continue
+            try:
+                if raw is None:
+                    raise BadLine(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
+                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw))
+            except BadLine as error:
+                bad.refuse(path, number, str(error))
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
+    """(number, bytes or None where too long, length in bytes) of every line; never holds more than ``MAX_LINE_BYTES``."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if raw.endswith(b"\n") or len(raw) < MAX_LINE_BYTES:
+            yield number, raw, len(raw)
+            continue
+        length = len(raw)
+        while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
+            length += len(rest)
+        yield number, None, length + len(rest)
+
+
+def parse(raw: bytes) -> Row:
+    """One line's object.
+
+    Raises:
+        BadLine: the line is refused (see the module).
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadLine(f"not UTF-8 at byte {error.start + 1}") from None
+    try:
+        row = _DECODER.decode(text)
+        if "\\u" in text:  # only an escape can make a surrogate; strict UTF-8 has none
+            _refuse_surrogates(row)
+    except BadLine:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadLine(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise BadLine("not usable: nested too deeply") from None
+    except ValueError:  # an integer with thousands of digits
+        raise BadLine("a number has too many digits") from None
+    if not isinstance(row, dict):
+        raise BadLine(f"not an object but {_kind(row)}")
+    return row
+
+
+def _refuse_constant(name: str) -> float:
+    raise BadLine(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise BadLine(f"the number {shown(text)} is too large")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise BadLine(f"the key {shown(key)} is there twice")
+            seen.add(key)
+    return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
+
+
+def _refuse_surrogates(value: object) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BadLine(f"a lone surrogate \\u{ord(value[error.start]):04x} is no character") from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_surrogates(key)
+            _refuse_surrogates(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_surrogates(inner)
+
+
+def shown(value: object) -> str:
+    """A value for a message: quoted, without control characters, and short."""
+    text = json.dumps(value, ensure_ascii=False)
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names[type(value)]
+
+
+def text_of(row: Row, key: str, where: str = "", blank: bool = False) -> str:
+    """The string at ``key``; ``where`` names an inner object in messages; ``blank`` allows one without any letters.
+
+    Raises:
+        BadLine: missing, not a string, or blank where that is not allowed.
+    """
+    value = _value(row, key, where)
+    if not isinstance(value, str):
+        raise BadLine(f"{where}{shown(key)} must be a string, not {_kind(value)}")
+    if not blank and not value.strip():
+        raise BadLine(f"{where}{shown(key)} is empty")
+    return value
+
+
+def number_of(row: Row, key: str, where: str = "") -> float:
+    """The finite number at ``key``.
+
+    Raises:
+        BadLine: missing or not a number (true and false are none).
+    """
+    value = _value(row, key, where)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadLine(f"{where}{shown(key)} must be a number, not {_kind(value)}")
+    if isinstance(value, int) and abs(value) > 1 << 53:
+        raise BadLine(f"{where}{shown(key)} is too large")
+    return float(value)
+
+
+def objects_of(row: Row, key: str) -> list[Row]:
+    """The list of objects at ``key``.
+
+    Raises:
+        BadLine: missing, not a list, or an element that is no object.
+    """
+    value = _value(row, key, "")
+    if not isinstance(value, list):
+        raise BadLine(f"{shown(key)} must be a list, not {_kind(value)}")
+    for index, inner in enumerate(value):
+        if not isinstance(inner, dict):
+            raise BadLine(f"{key}[{index}] must be an object, not {_kind(inner)}")
+    return value
+
+
+def _value(row: Row, key: str, where: str) -> object:
+    if key not in row:
+        raise BadLine(f"{where}the field {shown(key)} is missing")
+    return row[key]

@@ -1,0 +1,145 @@
+"""The rows of a JSONL file of tasks: what makes a pointwise or a grouped row valid, and which of the two a file holds.
+
+Pointwise: ``{"query", "document", "label"}`` and, where there is a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
+``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}``. Other fields are passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from r0.config.commands import DataKeys
+from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, shown, text_of
+from r0.errors import UserError
+from r0.records import Answer
+
+
+class DataKind(StrEnum):
+    """What ``data=`` names."""
+
+    BUILTIN = "builtin"
+    POINTWISE = "pointwise"
+    GROUPED = "grouped"
+    BEIR = "beir"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """Which labels are allowed and which are relevant (at least ``threshold``).
+
+    Without a declared range a label is 0 or 1; with one it is any number from ``least`` to ``most``.
+    """
+
+    threshold: float = 1.0
+    least: float = 0.0
+    most: float = 1.0
+    declared: bool = False
+
+    @classmethod
+    def from_keys(cls, keys: DataKeys) -> LabelRule:
+        """The rule that the configuration declares.
+
+        Raises:
+            UserError: no label of the range could be relevant, or none could fail to be.
+        """
+        least = 0.0 if keys.min_label is None else keys.min_label
+        most = max(1.0, least + 1.0) if keys.max_label is None else keys.max_label
+        declared = keys.min_label is not None or keys.max_label is not None
+        if least >= most:
+            raise UserError(f"min_label: {least:g} is not below max_label={most:g}; give the lowest and the highest grade")
+        if keys.data == DataKind.BUILTIN or (Path(keys.data).is_dir() and not declared):
+            return cls(keys.relevance_threshold, least, most, declared)
+        if not least < keys.relevance_threshold <= most:
+            raise UserError(
+                f"relevance_threshold: {keys.relevance_threshold:g} is not above the lowest label {least:g} and at most the "
+                f"highest label {most:g}; declare the range with min_label= and max_label="
+            )
+        return cls(keys.relevance_threshold, least, most, declared)
+
+    def relevant(self, row: Row, where: str = "") -> bool:
+        """Whether the row's label is relevant.
+
+        Raises:
+            BadLine: the label is missing, no number, or outside the range.
+        """
+        label = number_of(row, "label", where)
+        if not self.least <= label <= self.most:
+            remedy = "" if self.declared else "; graded labels need min_label= and max_label="
+            raise BadLine(f"{where}the label {label:g} is outside {self.least:g} to {self.most:g}{remedy}")
+        if not self.declared and label not in (0, 1):
+            raise BadLine(f"{where}the label {label:g} is neither 0 nor 1; graded labels need min_label= and max_label=")
+        return label >= self.threshold
+
+
+class Judged(NamedTuple):
+    """One (query, document) pair of a row, with its thought if it has one."""
+
+    query: str
+    document: str
+    relevant: bool
+    think: str = ""
+
+
+def pointwise(row: Row, rule: LabelRule) -> Judged:
+    """A pointwise row.
+
+    Raises:
+        BadLine: a field is missing or wrong, or ``answer`` contradicts ``label``.
+    """
+    query, document = text_of(row, "query"), text_of(row, "document")
+    relevant = rule.relevant(row)
+    think = text_of(row, "think", blank=True) if "think" in row else ""
+    if "answer" in row:
+        answer = row["answer"]
+        if answer not in (Answer.YES.value, Answer.NO.value):
+            raise BadLine(f'"answer" must be "yes" or "no", not {shown(answer)}')
+        if (answer == Answer.YES) != relevant:
+            label = number_of(row, "label")
+            raise BadLine(f'the answer "{answer}" contradicts the label {label:g} (relevant is at least {rule.threshold:g})')
+    return Judged(query, document, relevant, think)
+
+
+def grouped(row: Row, rule: LabelRule) -> list[Judged]:
+    """The hits of a grouped row, in order.
+
+    Raises:
+        BadLine: a field is missing or wrong, or there is no hit.
+    """
+    query, hits = text_of(row, "query"), objects_of(row, "hits")
+    if not hits:
+        raise BadLine('"hits" is empty')
+    found = []
+    for index, hit in enumerate(hits):
+        where = f"hits[{index}]: "
+        found.append(Judged(query, text_of(hit, "content", where), rule.relevant(hit, where)))
+    return found
+
+
+def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
+    """What a row of the given kind holds: one pair, or one a hit."""
+    return grouped(row, rule) if kind == DataKind.GROUPED else [pointwise(row, rule)]
+
+
+def kind_of_file(path: Path, skip_bad: bool) -> DataKind:
+    """Whether a JSONL file holds pointwise or grouped rows, by its first good line.
+
+    Raises:
+        UserError: neither (a raw log, a BEIR corpus, something else), or no line at all.
+    """
+    for line in read_lines(path, BadLines(skip_bad)):
+        keys = line.row.keys()
+        if "hits" in keys:
+            return DataKind.GROUPED
+        if "document" in keys:
+            return DataKind.POINTWISE
+        if keys & {"response", "rejected_response"}:
+            raise UserError(f"{path}: this is a raw log; first run `convert {path} ROWS.jsonl`, then data=ROWS.jsonl")
+        if "_id" in keys:
+            raise UserError(f"{path}: this looks like a file of a BEIR folder; give the folder, and run= for the candidates")
+        wanted = '"query", "document", "label" (pointwise) or "query", "hits" (grouped)'
+        if not skip_bad:
+            raise UserError(f"{path}:{line.number}: not a row of tasks; fields must be {wanted}, found {shown(sorted(keys))}")
+    raise UserError(f"{path}: no rows in it; give a file with at least one row of tasks")

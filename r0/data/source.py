@@ -1,0 +1,199 @@
+"""Tasks by step: a batch is a pure function of (seed, step, refill round), so a repeated or resumed step sees the same rows.
+
+* Split: a query is held out when the hash of its normalised text falls below ``heldout_share``. Rows of one query are on one
+  side, and adding rows moves no query. (Where that leaves a side of two or more queries empty, it gets the query nearest to it.)
+* Order: each epoch is its own permutation of the training rows; an epoch is rows // batch_size steps.
+* ``label_sampling="balanced"``: each batch is half relevant, half not; each class is walked through in its own shuffled order.
+* Refill rounds draw rows that are in no earlier draw of the same step, as long as there are such rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from r0.config.commands import DataKeys
+from r0.data.hashes import Shuffle, address
+from r0.data.index import RELEVANT, THOUGHT, JsonlRows, Rows
+from r0.data.readers import DataKind, LabelRule, kind_of_file
+from r0.errors import UserError
+from r0.records import PointwiseTask
+
+
+def open_source(keys: DataKeys, seed: int) -> TaskSource:
+    """The tasks that the configuration names.
+
+    Args:
+        keys: any configuration with the data keys.
+        seed: of the data order; for the built-in task also of the tasks.
+
+    Raises:
+        UserError: the data is missing, bad, empty, or does not fit the keys.
+    """
+    return TaskSource(_open_rows(keys, seed), seed, keys.heldout_share, balanced=keys.label_sampling == "balanced")
+
+
+def _open_rows(keys: DataKeys, seed: int) -> Rows:
+    rule, path = LabelRule.from_keys(keys), Path(keys.data)
+    beir = keys.data != DataKind.BUILTIN and path.is_dir()
+    if keys.run is not None and not beir:
+        raise UserError(f"run: {keys.run} names candidates of a BEIR folder, but data={keys.data} is none; leave run out")
+    if keys.data == DataKind.BUILTIN:
+        from r0.data.builtin_rows import BuiltinRows
+
+        return BuiltinRows(keys.builtin_rows, seed)
+    if not path.exists():
+        raise UserError(f"data: {path}: no such file or folder; give a JSONL file of tasks, a BEIR folder, or data=builtin")
+    if not beir:
+        return JsonlRows(path, kind_of_file(path, keys.skip_bad), rule, keys.skip_bad)
+    if not (path / "corpus.jsonl").is_file():
+        raise UserError(f"data: {path}: is a directory without corpus.jsonl; give a BEIR folder or a JSONL file of tasks")
+    if keys.run is None:
+        raise UserError(f"run: the BEIR folder {path} needs a TREC run with the candidates of each query; give run=FILE")
+    from r0.data.beir import BeirRows
+
+    return BeirRows(path, Path(keys.run), keys.qrels, rule, keys.skip_bad)
+
+
+class TaskSource:
+    """Training and held-out tasks of one data set. Small to pickle: texts stay in their files.
+
+    Args:
+        rows: all rows.
+        seed: of the order.
+        heldout_share: share of the queries (by hash) that are held out.
+        balanced: each batch half relevant, half not.
+
+    Raises:
+        UserError: balanced sampling with training rows of one class only.
+    """
+
+    def __init__(self, rows: Rows, seed: int, heldout_share: float = 0.0, balanced: bool = False):
+        self.rows, self.seed, self.balanced = rows, seed, balanced
+        hashes_N = rows.query_hashes()
+        held_N = _held_out(hashes_N, heldout_share)
+        self._train_T = np.flatnonzero(~held_N).astype(np.int32)
+        self._heldout_E = np.flatnonzero(held_N).astype(np.int32)
+        self.train_queries = len(np.unique(hashes_N[self._train_T]))
+        self.heldout_queries = len(np.unique(hashes_N[self._heldout_E]))
+        relevant_T = rows.flags_N[self._train_T] & RELEVANT != 0
+        self._relevant = int(relevant_T.sum())
+        self._classes = (self._train_T[relevant_T], self._train_T[~relevant_T]) if balanced else None
+        if self._classes and not all(map(len, self._classes)):
+            one = "relevant" if len(self._classes[0]) else "not relevant"
+            raise UserError(
+                f"label_sampling: balanced needs rows of both classes, but every training row of {rows.name} is {one}; "
+                "use label_sampling=natural, or check relevance_threshold"
+            )
+
+    def __len__(self) -> int:
+        """Training rows."""
+        return len(self._train_T)
+
+    @property
+    def heldout_rows(self) -> int:
+        """Rows of held-out queries."""
+        return len(self._heldout_E)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Steps that make one pass over the training rows.
+
+        Raises:
+            UserError: there are fewer training rows than ``batch_size``.
+        """
+        if len(self) < batch_size:
+            remedy = f"set batch_size to at most {len(self)}" if len(self) else "lower heldout_share"
+            raise UserError(f"batch_size: {self.rows.name} has {len(self)} training rows, fewer than {batch_size}; {remedy}")
+        return len(self) // batch_size
+
+    def batch(self, step: int, batch_size: int, refill_round: int = 0) -> list[PointwiseTask]:
+        """The tasks of a step (counted from 0), or those of a refill round (counted from 1) for the same step.
+
+        Raises:
+            UserError: there are fewer training rows than ``batch_size``, or the data changed during the run.
+        """
+        return [self.rows.task(row) for row in self.batch_rows(step, batch_size, refill_round)]
+
+    def batch_rows(self, step: int, batch_size: int, refill_round: int = 0) -> list[int]:
+        """The row numbers of ``batch``."""
+        if refill_round:
+            return self._refill(step, batch_size, refill_round)
+        if self._classes:
+            return self._balanced(step, batch_size)
+        epoch, place = divmod(step, self.steps_per_epoch(batch_size))
+        order = Shuffle(len(self), address("order", self.seed, epoch))
+        return [int(self._train_T[order[place * batch_size + index]]) for index in range(batch_size)]
+
+    def _balanced(self, step: int, batch_size: int) -> list[int]:
+        """Half of each class; an odd batch has the odd row from one class and the other in turn."""
+        self.steps_per_epoch(batch_size)  # the same refusal of small data as without balancing
+        starts = (step * batch_size // 2, step * batch_size - step * batch_size // 2)
+        ends = ((step + 1) * batch_size // 2, (step + 1) * batch_size - (step + 1) * batch_size // 2)
+        found = []
+        for name, rows, start, end in zip(("relevant", "other"), self._classes or (), starts, ends, strict=True):
+            for index in range(start, end):
+                epoch, place = divmod(index, len(rows))
+                found.append(int(rows[Shuffle(len(rows), address("order", self.seed, name, epoch))[place]]))
+        mixed = Shuffle(len(found), address("mixed", self.seed, step))
+        return [found[mixed[index]] for index in range(len(found))]
+
+    def _refill(self, step: int, batch_size: int, refill_round: int) -> list[int]:
+        """Rows of a permutation of the step's own, less those of the batch itself; it starts over where it ends."""
+        used = set(self.batch_rows(step, batch_size))
+        order = Shuffle(len(self), address("refill", self.seed, step))
+        wanted = range((refill_round - 1) * batch_size, refill_round * batch_size)
+        fresh: list[int] = []
+        for place in range(len(self)):
+            row = int(self._train_T[order[place]])
+            if row not in used:
+                fresh.append(row)
+            if len(fresh) == wanted.stop:
+                break
+        fresh = fresh or sorted(used)  # every row is in the batch already
+        return [fresh[index % len(fresh)] for index in wanted]
+
+    def heldout(self, count: int) -> list[PointwiseTask]:
+        """A fixed sample of at most ``count`` held-out tasks; empty where nothing is held out."""
+        order = Shuffle(self.heldout_rows, address("heldout", self.seed))
+        chosen = sorted(int(self._heldout_E[order[index]]) for index in range(min(count, self.heldout_rows)))
+        return [self.rows.task(row) for row in chosen]
+
+    def train_rows(self, with_thought: bool = False) -> np.ndarray:
+        """Row numbers of the training rows, int32, in file order; only those that carry a thought, where asked for."""
+        if not with_thought:
+            return self._train_T
+        return self._train_T[self.rows.flags_N[self._train_T] & THOUGHT != 0]
+
+    def task(self, row: int) -> PointwiseTask:
+        """One row by its number (``task_id``)."""
+        return self.rows.task(int(row))
+
+    def tasks(self, with_thought: bool = False) -> Iterator[PointwiseTask]:
+        """The training tasks in file order, one at a time."""
+        return (self.task(row) for row in self.train_rows(with_thought))
+
+    def summary(self) -> str:
+        """What came in, for printing; bad lines are listed."""
+        share = self._relevant / max(1, len(self))
+        parts = [f"{self.rows.name}: {len(self)} training rows of {self.train_queries} queries, {share:.0%} relevant"]
+        parts.append(f"{self.heldout_rows} held-out rows of {self.heldout_queries} queries")
+        if self.rows.unjudged:
+            parts.append(f"{self.rows.unjudged} candidates without a judgement, taken as not relevant")
+        return "\n".join(part for part in ("; ".join(parts), self.rows.bad.summary()) if part)
+
+
+def _held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
+    """bool [rows]: which rows are held out."""
+    if share <= 0:
+        return np.zeros(len(hashes_N), bool)
+    if share >= 1:
+        return np.ones(len(hashes_N), bool)
+    held_N = hashes_N < np.uint64(int(share * 2.0**64))
+    least, most = hashes_N.min(), hashes_N.max()
+    if least == most:  # one query cannot be on both sides: it is trained on
+        return np.zeros(len(hashes_N), bool)
+    if not held_N.any():
+        return hashes_N == least
+    return held_N if not held_N.all() else hashes_N != most

@@ -1,0 +1,58 @@
+"""The rule for literal tags in text that is data.
+
+r0's own markup is ``<think>``, ``<answer>``, ``<query>``, ``<document>`` and their closings; chat templates mark turns with
+``<|…|>`` (or ``<｜…｜>``) and with the texts of a tokenizer's added tokens. Where a query, a document or a thought spells one of
+these, whatever the case and whatever white space stands behind the ``<`` or ``</``, its ``<`` is written ``‹`` (U+2039).
+Nothing else changes: ``a < b``, ``<p>`` and ``<thinking>`` stay as they are, and the text keeps its length in characters. So a tag in
+data stays readable for people and models, and is never a tag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TAG_NAMES = ("think", "answer", "query", "document", "documents")
+DEFUSED = "‹"
+
+
+def tag_pattern(added_texts: Iterable[str] = ()) -> re.Pattern[str]:
+    """A pattern that matches the ``<`` of everything that could be taken for markup.
+
+    Args:
+        added_texts: texts of a tokenizer's added tokens; those that begin with ``<`` count as markup too.
+    """
+    added = sorted({re.escape(text[1:]) for text in added_texts if text.startswith("<") and len(text) > 1})
+    # Possessive repeats: a long run of white space after "<" is looked at once.
+    forms = [rf"\s*+(?:/\s*+)?(?:{'|'.join(TAG_NAMES)})(?!\w)", "[|｜]", *added]
+    return re.compile(f"<(?={'|'.join(forms)})", re.IGNORECASE)
+
+
+_OWN_TAGS = tag_pattern()
+
+
+def defuse(text: str, pattern: re.Pattern[str] = _OWN_TAGS) -> str:
+    """``text`` with every ``<`` that ``pattern`` finds written ``‹``."""
+    return pattern.sub(DEFUSED, text) if "<" in text else text
+
+
+_OPENING = re.compile(r"<\s*think\s*>", re.IGNORECASE)
+_CLOSING = re.compile(r"<\s*/\s*think\s*>\s*(?:<\s*answer\s*>[^<>]{0,32}<\s*/\s*answer\s*>\s*)?", re.IGNORECASE)
+
+
+def bare_thought(text: str) -> str:
+    """A thought without the markup around it.
+
+    Surrounding white space goes, a leading ``<think>``, a trailing ``</think>`` and a short ``<answer>…</answer>`` behind that;
+    tags within the thought are defused (the module's rule), so that none can end a thought early in a training completion.
+    """
+    text = text.strip()
+    opening = _OPENING.match(text)
+    if opening:
+        text = text[opening.end() :]
+    tail = max(0, len(text) - 256)  # what may follow the closing tag is short
+    for closing in _CLOSING.finditer(text, tail):
+        if closing.end() == len(text):
+            text = text[: closing.start()]
+            break
+    return defuse(text.strip())
