@@ -22,17 +22,18 @@ from r0.errors import UserError
 from r0.records import PointwiseTask
 
 
-def open_source(keys: DataKeys, seed: int) -> TaskSource:
+def open_source(keys: DataKeys, seed: int, with_thought: bool = False) -> TaskSource:
     """The tasks that the configuration names.
 
     Args:
         keys: any configuration with the data keys.
         seed: of the data order; for the built-in task also of the tasks.
+        with_thought: only rows that carry a thought (warm start).
 
     Raises:
         UserError: the data is missing, bad, empty, or does not fit the keys.
     """
-    return TaskSource(_open_rows(keys, seed), seed, keys.heldout_share, balanced=keys.label_sampling == "balanced")
+    return TaskSource(_open_rows(keys, seed), seed, keys.heldout_share, keys.label_sampling == "balanced", with_thought)
 
 
 def _open_rows(keys: DataKeys, seed: int) -> Rows:
@@ -65,17 +66,22 @@ class TaskSource:
         seed: of the order.
         heldout_share: share of the queries (by hash) that are held out.
         balanced: each batch half relevant, half not.
+        with_thought: leave rows without a thought out of both sides; ``left_out`` counts them.
 
     Raises:
-        UserError: balanced sampling with training rows of one class only.
+        UserError: balanced sampling with training rows of one class only; no row carries a thought where one is needed.
     """
 
-    def __init__(self, rows: Rows, seed: int, heldout_share: float = 0.0, balanced: bool = False):
+    def __init__(self, rows: Rows, seed: int, heldout_share: float = 0.0, balanced: bool = False, with_thought: bool = False):
         self.rows, self.seed, self.balanced = rows, seed, balanced
         hashes_N = rows.query_hashes()
         held_N = _held_out(hashes_N, heldout_share)
-        self._train_T = np.flatnonzero(~held_N).astype(np.int32)
-        self._heldout_E = np.flatnonzero(held_N).astype(np.int32)
+        used_N = rows.flags_N & THOUGHT != 0 if with_thought else np.ones(len(held_N), bool)
+        self.left_out = len(used_N) - int(used_N.sum())
+        if with_thought and not used_N.any():
+            raise UserError(f"data: no row of {rows.name} carries a thought to imitate; give rows with a non-empty think field")
+        self._train_T = np.flatnonzero(~held_N & used_N).astype(np.int32)
+        self._heldout_E = np.flatnonzero(held_N & used_N).astype(np.int32)
         self.train_queries = len(np.unique(hashes_N[self._train_T]))
         self.heldout_queries = len(np.unique(hashes_N[self._heldout_E]))
         relevant_T = rows.flags_N[self._train_T] & RELEVANT != 0
@@ -174,11 +180,22 @@ class TaskSource:
         """The training tasks in file order, one at a time."""
         return (self.task(row) for row in self.train_rows(with_thought))
 
+    def facts(self) -> dict[str, int]:
+        """What a model card says of the data."""
+        return {
+            "training rows": len(self),
+            "training queries": self.train_queries,
+            "held-out rows": self.heldout_rows,
+            "held-out queries": self.heldout_queries,
+        }
+
     def summary(self) -> str:
         """What came in, for printing; bad lines are listed."""
         share = self._relevant / max(1, len(self))
         parts = [f"{self.rows.name}: {len(self)} training rows of {self.train_queries} queries, {share:.0%} relevant"]
         parts.append(f"{self.heldout_rows} held-out rows of {self.heldout_queries} queries")
+        if self.left_out:
+            parts.append(f"{self.left_out} rows without a thought are left out")
         if self.rows.unjudged:
             parts.append(f"{self.rows.unjudged} candidates without a judgement, taken as not relevant")
         return "\n".join(part for part in ("; ".join(parts), self.rows.bad.summary()) if part)

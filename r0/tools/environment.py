@@ -61,7 +61,8 @@ def install(python: Path, extras: list[str]) -> None:
     say("packages" + (", torch from PyTorch's CPU index" if backend else ""))
     wanted = [f"{ROOT}[{','.join(extras)}]"] if extras else [str(ROOT)]
     limits = ["--constraints", str(ROOT / "constraints.txt"), "--overrides", str(ROOT / "overrides.txt")]
-    command = [*uv, "install", "--python", str(python), *backend, *limits, "--editable", *wanted]
+    # Compiled now: every worker process imports these, and some machines do not let Python keep what it compiles.
+    command = [*uv, "install", "--python", str(python), "--compile-bytecode", *backend, *limits, "--editable", *wanted]
     if subprocess.run(command, env=environment, check=False).returncode:
         raise SetupError("the packages could not be installed, for the reason above; check the network or pip's index settings")
 
