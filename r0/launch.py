@@ -16,6 +16,7 @@ from pathlib import Path
 
 from r0.config import ConvertConfig, DemoConfig, RolloutsConfig, Section, SftConfig, StageAConfig
 from r0.errors import UserError
+from r0.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_help(name))
             return 0
         config, dry_run = parse(name, arguments)
+        quiet()
         return COMMANDS[name].run(config, dry_run)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)

@@ -69,6 +69,7 @@ class Trainer:
                 self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
             if stopping or _due(step + 1, config.checkpoint.every, steps):
                 with clock("checkpoint"):
+                    self.recorder.sync()  # a checkpoint never outlives its record
                     self.checkpoints.save(self.roles.learner, step + 1)
             if stopping:
                 return step + 1 == steps

@@ -126,7 +126,10 @@ class Learner:
         bucket = int(sync.bucket_mb * 1e6)
         rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
         dtype = rollout or (torch.bfloat16 if self.config.rollout.dtype == "bf16" else torch.float32)
-        self._sender = make_sender(backend, self.weights(dtype), workers, self.rank, sync.deadline_s, bucket)
+        processes = self.config.rollout.tensor_parallel_size
+        self._sender = make_sender(
+            backend, self.weights(dtype), workers, self.rank, self.world, sync.deadline_s, bucket, processes
+        )
 
     def sync(self, version: int) -> float:
         """Send the weights to all rollout workers as ``version``; seconds. All ranks call it together."""
@@ -193,7 +196,10 @@ class Learner:
         return os.uname().nodename
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process groups."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from r0.config import RunKeys, SftConfig, StageAConfig
 from r0.errors import UserError
+from r0.quiet import WORKER_VARIABLES
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,6 @@ def start_ray(config: RunKeys) -> list[Bundle]:
     """
     import ray
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES of CPU-only workers as it is
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
     if ray.is_initialized():
         pass
@@ -89,6 +89,7 @@ def _start_here(need: Sequence[Bundle]) -> None:
     cpus = sum(bundle.cpus for bundle in need)
     if cpus > cores:
         logger.warning("the roles declare %g CPU cores and this machine has %d: they will take turns", cpus, cores)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says on every start that tokens are on
     gib = 2**30
     ray.init(
         num_cpus=max(cores, int(-(-cpus // 1))),
@@ -194,7 +195,7 @@ class Placement:
             "num_cpus": self.need[bundle].cpus,
             "num_gpus": self.need[bundle].gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}},
+            "runtime_env": {"env_vars": {**WORKER_VARIABLES, "OMP_NUM_THREADS": threads}},
             "max_restarts": 0,
         }
 

@@ -5,8 +5,11 @@ The rest of r0 does not know which of the two it has, so the same code path runs
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
+
+CLOSE_S = 10.0  # seconds for a worker to close before it is ended
 
 
 class RoleTimeout(TimeoutError):
@@ -105,20 +108,23 @@ class Pool:
 
     def replace(self, index: int) -> None:
         """End worker ``index`` for good and start another in its place (its state is cold)."""
-        self._end(self.workers[index])
+        self._end(self.workers[index], gently=False)
         self.workers[index] = self._make(index)
 
     def close(self) -> None:
         """Let every worker close, then end it."""
         for worker in self.workers:
-            self._end(worker)
+            self._end(worker, gently=True)
         self.workers = []
 
     @staticmethod
-    def _end(worker: Any) -> None:
+    def _end(worker: Any, gently: bool) -> None:
         if is_actor(worker):
             import ray
 
+            if gently and hasattr(worker, "close"):
+                with contextlib.suppress(ray.exceptions.RayError):  # dead or hung: it is ended anyway
+                    ray.get(worker.close.remote(), timeout=CLOSE_S)
             ray.kill(worker, no_restart=True)
         elif hasattr(worker, "close"):
             worker.close()

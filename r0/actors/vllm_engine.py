@@ -116,6 +116,7 @@ class VllmEngine:
     def close(self) -> None:
         """Release the model and its caches."""
         if hasattr(self, "_llm"):
+            self._llm.llm_engine.engine_core.shutdown()  # now, not at exit: its process groups may be gone by then
             del self._llm
             gc.collect()
 

@@ -53,12 +53,14 @@ def _train(
     command: str, config: StageAConfig, directory: RunDirectory, folder: Path, stop: StopRequest, need: Sequence[Bundle]
 ) -> int:
     from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     from r0.actors import roles
     from r0.data.source import open_source
     from r0.prompts import Prompter
     from r0.trainer import Trainer
 
+    transformers_logging.disable_progress_bar()
     source = open_source(config, config.seed)
     print(source.summary())
     tokenizer = AutoTokenizer.from_pretrained(folder)

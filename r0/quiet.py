@@ -1,0 +1,24 @@
+"""Environment of r0's processes: the libraries' start-up notices stay off the terminal, real warnings stay."""
+
+from __future__ import annotations
+
+import os
+
+VARIABLES = {
+    "TOKENIZERS_PARALLELISM": "false",  # each role has its cores
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # the NUMA notice of DeepSpeed's native part
+    "GLOO_LOG_LEVEL": "ERROR",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray: leave CUDA_VISIBLE_DEVICES of workers without a GPU as it is
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+WORKER_VARIABLES = {**VARIABLES, "TQDM_DISABLE": "1"}  # bars of loading and saving weights, one a process
+
+
+def quiet() -> None:
+    """Set what is not set, in the driver; before torch or Ray is imported."""
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if not os.path.isdir("/proc/driver/nvidia"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed says so at length otherwise

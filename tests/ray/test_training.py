@@ -1,0 +1,151 @@
+"""The loop end to end on real parts: Ray with vLLM and DeepSpeed, and inline. Models are tiny and random unless said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers import tiny_model
+
+pytestmark = pytest.mark.ray
+
+SMALL = {
+    "batch_size": 4, "max_steps": 3, "builtin_rows": 80, "heldout_share": 0.2, "max_prompt_tokens": 400, "max_new_tokens": 12,
+    "learning_rate": 1e-3, "kl_coef": 0.0, "temperature": 1.0, "eval.every": 2, "eval.tasks": 4, "checkpoint.every": 1,
+    "system_prompt": "Judge.", "reward.max_think_tokens": 100, "max_think_tokens": 100, "reward.min_think_tokens": 1,
+}  # fmt: skip
+GRPO = {**SMALL, "algo": "grpo", "grpo.num_generations": 3, "grpo.advantage": "rloo"}
+PPO = {**SMALL, "algo": "ppo", "kl_coef": 0.02, "ppo.num_ppo_epochs": 2, "ppo.num_mini_batches": 2}
+INLINE = {"ray.inline": "true", "rollout.engine": "hf"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"), hidden=128)
+
+
+def command(settings, model, output):
+    values = {"model": model, "output": output, **settings}
+    return [sys.executable, "-m", "r0.launch", "stage_a", *(f"{name}={value}" for name, value in values.items())]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def launch(settings, model, output, code=0):
+    done = subprocess.run(command(settings, model, output), capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def record(output, name="metrics.jsonl"):
+    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+
+
+def steps(output):
+    return [line for line in record(output) if "gap" in line]
+
+
+def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path):
+    output = tmp_path / "run"
+    wide = {"rollout.workers": 2, "learner.ranks": 2, "learner.zero_stage": 3, "learner.lora.r": 4, "reward.workers": 2}
+    launch({**GRPO, **wide}, model, output)
+    lines = steps(output)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert max(line["gap"] for line in lines) < 1e-3  # float32: the engines hold the adapted weights after every sync
+    assert any("heldout/greedy/reward" in line for line in record(output))
+    assert (output / "model" / "adapter" / "adapter_config.json").is_file()
+    assert_loads(output / "model")
+    finished = launch({**GRPO, **wide}, model, output)  # once more: nothing is done again
+    assert "finished after 3 steps" in finished.stdout
+
+
+def test_ppo_on_ray_with_critic_and_reference(model, tmp_path):
+    output = tmp_path / "run"
+    launch(PPO, model, output)
+    lines = steps(output)
+    assert len(lines) == 3
+    assert max(line["gap"] for line in lines) < 1e-3
+    assert all({"value_loss", "explained_variance", "kl"} <= set(line) for line in lines)
+    assert lines[-1]["kl"] != 0.0
+
+
+@pytest.mark.parametrize("settings", [GRPO, PPO], ids=["grpo", "ppo"])
+def test_a_run_that_was_terminated_repeats_the_record_bit_for_bit(model, tmp_path, settings):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings = {**settings, **INLINE, "max_steps": 5}
+    launch(settings, model, whole)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(settings, model, broken), env=environment(), **pipes)
+    wait_for(lambda: (broken / "metrics.jsonl").is_file() and len(steps(broken)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode in (128 + signal.SIGTERM, 0)
+    assert len(steps(broken)) < 5
+    launch(settings, model, broken)
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_zero_spread_groups_are_refilled(model, tmp_path):
+    output = tmp_path / "run"
+    launch({**GRPO, **INLINE, "grpo.refill_rounds": 2, "max_steps": 1}, model, output)
+    assert len(steps(output)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "/nowhere/at/all"}, "there is no folder /nowhere/at/all"),
+        ({"data": "/nowhere.jsonl"}, "/nowhere.jsonl"),
+        ({"max_prompt_tokens": 4000}, "positions"),
+        ({"reward.name": "stage_aa"}, "did you mean 'stage_a'?"),
+        ({"learner.ranks": 4000}, "and Ray has"),
+        ({"batch_size": 4000}, "batch_size"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_loads(model, tmp_path, settings, words):
+    begun = time.monotonic()
+    address = {"ray.inline": "true", "rollout.engine": "hf"} if "learner.ranks" not in settings else {}
+    refused = launch({**GRPO, **address, **settings}, settings.get("model", model), tmp_path / "run", code=2)
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert time.monotonic() - begun < 120
+
+
+def test_an_output_of_another_configuration_is_refused(model, tmp_path):
+    output = tmp_path / "run"
+    launch({**GRPO, **INLINE, "max_steps": 1}, model, output)
+    refused = launch({**GRPO, **INLINE, "max_steps": 1, "seed": 7}, model, output, code=2)
+    assert "seed" in refused.stderr
+    assert "fresh=true" in refused.stderr
+
+
+def test_rollouts_can_be_read(model, tmp_path):
+    output = tmp_path / "run"
+    launch({**GRPO, **INLINE, "max_steps": 2}, model, output)
+    asked = [sys.executable, "-m", "r0.launch", "rollouts", str(output), "--step", "2", "--worst", "3"]
+    shown = subprocess.run(asked, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "reward" in shown.stdout
+
+
+def wait_for(condition, process, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the run did not come to its second step"
+        time.sleep(0.02)
+
+
+def assert_loads(folder):
+    code = (
+        "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); t = AutoTokenizer.from_pretrained(sys.argv[1]);"
+        "assert all(p.numel() and p.isfinite().all() for p in m.parameters()); assert t.chat_template"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment())
