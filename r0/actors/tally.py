@@ -47,12 +47,12 @@ class Tally:
         """A row of the critic."""
         self.value_sums = self.value_sums + sums
 
-    def step(self, loss: float, grad_norm: float | None, critic_norm: float | None) -> None:
+    def step(self, loss: float, grad_norm: float, critic_norm: float | None = None) -> None:
         """An optimizer update: its loss over all ranks, and the gradient norms before clipping."""
         self.losses.append(loss)
-        self.norms.append(float(grad_norm or 0.0))
+        self.norms.append(grad_norm)
         if critic_norm is not None:
-            self.critic_norms.append(float(critic_norm))
+            self.critic_norms.append(critic_norm)
 
     def count(self, tokens: int, rows: int, row_tokens: int) -> None:
         """This rank's share of one pass over the batch."""

@@ -157,7 +157,10 @@ class Updater:
         policy.step()
         if critic is not None:
             critic.step()
-        tally.step(loss_sum, policy.get_global_grad_norm(), critic.get_global_grad_norm() if critic is not None else None)
+        norms = [float(engine.get_global_grad_norm()) for engine in (policy, critic) if engine is not None]
+        if not all(map(math.isfinite, norms)):
+            raise BadLoss(f"the gradient norm is {max(norms)}; go back to the last checkpoint with a lower learning_rate")
+        tally.step(loss_sum, *norms)
 
     def _policy_row(self, batch: Batch, mini: MiniBatch, part: Slice, tally: Tally, first: bool) -> torch.Tensor:
         logp_C, entropy_C = run_row(self.networks.policy, part.row)

@@ -10,7 +10,10 @@ which are pickles: what is saved here loads with ``weights_only=True``.
 from __future__ import annotations
 
 import datetime
+import functools
+import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -63,6 +66,7 @@ def effective_stage(zero_stage: int, bf16: bool) -> int:
 
 def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float) -> Any:
     """A DeepSpeed engine with AdamW over the parameters that require a gradient; set the learning rate before every step."""
+    _quiet()
     import deepspeed
 
     stage = effective_stage(zero_stage, bf16)
@@ -81,7 +85,19 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    if replicated(engine):  # DeepSpeed clips here too, but forgets the norm
+        engine.clip_fp32_gradients = functools.partial(_clip, engine, max_grad_norm)
     return engine
+
+
+def _quiet() -> None:
+    """Warnings from DeepSpeed only, and none about the torch functions it calls."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.\w+` is deprecated")
+
+
+def _clip(engine: Any, max_norm: float) -> None:
+    engine._global_grad_norm = float(nn.utils.clip_grad_norm_(engine.module.parameters(), max_norm))
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,173 @@
+"""The learner's speed: shared-prefix rows against padded rows, as paired medians; outside Ray.
+
+    python benchmarks/learner.py                                  # 2 CPU cores, a model of 3.7 M parameters
+    python benchmarks/learner.py --device cuda --shape 1.5b       # random weights in the shape of DeepSeek-R1-Distill-Qwen-1.5B
+
+Padded rows compute one ``[prompt][completion]`` a line, padded to the longest, and log-probabilities at completion tokens only.
+On a GPU the share of the card's peak counts 6 · parameters · tokens (the output head at completion tokens only) and the attention
+over attended pairs; what gradient checkpointing computes again is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import statistics
+import tempfile
+import time
+
+import torch
+
+SHAPES = {  # vocabulary, width, intermediate width, layers, heads; always 2 key heads
+    "3.7m": (4096, 192, 768, 4, 6),
+    "1.5b": (151936, 1536, 8960, 28, 12),
+}
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bf16, per the makers
+
+
+def make_model(shape: str, folder: str, device: str) -> None:
+    """Write a random model (untied; bf16 for a GPU) as a Hugging Face folder."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = dict(zip(names, SHAPES[shape], strict=True))
+    config = Qwen2Config(**sizes, num_key_value_heads=2, max_position_embeddings=8192, tie_word_embeddings=False)
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    model.to(torch.bfloat16 if device == "cuda" else torch.float32).save_pretrained(folder)
+
+
+def make_groups(count: int, prompt: int, completion: int, generations: int, vocab: int, ragged: bool) -> list:
+    """Random groups; ``ragged`` draws completion lengths from [completion / 2, completion]."""
+    from r0.records import TrainCompletion, TrainGroup
+
+    draw = random.Random(0)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocab) for _ in range(n))
+
+    def one() -> TrainCompletion:
+        length = draw.randint(completion // 2, completion) if ragged else completion
+        return TrainCompletion(tokens(length), (-8.0,) * length, draw.random(), 0)
+
+    return [TrainGroup(tokens(prompt), tuple(one() for _ in range(generations))) for _ in range(count)]
+
+
+def work(config, groups: list) -> float:
+    """Floating-point operations that an update on shared-prefix rows needs: forward and backward."""
+    head = config.hidden_size * config.vocab_size
+    kv = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    layer = 2 * config.hidden_size * (config.hidden_size + kv) + 3 * config.hidden_size * config.intermediate_size
+    total = 0.0
+    for group in groups:
+        p, lengths = len(group.prompt_ids), [len(c.token_ids) for c in group.completions]
+        pairs = p * (p + 1) / 2 + sum(c * p + c * (c + 1) / 2 for c in lengths)
+        total += 6 * layer * config.num_hidden_layers * (p + sum(lengths)) + 6 * head * sum(lengths)
+        total += 12 * config.hidden_size * config.num_hidden_layers * pairs
+    return total
+
+
+def matmul_ceiling(device: torch.device) -> float:
+    """Operations a second of a large bf16 matrix product."""
+    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(20):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        a @ b
+        ended.record()
+        torch.cuda.synchronize()
+        times.append(began.elapsed_time(ended) / 1e3)
+    return 2 * 8192**3 / statistics.median(times)
+
+
+def timed(learner, groups: list) -> float:
+    """Seconds of one update."""
+    began = time.perf_counter()
+    learner.update(groups, 0)
+    if learner.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def use_rows(learner, shared: bool) -> None:
+    """Switch a learner between shared-prefix and padded rows."""
+    from r0.actors import attention
+
+    learner.networks = dataclasses.replace(learner.networks, shared_prefix=shared)
+    learner.updater.networks = learner.networks
+    learner.networks.policy.module.model.set_attn_implementation(attention.NAME if shared else "sdpa")
+
+
+def measure(learner, groups: list, repeats: int) -> dict[str, tuple[float, float]]:
+    """Median seconds and peak GiB of both kinds of rows, taken in turn."""
+    times: dict[str, list[float]] = {"shared": [], "padded": []}
+    peak: dict[str, float] = {}
+    cuda = learner.device.type == "cuda"
+    for repeat in range(repeats + 1):
+        for kind in times:
+            use_rows(learner, kind == "shared")
+            if cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            seconds = timed(learner, groups)
+            peak[kind] = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+            if repeat:  # the first is warm-up
+                times[kind].append(seconds)
+    return {kind: (statistics.median(values), peak[kind]) for kind, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=tuple(SHAPES))
+    parser.add_argument("--prompts", type=int, nargs="+", default=[512, 2048], help="prompt tokens")
+    parser.add_argument("--completion", type=int, help="completion tokens (CPU 128, GPU 256)")
+    parser.add_argument("--generations", type=int, default=8)
+    parser.add_argument("--groups", type=int, help="groups an update (CPU 4, GPU 16)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--row-tokens", type=int, help="token budget of a row (CPU 8192, GPU 16384)")
+    parser.add_argument("--ragged", action="store_true", help="completions of unlike length")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    cuda = args.device == "cuda"
+    shape = args.shape or ("1.5b" if cuda else "3.7m")
+    completion = args.completion or (256 if cuda else 128)
+
+    from r0.actors.learner import Learner
+    from r0.config.commands import StageAConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(shape, folder, args.device)
+        config = StageAConfig(
+            algo="grpo",
+            gradient_checkpointing=cuda,
+            learner={"row_tokens": args.row_tokens or (16384 if cuda else 8192), "cpus": float(args.threads)},
+        )
+        learner = Learner(config, folder, 1000, device=args.device)
+    model = learner.networks.policy.module.model
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{shape}: {parameters / 1e6:.1f} M parameters, {model.dtype}, {args.device}, G={args.generations}, C={completion}")
+    if cuda:
+        name = torch.cuda.get_device_name()
+        peak = next((value for key, value in PEAKS.items() if key in name), 0.0)
+        ceiling = matmul_ceiling(learner.device)
+        print(f"{name}: peak {peak / 1e12:.0f} Tflop/s, measured matrix product {ceiling / 1e12:.0f} Tflop/s")
+    for prompt in args.prompts:
+        count = args.groups or (16 if cuda else 4)
+        groups = make_groups(count, prompt, completion, args.generations, model.config.vocab_size, args.ragged)
+        found = measure(learner, groups, args.repeats)
+        tokens = sum(len(g.prompt_ids) + sum(len(c.token_ids) for c in g.completions) for g in groups)
+        flops = work(model.config, groups)
+        (shared, shared_gib), (padded, padded_gib) = found["shared"], found["padded"]
+        speed = f"{padded / shared:.2f}x; {tokens / shared:,.0f} tokens/s"
+        print(f"P={prompt}: shared {shared:.3f} s, padded {padded:.3f} s, {speed}", flush=True)
+        if cuda:
+            of_peak = f"{flops / shared / peak:.1%} of peak, " if peak else ""
+            print(f"  {of_peak}{flops / shared / ceiling:.1%} of the measured product; {shared_gib:.1f} / {padded_gib:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
