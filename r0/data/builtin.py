@@ -1,14 +1,15 @@
 """The built-in task: does a short document name every concept of a query, and connect them in one sentence?
 
 Synthetic, a pure function of (index, seed), plain Python. Row ``i`` is made without the rows before it. A query names two or
-three concepts; a document is three to five sentences, each with its own place ("In Rome the river shapes the tax."). It is
+three concepts; a document is three to five sentences, each with its own place ("The river shapes the tax in Rome."). It is
 
 * ``connected`` (half of the rows, relevant): one sentence holds all concepts and a verb that relates them;
 * ``unconnected`` (the hard negatives): every concept is there, but they are spread over two or three sentences;
 * ``missing``: one concept or more is nowhere.
 
-The honest thought takes the concepts one by one, quotes the sentence that holds each, says whether it is the sentence of the
-first concept found, and concludes. ``warm_start_completion`` is the log of a careless labeller: see ``WarmStartFaults``.
+The honest thought takes the concepts one by one, quotes the sentence that holds each (from the concept on; the place at its end
+names the sentence), says whether it is the sentence of the first concept found, and concludes. ``warm_start_completion`` is the
+log of a careless labeller: see ``WarmStartFaults``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ DEMO_SYSTEM_PROMPT = (
 CONNECTED, UNCONNECTED, MISSING = "connected", "unconnected", "missing"
 
 # Share of the rows of each kind. Half are relevant, so a constant answer is right half of the time.
-KIND_SHARES: tuple[tuple[str, float], ...] = ((CONNECTED, 0.5), (UNCONNECTED, 0.35), (MISSING, 0.15))
+Shares = tuple[tuple[str, float], ...]
+KIND_SHARES: Shares = ((CONNECTED, 0.5), (UNCONNECTED, 0.35), (MISSING, 0.15))
 
 _CONCLUSIONS = {
     CONNECTED: "So all are connected.",
@@ -118,9 +120,9 @@ def _sentence(rng: random.Random, place: str, group: list[str], others: Iterator
     nouns = group + [next(others) for _ in range(size - len(group))]
     rng.shuffle(nouns)
     if size == 1:
-        return f"In {place} the {nouns[0]} {rng.choice(STATES)}."
+        return f"The {nouns[0]} {rng.choice(STATES)} in {place}."
     tail = " and the ".join(nouns[1:])
-    return f"In {place} the {nouns[0]} {rng.choice(RELATIONS)} the {tail}."
+    return f"The {nouns[0]} {rng.choice(RELATIONS)} the {tail} in {place}."
 
 
 def concepts_of(query: str) -> tuple[str, ...]:
@@ -136,6 +138,12 @@ def look_up(concept: str, document: str) -> str | None:
     return None
 
 
+def quote(concept: str, document: str) -> str:
+    """The sentence that holds the concept, from the concept on; or the words that say there is none."""
+    sentence = look_up(concept, document)
+    return _ABSENT if sentence is None else sentence[f" {sentence}".index(f" {concept} ") :]
+
+
 def kind_of(concepts: tuple[str, ...], document: str) -> str:
     """The kind of a document, read off its text: what a judge who makes no mistakes finds."""
     found = [look_up(concept, document) for concept in concepts]
@@ -145,23 +153,24 @@ def kind_of(concepts: tuple[str, ...], document: str) -> str:
 
 
 def honest_thought(concepts: tuple[str, ...], document: str) -> str:
-    """The thought that checks every concept and then the connection; about 25 to 55 tokens of r0-tiny."""
+    """The thought that checks every concept and then the connection; about 18 to 45 tokens of r0-tiny."""
     steps: list[str] = []
     first: str | None = None
     for concept in concepts:
-        quote = look_up(concept, document)
-        steps.append(f"Check {concept}: {quote or _ABSENT}")
-        if first is not None and quote is not None:
-            steps.append(_SAME if quote == first else _OTHER)
-        first = first or quote
+        sentence = look_up(concept, document)
+        steps.append(f"Check {concept}: {quote(concept, document)}")
+        if first is not None and sentence is not None:
+            steps.append(_SAME if sentence == first else _OTHER)
+        first = first or sentence
     return " ".join([*steps, _CONCLUSIONS[kind_of(concepts, document)]])
 
 
-def builtin_task(index: int, seed: int, sentences: int = 0) -> PointwiseTask:
-    """Row ``index`` of the task with this seed, with its honest thought. ``sentences`` asks for a longer document."""
+def builtin_task(index: int, seed: int, sentences: int = 0, shares: Shares = KIND_SHARES) -> PointwiseTask:
+    """Row ``index`` of the task with this seed, with its honest thought. ``sentences`` asks for a longer document, ``shares`` for
+    other shares of the kinds (the last takes what is left)."""
     rng = address("builtin", seed, index)
-    draw, kind = rng.random(), MISSING
-    for name, share in KIND_SHARES:
+    draw, kind = rng.random(), shares[-1][0]
+    for name, share in shares:
         if draw < share:
             kind = name
             break
@@ -204,7 +213,7 @@ def warm_start_completion(task: PointwiseTask, seed: int, faults: WarmStartFault
 
 def lookup_correct(task: PointwiseTask, think: str) -> bool:
     """Whether a thought looks up every concept of the query rightly: its sentence quoted, or called absent."""
-    wanted = (f"Check {name}: {look_up(name, task.document) or _ABSENT}" for name in concepts_of(task.query))
+    wanted = (f"Check {name}: {quote(name, task.document)}" for name in concepts_of(task.query))
     return all(step in think for step in wanted)
 
 

@@ -28,7 +28,7 @@ NOUNS: tuple[str, ...] = words_of(
     """
 )
 
-# A sentence begins "In PLACE"; a document uses each place once, so that the place names the sentence.
+# A sentence ends "in PLACE"; a document uses each place once, so that the place names the sentence.
 PLACES: tuple[str, ...] = words_of(
     """
     Rome Paris London Berlin Madrid Vienna Prague Warsaw Athens Cairo Delhi Tokyo Lima Quito Havana Boston Dublin Oslo
