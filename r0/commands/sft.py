@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+
 from r0.commands.plan import plan
 from r0.config import SftConfig
 
 
 def run(config: SftConfig, dry_run: bool) -> int:
-    """Train, or say what would be done."""
+    """Train, or say what would be done. Returns the exit code: 128 + signal when it was stopped and saved."""
     if dry_run:
         print(plan("sft", config))
         return 0
     from r0.supervised import sft
 
-    sft.run(config)
+    try:
+        sft.run(config)
+    except sft.Stopped as stopped:
+        print(f"r0: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     return 0

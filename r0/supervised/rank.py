@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import time
 import warnings
 from collections.abc import Mapping
@@ -25,12 +24,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from r0.actors.zero import effective_stage, start_distributed
 from r0.config import SftConfig
 from r0.errors import UserError
 from r0.supervised.examples import IGNORED, Collate, OpenRows, StepRows
 from r0.supervised.job import WHOLE, Channel, Job, Kind, Report, micro_batch
 from r0.supervised.save import known_pickles, save_model
 
+GROUP_TIMEOUT_S = 1800.0  # a collective that a rank never joins fails after this
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
 
@@ -63,24 +64,10 @@ def train_rank(job: Job, channel: Channel) -> None:
 
 
 def inline_rank(job: Job, channel: Channel) -> None:
-    """The one rank of ``ray.inline=true``, in this process."""
-    names = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    began = not dist.is_initialized()
-    if began:
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        train_rank(job, channel)
-    finally:
-        if began:
-            dist.destroy_process_group()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+    """The one rank of ``ray.inline=true``, in this process; its process group stays, for whoever needs one next."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    start_distributed(0, 1, "127.0.0.1:0", device, timeout_s=GROUP_TIMEOUT_S)
+    train_rank(job, channel)
 
 
 def training_arguments(job: Job) -> TrainingArguments:
@@ -102,7 +89,7 @@ def training_arguments(job: Job) -> TrainingArguments:
         gradient_checkpointing=config.gradient_checkpointing,
         # With ZeRO-3 a recomputed layer sees its weights gathered, which the other way takes for a change.
         gradient_checkpointing_kwargs={"use_reentrant": config.zero_stage == 3},
-        deepspeed=deepspeed_config(config.zero_stage),
+        deepspeed=deepspeed_config(config.zero_stage, half),
         seed=config.seed,
         save_strategy="steps",
         save_steps=min(job.save_every, job.steps),
@@ -118,11 +105,15 @@ def training_arguments(job: Job) -> TrainingArguments:
     )
 
 
-def deepspeed_config(zero_stage: int) -> dict[str, Any]:
-    """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build."""
+def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
+    """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
+
+    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones.
+    """
+    stage = effective_stage(zero_stage, half)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
-    zero: dict[str, Any] = {"stage": zero_stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
-    if zero_stage == 3:  # without the gather a save holds no weights at all
+    zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
+    if stage == 3:  # without the gather a save holds no weights at all
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
     return {
         "train_batch_size": "auto",

@@ -21,14 +21,14 @@ def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
 
     Each folder is written beside its place and renamed: it is whole or not there.
     """
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered under ZeRO-3; collective
+    split = job.config.zero_stage == 3
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # gathers; collective
     if dist.get_rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         if job.config.lora.r:
             with _whole_folder(Path(job.run) / "adapter") as folder:
                 model.save_pretrained(folder, state_dict=weights)
-                dtype = next(iter(weights.values())).dtype
-            model, weights = _merged(job, dtype), None
+            model, weights = _merged(job, model.dtype), None
         model.config.use_cache = True
         with _whole_folder(Path(job.run) / "model") as folder:
             model.save_pretrained(folder, state_dict=weights)
@@ -39,7 +39,9 @@ def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
 def _merged(job: Job, dtype: torch.dtype) -> Any:
     """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
     from peft import PeftModel
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
     base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
     return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload().to(dtype)
 
