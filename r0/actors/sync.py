@@ -68,7 +68,7 @@ def make_sender(
     if backend in ("nccl", "ipc"):
         from r0.actors.vllm_sync import VllmSender
 
-        return VllmSender(backend, source, workers, rank, deadline_s, bucket_bytes, tensor_parallel_size)
+        return VllmSender(backend, source, workers, rank, world, deadline_s, bucket_bytes, tensor_parallel_size)
     if backend != "gloo":
         raise UserError(f"sync.backend: {backend} is none of local, gloo, nccl, ipc")
     if rank != 0:

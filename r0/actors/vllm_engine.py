@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from r0.actors.engine import EngineSettings, check_length, stop_ids
+from r0.actors.transfer import TransferError
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
 
@@ -49,6 +50,7 @@ class VllmEngine:
         self._settings = settings
         self._stop_ids = sorted(stop_ids(Path(settings.model)))
         self._version = 0
+        self._broken = False
         self._llm = _start(settings)
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
@@ -94,13 +96,22 @@ class VllmEngine:
         self._llm.init_weight_transfer_engine({"init_info": info})
 
     def start_weight_update(self) -> None:
-        """Make ready for new weights. Until they are complete the engine has no version."""
+        """Make ready for new weights. Until they are complete the engine has no version.
+
+        Raises:
+            TransferError: an earlier update broke off; what it left cannot be loaded over.
+        """
+        if self._broken:
+            raise TransferError("weight transfer: an earlier update of this engine broke off; the worker must be started anew")
+        if self._version >= 0:  # else an update was announced, but nothing sent
+            self._llm.start_weight_update()
         self._version = -1
-        self._llm.start_weight_update()
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights."""
+        self._broken = True
         self._llm.update_weights({"update_info": info})
+        self._broken = False
 
     def finish_weight_update(self, version: int) -> None:
         """Put the new weights to use, and drop the key-values that the old ones computed (vLLM does not by itself)."""
@@ -172,7 +183,7 @@ def _on_cpu(settings: EngineSettings) -> dict[str, Any]:
     return {
         # A seeded request crashes the CPU build when its prompt is prefilled in chunks.
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, 8192),
+        "max_num_batched_tokens": max(settings.max_model_len, min(8192, settings.max_model_len * settings.max_num_seqs)),
         "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
         "block_size": CPU_BLOCK,
     }
