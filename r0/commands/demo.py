@@ -62,7 +62,7 @@ def warm_start_config(config: DemoConfig, output: Path) -> SftConfig:
         system_prompt=config.system_prompt,
         max_prompt_tokens=config.max_prompt_tokens,
         builtin_rows=start.rows,
-        heldout_share=0.0,
+        heldout_share=config.heldout_share,  # the same queries stay unseen
         zero_stage=0,
         ray=config.ray,
     )
