@@ -136,10 +136,10 @@ class GlooSender:
         ]
         mine = meetings[0]
         with Beside(workers, "init_weight_transfer_engine", [(meeting.info(),) for meeting in meetings], deadline_s) as joining:
-            self._group = join(mine, 0, store)
+            group = join(mine, 0, store)
             joining.result()
         self._store = store  # it must outlive the group
-        self._sender = BucketSender(self._group, cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), deadline_s)
+        self._sender = BucketSender(group, cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), deadline_s)
 
     def send(self, version: int) -> float:
         """See Sender."""
@@ -152,6 +152,7 @@ class GlooSender:
                 receiving.result()
             self._call("finish_weight_update", version)
         except BaseException:
+            self._sender.close()  # ends the receivers' wait
             for _ in weights:  # the other ranks gather to the end: leave none of them waiting
                 pass
             raise
@@ -159,7 +160,7 @@ class GlooSender:
 
     def close(self) -> None:
         """Leave the group; the workers' next receive fails at once."""
-        self._group.shutdown()
+        self._sender.close()
 
     def _call(self, method: str, *arguments: Any) -> None:
         call_each(self._workers, method, [arguments] * len(self._workers), self._deadline_s, "rollout")

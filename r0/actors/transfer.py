@@ -133,7 +133,7 @@ class Sender:
     """Rank 0's side of a transfer group."""
 
     def __init__(self, group: ProcessGroupGloo, buckets: Sequence[Sequence[Entry]], deadline_s: float):
-        self._group = group
+        self._group: ProcessGroupGloo | None = group
         self._buckets = buckets
         self._deadline_s = deadline_s
         # A parameter alone in its bucket is sent from where it lies; only packed buckets need memory.
@@ -166,6 +166,10 @@ class Sender:
             self._wait(work)
         if (extra := next(stream, None)) is not None:
             raise TransferError(f"weight transfer: the source has a parameter {extra[0]} that it did not declare")
+
+    def close(self) -> None:
+        """Leave the group; the receivers' wait ends at once."""
+        self._group = None  # its sockets close with it
 
     def _broadcast(self, flat: torch.Tensor) -> Any:
         return _broadcast(self._group, flat, self._deadline_s)
@@ -208,14 +212,10 @@ class Receiver:
 
     def close(self) -> None:
         """Leave the group; the sender's wait ends at once."""
-        if self._group is not None:
-            self._group.shutdown()
-        self._group = None
+        self._group = None  # its sockets close with it
         self._arenas = []
 
     def _post(self, index: int) -> tuple[torch.Tensor, Any]:
-        if self._group is None:
-            raise TransferError("weight transfer: the group was closed after an error; the worker must be started anew")
         flat = self._memory(size(self._buckets[index]))
         return flat, _broadcast(self._group, flat, self._deadline_s)
 
@@ -245,7 +245,9 @@ def _expect(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.T
     return tensor.detach()
 
 
-def _broadcast(group: ProcessGroupGloo, flat: torch.Tensor, deadline_s: float) -> Any:
+def _broadcast(group: ProcessGroupGloo | None, flat: torch.Tensor, deadline_s: float) -> Any:
+    if group is None:
+        raise TransferError("weight transfer: the group was left after an error; connect anew")
     options = BroadcastOptions()
     options.rootRank = 0
     options.rootTensor = 0
