@@ -68,6 +68,49 @@ class _Backbone(nn.Module):
         return output.last_hidden_state.flatten(0, 1).index_select(0, source_C)
 
 
+class TokenHead(nn.Module):
+    """The output head, a chunk of positions at a time; each chunk's logits are computed again in the backward pass.
+
+    A module of its own around all chunks, because ZeRO-3 gathers the head's weight each time a module that owns it is entered,
+    and ranks whose rows have unlike numbers of chunks would wait for each other in different places (see ``borrowed``).
+
+    Args:
+        linear: the model's output head (not registered here again: it belongs to the model).
+        temperature: of the sampled distribution.
+        chunk: positions whose logits exist at one time.
+    """
+
+    def __init__(self, linear: nn.Linear, temperature: float, chunk: int):
+        super().__init__()
+        self._linear = [linear]  # in a list: nn.Module would register it
+        self.temperature = temperature
+        self.chunk = chunk
+
+    @property
+    def borrowed(self) -> list[nn.Parameter]:
+        """Parameters of another module that ZeRO-3 has to gather for this one."""
+        return list(self._linear[0].parameters())
+
+    def forward(self, hidden_CD: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies [C], float32."""
+        weight, bias = self._linear[0].weight, self._linear[0].bias
+
+        def chunk(hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return token_logprobs(nn.functional.linear(hidden_ND, weight, bias), target_N, self.temperature)
+
+        logps, entropies = [], []
+        for hidden_ND, target_N in zip(hidden_CD.split(self.chunk), target_C.split(self.chunk), strict=True):
+            if torch.is_grad_enabled():
+                found = checkpoint(
+                    chunk, hidden_ND, target_N, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+                )
+            else:
+                found = chunk(hidden_ND, target_N)
+            logps.append(found[0])
+            entropies.append(found[1])
+        return torch.cat(logps), torch.cat(entropies)
+
+
 class PolicyModel(_Backbone):
     """A causal language model that gives log-probabilities of completion tokens.
 
@@ -77,15 +120,18 @@ class PolicyModel(_Backbone):
         chunk: positions whose logits exist at one time.
 
     Raises:
-        UserError: the model has no plain output head.
+        UserError: the model has no plain linear output head.
     """
 
     def __init__(self, model: nn.Module, temperature: float, chunk: int):
         super().__init__(model)
-        if model.get_output_embeddings() is None:
-            raise UserError(f"{type(model).__name__} has no output head; r0 trains decoder language models (…ForCausalLM)")
-        self.temperature = temperature
-        self.chunk = chunk
+        linear = model.get_output_embeddings()
+        if type(linear) is not nn.Linear:
+            raise UserError(
+                f"{type(model).__name__}: the output head is {type(linear).__name__}, not a plain linear layer; r0 trains "
+                "decoder language models (…ForCausalLM), with adapters on other layers than the head"
+            )
+        self.head = TokenHead(linear, temperature, chunk)
 
     def forward(
         self,
@@ -96,21 +142,7 @@ class PolicyModel(_Backbone):
         layout: Layout | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities [C] and entropies [C] (without gradient) of a row's completion tokens, float32."""
-        hidden_CD = self._hidden_CD(input_ids, position_ids, source_C, layout)
-        logps, entropies = [], []
-        for hidden_ND, target_N in zip(hidden_CD.split(self.chunk), target_C.split(self.chunk), strict=True):
-            if torch.is_grad_enabled():
-                logp_N, entropy_N = checkpoint(
-                    self._chunk, hidden_ND, target_N, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-                )
-            else:
-                logp_N, entropy_N = self._chunk(hidden_ND, target_N)
-            logps.append(logp_N)
-            entropies.append(entropy_N)
-        return torch.cat(logps), torch.cat(entropies)
-
-    def _chunk(self, hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return token_logprobs(self.model.get_output_embeddings()(hidden_ND), target_N, self.temperature)
+        return self.head(self._hidden_CD(input_ids, position_ids, source_C, layout), target_C)
 
 
 class CriticModel(_Backbone):

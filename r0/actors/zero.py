@@ -70,6 +70,10 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
     import deepspeed
 
     stage = effective_stage(zero_stage, bf16)
+    if stage == 3:
+        for part in module.modules():
+            for parameter in getattr(part, "borrowed", ()):
+                deepspeed.zero.register_external_parameter(part, parameter)
     # Fused: one pass over weights and moments. ZeRO 3 hands its partitions over one by one, which the plain loop does as well.
     optimizer = torch.optim.AdamW(_decay_groups(module, weight_decay), lr=0.0, betas=BETAS, fused=stage != 3)
     config: dict[str, Any] = {

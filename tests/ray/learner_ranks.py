@@ -1,0 +1,185 @@
+"""Runs learner ranks in processes of their own, and the same updates in plain torch on one sequence at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+import multiprocessing
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+from learner_models import plain_logprobs, random_groups, tiny_model
+
+from r0.actors.deal import deal
+from r0.config.commands import StageAConfig
+from r0.records import TrainGroup
+
+__all__ = ["Job", "plain_training", "random_groups", "run_ranks", "tiny_model"]
+Batches = list[list[TrainGroup]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Updates on some batches: the weights after them, or whether a resumed learner ends with the same."""
+
+    name: str
+    config: dict
+    batches: Batches
+    model: Path
+    resume: bool = False
+
+
+def run_ranks(world: int, jobs: list[Job], folder: Path) -> dict[str, dict]:
+    """Results of all jobs by name, as rank 0 wrote them; ``world`` processes do all jobs one after another."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(r, world, port, jobs, folder)) for r in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+    alive = [process for process in ranks if process.is_alive()]
+    for process in alive:
+        process.kill()
+    assert not alive, "a rank hangs"
+    assert [process.exitcode for process in ranks] == [0] * world
+    return torch.load(folder / "results.pt", weights_only=True)
+
+
+def _rank(rank: int, world: int, port: int, jobs: list[Job], folder: Path) -> None:
+    torch.set_num_threads(1)
+    results = {}
+    for job in jobs:
+        results[job.name] = (_resume if job.resume else _train)(job, rank, world, f"127.0.0.1:{port}", folder / job.name)
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
+
+
+def _learner(job: Job, rank: int, world: int, master: str):
+    from r0.actors.learner import Learner
+
+    return Learner(StageAConfig(**job.config), str(job.model), 10, rank, world, master, "cpu")
+
+
+def _update(learner, job: Job, step: int) -> dict[str, float]:
+    section = learner.config.section
+    shares = deal(job.batches[step], learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step)
+    share = shares[learner.rank]
+    return learner.update(share.groups, 0, share.schedule)
+
+
+def _weights(learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.weights()}
+
+
+def _train(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
+    learner = _learner(job, rank, world, master)
+    figures = [_update(learner, job, step) for step in range(len(job.batches))]
+    learner.save_model(str(folder))
+    return {"weights": _weights(learner), "figures": figures, "shared_prefix": learner.networks.shared_prefix}
+
+
+def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
+    first = _learner(job, rank, world, master)
+    _update(first, job, 0)
+    first.save(str(folder))
+    figures = [_update(first, job, 1)]
+    second = _learner(job, rank, world, master)
+    second.load(str(folder))
+    figures.append(_update(second, job, 1))
+    return {"first": _weights(first), "second": _weights(second), "figures": figures}
+
+
+def plain_training(config: StageAConfig, model, batches: Batches) -> dict[str, torch.Tensor]:
+    """The same updates by the book: one sequence a forward, whole mini-batch in one graph, torch's AdamW, one process."""
+    reference = copy.deepcopy(model)
+    critic = copy.deepcopy(model.model) if config.algo == "ppo" else None
+    head = torch.nn.Linear(model.config.hidden_size, 1)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    networks = [list(model.parameters())]
+    if critic is not None:
+        networks.append([*critic.parameters(), *head.parameters()])
+    optimizers = [torch.optim.AdamW(group, lr=config.learning_rate, weight_decay=0.0) for group in networks]
+
+    def values(group: TrainGroup, s: int) -> torch.Tensor:
+        tokens = group.completions[s].token_ids
+        hidden = critic(torch.tensor([group.prompt_ids + tokens])).last_hidden_state[0]
+        return head(hidden[len(group.prompt_ids) - 1 : -1])[:, 0]
+
+    for step, groups in enumerate(batches):
+        known = _first_passes(config, model, reference, values if critic is not None else None, groups)
+        section = config.section
+        (share,) = deal(groups, 1, section.num_ppo_epochs, section.num_mini_batches, config.seed, step)
+        for epoch in share.schedule:
+            for mini in epoch:
+                items = [(g, s) for g in mini for s in range(len(groups[g].completions))]
+                _plain_step(config, model, values, groups, items, known, optimizers, networks)
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _first_passes(config, model, reference, values, groups) -> dict:
+    """(group, sample) → old log-probabilities, old values, advantages and returns, each [tokens]."""
+    known = {}
+    with torch.no_grad():
+        for g, group in enumerate(groups):
+            rewards = torch.tensor([c.reward for c in group.completions])
+            for s, completion in enumerate(group.completions):
+                old = plain_logprobs(model, group, s, config.temperature)
+                entry = {"old": old, "rollout": torch.tensor(completion.logprobs)}
+                if config.algo == "grpo":
+                    entry["advantage"] = ((rewards[s] - rewards.mean()) / (rewards.std() + 1e-4)).expand_as(old)
+                else:
+                    ref = plain_logprobs(reference, group, s, config.temperature)
+                    value = values(group, s)
+                    reward = -config.kl_coef * (old - ref)
+                    reward[-1] += completion.reward
+                    entry |= {"value": value, "advantage": _gae(reward, value, config.ppo.gamma, config.ppo.lam)}
+                    entry["return"] = entry["advantage"] + value
+                known[g, s] = entry
+    if config.algo == "ppo":
+        every = torch.cat([entry["advantage"] for entry in known.values()])
+        for entry in known.values():
+            entry["advantage"] = (entry["advantage"] - every.mean()) / (every.var(unbiased=False) + 1e-8).sqrt()
+    return known
+
+
+def _gae(reward: torch.Tensor, value: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
+    found, following, after = torch.zeros_like(reward), 0.0, 0.0
+    for t in reversed(range(len(reward))):
+        delta = reward[t] + gamma * after - value[t]
+        following = delta + gamma * lam * following
+        found[t], after = following, value[t]
+    return found
+
+
+def _plain_step(config, model, values, groups, items, known, optimizers, networks) -> None:
+    total = sum(len(known[item]["old"]) for item in items)
+    losses = [torch.zeros(()), torch.zeros(())]
+    for g, s in items:
+        entry = known[g, s]
+        logp = plain_logprobs(model, groups[g], s, config.temperature)
+        ratio = (logp - entry["old"]).exp()
+        low, high = (0.2, 0.28) if config.algo == "grpo" else (config.ppo.cliprange, config.ppo.cliprange)
+        surrogate = torch.maximum(-ratio * entry["advantage"], -ratio.clamp(1 - low, 1 + high) * entry["advantage"])
+        if config.algo == "grpo":
+            surrogate = surrogate * (entry["old"] - entry["rollout"]).exp().clamp(max=3.0)
+        else:
+            value = values(groups[g], s)
+            held = entry["value"] + (value - entry["value"]).clamp(-config.ppo.cliprange_value, config.ppo.cliprange_value)
+            error = torch.maximum((value - entry["return"]).square(), (held - entry["return"]).square())
+            losses[1] = losses[1] + config.ppo.vf_coef * 0.5 * error.sum() / total
+        losses[0] = losses[0] + surrogate.sum() / total
+    for optimizer, parameters, loss in zip(optimizers, networks, losses, strict=False):
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.learner.max_grad_norm)
+        assert math.isfinite(float(norm))
+        optimizer.step()
