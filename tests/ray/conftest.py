@@ -1,0 +1,26 @@
+"""One local Ray for all tests of this folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """Ray with 4 declared cores on this machine, whatever it has."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=200 * 2**20,
+        log_to_driver=True,
+        logging_level=logging.WARNING,
+        namespace="r0-tests",
+    )
+    yield ray
+    ray.shutdown()
