@@ -3,8 +3,8 @@
 r0's own markup is ``<think>``, ``<answer>``, ``<query>``, ``<document>`` and their closings; chat templates mark turns with
 ``<|…|>`` (or ``<｜…｜>``) and with the texts of a tokenizer's added tokens. Where a query, a document or a thought spells one of
 these, whatever the case and whatever white space stands behind the ``<`` or ``</``, its ``<`` is written ``‹`` (U+2039).
-Nothing else changes: ``a < b``, ``<p>`` and ``<thinking>`` stay as they are, and the text keeps its length in characters. So a tag in
-data stays readable for people and models, and is never a tag.
+Nothing else changes: ``a < b``, ``<p>`` and ``<thinking>`` stay as they are, and the text keeps its length in characters. So a
+tag in data stays readable for people and models, and is never a tag.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def tag_pattern(added_texts: Iterable[str] = ()) -> re.Pattern[str]:
     Args:
         added_texts: texts of a tokenizer's added tokens; those that begin with ``<`` count as markup too.
     """
-    added = sorted({re.escape(text[1:]) for text in added_texts if text.startswith("<") and len(text) > 1})
+    added = sorted({re.escape(text[1:]) for text in added_texts if text[:1] == "<" and text[1:2] not in ("", "|", "｜")})
     # Possessive repeats: a long run of white space after "<" is looked at once.
     forms = [rf"\s*+(?:/\s*+)?(?:{'|'.join(TAG_NAMES)})(?!\w)", "[|｜]", *added]
     return re.compile(f"<(?={'|'.join(forms)})", re.IGNORECASE)
