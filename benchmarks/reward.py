@@ -3,8 +3,8 @@
     python benchmarks/reward.py [--repeats 7]
 
 Measured is ``CompletionReader.verdict`` and the reward from sampled ids and decoded text (of about 1 kB), then the same with the
-decoding, then single hostile completions of 100 kB, decoding included. Medians over the repeats, in CPU time of one core; the tokenizer is trained here
-(byte-level BPE, 4,096 tokens), so nothing is downloaded.
+decoding, then single hostile completions of 100 kB, decoding included. Medians over the repeats, in
+CPU time of one core; the tokenizer is trained here (byte-level BPE, 4,096 tokens), so nothing is downloaded.
 """
 
 from __future__ import annotations
