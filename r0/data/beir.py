@@ -79,16 +79,14 @@ class BeirRows:
 
 
 def document_text(row: Row) -> str:
-    """``title. text``; the text alone without a title, and no second full stop behind a title that ends with one.
+    """``title. text``, as production logs join them; the text alone without a title.
 
     Raises:
         BadLine: ``text`` is missing or not a string, or ``title`` is not a string.
     """
     title = text_of(row, "title", blank=True).strip() if "title" in row else ""
     text = text_of(row, "text", blank=True)
-    if not title:
-        return text
-    return f"{title} {text}" if title[-1] in ".?!。" else f"{title}. {text}"
+    return f"{title}. {text}" if title else text
 
 
 class _Table(NamedTuple):
