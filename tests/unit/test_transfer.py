@@ -46,6 +46,11 @@ def connect(world: int, bucket_bytes: int, deadline_s: float = 20.0) -> tuple[Se
         return sender, [each.result() for each in joining], store
 
 
+def send_often(sender: Sender) -> None:
+    for _ in range(100):  # small messages fit the socket's buffer
+        sender.send(iter(weights(0)))
+
+
 def test_buckets_hold_whole_parameters_within_the_limit_and_in_order():
     place = meeting(2, 8000)
     buckets = cut(place.names, place.dtypes, place.shapes, 8000)
@@ -97,8 +102,7 @@ def test_a_receiver_that_does_not_receive_raises_at_the_deadline():
     sender, _receivers, _store = connect(2, 8000, deadline_s=1.0)
     began = time.monotonic()
     with pytest.raises(TransferError, match="receivers gone or late"):
-        for _ in range(100):  # small messages fit the socket's buffer
-            sender.send(iter(weights(0)))
+        send_often(sender)
     assert time.monotonic() - began < 10
 
 
@@ -107,8 +111,7 @@ def test_a_receiver_that_leaves_ends_the_senders_wait():
     receivers[0].close()
     began = time.monotonic()
     with pytest.raises(TransferError, match="receivers gone or late"):
-        for _ in range(100):
-            sender.send(iter(weights(0)))
+        send_often(sender)
     assert time.monotonic() - began < 20
 
 

@@ -1,0 +1,105 @@
+"""Sampling with real vLLM in Ray actors: repeatable, addressed, and with the log-probabilities that a learner computes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from r0.actors.engine import EngineSettings, stop_ids
+from r0.actors.pool import Pool
+from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.errors import UserError
+from r0.records import Finish, SampleRequest
+from tests.helpers import tiny_model
+from tests.logprob_gap import gap, load
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pool(ray_session, folder):
+    """Two vLLM workers."""
+    actor = ray_session.remote(RolloutWorker).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+    pool = Pool("rollout", lambda index: actor.remote(None, index=index, settings=EngineSettings(folder, 256)), 2)
+    pool.all("version", deadline_s=300)
+    yield pool
+    pool.close()
+
+
+def requests(prompts: int = 6, samples: int = 4) -> list[SampleRequest]:
+    dice = random.Random(7)
+    asked = []
+    for prompt in range(prompts):
+        ids = tuple(dice.randrange(3, 259) for _ in range(20 + 23 * prompt))
+        asked += [SampleRequest(ids, 2**62 + 1000 * prompt + sample) for sample in range(samples)]
+    return asked
+
+
+def test_sampling_repeats_bit_for_bit_for_a_subset_and_in_another_worker(pool):
+    asked = requests()
+    everything, same = pool.each("sample", [(asked, 0.8, 48, False)] * 2, deadline_s=300)
+    assert everything == same
+    again, subset = pool.each("sample", [(asked, 0.8, 48, False), (asked[5:14], 0.8, 48, False)], deadline_s=300)
+    assert again == everything
+    assert subset == everything[5:14]
+    assert len({one.token_ids for one in everything}) > len(everything) // 2
+
+
+def test_two_workers_give_what_one_gives_in_the_order_of_the_requests(pool):
+    asked = requests()
+    (alone,) = pool.each("sample", [(asked, 0.8, 48, False)], deadline_s=300)
+    group = RolloutGroup(pool, deadline_s=300)
+    assert group.sample(asked, temperature=0.8, max_new_tokens=48) == alone
+    assert group.versions() == [0, 0]
+    assert group.sample([], temperature=0.8, max_new_tokens=48) == []
+
+
+def test_logprobs_are_those_of_the_sampled_distribution(pool, folder):
+    asked = requests()
+    group = RolloutGroup(pool, deadline_s=300)
+    for temperature in (0.7, 1.0, 1.3):
+        assert gap(load(folder), asked, group.sample(asked, temperature, 32), temperature) < 1e-3
+
+
+def test_completions_end_at_the_stop_id_or_the_limit_and_greedy_ignores_seeds(pool, folder):
+    stop = stop_ids(Path(folder))
+    asked = requests(prompts=3, samples=30)
+    group = RolloutGroup(pool, deadline_s=300)
+    sampled = group.sample(asked, temperature=1.5, max_new_tokens=64)
+    assert {one.finish for one in sampled} == {Finish.STOP, Finish.LENGTH}
+    for one in sampled:
+        assert (one.finish is Finish.STOP) == (one.token_ids[-1] in stop)
+        assert not stop & set(one.token_ids[:-1])
+        assert len(one.token_ids) == len(one.logprobs)
+        assert one.finish is Finish.STOP or len(one.token_ids) == 64
+    greedy = group.sample(asked[:3], temperature=1.5, max_new_tokens=8, greedy=True)
+    assert greedy[0] == greedy[1] == greedy[2]
+
+
+def test_hf_engine_and_vllm_agree(pool, folder):
+    asked = requests()
+    hf = RolloutWorker(None, settings=EngineSettings(folder, 256, engine="hf", transfer="local"))
+    (greedy,) = pool.each("sample", [(asked, 1.0, 16, True)], deadline_s=300)
+    same = hf.sample(asked, 1.0, 16, True)
+    assert [one.token_ids for one in same] == [one.token_ids for one in greedy]
+    assert [one.finish for one in same] == [one.finish for one in greedy]
+    worst = max(abs(x - y) for a, b in zip(same, greedy, strict=True) for x, y in zip(a.logprobs, b.logprobs, strict=True))
+    assert worst < 1e-3
+    hf.close()
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(pool):
+    with pytest.raises(ValueError, match="exceed max_model_len=256"):
+        pool.each("sample", [([SampleRequest(tuple(range(3, 203)), 1)], 1.0, 64, False)], deadline_s=300)
+
+
+def test_vllm_refuses_a_model_with_too_few_positions_before_it_loads(folder):
+    with pytest.raises(UserError, match="has 2048 positions"):
+        RolloutWorker(None, settings=EngineSettings(folder, 4096))

@@ -1,0 +1,141 @@
+"""Weight sync into real vLLM workers: right for tied and untied models, verified, few calls, and never waiting for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from r0.actors.engine import EngineSettings
+from r0.actors.pool import RoleDied, RoleTimeout, call_each
+from r0.actors.sync import make_sender
+from r0.actors.transfer import TransferError
+from r0.records import SampleRequest
+from tests.helpers import tiny_model
+from tests.logprob_gap import gap, load
+from tests.switching import Switching
+from tests.weight_source import ModelWeights
+
+pytestmark = pytest.mark.ray
+
+KINDS = [(arch, tied) for arch in ("qwen2", "qwen3", "llama") for tied in (True, False)]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}  # finds tests.switching
+BUCKET = 100_000  # bytes: several buckets, fused layers cut in two, the embedding larger than a bucket
+
+
+@pytest.fixture(scope="module")
+def workers(ray_session):
+    actor = ray_session.remote(Switching).options(num_cpus=1, runtime_env={"env_vars": ENVIRONMENT})
+    made = [actor.remote() for _ in range(2)]
+    yield made
+    for worker in made:
+        ray_session.kill(worker)
+
+
+def everywhere(workers, method: str, *arguments):
+    return call_each(workers, method, [arguments] * len(workers), 300.0)
+
+
+def requests() -> list[SampleRequest]:
+    return [SampleRequest(tuple(range(5 + i, 70 + i % 3)), 2**61 + i) for i in range(8)]
+
+
+@pytest.mark.parametrize(("arch", "tied"), KINDS)
+def test_after_every_sync_the_workers_hold_the_learners_weights(workers, tmp_path, arch, tied):
+    folder = tiny_model(tmp_path / "old", arch, tied)
+    learner = load(tiny_model(tmp_path / "new", arch, tied, seed=1))
+    everywhere(workers, "open", EngineSettings(folder, 128))
+    before = everywhere(workers, "sample", requests(), 1.0, 24, False)[0]
+    assert gap(load(folder), requests(), before) < 1e-3
+    assert gap(learner, requests(), before) > 0.5
+    sender = make_sender("gloo", ModelWeights(learner), workers, 0, 1, 60.0, BUCKET)
+    for version in (1, 2):
+        sender.send(version)
+        for sampled in everywhere(workers, "sample", requests(), 1.0, 24, False):
+            assert {one.version for one in sampled} == {version}
+            assert gap(learner, requests(), sampled) < 1e-3
+        with torch.no_grad():  # the next update of the learner; the same prompts, so a stale prefix cache would show
+            for parameter in learner.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    sender.close()
+
+
+def test_calls_do_not_depend_on_the_number_of_parameters(workers, tmp_path):
+    counts = []
+    for layers in (1, 6):
+        folder = tiny_model(tmp_path / str(layers), layers=layers)
+        everywhere(workers, "open", EngineSettings(folder, 128))
+        sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 60.0, BUCKET)
+        sender.send(1)
+        sender.send(2)
+        counts.append(everywhere(workers, "counted"))
+        sender.close()
+    assert counts[0] == counts[1] == [["init", *["start", "update", "finish"] * 2]] * 2
+
+
+def test_a_float32_learner_feeds_a_bfloat16_engine(workers, tmp_path):
+    folder = tiny_model(tmp_path / "old", scale=0.05)
+    learner = load(tiny_model(tmp_path / "new", seed=1, scale=0.05))
+    everywhere(workers[:1], "open", EngineSettings(folder, 128, dtype="bf16"))
+    sender = make_sender("gloo", ModelWeights(learner), workers[:1], 0, 1, 60.0, BUCKET)
+    sender.send(1)
+    (sampled,) = everywhere(workers[:1], "sample", requests(), 1.0, 24, False)
+    assert gap(learner, requests(), sampled) < 0.1
+    sender.close()
+
+
+def test_a_head_that_is_not_sent_is_an_error_and_not_silence(workers, tmp_path):
+    class Headless(ModelWeights):
+        def __iter__(self):
+            return (pair for pair in super().__iter__() if pair[0] != "lm_head.weight")
+
+    folder = tiny_model(tmp_path / "old", tied=False)
+    everywhere(workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", Headless(load(folder)), workers, 0, 1, 60.0, BUCKET)
+    with pytest.raises(Exception, match=r"1 parameters were not sent, the first is lm_head\.weight"):
+        sender.send(1)
+    assert everywhere(workers, "version") == [-1, -1]
+    with pytest.raises(Exception, match="incomplete after a failed sync"):
+        everywhere(workers, "sample", requests(), 1.0, 4, False)
+
+
+def test_memory_is_flat_over_fifty_syncs(workers, tmp_path):
+    folder = tiny_model(tmp_path / "m")
+    everywhere(workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 60.0, BUCKET)
+    worker, own = [], []
+    for version in range(1, 71):
+        sender.send(version)
+        if version in (20, 70):
+            worker.append(everywhere(workers, "memory"))
+            own.append(psutil.Process().memory_info().rss)
+    sender.close()
+    assert own[1] - own[0] < 8 * 2**20
+    assert all(after - before < 8 * 2**20 for before, after in zip(*worker, strict=True))
+
+
+def test_a_stopped_worker_raises_at_the_deadline_and_a_dead_one_at_once(ray_session, workers, tmp_path):
+    folder = tiny_model(tmp_path / "m")
+    everywhere(workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 5.0, BUCKET)
+    sender.send(1)
+    pid = everywhere(workers, "pid")[1]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with pytest.raises((RoleTimeout, TransferError)):
+            sender.send(2)
+        assert time.monotonic() - began < 20
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    os.kill(pid, signal.SIGKILL)
+    sender = None
+    began = time.monotonic()
+    with pytest.raises((RoleDied, RoleTimeout, TransferError)):
+        make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 5.0, BUCKET)
+    assert time.monotonic() - began < 30
