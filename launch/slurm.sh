@@ -14,6 +14,7 @@ set -euo pipefail
 output=$(realpath -m "$1"); shift
 export PATH="${R0_VENV:-$PWD/.venv}/bin:$PATH"
 
+export RAY_JOB_STOP_WAIT_TIME_S=240                        # a stopped job is killed after this; the default 3 s save nothing
 export RAY_AUTH_MODE=token                                 # srun hands the environment to every node
 RAY_AUTH_TOKEN=$(openssl rand -hex 32); export RAY_AUTH_TOKEN
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))

@@ -107,7 +107,8 @@ def ray_nodes(environment: dict[str, str], cpus: list[int]) -> Iterator[str]:
         for index, (count, agent) in enumerate(zip(cpus, agents, strict=True)):
             place = head if index == 0 else [f"--address=127.0.0.1:{gcs}"]
             command = ["ray", "start", "--block", "--disable-usage-stats", f"--num-cpus={count}",
-                       f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000", "--node-ip-address=127.0.0.1", *place]  # fmt: skip
+                       f"--dashboard-agent-listen-port={agent}", "--object-store-memory=200000000",
+                       "--node-ip-address=127.0.0.1", *place]  # fmt: skip
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             processes.append(subprocess.Popen(command, env=environment, **pipes))
             wait_for_nodes(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment, index + 1, processes[-1])
