@@ -104,7 +104,7 @@ def _roles(config: StageAConfig, rollout: Pool, reward: Pool, learner: Pool, pla
     return Roles(
         config,
         RolloutGroup(rollout, deadline_s=config.ray.sample_deadline_s),
-        RewardGroup(reward, deadline_s=config.reward.deadline_s),
+        RewardGroup(reward, config.reward.deadline_s, config.ray.start_deadline_s),
         LearnerGroup(learner, config),
         (rollout, reward, learner),
         placement,
