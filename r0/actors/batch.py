@@ -5,6 +5,7 @@ Dimensions: N completions of the share, T their tokens, end to end in the order 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 
 from r0.actors.comm import Comm
 from r0.actors.rows import Row, filler_row, padded_rows, shared_rows
+from r0.errors import UserError
 from r0.records import TrainGroup
 
 Schedule = Sequence[Sequence[Sequence[int]]]
@@ -28,7 +30,6 @@ class Batch:
 
     groups: Sequence[TrainGroup]
     first: dict[tuple[int, int], int]  # (group, sample) → position of its first token
-    number: dict[tuple[int, int], int]  # (group, sample) → completion
     seq_T: torch.Tensor
     rollout_T: torch.Tensor  # the rollout's log-probabilities
     fresh_T: torch.Tensor  # 1 where the rollout had the learner's weights, else 0
@@ -64,15 +65,28 @@ class MiniBatch:
     completions: int
 
 
-def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:
-    """Lay out a share.
+def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int) -> None:
+    """Look at a batch before any rank starts on it, because one that stops leaves the others waiting.
 
     Raises:
         StaleRollout: a completion's weight version is not in [version − max_staleness, version].
+        UserError: a reward is NaN or infinite.
         ValueError: a completion's tokens and log-probabilities differ in number.
     """
+    for g, group in enumerate(groups):
+        for s, completion in enumerate(group.completions):
+            _check_version(completion.version, version, max_staleness)
+            length = len(completion.token_ids)
+            if len(completion.logprobs) != length:
+                raise ValueError(f"group {g}, sample {s}: {length} tokens but {len(completion.logprobs)} log-probabilities")
+            if not math.isfinite(completion.reward):
+                raise UserError(f"group {g}, sample {s} has reward {completion.reward}; a reward must return finite numbers")
+
+
+def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:
+    """Lay out a share. Raises what ``check_groups`` raises."""
+    check_groups(groups, version, max_staleness)
     first: dict[tuple[int, int], int] = {}
-    number: dict[tuple[int, int], int] = {}
     lengths: list[int] = []
     rollout: list[float] = []
     fresh: list[bool] = []
@@ -80,12 +94,8 @@ def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, d
     group_numbers: list[int] = []
     for g, group in enumerate(groups):
         for s, completion in enumerate(group.completions):
-            _check_version(completion.version, version, max_staleness)
-            length = len(completion.token_ids)
-            if len(completion.logprobs) != length:
-                raise ValueError(f"group {g}, sample {s}: {length} tokens but {len(completion.logprobs)} log-probabilities")
-            first[g, s], number[g, s] = len(rollout), len(lengths)
-            lengths.append(length)
+            first[g, s] = len(rollout)
+            lengths.append(len(completion.token_ids))
             rollout += completion.logprobs
             fresh.append(completion.version == version)
             rewards.append(completion.reward)
@@ -94,7 +104,6 @@ def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, d
     return Batch(
         groups,
         first,
-        number,
         seq_T.to(device),
         torch.tensor(rollout, dtype=torch.float32, device=device),
         torch.tensor(fresh, dtype=torch.float32)[seq_T].to(device),

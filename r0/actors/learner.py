@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from r0.actors.batch import Schedule
+from r0.actors.batch import Schedule, check_groups
 from r0.actors.comm import Comm
 from r0.actors.deal import deal, even_schedule
 from r0.actors.networks import learner_dtype, load_networks
 from r0.actors.pool import Pool
 from r0.actors.update import Updater
 from r0.actors.weights import LearnerWeights, save_hf
-from r0.actors.zero import State, engine_state, load_engine_state, replicated, set_learning_rate, start_distributed
+from r0.actors.zero import (
+    State,
+    engine_state,
+    leave_distributed,
+    load_engine_state,
+    replicated,
+    set_learning_rate,
+    start_distributed,
+)
 from r0.config.commands import StageAConfig
 from r0.errors import UserError
 from r0.records import TrainGroup
@@ -62,7 +70,7 @@ class Learner:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, int(config.learner.cpus)))
-        start_distributed(rank, world, master, self.device, config.ray.update_deadline_s)
+        self._made_group = start_distributed(rank, world, master, self.device, config.ray.update_deadline_s)
         seed_everything(config.seed)
         self.networks = load_networks(config, model_path, self.device)
         self.updater = Updater(config, self.networks, Comm(world, self.device))
@@ -200,8 +208,8 @@ class Learner:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        if self._made_group:
+            leave_distributed()
 
 
 def seed_everything(seed: int) -> None:
@@ -245,8 +253,14 @@ class LearnerGroup:
             groups: the whole batch.
             version: of the learner's weights.
             step: of the run; with the seed it decides the order of the mini-batches.
+
+        Raises:
+            StaleRollout: a rollout's version is not allowed.
+            UserError: a reward is not finite.
+            RoleTimeout: the ranks did not finish within ``ray.update_deadline_s``.
         """
         section = self.config.section
+        check_groups(groups, version, self.config.sync.max_staleness)
         shares = deal(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
         return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]

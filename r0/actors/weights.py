@@ -156,12 +156,12 @@ def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
 
     source = weights.model
     with torch.device("meta"):
-        shell = AutoModelForCausalLM.from_config(source.config)
+        shell = AutoModelForCausalLM.from_config(source.config, dtype=source.dtype)
     if source.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    shell.generation_config = source.generation_config
     shell.config.use_cache = True
     shell.save_pretrained(folder, state_dict=state)
+    _copy_generation_settings(model_path, folder)
     _copy_tokenizer(model_path, folder)
     if adapter:
         _save_adapter(source, adapter, model_path, folder / "adapter")
@@ -185,6 +185,14 @@ def _save_adapter(model: Any, state: dict[str, torch.Tensor], model_path: str, f
     settings.inference_mode = True
     settings.save_pretrained(folder)
     save_file({name: t.contiguous() for name, t in state.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def _copy_generation_settings(model_path: str, folder: Path) -> None:
+    """As they are: transformers refuses to save some settings that it loads."""
+    from transformers.utils import cached_file
+
+    with contextlib.suppress(OSError):  # the model has none; what save_pretrained wrote stays
+        shutil.copyfile(cached_file(model_path, "generation_config.json"), folder / "generation_config.json")
 
 
 def _copy_tokenizer(model_path: str, folder: Path) -> None:

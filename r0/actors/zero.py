@@ -13,6 +13,7 @@ import datetime
 import functools
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -25,8 +26,10 @@ BETAS = (0.9, 0.999)
 State = dict[str, Any]  # tensors, numbers and lists of them: what torch.load(weights_only=True) gives back
 
 
-def start_distributed(rank: int, world: int, master: str, device: torch.device, timeout_s: float) -> None:
+def start_distributed(rank: int, world: int, master: str, device: torch.device, timeout_s: float) -> bool:
     """Join the process group (gloo on a CPU, nccl on a GPU), or use the one that this process is already in.
+
+    Returns whether the group was made here; the maker leaves it in the end (``leave_distributed``).
 
     Args:
         rank: of this process.
@@ -49,7 +52,8 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
         have = torch.distributed.get_world_size()
         if have != world:
             raise UserError(f"this process is in a group of {have} processes, the learner needs {world}; set ray.inline=false")
-        return
+        return False
+    _forget_groups()
     backend = "gloo" if device.type == "cpu" else "nccl"
     timeout = datetime.timedelta(seconds=timeout_s)
     if world == 1:
@@ -57,6 +61,22 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
     else:
         where = f"tcp://{master}"
         torch.distributed.init_process_group(backend, rank=rank, world_size=world, init_method=where, timeout=timeout)
+    return True
+
+
+def leave_distributed() -> None:
+    """Leave the process group (if any), so that this process can join another."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    _forget_groups()
+
+
+def _forget_groups() -> None:
+    """DeepSpeed keeps the groups of a process group that has ended (by us, or by an engine in this process): drop them."""
+    if "deepspeed" in sys.modules:
+        from deepspeed.utils import groups
+
+        groups._release_process_group_references(group=None)
 
 
 def effective_stage(zero_stage: int, bf16: bool) -> int:

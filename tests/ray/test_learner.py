@@ -43,6 +43,7 @@ def models(tmp_path_factory):
 def job(models):
     def make(kind: str, stage: int, name: str = "", resume: bool = False, model: str = "untied", **learner) -> Job:
         config = (GRPO if kind == "grpo" else PPO) | {"learner": LEARNER | {"zero_stage": stage} | learner}
+        config["gradient_checkpointing"] = "checkpointed" in name
         return Job(name or f"{kind}{stage}{model}", config, BATCHES if kind == "grpo" else EVEN, models / model, resume)
 
     return make
@@ -55,7 +56,7 @@ def check(found: dict, jobs: list[Job], folder: Path) -> None:
             assert all(torch.equal(result["first"][name], result["second"][name]) for name in result["first"]), each.name
             assert result["figures"][0] == result["figures"][1]
             continue
-        assert result["shared_prefix"]
+        assert result["shared_prefix"] == each.config["learner"].get("shared_prefix", True)
         if "lora" in each.config["learner"]:
             continue
         want = plain_training(StageAConfig(**each.config), load_causal(str(each.model), torch.float32), each.batches)
@@ -86,6 +87,8 @@ def test_every_zero_stage_ends_with_the_weights_of_plain_torch(world, job, tmp_p
     jobs = [job(kind, stage, model=model) for stage in range(4) for kind in ("grpo", "ppo") for model in ("untied", "tied")]
     jobs += [job("ppo", stage, f"resume{stage}{dtype}", True, dtype=dtype) for stage in range(4) for dtype in ("fp32", "bf16")]
     jobs += [job("grpo", stage, f"resume-lora{stage}", True, "tied", lora={"r": 4}) for stage in range(4)]
+    jobs += [job("ppo", stage, f"checkpointed{stage}") for stage in (0, 3)]
+    jobs += [job("ppo", stage, f"padded{stage}", shared_prefix=False) for stage in (0, 3)]
     check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
 
 
