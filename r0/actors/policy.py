@@ -42,7 +42,7 @@ class _TokenLogProb(torch.autograd.Function):
         """``∂ log p(y) / ∂ z = (1[y] − p) / temperature``."""
         p_NV, target_N = ctx.saved_tensors
         scale_N1 = (grad_N / ctx.temperature)[:, None]
-        grad_NV = p_NV * -scale_N1
+        grad_NV = p_NV.mul_(-scale_N1)  # nobody else holds it
         grad_NV.scatter_add_(1, target_N[:, None], scale_N1)
         return grad_NV, None, None
 

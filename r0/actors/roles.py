@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from r0.actors.engine import transfer_backend
-from r0.actors.learner import Learner, LearnerGroup
+from r0.actors.learner import Learner
+from r0.actors.learner_group import LearnerGroup
 from r0.actors.placement import Bundle, Placement, local_gpus
 from r0.actors.pool import Pool, call_each
 from r0.actors.reward import RewardGroup, RewardWorker

@@ -44,7 +44,7 @@ def run_ranks(world: int, jobs: list[Job], folder: Path) -> dict[str, dict]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(300)
+        process.join(800)
     alive = [process for process in ranks if process.is_alive()]
     for process in alive:
         process.kill()
