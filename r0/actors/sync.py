@@ -4,7 +4,8 @@ A sync is three calls a worker (start, update, finish) whatever the number of pa
 Each backend goes through vLLM's four weight transfer calls, which the Hugging Face engine answers too:
 
 - ``local``: the engine is in the same process and reads the learner's weights.
-- ``gloo``: buckets over a process group of their own (r0.actors.transfer), for CPUs and for engines without vLLM.
+- ``gloo``: buckets over a process group of their own (r0.actors.transfer), through shared memory where all are on one node; for
+  CPUs and for engines without vLLM.
 - ``nccl``, ``ipc``: vLLM's own trainer engines (r0.actors.vllm_sync), between GPUs and on a shared GPU.
 """
 
@@ -13,11 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Protocol
 
 from r0.actors.pool import call_each, is_actor
-from r0.actors.transfer import Meeting, Weights, cut, host_store, join
+from r0.actors.transfer import Meeting, Weights, cut, host_store, join, largest_slot
 from r0.actors.transfer import Sender as BucketSender
+from r0.actors.wires import Ring
 from r0.errors import UserError
 
 
@@ -117,29 +120,19 @@ class GlooSender:
 
     def __init__(self, source: Weights, workers: Sequence[Any], deadline_s: float, bucket_bytes: int, processes: int = 1):
         self._source, self._workers, self._deadline_s = source, list(workers), deadline_s
-        address = node_address(workers)
-        store = host_store(address, deadline_s)
-        meta = source.metadata()
-        meetings = [
-            Meeting(
-                address=address,
-                port=store.port,
-                rank=1 + index * processes,
-                world=1 + len(workers) * processes,
-                deadline_s=deadline_s,
-                bucket_bytes=bucket_bytes,
-                names=[each.name for each in meta],
-                dtypes=[str(each.dtype).removeprefix("torch.") for each in meta],
-                shapes=[list(each.shape) for each in meta],
-            )
-            for index in range(len(workers))
-        ]
-        mine = meetings[0]
-        with Beside(workers, "init_weight_transfer_engine", [(meeting.info(),) for meeting in meetings], deadline_s) as joining:
-            group = join(mine, 0, store)
-            joining.result()
-        self._store = store  # it must outlive the group
-        self._sender = BucketSender(group, cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), deadline_s)
+        mine = _meeting(source, node_address(workers), 1 + len(workers) * processes, deadline_s, bucket_bytes)
+        ring = Ring.create(largest_slot(cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), bucket_bytes))
+        self._store = host_store(mine.address, deadline_s)  # it must outlive the group
+        mine = replace(mine, port=self._store.port, ring=ring.path if ring else "")
+        theirs = [(replace(mine, rank=1 + index * processes).info(),) for index in range(len(workers))]
+        try:
+            with Beside(workers, "init_weight_transfer_engine", theirs, deadline_s) as joining:
+                self._sender = BucketSender(join(mine, 0, self._store), mine, ring)
+                joining.result()
+        except BaseException:
+            if ring is not None:
+                ring.unlink()
+            raise
 
     def send(self, version: int) -> float:
         """See Sender."""
@@ -164,6 +157,23 @@ class GlooSender:
 
     def _call(self, method: str, *arguments: Any) -> None:
         call_each(self._workers, method, [arguments] * len(self._workers), self._deadline_s, "rollout")
+
+
+def _meeting(source: Weights, address: str, world: int, deadline_s: float, bucket_bytes: int) -> Meeting:
+    """What is agreed on, but for the port, the ring and each receiver's rank."""
+    meta = source.metadata()
+    return Meeting(
+        address=address,
+        port=0,
+        rank=0,
+        world=world,
+        deadline_s=deadline_s,
+        bucket_bytes=bucket_bytes,
+        ring="",
+        names=[each.name for each in meta],
+        dtypes=[str(each.dtype).removeprefix("torch.") for each in meta],
+        shapes=[list(each.shape) for each in meta],
+    )
 
 
 class Beside:

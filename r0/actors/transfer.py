@@ -1,29 +1,30 @@
-"""Moving all weights of a model from one process to others in buckets, over gloo. Pure torch: neither vLLM nor Ray.
+"""Moving all weights of a model from one process to others in buckets. Pure torch: neither vLLM nor Ray.
 
 The sender is rank 0 of a process group of its own (never the default group), the receivers are ranks 1 and up. Both sides cut the
 same list of parameters into the same buckets: whole parameters, at most ``bucket_bytes`` together, or one parameter alone that is
-larger. A bucket is one broadcast. Two buckets are in flight: while one travels, the next is packed (sender) and the previous one
+larger. Two buckets are in flight: while one travels, the next is packed (sender) and the previous one
 is loaded (receiver). Weights travel in the sender's dtype; a receiver with another rounds to nearest when it copies.
 """
 
 from __future__ import annotations
 
+import mmap
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import AllreduceOptions, PrefixStore, ProcessGroupGloo, ReduceOp, TCPStore
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from r0.actors.wires import GlooIn, GlooOut, Ring, RingIn, RingOut, TransferError, WireIn, WireOut, first_line, wait
+
+__all__ = ["Meeting", "ParamInfo", "Receiver", "Sender", "TransferError", "Weights", "cut", "host_store", "join", "largest_slot"]
+
 ALIGNMENT = 64  # bytes; every parameter starts at a multiple, so that a view of any dtype is allowed and copies run fast
-
-
-class TransferError(RuntimeError):
-    """Weights did not arrive. (One argument, so that the type survives Ray's pickling.)"""
 
 
 class ParamInfo(Protocol):
@@ -57,6 +58,7 @@ class Meeting:
     world: int
     deadline_s: float
     bucket_bytes: int
+    ring: str  # path of memory that processes of the sender's node share; empty: none
     names: list[str]
     dtypes: list[str]
     shapes: list[list[int]]
@@ -101,6 +103,11 @@ def size(bucket: Sequence[Entry]) -> int:
     return bucket[-1].offset + bucket[-1].nbytes
 
 
+def largest_slot(buckets: Sequence[Sequence[Entry]], bucket_bytes: int) -> int:
+    """Bytes of a ring's slot: the largest bucket's, but not more than the limit (a larger parameter goes in pieces)."""
+    return -(-min(bucket_bytes, max(size(bucket) for bucket in buckets)) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 def host_store(address: str, deadline_s: float) -> TCPStore:
     """The store at which a group meets, on a free port of this process (``.port``)."""
     return TCPStore(address, 0, None, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
@@ -112,12 +119,12 @@ def join(meeting: Meeting, rank: int, store: TCPStore | None = None) -> ProcessG
     Raises:
         TransferError: not all came within the deadline.
     """
-    wait = timedelta(seconds=meeting.deadline_s)
+    patience = timedelta(seconds=meeting.deadline_s)
     try:
         if store is None:
-            store = TCPStore(meeting.address, meeting.port, None, is_master=False, timeout=wait)
+            store = TCPStore(meeting.address, meeting.port, None, is_master=False, timeout=patience)
         options = ProcessGroupGloo._Options()
-        options._timeout = wait
+        options._timeout = patience
         options._threads = 2  # two buckets in flight
         # The interface that reaches the store, not the one that the host's own name happens to resolve to.
         options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(meeting.address, meeting.port))]
@@ -125,57 +132,60 @@ def join(meeting: Meeting, rank: int, store: TCPStore | None = None) -> ProcessG
     except RuntimeError as error:  # torch's DistError is one
         raise TransferError(
             f"weight transfer: {meeting.world} processes did not meet at {meeting.address}:{meeting.port} "
-            f"within {meeting.deadline_s:g} s (rank {rank}): {_first_line(error)}"
+            f"within {meeting.deadline_s:g} s (rank {rank}): {first_line(error)}"
         ) from error
 
 
 class Sender:
-    """Rank 0's side of a transfer group."""
+    """Rank 0's side of a transfer group.
 
-    def __init__(self, group: ProcessGroupGloo, buckets: Sequence[Sequence[Entry]], deadline_s: float):
-        self._group: ProcessGroupGloo | None = group
-        self._buckets = buckets
-        self._deadline_s = deadline_s
-        # A parameter alone in its bucket is sent from where it lies; only packed buckets need memory.
-        packed = max((size(bucket) for bucket in buckets if len(bucket) > 1), default=0)
-        self._buffers = [torch.empty(packed, dtype=torch.uint8) for _ in range(2)]
+    Args:
+        group: as met.
+        buckets: as cut.
+        meeting: what the receivers were told; its ring is used when all of them could open it.
+        ring: the ring that the meeting names.
+    """
+
+    def __init__(self, group: ProcessGroupGloo, meeting: Meeting, ring: Ring | None = None):
+        self._buckets = cut(meeting.names, meeting.dtypes, meeting.shapes, meeting.bucket_bytes)
+        shared = _everybody_has(group, ring is not None, meeting.deadline_s)
+        if ring is not None:
+            ring.unlink()
+        self._wire: WireOut | None
+        if ring is not None and shared:
+            self._wire = RingOut(ring, group, meeting.world - 1, meeting.deadline_s)
+        else:
+            # A parameter alone in its bucket is sent from where it lies; only packed buckets need memory.
+            largest = max((size(bucket) for bucket in self._buckets if len(bucket) > 1), default=0)
+            self._wire = GlooOut(group, largest, meeting.deadline_s)
 
     def send(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Broadcast every parameter once.
+        """Send every parameter once.
 
         Raises:
             TransferError: a receiver is gone or late, or the weights are not those that were agreed on.
         """
+        wire = self._wire
+        if wire is None:
+            raise TransferError("weight transfer: the group was left after an error; connect anew")
         stream = iter(weights)
-        works: list[Any] = [None, None]  # of the two buffers
-        for index, bucket in enumerate(self._buckets):
-            slot = index % 2
-            self._wait(works[slot])
-            works[slot] = None
+        for bucket in self._buckets:
             first = _expect(stream, bucket[0])
-            if len(bucket) == 1 and first.device.type == "cpu" and first.is_contiguous():
-                self._wait(self._broadcast(first.reshape(-1).view(torch.uint8)))  # done before the source goes on
+            if len(bucket) == 1:
+                wire.whole(first)
                 continue
-            if size(bucket) > self._buffers[slot].numel():  # alone in its bucket, but not sendable from where it lies
-                self._buffers[slot] = torch.empty(size(bucket), dtype=torch.uint8)
-            bucket[0].view(self._buffers[slot]).copy_(first)
+            flat = wire.buffer(size(bucket))
+            bucket[0].view(flat).copy_(first)
             for entry in bucket[1:]:
-                entry.view(self._buffers[slot]).copy_(_expect(stream, entry))
-            works[slot] = self._broadcast(self._buffers[slot][: size(bucket)])
-        for work in works:
-            self._wait(work)
+                entry.view(flat).copy_(_expect(stream, entry))
+            wire.post(size(bucket))
+        wire.flush()
         if (extra := next(stream, None)) is not None:
             raise TransferError(f"weight transfer: the source has a parameter {extra[0]} that it did not declare")
 
     def close(self) -> None:
-        """Leave the group; the receivers' wait ends at once."""
-        self._group = None  # its sockets close with it
-
-    def _broadcast(self, flat: torch.Tensor) -> Any:
-        return _broadcast(self._group, flat, self._deadline_s)
-
-    def _wait(self, work: Any) -> None:
-        _wait(work, self._deadline_s, "receivers")
+        """Leave the group; the receivers' wait ends at once, because its sockets close with it."""
+        self._wire = None
 
 
 class Receiver:
@@ -186,10 +196,16 @@ class Receiver:
     """
 
     def __init__(self, meeting: Meeting, rank: int):
-        self._deadline_s = meeting.deadline_s
         self._buckets = cut(meeting.names, meeting.dtypes, meeting.shapes, meeting.bucket_bytes)
         self._arenas: list[tuple[np.ndarray, StorageWeakRef]] = []
-        self._group: ProcessGroupGloo | None = join(meeting, rank)
+        group = join(meeting, rank)
+        ring = Ring.open(meeting.ring) if meeting.ring else None
+        shared = _everybody_has(group, ring is not None, meeting.deadline_s)
+        self._wire: WireIn | None
+        if ring is not None and shared:
+            self._wire = RingIn(ring, group, meeting.deadline_s)
+        else:
+            self._wire = GlooIn(group, meeting.deadline_s)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, CPU tensor) as they arrive; the next bucket travels meanwhile.
@@ -197,30 +213,28 @@ class Receiver:
         Raises:
             TransferError: the sender is gone or late.
         """
-        arriving = self._post(0)
+        flat, arrive = self._post(0)
         for index, bucket in enumerate(self._buckets):
-            flat, work = arriving
             following = self._post(index + 1) if index + 1 < len(self._buckets) else None
-            self._wait(work)
-            if following is not None:
-                arriving = following
+            arrive()
             for entry in bucket:
                 yield entry.name, entry.view(flat)
-            del flat
-        del arriving
+            if following is not None:
+                flat, arrive = following
+            del following
+        del flat, arrive
         self._arenas = self._arenas[:2]  # more were only needed where a consumer held parameters back
 
     def close(self) -> None:
-        """Leave the group; the sender's wait ends at once."""
-        self._group = None  # its sockets close with it
+        """Leave the group; the sender's wait ends at once, because its sockets close with it."""
+        self._wire = None
         self._arenas = []
 
-    def _post(self, index: int) -> tuple[torch.Tensor, Any]:
+    def _post(self, index: int) -> tuple[torch.Tensor, Callable[[], None]]:
+        if self._wire is None:
+            raise TransferError("weight transfer: the group was left after an error; connect anew")
         flat = self._memory(size(self._buckets[index]))
-        return flat, _broadcast(self._group, flat, self._deadline_s)
-
-    def _wait(self, work: Any) -> None:
-        _wait(work, self._deadline_s, "the sender")
+        return flat, self._wire.post(flat)
 
     def _memory(self, nbytes: int) -> torch.Tensor:
         free = [i for i, (_, user) in enumerate(self._arenas) if user.expired()]
@@ -230,6 +244,15 @@ class Receiver:
         whole = torch.from_numpy(arena)  # a storage of its own each time, so that its end can be seen
         self._arenas[index : index + 1] = [(arena, StorageWeakRef(whole.untyped_storage()))]
         return whole[:nbytes]
+
+
+def _everybody_has(group: ProcessGroupGloo, mine: bool, deadline_s: float) -> bool:
+    """Whether all processes of the group say yes."""
+    answer = torch.tensor([int(mine)])
+    options = AllreduceOptions()
+    options.reduceOp = ReduceOp.MIN
+    wait(group.allreduce([answer], options), deadline_s, "the others")
+    return bool(answer.item())
 
 
 def _expect(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.Tensor:
@@ -245,30 +268,8 @@ def _expect(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.T
     return tensor.detach()
 
 
-def _broadcast(group: ProcessGroupGloo | None, flat: torch.Tensor, deadline_s: float) -> Any:
-    if group is None:
-        raise TransferError("weight transfer: the group was left after an error; connect anew")
-    options = BroadcastOptions()
-    options.rootRank = 0
-    options.rootTensor = 0
-    options.timeout = timedelta(seconds=deadline_s)
-    return group.broadcast([flat], options)
-
-
-def _wait(work: Any, deadline_s: float, whom: str) -> None:
-    if work is None:
-        return
-    try:
-        work.wait(timedelta(seconds=deadline_s))
-    except RuntimeError as error:
-        raise TransferError(f"weight transfer: {whom} gone or late (deadline {deadline_s:g} s): {_first_line(error)}") from error
-
-
 def _own_address(address: str, port: int) -> str:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port))  # sends nothing: it only asks the routing table
         return str(probe.getsockname()[0])
 
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -32,6 +32,7 @@ class GlooInit(WeightTransferInitInfo):
     world: int
     deadline_s: float
     bucket_bytes: int
+    ring: str
     names: list[str]
     dtypes: list[str]
     shapes: list[list[int]]

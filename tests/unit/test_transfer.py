@@ -14,7 +14,8 @@ import torch
 from r0.actors.engine import EngineSettings, check_length, stop_ids
 from r0.actors.rollout import RolloutWorker, deal
 from r0.actors.sync import Follower, make_sender
-from r0.actors.transfer import Meeting, Receiver, Sender, TransferError, cut, host_store, join, size
+from r0.actors.transfer import Meeting, Receiver, Sender, TransferError, cut, host_store, join, largest_slot, size
+from r0.actors.wires import GlooIn, Ring, RingIn
 from r0.errors import UserError
 from r0.records import Finish, SampleRequest
 from tests.helpers import tiny_model
@@ -24,9 +25,9 @@ SHAPES = [[3], [5, 7], [64, 33], [1], [40, 40], [2, 2, 2], [100, 100]]
 DTYPES = ["float32", "bfloat16", "float32", "int64", "bfloat16", "float32", "float32"]
 
 
-def meeting(world: int, bucket_bytes: int, deadline_s: float = 20.0, port: int = 0) -> Meeting:
+def meeting(world: int, bucket_bytes: int, deadline_s: float = 20.0, port: int = 0, ring: str = "") -> Meeting:
     names = [f"p{i}" for i in range(len(SHAPES))]
-    return Meeting("127.0.0.1", port, 1, world, deadline_s, bucket_bytes, names, DTYPES, SHAPES)
+    return Meeting("127.0.0.1", port, 1, world, deadline_s, bucket_bytes, ring, names, DTYPES, SHAPES)
 
 
 def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -37,12 +38,19 @@ def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
     ]
 
 
-def connect(world: int, bucket_bytes: int, deadline_s: float = 20.0) -> tuple[Sender, list[Receiver], object]:
+def make_ring(bucket_bytes: int) -> Ring | None:
+    place = meeting(2, bucket_bytes)
+    return Ring.create(largest_slot(cut(place.names, place.dtypes, place.shapes, bucket_bytes), bucket_bytes))
+
+
+def connect(world: int, bucket_bytes: int, deadline_s: float = 20.0, shared: bool = True):
+    """A sender, its receivers, and the store that must outlive them."""
     store = host_store("127.0.0.1", deadline_s)
-    place = meeting(world, bucket_bytes, deadline_s, store.port)
+    ring = make_ring(bucket_bytes) if shared else None
+    place = meeting(world, bucket_bytes, deadline_s, store.port, ring.path if ring else "")
     with ThreadPoolExecutor(world) as threads:
         joining = [threads.submit(Receiver, place, rank) for rank in range(1, world)]
-        sender = Sender(join(place, 0, store), cut(place.names, place.dtypes, place.shapes, bucket_bytes), deadline_s)
+        sender = Sender(join(place, 0, store), place, ring)
         return sender, [each.result() for each in joining], store
 
 
@@ -61,9 +69,14 @@ def test_buckets_hold_whole_parameters_within_the_limit_and_in_order():
     assert len(cut(place.names, place.dtypes, place.shapes, 10**9)) == 1
 
 
+both_wires = pytest.mark.parametrize("shared", [True, False])
+
+
+@both_wires
 @pytest.mark.parametrize("bucket_bytes", [1, 8000, 10**9])
-def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes):
-    sender, receivers, _store = connect(3, bucket_bytes)
+def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes, shared):
+    sender, receivers, _store = connect(3, bucket_bytes, shared=shared)
+    assert all(isinstance(receiver._wire, RingIn if shared else GlooIn) for receiver in receivers)
     with ThreadPoolExecutor(2) as threads:
         for seed in range(3):
             sent = weights(seed)
@@ -77,8 +90,9 @@ def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes):
                     assert torch.equal(tensor, tensor_got)
 
 
-def test_a_source_that_is_not_what_was_agreed_on_is_refused():
-    sender, receivers, _store = connect(2, 8000)
+@both_wires
+def test_a_source_that_is_not_what_was_agreed_on_is_refused(shared):
+    sender, receivers, _store = connect(2, 8000, shared=shared)
     with ThreadPoolExecutor(1) as threads:
         receiving = threads.submit(lambda: list(receivers[0].weights()))
         wrong = weights(0)
@@ -98,16 +112,18 @@ def test_a_receiver_that_never_joins_raises_at_the_deadline():
     assert time.monotonic() - began < 10
 
 
-def test_a_receiver_that_does_not_receive_raises_at_the_deadline():
-    sender, _receivers, _store = connect(2, 8000, deadline_s=1.0)
+@both_wires
+def test_a_receiver_that_does_not_receive_raises_at_the_deadline(shared):
+    sender, _receivers, _store = connect(2, 8000, 1.0, shared)
     began = time.monotonic()
     with pytest.raises(TransferError, match="receivers gone or late"):
         send_often(sender)
     assert time.monotonic() - began < 10
 
 
-def test_a_receiver_that_leaves_ends_the_senders_wait():
-    sender, receivers, _store = connect(2, 8000, deadline_s=60.0)
+@both_wires
+def test_a_receiver_that_leaves_ends_the_senders_wait(shared):
+    sender, receivers, _store = connect(2, 8000, 60.0, shared)
     receivers[0].close()
     began = time.monotonic()
     with pytest.raises(TransferError, match="receivers gone or late"):
@@ -115,17 +131,35 @@ def test_a_receiver_that_leaves_ends_the_senders_wait():
     assert time.monotonic() - began < 20
 
 
-def test_a_receiver_without_a_sender_raises_at_the_deadline():
-    _sender, receivers, _store = connect(2, 8000, deadline_s=1.0)
+@both_wires
+def test_a_receiver_without_a_sender_raises_at_the_deadline(shared):
+    _sender, receivers, _store = connect(2, 8000, 1.0, shared)
     began = time.monotonic()
     with pytest.raises(TransferError, match="the sender gone or late"):
         list(receivers[0].weights())
     assert time.monotonic() - began < 10
 
 
-def _follow(port: int, rounds: int, queue: multiprocessing.Queue) -> None:
+def test_a_receiver_on_another_node_turns_all_to_gloo_and_no_file_stays(monkeypatch):
+    def elsewhere(path: str) -> Ring | None:
+        paths.append(path)
+        return original(path) if len(paths) == 1 else None  # one of two finds the memory
+
+    paths: list[str] = []
+    original = Ring.open
+    monkeypatch.setattr(Ring, "open", elsewhere)
+    sender, receivers, _store = connect(3, 8000)
+    assert all(isinstance(receiver._wire, GlooIn) for receiver in receivers)
+    assert not Path(paths[0]).exists()
+    with ThreadPoolExecutor(2) as threads:
+        receiving = [threads.submit(lambda receiver: len(list(receiver.weights())), receiver) for receiver in receivers]
+        sender.send(iter(weights(0)))
+        assert [each.result(20) for each in receiving] == [len(SHAPES)] * 2
+
+
+def _follow(place: Meeting, rounds: int, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
-    receiver = Receiver(meeting(2, 8000, 60.0, port), 1)
+    receiver = Receiver(place, 1)
     memory = []
     for _ in range(rounds):
         for _pair in receiver.weights():
@@ -134,14 +168,16 @@ def _follow(port: int, rounds: int, queue: multiprocessing.Queue) -> None:
     queue.put(memory)
 
 
-def test_memory_is_flat_over_fifty_syncs():
+@both_wires
+def test_memory_is_flat_over_fifty_syncs(shared):
     store = host_store("127.0.0.1", 60.0)
+    ring = make_ring(8000) if shared else None
+    place = meeting(2, 8000, 60.0, store.port, ring.path if ring else "")
     context = multiprocessing.get_context("fork" if not torch.cuda.is_available() else "spawn")
     queue = context.Queue()
-    process = context.Process(target=_follow, args=(store.port, 60, queue))
+    process = context.Process(target=_follow, args=(place, 60, queue))
     process.start()
-    place = meeting(2, 8000, 60.0, store.port)
-    sender = Sender(join(place, 0, store), cut(place.names, place.dtypes, place.shapes, 8000), 60.0)
+    sender = Sender(join(place, 0, store), place, ring)
     sent, own = weights(0), []
     for _ in range(60):
         sender.send(iter(sent))

@@ -1,0 +1,244 @@
+"""The two ways that the bytes of a bucket take from sender to receivers: a gloo broadcast, or memory that they share.
+
+A socket copies every byte twice in the kernel and once more on each side. On one node the bytes go through a ring of two slots in
+shared memory instead, one copy in and one out, and gloo only says when a slot is full or free: so deadlines and the end of a peer
+are seen in the same way on both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.distributed import BroadcastOptions, ProcessGroupGloo
+
+SHARED = "/dev/shm"
+SLOTS = 2
+
+
+class TransferError(RuntimeError):
+    """Weights did not arrive. (One argument, so that the type survives Ray's pickling.)"""
+
+
+class WireOut(Protocol):
+    """The sender's end."""
+
+    def buffer(self, nbytes: int) -> torch.Tensor:
+        """Memory for the next packed bucket, free to write."""
+
+    def post(self, nbytes: int) -> None:
+        """Send what was written to the last buffer."""
+
+    def whole(self, tensor: torch.Tensor) -> None:
+        """Send one tensor from where it lies; done with it on return."""
+
+    def flush(self) -> None:
+        """Wait until all that was posted is received."""
+
+
+class WireIn(Protocol):
+    """A receiver's end."""
+
+    def post(self, flat: torch.Tensor) -> Callable[[], None]:
+        """Expect the next bucket in ``flat``; the returned function waits for it."""
+
+
+class GlooOut:
+    """Broadcasts. Two packed buckets are in flight."""
+
+    def __init__(self, group: ProcessGroupGloo, largest: int, deadline_s: float):
+        self._group, self._deadline_s = group, deadline_s
+        self._buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(SLOTS)]
+        self._works: list[Any] = [None] * SLOTS
+        self._turn = 0
+
+    def buffer(self, nbytes: int) -> torch.Tensor:
+        """See WireOut."""
+        self._wait(self._turn)
+        return self._buffers[self._turn][:nbytes]
+
+    def post(self, nbytes: int) -> None:
+        """See WireOut."""
+        with peers("receivers", self._deadline_s):
+            self._works[self._turn] = broadcast(self._group, self._buffers[self._turn][:nbytes], self._deadline_s)
+        self._turn = (self._turn + 1) % SLOTS
+
+    def whole(self, tensor: torch.Tensor) -> None:
+        """See WireOut."""
+        flat = as_bytes(tensor.cpu())
+        wait(broadcast(self._group, flat, self._deadline_s), self._deadline_s, "receivers")
+
+    def flush(self) -> None:
+        """See WireOut."""
+        for turn in range(SLOTS):
+            self._wait(turn)
+
+    def _wait(self, turn: int) -> None:
+        work, self._works[turn] = self._works[turn], None
+        if work is not None:
+            wait(work, self._deadline_s, "receivers")
+
+
+class GlooIn:
+    """The receiving end of GlooOut."""
+
+    def __init__(self, group: ProcessGroupGloo, deadline_s: float):
+        self._group, self._deadline_s = group, deadline_s
+
+    def post(self, flat: torch.Tensor) -> Callable[[], None]:
+        """See WireIn."""
+        work = broadcast(self._group, flat, self._deadline_s)
+        return lambda: wait(work, self._deadline_s, "the sender")
+
+
+class Ring:
+    """Two slots of memory that the processes of one node share.
+
+    The file's random name is the proof that two processes are on one node: who can open it shares the memory. It is unlinked as
+    soon as everybody has it open, so that nothing is left behind.
+    """
+
+    def __init__(self, path: str, memory: mmap.mmap):
+        self.path = path
+        whole = torch.from_numpy(np.frombuffer(memory, dtype=np.uint8))
+        self.slots = whole.view(SLOTS, -1)
+
+    @classmethod
+    def create(cls, slot_bytes: int) -> Ring | None:
+        """A new ring; None where the node has no such memory, or not enough."""
+        path = f"{SHARED}/r0-{secrets.token_hex(16)}"
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except OSError:
+            return None
+        try:
+            os.posix_fallocate(handle, 0, SLOTS * slot_bytes)  # now, because a full disk would kill the process at a write
+            return cls(path, mmap.mmap(handle, SLOTS * slot_bytes))
+        except OSError:
+            os.unlink(path)
+            return None
+        finally:
+            os.close(handle)
+
+    @classmethod
+    def open(cls, path: str) -> Ring | None:
+        """The ring at ``path``; None on another node."""
+        try:
+            handle = os.open(path, os.O_RDWR)
+        except OSError:
+            return None
+        try:
+            return cls(path, mmap.mmap(handle, 0))
+        finally:
+            os.close(handle)
+
+    def unlink(self) -> None:
+        """Take the name away; the memory lives as long as a process uses it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+class RingOut:
+    """The sender's end of a ring."""
+
+    def __init__(self, ring: Ring, group: ProcessGroupGloo, receivers: int, deadline_s: float):
+        self._slots, self._group, self._deadline_s = ring.slots, group, deadline_s
+        self._receivers = range(1, receivers + 1)
+        self._freed: list[list[Any]] = [[] for _ in range(SLOTS)]
+        self._notes = torch.zeros(SLOTS, receivers + 1, dtype=torch.int64)  # what gloo carries: nothing but the event
+        self._turn = 0
+
+    def buffer(self, nbytes: int) -> torch.Tensor:
+        """See WireOut."""
+        freed, self._freed[self._turn] = self._freed[self._turn], []
+        for work in freed:
+            wait(work, self._deadline_s, "receivers")
+        return self._slots[self._turn, :nbytes]
+
+    def post(self, nbytes: int) -> None:
+        """See WireOut."""
+        notes = self._notes[self._turn]
+        with peers("receivers", self._deadline_s):
+            full = broadcast(self._group, notes[:1], self._deadline_s)
+            freed = [self._group.recv([notes[rank : rank + 1]], rank, self._turn) for rank in self._receivers]
+        self._freed[self._turn] = [full, *freed]
+        self._turn = (self._turn + 1) % SLOTS
+
+    def whole(self, tensor: torch.Tensor) -> None:
+        """See WireOut."""
+        for piece in as_bytes(tensor).split(self._slots.shape[1]):
+            self.buffer(piece.numel()).copy_(piece)
+            self.post(piece.numel())
+
+    def flush(self) -> None:
+        """See WireOut."""
+        for _ in range(SLOTS):
+            self.buffer(0)
+            self._turn = (self._turn + 1) % SLOTS
+
+
+class RingIn:
+    """A receiver's end of a ring."""
+
+    def __init__(self, ring: Ring, group: ProcessGroupGloo, deadline_s: float):
+        self._slots, self._group, self._deadline_s = ring.slots, group, deadline_s
+        self._turn = 0
+
+    def post(self, flat: torch.Tensor) -> Callable[[], None]:
+        """See WireIn."""
+        return lambda: self._read(flat)
+
+    def _read(self, flat: torch.Tensor) -> None:
+        for piece in flat.split(self._slots.shape[1]):
+            note = torch.zeros(1, dtype=torch.int64)
+            wait(broadcast(self._group, note, self._deadline_s), self._deadline_s, "the sender")
+            piece.copy_(self._slots[self._turn, : piece.numel()])
+            with peers("the sender", self._deadline_s):
+                freed = self._group.send([note], 0, self._turn)
+            wait(freed, self._deadline_s, "the sender")
+            self._turn = (self._turn + 1) % SLOTS
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's bytes [nbytes], without a copy where it is contiguous."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def broadcast(group: ProcessGroupGloo, flat: torch.Tensor, deadline_s: float) -> Any:
+    """Start a broadcast from rank 0."""
+    options = BroadcastOptions()
+    options.rootRank = 0
+    options.rootTensor = 0
+    options.timeout = timedelta(seconds=deadline_s)
+    return group.broadcast([flat], options)
+
+
+def wait(work: Any, deadline_s: float, whom: str) -> None:
+    """Wait for gloo.
+
+    Raises:
+        TransferError: ``whom`` is gone, or later than the deadline.
+    """
+    with peers(whom, deadline_s):
+        work.wait(timedelta(seconds=deadline_s))
+
+
+@contextlib.contextmanager
+def peers(whom: str, deadline_s: float) -> Iterator[None]:
+    """Gloo's errors in the block become a TransferError; it may raise when an operation starts, or when it is waited for."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TransferError(f"weight transfer: {whom} gone or late (deadline {deadline_s:g} s): {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
