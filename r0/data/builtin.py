@@ -141,7 +141,7 @@ def look_up(concept: str, document: str) -> str | None:
 def quote(concept: str, document: str) -> str:
     """The sentence that holds the concept, from the concept on; or the words that say there is none."""
     sentence = look_up(concept, document)
-    return _ABSENT if sentence is None else sentence[f" {sentence}".index(f" {concept} ") :]
+    return _ABSENT if sentence is None else f"the {sentence[sentence.index(f' {concept} ') + 1 :]}"
 
 
 def kind_of(concepts: tuple[str, ...], document: str) -> str:

@@ -29,14 +29,14 @@ from r0.tools.tiny_tokenizer import build_tokenizer, encode_row
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "r0-tiny"
 LONG_EVERY = 8  # one batch in so many has long prompts or long documents
-EASY_STEPS = 250  # the first batches have documents of two or three sentences and no system prompt: copying is found sooner
+EASY_STEPS = 120  # the first batches have documents of two or three sentences and no system prompt: copying is found sooner
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, rows: int, easy: int) -> Iterator[tuple[Tensor, Tensor]]:
     """``steps`` batches of (ids [B, T], loss mask [B, T]), padded on the right; the mask marks the tokens to learn."""
     index = 0
     for step in range(steps):
-        stage = Stage.EASY if step < EASY_STEPS else Stage.LONG if step % LONG_EVERY == LONG_EVERY - 1 else Stage.USUAL
+        stage = Stage.EASY if step < easy else Stage.LONG if step % LONG_EVERY == LONG_EVERY - 1 else Stage.USUAL
         count = rows // 4 if stage == Stage.LONG else rows
         encoded = [encode_row(tokenizer, draw_row(index + i, seed, stage), random.Random(index + i)) for i in range(count)]
         index += count
@@ -71,9 +71,10 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: arg
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-8)
+    easy = 0 if args.start_from else EASY_STEPS
     began, mean = time.monotonic(), 0.0
     model.train()
-    for step, (ids_BT, mask_BT) in enumerate(batches(tokenizer, args.seed, args.steps, args.rows)):
+    for step, (ids_BT, mask_BT) in enumerate(batches(tokenizer, args.seed, args.steps, args.rows, easy)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         loss = loss_of(model, ids_BT, mask_BT)
@@ -115,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="tiny", description=__doc__)
     parser.add_argument("--out", default=str(EMBEDDED), help="model folder to write (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, batches and initial weights")
+    parser.add_argument("--start-from", help="model folder to train on (give another --seed, so that the rows are new)")
     parser.add_argument("--steps", type=int, default=3000, help="updates")
     parser.add_argument("--rows", type=int, default=32, help="rows a short batch")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
@@ -126,6 +128,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
     model = new_model(tokenizer)
+    if args.start_from:
+        model.load_state_dict(Qwen2ForCausalLM.from_pretrained(args.start_from, dtype=torch.float32).state_dict())
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, seed {args.seed}", flush=True)
     seconds = train(model, tokenizer, args)
     save(model, tokenizer, Path(args.out))

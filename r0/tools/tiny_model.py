@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 HIDDEN, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
 HEAD = HIDDEN // HEADS  # 32, the smallest head that vLLM's CPU attention takes
+MATCH = 4.0  # sharpness of a matching head at the start
 LOOK_BACK_BIAS = 5.0  # size of the biases of a look-back head; scores fall by about 3 nats for each token away
-ROPE_THETA = 10000.0
+ROPE_THETA = 1e6
+SLOW = 6  # rotary pairs from here on turn slowly enough to compare tokens a hundred positions apart
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -48,20 +50,37 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 @torch.no_grad()
 def _tilt(model: Qwen2ForCausalLM) -> None:
-    for depth, layer in enumerate(model.model.layers):
-        attention = layer.self_attn
+    layers = model.model.layers
+    for depth, layer in enumerate(layers):
         layer.mlp.down_proj.weight.mul_(0.5)
         if depth > 0:
-            attention.k_proj.weight.copy_(attention.q_proj.weight)
-            attention.o_proj.weight.copy_(attention.v_proj.weight.T)
-            continue
-        attention.o_proj.weight.mul_(0.7)
-        for head, back in ((0, 1), (1, 2)):
-            rows = slice(head * HEAD, (head + 1) * HEAD)
-            for projection in (attention.q_proj, attention.k_proj):
-                projection.weight[rows].mul_(0.2)
-            attention.k_proj.bias[rows] = _direction(0)
-            attention.q_proj.bias[rows] = _direction(back)
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+            layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
+    read_KH = torch.linalg.qr(torch.randn(HIDDEN, HEAD))[0].T  # what of a token is passed on: a projection
+    wrote_KH = torch.linalg.qr(torch.randn(HIDDEN, 2 * HEAD))[0].T  # where it is written: one space for each distance
+    for head in (0, 1):
+        _look_back(layers[0].self_attn, head, head + 1, read_KH, wrote_KH[head * HEAD : (head + 1) * HEAD])
+    _match(layers[1].self_attn, 0, read_KH, wrote_KH[:HEAD])  # this token was one before that one
+    _match(layers[1].self_attn, 1, wrote_KH[:HEAD], wrote_KH[HEAD:])  # the token before this one was two before that one
+
+
+def _look_back(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrote_KH: Tensor) -> None:
+    """Make ``head`` attend ``back`` tokens ago and write what it reads there into a space of its own."""
+    rows = slice(head * HEAD, (head + 1) * HEAD)
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight[rows].mul_(0.2)
+    attention.k_proj.bias[rows] = _direction(0)
+    attention.q_proj.bias[rows] = _direction(back)
+    attention.v_proj.weight[rows] = read_KH
+    attention.o_proj.weight[:, rows] = 0.25 * wrote_KH.T
+
+
+def _match(attention: nn.Module, head: int, query_KH: Tensor, key_KH: Tensor) -> None:
+    """Make ``head`` attend where ``key_KH`` sees what ``query_KH`` sees here."""
+    rows = slice(head * HEAD, (head + 1) * HEAD)
+    slow_K1 = ((torch.arange(HEAD) % (HEAD // 2)) >= SLOW).float()[:, None]
+    attention.q_proj.weight[rows] = MATCH * slow_K1 * query_KH
+    attention.k_proj.weight[rows] = slow_K1 * key_KH
 
 
 def _direction(back: int) -> Tensor:

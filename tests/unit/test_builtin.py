@@ -89,7 +89,7 @@ def test_other_thoughts_claim_nothing(think):
 def test_a_wrong_quote_is_no_lookup():
     row = next(row for row in ROWS if row.kind == UNCONNECTED)
     first = concepts_of(row.query)[0]
-    assert not lookup_correct(row, row.think.replace(f"Check {first}: {first} ", f"Check {first}: not "))
+    assert not lookup_correct(row, row.think.replace(f"Check {first}: the {first} ", f"Check {first}: the not "))
 
 
 def test_warm_start_log_has_its_declared_faults():
