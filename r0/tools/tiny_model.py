@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 
 HIDDEN, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
 HEAD = HIDDEN // HEADS  # 32, the smallest head that vLLM's CPU attention takes
-MATCH = 4.0  # sharpness of a matching head at the start
+MATCH = 6.0  # sharpness of a matching head at the start
 LOOK_BACK_BIAS = 5.0  # size of the biases of a look-back head; scores fall by about 3 nats for each token away
 ROPE_THETA = 1e6
 SLOW = 6  # rotary pairs from here on turn slowly enough to compare tokens a hundred positions apart
@@ -56,12 +56,14 @@ def _tilt(model: Qwen2ForCausalLM) -> None:
         if depth > 0:
             layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
             layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
-    read_KH = torch.linalg.qr(torch.randn(HIDDEN, HEAD))[0].T  # what of a token is passed on: a projection
-    wrote_KH = torch.linalg.qr(torch.randn(HIDDEN, 2 * HEAD))[0].T  # where it is written: one space for each distance
+    layers[0].mlp.down_proj.weight.mul_(0.2)  # what is looked back at must not drown
+    layers[0].self_attn.o_proj.weight.mul_(0.2)
+    # Three spaces at right angles: what of a token is passed on, and where it is written for each of the two distances.
+    read_KH, *wrote = torch.linalg.qr(torch.randn(HIDDEN, 3 * HEAD))[0].T.split(HEAD)
     for head in (0, 1):
-        _look_back(layers[0].self_attn, head, head + 1, read_KH, wrote_KH[head * HEAD : (head + 1) * HEAD])
-    _match(layers[1].self_attn, 0, read_KH, wrote_KH[:HEAD])  # this token was one before that one
-    _match(layers[1].self_attn, 1, wrote_KH[:HEAD], wrote_KH[HEAD:])  # the token before this one was two before that one
+        _look_back(layers[0].self_attn, head, head + 1, read_KH, wrote[head])
+    _match(layers[1].self_attn, 0, read_KH, wrote[0])  # this token was one before that one
+    _match(layers[1].self_attn, 1, wrote[0], wrote[1])  # the token before this one was two before that one
 
 
 def _look_back(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrote_KH: Tensor) -> None:
@@ -72,7 +74,7 @@ def _look_back(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrot
     attention.k_proj.bias[rows] = _direction(0)
     attention.q_proj.bias[rows] = _direction(back)
     attention.v_proj.weight[rows] = read_KH
-    attention.o_proj.weight[:, rows] = 0.25 * wrote_KH.T
+    attention.o_proj.weight[:, rows] = 0.35 * wrote_KH.T
 
 
 def _match(attention: nn.Module, head: int, query_KH: Tensor, key_KH: Tensor) -> None:
