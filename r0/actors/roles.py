@@ -115,7 +115,7 @@ def _roles(config: StageAConfig, rollout: Pool, reward: Pool, learner: Pool, pla
 def _deferred(cls: type) -> type:
     """``cls`` with its constructor's work moved to ``start()``, so that what it raises arrives with its type."""
 
-    class Deferred(cls):  # type: ignore[misc, valid-type]
+    class Deferred(cls):
         def __init__(self, *arguments: Any):
             self._arguments = arguments
 

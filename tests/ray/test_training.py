@@ -104,13 +104,13 @@ def test_zero_spread_groups_are_refilled(model, tmp_path):
         ({"data": "/nowhere.jsonl"}, "/nowhere.jsonl"),
         ({"max_prompt_tokens": 4000}, "positions"),
         ({"reward.name": "stage_aa"}, "did you mean 'stage_a'?"),
-        ({"learner.ranks": 4000}, "and Ray has"),
+        ({"learner.gpus": 2}, "and Ray has 0"),
         ({"batch_size": 4000}, "batch_size"),
     ],
 )
 def test_bad_input_is_refused_before_anything_loads(model, tmp_path, settings, words):
     begun = time.monotonic()
-    address = {"ray.inline": "true", "rollout.engine": "hf"} if "learner.ranks" not in settings else {}
+    address = {"ray.inline": "true", "rollout.engine": "hf"} if "learner.gpus" not in settings else {}
     refused = launch({**GRPO, **address, **settings}, settings.get("model", model), tmp_path / "run", code=2)
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -342,10 +342,11 @@ def test_a_broken_tensorboard_does_not_stop_a_run(tmp_path):
 
 
 def test_the_recorder_keeps_what_repeats_apart_from_what_does_not(tmp_path, capsys):
+    heldout = {"heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1}
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(tensorboard=True), 2) as recorder:
         recorder.resume(0)
         with recorder.clock("evaluate"):
-            recorder.evaluation(0, {"heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1})
+            recorder.evaluation(0, heldout)
         for step in (1, 2):
             with recorder.clock("learn"):
                 pass
@@ -353,7 +354,7 @@ def test_the_recorder_keeps_what_repeats_apart_from_what_does_not(tmp_path, caps
             with recorder.clock("checkpoint"):
                 recorder.sync()
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    assert lines[0] == {"step": 0, "heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1}
+    assert lines[0] == {"step": 0, **heldout}
     assert lines[1:] == [{"step": step, "kl": 0.0, "reward": 0.25} for step in (1, 2)]
     timings = read_record(run.timings_file)
     assert [line["step"] for line in timings] == [0, 1, 2]
