@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default=str(EMBEDDED), help="model folder to write (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, batches and initial weights")
     parser.add_argument("--start-from", help="model folder to train on (give another --seed, so that the rows are new)")
-    parser.add_argument("--steps", type=int, default=3000, help="updates")
+    parser.add_argument("--steps", type=int, default=600, help="updates")
     parser.add_argument("--rows", type=int, default=32, help="rows a short batch")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the result may depend on it in the last bits")

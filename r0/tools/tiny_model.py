@@ -3,8 +3,8 @@
 Left to the usual small random weights, a model of this size spends most of its training before it copies its first word. So the
 start is tilted towards what the task needs, as mimetic initialization does (Trockman & Kolter, 2023): a token looks for tokens
 like itself (queries and keys begin equal), what is looked at is passed on as it is (output begins as the transpose of value),
-and two heads of the first layer begin by looking one and two tokens back, the first half of an induction head (Olsson et al.,
-2022).
+two heads of the first layer begin by looking one and two tokens back, and two of the second by matching what those saw: induction
+heads (Olsson et al., 2022), which a model of this size otherwise needs most of its training to find.
 """
 
 from __future__ import annotations
