@@ -30,6 +30,7 @@ from r0.actors.zero import (
 )
 from r0.config.commands import StageAConfig
 from r0.errors import UserError
+from r0.heap import keep_freed_blocks
 from r0.records import TrainGroup
 
 
@@ -65,6 +66,7 @@ class Learner:
         self.rank, self.world = rank, world
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu":
+            keep_freed_blocks()
             torch.set_num_threads(max(1, int(config.learner.cpus)))
         self._made_group = start_distributed(rank, world, master, self.device, config.ray.update_deadline_s)
         seed_everything(config.seed)

@@ -6,8 +6,6 @@ prefilled in one piece; log-probabilities are those of the sampled distribution;
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import importlib.util
 import logging
@@ -20,6 +18,7 @@ from typing import Any
 from r0.actors.engine import EngineSettings, check_length, stop_ids
 from r0.actors.transfer import TransferError
 from r0.errors import UserError
+from r0.heap import keep_freed_blocks
 from r0.records import Finish, Sampled, SampleRequest
 
 # What vLLM warns about on every start and nobody can or should act on here.
@@ -41,7 +40,6 @@ NOISE = (
     "Reset SSM cache type",
     "RotaryEmbedding: Failed to load weights",  # has none
 )
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 CPU_BLOCK = 32  # tokens a key-value block; the smallest the CPU kernel takes, so that short prompts share a prefix too
 
 
@@ -181,7 +179,7 @@ def _start(settings: EngineSettings) -> Any:
 def _on_cpu(settings: EngineSettings) -> dict[str, Any]:
     from vllm.v1.sample import sampler
 
-    _keep_pages()
+    keep_freed_blocks()
     # vLLM counts the rank of every sampled token with a kernel that it first compiles for 15 s. Nothing here reads ranks.
     sampler.batched_count_greater_than = lambda logprobs, values: values.new_zeros(values.shape[0], dtype=int)
     return {
@@ -191,16 +189,6 @@ def _on_cpu(settings: EngineSettings) -> dict[str, Any]:
         "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
         "block_size": CPU_BLOCK,
     }
-
-
-def _keep_pages() -> None:
-    """Let glibc keep up to 512 MB of freed memory. Loading weights allocates and frees every layer three times over; getting the
-    pages from the kernel anew each time takes as long as the copies. Other C libraries, and an old glibc, go without.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, 2**30)  # from the heap below this size
-        library.mallopt(M_TRIM_THRESHOLD, 2**29)
 
 
 def _on_gpu(settings: EngineSettings) -> dict[str, Any]:

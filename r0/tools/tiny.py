@@ -8,7 +8,6 @@ that the skill is there before a warm start spoils it: look a concept up, compar
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import random
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
+from r0.heap import keep_freed_blocks
 from r0.tools.tiny_model import new_model
 from r0.tools.tiny_probes import probe
 from r0.tools.tiny_rows import Stage, draw_row
@@ -102,27 +102,19 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     beside.rename(out)
 
 
-def keep_memory() -> None:
-    """Tell glibc to keep freed blocks: a fresh mapping for each activation costs page faults worth four times the arithmetic."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for name, value in ((-4, 0), (-1, 2**31 - 1), (-2, 200 << 20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-            libc.mallopt(name, value)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Train, save, probe; the probes go to ``probes.json`` beside the weights."""
     parser = argparse.ArgumentParser(prog="tiny", description=__doc__)
     parser.add_argument("--out", default=str(EMBEDDED), help="model folder to write (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, batches and initial weights")
     parser.add_argument("--start-from", help="model folder to train on (give another --seed, so that the rows are new)")
-    parser.add_argument("--steps", type=int, default=600, help="updates")
+    parser.add_argument("--steps", type=int, default=1600, help="updates")
     parser.add_argument("--rows", type=int, default=32, help="rows a short batch")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; the result may depend on it in the last bits")
     parser.add_argument("--save-every", type=int, default=500, help="updates between saves; 0 = only at the end")
     args = parser.parse_args(argv)
-    keep_memory()
+    keep_freed_blocks()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer()
