@@ -9,8 +9,10 @@ which are pickles: what is saved here loads with ``weights_only=True``.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
+import io
 import logging
 import os
 import sys
@@ -108,7 +110,8 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
     if bf16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
-    engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if replicated(engine):  # DeepSpeed clips here too, but forgets the norm
         engine.clip_fp32_gradients = functools.partial(_clip, engine, max_grad_norm)
     return engine
