@@ -192,7 +192,20 @@ class DemoConfig(StageAConfig):
     """Warm start, RL and probes on the built-in task, from the embedded r0-tiny, on two cores."""
 
     model: str = key("r0-tiny", "model to start from; r0-tiny is the embedded one")
+    completions: Count = key(128, "completions an update sees; batch_size, if not given, is this / samples a prompt")
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised start")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batch(cls, given: object) -> object:
+        """PPO samples one completion a prompt and GRPO several: both get as many completions an update."""
+        if not isinstance(given, dict) or "batch_size" in given:
+            return given
+        completions, grpo = given.get("completions", 128), given.get("grpo") or {}
+        samples = grpo.get("num_generations", 8) if given.get("algo") != "ppo" and isinstance(grpo, dict) else 1
+        if not isinstance(completions, int) or not isinstance(samples, int) or samples < 1:
+            return given  # the fields' own validation says what is wrong
+        return {**given, "batch_size": max(1, completions // samples)}
 
 
 class ConvertConfig(Section):
