@@ -4,8 +4,9 @@
 
 8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with
 the tokenizer of r0-tiny. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted.
-r0's step is everything between two steps: sampling with vLLM, rewards, update, weight sync, record. Printed: the median step of
-each run, and the ratio pair by pair. TRL needs the ``bench`` extra.
+r0 samples with two engines of one thread each and learns with two threads; its step is everything between two steps: sampling with
+vLLM, rewards, update, weight sync, record. Printed: the median step of each run, and the ratio pair by pair. TRL needs the
+``bench`` extra.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def r0_side(model: Path, data: Path, steps: int) -> list[float]:
             "model": model, "data": data, "output": output, "batch_size": PROMPTS, "max_steps": steps + 1, "algo": "grpo",
             "grpo.num_generations": GENERATIONS, "max_prompt_tokens": PROMPT_TOKENS, "max_new_tokens": COMPLETION_TOKENS,
             "temperature": 1.0, "kl_coef": 0, "learner.dtype": "fp32", "rollout.dtype": "fp32", "learner.cpus": 2,
-            "rollout.cpus": 2, "gradient_checkpointing": "false", "eval.every": 0, "heldout_share": 0, "epochs": 1000,
+            "rollout.cpus": 1, "rollout.workers": 2, "gradient_checkpointing": "false",
+            "eval.every": 0, "heldout_share": 0, "epochs": 1000,
         }  # fmt: skip
         command = [sys.executable, "-m", "r0.launch", "stage_a", *(f"{name}={value}" for name, value in settings.items())]
         finished = subprocess.run(command, capture_output=True, text=True)
