@@ -73,11 +73,6 @@ def address(*parts: object) -> random.Random:
     return random.Random(int.from_bytes(digest, "big"))
 
 
-def user_message(query: str, document: str) -> str:
-    """The user message of a (query, document) pair, as r0-tiny was trained on it."""
-    return f"Query: {query}\nDocument: {document}"
-
-
 def draw_concepts(rng: random.Random) -> tuple[str, ...]:
     """Two or three different concepts, in the order of the query."""
     return tuple(rng.sample(NOUNS, 2 if rng.random() < 0.5 else 3))

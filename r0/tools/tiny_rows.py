@@ -15,9 +15,9 @@ from r0.data.builtin import (
     address,
     builtin_task,
     honest_completion,
-    user_message,
 )
 from r0.data.builtin_words import words_of
+from r0.prompts import user_message
 
 LONG_PROMPT = """You judge whether a Document answers the whole of a Query.
 
