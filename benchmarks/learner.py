@@ -137,7 +137,7 @@ def main() -> None:
     completion = args.completion or (256 if cuda else 128)
 
     from r0.actors.learner import Learner
-    from r0.config.commands import StageAConfig
+    from r0.config import StageAConfig
 
     with tempfile.TemporaryDirectory() as folder:
         make_model(shape, folder, args.device)

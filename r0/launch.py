@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from r0.config import ConvertConfig, DemoConfig, RolloutsConfig, Section, SftConfig, StageAConfig
+from r0.config import (
+    ConvertConfig,
+    DemoConfig,
+    EvaluateConfig,
+    RerankConfig,
+    RetrieveConfig,
+    RolloutsConfig,
+    Section,
+    SftConfig,
+    StageAConfig,
+    StageBConfig,
+)
 from r0.errors import UserError
 from r0.quiet import quiet
 
@@ -27,6 +38,7 @@ class Command:
     summary: str
     function: str  # "module:function", imported when the command runs
     positionals: tuple[str, ...] = ()
+    shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
 
     def run(self, config: Section, dry_run: bool) -> int:
         """Run it; returns the exit code."""
@@ -41,6 +53,10 @@ COMMANDS = {
     ),
     "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
     "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),
+    "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
+    "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
+    "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
+    "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
 }
 
@@ -90,7 +106,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
         return load(command.config, None, overrides), dry_run
     if len(positionals) > 1:
         raise UserError(f"{name}: takes one configuration file, not {len(positionals)}: {', '.join(positionals)}")
-    return load(command.config, positionals[0] if positionals else default_config(name), overrides), dry_run
+    default = default_config(name) if command.shipped else None
+    return load(command.config, positionals[0] if positionals else default, overrides), dry_run
 
 
 def default_config(name: str) -> Path:
@@ -135,7 +152,7 @@ def _help(name: str) -> str:
     command = COMMANDS[name]
     places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
     head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run]", "", command.summary]
-    if not command.positionals:
+    if not command.positionals and command.shipped:
         head += ["", f"Without CONFIG.yaml the shipped configuration is used: {default_config(name)}"]
     head += ["Every key can be given as key=value or as --key VALUE; the keys of a section as section.key=value.", "", "keys:"]
     return "\n".join([*head, *describe(command.config)])

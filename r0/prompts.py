@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from r0.errors import UserError
+from r0.messages import user_message
 from r0.plain_text import PlainText, without_lead
 from r0.records import Answer, PointwiseTask, Prompt
 from r0.tags import bare_thought
@@ -31,11 +32,6 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 _PLACEHOLDER = "Query: r0 placeholder {}\nDocument: r0 end"
 _OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
-
-
-def user_message(query: str, document: str) -> str:
-    """The user message of a (query, document) pair."""
-    return f"Query: {query}\nDocument: {document}"
 
 
 @dataclass(frozen=True, slots=True)

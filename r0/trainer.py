@@ -8,7 +8,7 @@ from dataclasses import replace
 from r0 import sampling
 from r0.actors.roles import Roles
 from r0.checkpoint import Checkpoints
-from r0.config import GRPOSection, StageAConfig
+from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
 from r0.errors import UserError
 from r0.metrics import rollout_metrics
@@ -33,7 +33,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: StageAConfig,
+        config: RLConfig,
         source: TaskSource,
         prompter: Prompter,
         roles: Roles,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from r0.config import StageAConfig
+from r0.config import RLConfig
 from r0.errors import UserError
 from r0.records import Sampled, SampleRequest
 
@@ -34,7 +34,7 @@ class EngineSettings:
     enforce_eager: bool = False
 
     @classmethod
-    def of(cls, config: StageAConfig, model: str, transfer: str) -> EngineSettings:
+    def of(cls, config: RLConfig, model: str, transfer: str) -> EngineSettings:
         """The settings that a configuration asks for, with the model in folder ``model``."""
         rollout = config.rollout
         return cls(
@@ -52,7 +52,7 @@ class EngineSettings:
         )
 
 
-def transfer_backend(config: StageAConfig, gpus: bool) -> str:
+def transfer_backend(config: RLConfig, gpus: bool) -> str:
     """The way of the weights from learner to engine: as configured, or what fits the engine and its devices (``gpus``)."""
     if config.sync.backend != "auto":
         return config.sync.backend

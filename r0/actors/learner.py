@@ -28,7 +28,7 @@ from r0.actors.zero import (
     set_learning_rate,
     start_distributed,
 )
-from r0.config.commands import StageAConfig
+from r0.config import RLConfig
 from r0.errors import UserError
 from r0.heap import keep_freed_blocks
 from r0.records import TrainGroup
@@ -52,7 +52,7 @@ class Learner:
 
     def __init__(
         self,
-        config: StageAConfig,
+        config: RLConfig,
         model_path: str,
         total_updates: int,
         rank: int = 0,

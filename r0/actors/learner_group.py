@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from r0.actors.batch import check_groups
 from r0.actors.deal import deal
 from r0.actors.pool import Pool
-from r0.config.commands import StageAConfig
+from r0.config import RLConfig
 from r0.records import TrainGroup
 
 
@@ -19,7 +19,7 @@ class LearnerGroup:
         config: the run's configuration.
     """
 
-    def __init__(self, pool: Pool, config: StageAConfig):
+    def __init__(self, pool: Pool, config: RLConfig):
         self.pool = pool
         self.config = config
 

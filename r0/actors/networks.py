@@ -16,7 +16,7 @@ from r0.actors.attention import AttentionRefused
 from r0.actors.policy import CriticModel, PolicyModel, adapters_off, run_row
 from r0.actors.rows import Row, padded_rows, shared_rows
 from r0.actors.zero import make_engine
-from r0.config.commands import StageAConfig
+from r0.config import RLConfig
 from r0.errors import UserError
 from r0.records import TrainCompletion, TrainGroup
 
@@ -49,7 +49,7 @@ class Networks:
             yield self.policy
 
 
-def learner_dtype(config: StageAConfig, device: torch.device) -> torch.dtype:
+def learner_dtype(config: RLConfig, device: torch.device) -> torch.dtype:
     """``learner.dtype``; auto is bf16 on a GPU and fp32 without."""
     chosen = config.learner.dtype
     if chosen == "auto":
@@ -57,7 +57,7 @@ def learner_dtype(config: StageAConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if chosen == "bf16" else torch.float32
 
 
-def load_networks(config: StageAConfig, model_path: str, device: torch.device) -> Networks:
+def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Networks:
     """Load all networks from ``model_path`` and put the trained ones on engines.
 
     Raises:
@@ -93,7 +93,7 @@ def load_causal(model_path: str, dtype: torch.dtype) -> Any:
         raise UserError(f"model={model_path} cannot be loaded as a causal language model: {error}") from error
 
 
-def _prepare(model: Any, implementation: str, config: StageAConfig) -> Any:
+def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
     model.set_attn_implementation(implementation)
     model.config.use_cache = False
     if config.gradient_checkpointing:
@@ -101,16 +101,16 @@ def _prepare(model: Any, implementation: str, config: StageAConfig) -> Any:
     return model
 
 
-def _policy(model: Any, implementation: str, config: StageAConfig) -> PolicyModel:
+def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
     return PolicyModel(_prepare(model, implementation, config), config.temperature, config.learner.logprob_chunk)
 
 
-def _engine(config: StageAConfig, module: nn.Module, dtype: torch.dtype) -> Any:
+def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
     learner = config.learner
     return make_engine(module, learner.zero_stage, dtype == torch.bfloat16, learner.max_grad_norm, learner.weight_decay)
 
 
-def add_adapters(model: Any, config: StageAConfig) -> Any:
+def add_adapters(model: Any, config: RLConfig) -> Any:
     """Put LoRA layers into ``model`` (in place) and freeze the rest; returns the same model.
 
     Raises:

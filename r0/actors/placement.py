@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.config import RunKeys, SftConfig, StageAConfig
+from r0.config import RLConfig, RunKeys, SftConfig
 from r0.errors import UserError
 from r0.quiet import WORKER_VARIABLES
 
@@ -39,7 +39,7 @@ def bundles(config: RunKeys, has_gpus: bool) -> list[Bundle]:
     if isinstance(config, SftConfig):
         gpus = config.gpus if config.gpus is not None else float(has_gpus)
         return [Bundle("sft", config.cpus, gpus)] * config.ranks
-    if not isinstance(config, StageAConfig):
+    if not isinstance(config, RLConfig):
         raise TypeError(f"no placement for {type(config).__name__}")
     learner, rollout = config.learner, config.rollout
     learner_gpus = learner.gpus if learner.gpus is not None else float(has_gpus)

@@ -13,7 +13,7 @@ from typing import Any
 
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, attempt_each, call_each
 from r0.completion import CompletionReader
-from r0.config.sections import RewardSection
+from r0.config.sections import RewardBase
 from r0.records import Rollout, Scored
 from r0.rewards import make_reward
 
@@ -33,7 +33,7 @@ class RewardWorker:
         UserError: ``section.name`` is not the name of a reward.
     """
 
-    def __init__(self, tokenizer: Any, section: RewardSection, eos_token_ids: Iterable[int] = ()):
+    def __init__(self, tokenizer: Any, section: RewardBase, eos_token_ids: Iterable[int] = ()):
         self._reward = make_reward(section)
         self._name = section.name
         if not hasattr(tokenizer, "decode"):

@@ -15,7 +15,7 @@ from r0.actors.placement import Bundle, Placement, local_gpus
 from r0.actors.pool import Pool, call_each
 from r0.actors.reward import RewardGroup, RewardWorker
 from r0.actors.rollout import RolloutGroup, RolloutWorker
-from r0.config import StageAConfig
+from r0.config import RLConfig
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class Roles:
     """Rollout, reward and learner workers of one run."""
 
-    config: StageAConfig
+    config: RLConfig
     rollout: RolloutGroup
     reward: RewardGroup
     learner: LearnerGroup
@@ -54,7 +54,7 @@ class Roles:
             self.placement.close()
 
 
-def inline(config: StageAConfig, model: str, total_updates: int) -> Roles:
+def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     """All roles as plain objects in this process."""
     learner = Pool("learner", lambda _: Learner(config, model, total_updates), 1)
     rollout = Pool("rollout", lambda _: RolloutWorker(config, model), 1)
@@ -62,7 +62,7 @@ def inline(config: StageAConfig, model: str, total_updates: int) -> Roles:
     return _roles(config, rollout, reward, learner)
 
 
-def on_ray(config: StageAConfig, model: str, total_updates: int, need: Sequence[Bundle]) -> Roles:
+def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bundle]) -> Roles:
     """All roles as Ray actors in one placement group, started at the same time.
 
     Raises:
@@ -101,7 +101,7 @@ def on_ray(config: StageAConfig, model: str, total_updates: int, need: Sequence[
         raise
 
 
-def _roles(config: StageAConfig, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
+def _roles(config: RLConfig, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
     return Roles(
         config,
         RolloutGroup(rollout, deadline_s=config.ray.sample_deadline_s),
@@ -129,7 +129,7 @@ def _deferred(cls: type) -> type:
     return Deferred
 
 
-def _uses_gpus(config: StageAConfig) -> bool:
+def _uses_gpus(config: RLConfig) -> bool:
     """Whether learner and rollout run on GPUs."""
     if config.ray.inline:
         return local_gpus() > 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from r0.actors.engine import Engine, EngineSettings, transfer_backend
 from r0.actors.pool import Pool
-from r0.config import StageAConfig
+from r0.config import RLConfig
 from r0.records import Sampled, SampleRequest
 
 
@@ -24,7 +24,7 @@ class RolloutWorker:
         UserError: the engine is not installed; the model is too short for prompt and completion.
     """
 
-    def __init__(self, config: StageAConfig | None, model: str = "", index: int = 0, settings: EngineSettings | None = None):
+    def __init__(self, config: RLConfig | None, model: str = "", index: int = 0, settings: EngineSettings | None = None):
         self.index = index
         if settings is None:
             if config is None:

@@ -21,7 +21,7 @@ from r0.algos.gae import gae, token_rewards
 from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
 from r0.algos.losses import POLICY_LOSSES, Aggregation, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
-from r0.config.commands import StageAConfig
+from r0.config import RLConfig
 from r0.config.sections import GRPOSection, PPOSection
 from r0.records import TrainGroup
 
@@ -30,7 +30,7 @@ class BadLoss(RuntimeError):
     """The loss is NaN or infinite; no weight was changed."""
 
 
-def loss_settings(config: StageAConfig) -> LossSettings:
+def loss_settings(config: RLConfig) -> LossSettings:
     """The loss's constants, from the section that ``algo`` chose."""
     section = config.section
     if isinstance(section, PPOSection):  # the KL is in the reward
@@ -54,7 +54,7 @@ class Updater:
         comm: the ranks.
     """
 
-    def __init__(self, config: StageAConfig, networks: Networks, comm: Comm):
+    def __init__(self, config: RLConfig, networks: Networks, comm: Comm):
         self.config = config
         self.section = config.section
         self.networks = networks

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from r0.commands import stage_a
 from r0.commands.output import output_path
 from r0.commands.plan import plan
+from r0.commands.training import train
 from r0.config import DemoConfig, SftConfig
 from r0.tracking import RunDirectory, read_record
 
@@ -31,7 +31,7 @@ def run(config: DemoConfig, dry_run: bool) -> int:
         print(plan("demo", config))
         return 0
     output = output_path("demo", config)
-    code = stage_a.train("demo", config, output, start=partial(_warm_start, config))
+    code = train("demo", config, output, start=partial(_warm_start, config))
     if code == 0:
         print(table(output))
     return code

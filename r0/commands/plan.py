@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import bundles, local_gpus
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RunKeys, StageAConfig
+from r0.config import LearnerSection, RLConfig, RunKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -50,7 +50,7 @@ def _memory(config: RunKeys, gpus: bool, missing: list[str]) -> list[str]:
         missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
         return ["memory: not known before the model is here"]
     count = parameters(folder)
-    if not isinstance(config, StageAConfig):
+    if not isinstance(config, RLConfig):
         return [f"model: {count / 1e6:.1f} M weights"]
     rank = learner_bytes(count, config.learner, gpus) * (2 if config.algo == "ppo" else 1)
     reference = count * (2 if _half(config.learner.dtype, gpus) else 4) if config.kl_coef and not config.learner.lora.r else 0

@@ -1,15 +1,9 @@
-"""The closed, typed configuration. ``load`` reads it, ``commands`` names the keys of each command."""
+"""The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
-from r0.config.commands import (
-    ConvertConfig,
-    DataKeys,
-    DemoConfig,
-    RolloutsConfig,
-    RunKeys,
-    SftConfig,
-    StageAConfig,
-    WarmStartSection,
-)
+from r0.config.commands import ConvertConfig, DataKeys, RolloutsConfig, RunKeys, SftConfig
+from r0.config.lists import ListKeys, ListRewardSection
+from r0.config.ranking import EvaluateConfig, RerankConfig, RetrieveConfig
+from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
     EvalSection,
@@ -18,6 +12,7 @@ from r0.config.sections import (
     LoraSection,
     PPOSection,
     RaySection,
+    RewardBase,
     RewardSection,
     RolloutSection,
     Section,
@@ -31,11 +26,18 @@ __all__ = [
     "DataKeys",
     "DemoConfig",
     "EvalSection",
+    "EvaluateConfig",
     "GRPOSection",
     "LearnerSection",
+    "ListKeys",
+    "ListRewardSection",
     "LoraSection",
     "PPOSection",
+    "RLConfig",
     "RaySection",
+    "RerankConfig",
+    "RetrieveConfig",
+    "RewardBase",
     "RewardSection",
     "RolloutSection",
     "RolloutsConfig",
@@ -43,6 +45,7 @@ __all__ = [
     "Section",
     "SftConfig",
     "StageAConfig",
+    "StageBConfig",
     "SyncSection",
     "TrackingSection",
     "WarmStartSection",

@@ -66,12 +66,14 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
 
 
 def _parse(annotation: Any, text: str) -> Any:
-    """A command-line value by the field's type: text stays text, everything else is read as YAML."""
+    """A command-line value by the field's type: text stays text, lists are split at commas, everything else is read as YAML."""
     kinds = get_args(annotation) if _is_union(annotation) else (annotation,)
     if type(None) in kinds and text in ("", "null", "none"):
         return None
     if str in kinds or any(get_origin(kind) is not None and _is_text_literal(kind) for kind in kinds):
         return text
+    if any(get_origin(kind) is tuple for kind in kinds) and not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
     return yamlfile.scalar(text)
 
 

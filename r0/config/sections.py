@@ -23,7 +23,15 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, validate_default=True)
 
 
-class RewardSection(Section):
+class RewardBase(Section):
+    """What every reward has."""
+
+    name: str = key(..., "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
+    workers: Count = key(1, "reward processes")
+    deadline_s: Positive = key(60.0, "seconds for a batch; a worker that takes longer is replaced")
+
+
+class RewardSection(RewardBase):
     """Stage A's rule reward (DESIGN, "Stage A's reward"): what each component is worth."""
 
     name: str = key("stage_a", "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
@@ -37,8 +45,6 @@ class RewardSection(Section):
     missing_eos_penalty: NonNegative | None = key(None, "taken away when the token limit cut the completion; as at the top level")
     min_think_tokens: Annotated[int, Field(ge=0)] = key(64, "shortest thought that earns think_bonus, in tokens")
     max_think_tokens: Count | None = key(None, "longest thought that earns think_bonus, in tokens; as at the top level")
-    workers: Count = key(1, "reward processes")
-    deadline_s: Positive = key(60.0, "seconds for a batch; a worker that takes longer is replaced")
 
 
 class PPOSection(Section):

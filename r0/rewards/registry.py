@@ -3,7 +3,7 @@
 A configuration can only name what is installed, never an import path. A package adds a reward with::
 
     [project.entry-points."r0.rewards"]
-    my_reward = "my_package.rewards:make"      # make(section: RewardSection) -> Reward
+    my_reward = "my_package.rewards:make"      # make(section: RewardBase) -> Reward
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
-from r0.config.sections import RewardSection
+from r0.config.sections import RewardBase
 from r0.errors import UserError
 from r0.records import Verdict
 
@@ -27,7 +27,7 @@ class Reward(Protocol):
         """Named finite components of one completion; their sum is its reward."""
 
 
-RewardFactory = Callable[[RewardSection], Reward]
+RewardFactory = Callable[[RewardBase], Reward]
 _REGISTERED: dict[str, RewardFactory] = {}
 
 
@@ -69,7 +69,7 @@ def check_reward(name: str) -> None:
     )
 
 
-def make_reward(section: RewardSection) -> Reward:
+def make_reward(section: RewardBase) -> Reward:
     """The reward that ``section.name`` names, made from its section. r0's own names come before those of entry points.
 
     Raises:

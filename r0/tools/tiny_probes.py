@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
-from r0.prompts import user_message
+from r0.messages import user_message
 from r0.records import PointwiseTask
 from r0.tools.tiny_rows import LONG_PROMPT
 

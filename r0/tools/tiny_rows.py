@@ -17,7 +17,7 @@ from r0.data.builtin import (
     honest_completion,
 )
 from r0.data.builtin_words import words_of
-from r0.prompts import user_message
+from r0.messages import user_message
 
 LONG_PROMPT = """You judge whether a Document answers the whole of a Query.
 

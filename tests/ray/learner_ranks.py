@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from learner_models import plain_logprobs, random_groups, tiny_model
 
 from r0.actors.deal import deal
-from r0.config.commands import StageAConfig
+from r0.config import StageAConfig
 from r0.records import TrainGroup
 
 __all__ = ["Job", "plain_training", "random_groups", "run_ranks", "tiny_model"]

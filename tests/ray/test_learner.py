@@ -11,7 +11,7 @@ from learner_ranks import Job, plain_training, random_groups, run_ranks, tiny_mo
 
 from r0.actors.learner import Learner
 from r0.actors.networks import load_causal
-from r0.config.commands import StageAConfig
+from r0.config import StageAConfig
 from r0.errors import UserError
 
 pytestmark = pytest.mark.ray

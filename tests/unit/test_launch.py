@@ -30,7 +30,7 @@ def test_help_names_every_key(name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["stage_z"], "unknown command stage_z; did you mean stage_a?"),
+        (["stage_aa"], "unknown command stage_aa; did you mean stage_a?"),
         (["stage_a", "learning_rat=1"], "did you mean learning_rate?"),
         (["stage_a", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["stage_a", "--learning-rate"], "a value is missing"),

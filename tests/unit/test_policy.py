@@ -20,7 +20,7 @@ from r0.algos.advantages import ADVANTAGES
 from r0.algos.gae import gae, token_rewards
 from r0.algos.losses import POLICY_LOSSES, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
-from r0.config.commands import StageAConfig
+from r0.config import StageAConfig
 from r0.errors import UserError
 
 KINDS = ("qwen2", "qwen3", "llama")

@@ -1,0 +1,125 @@
+"""What every stage of reinforcement learning does: from a configuration to a finished run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from r0.actors.placement import Bundle, check_nodes, start_ray
+from r0.checkpoint import Checkpoints
+from r0.config import RLConfig
+from r0.errors import UserError
+from r0.models import model_folder
+from r0.rewards import check_reward
+from r0.signals import StopRequest
+from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+
+
+def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDirectory], Path] | None = None) -> int:
+    """One run of the loop in ``output``: 0 when it is done, 128 + signal when it was stopped and saved.
+
+    ``start`` makes the model to start from, where that is not ``config.model`` itself (the demo's warm start).
+
+    Raises:
+        UserError: anything about the input that can be known before a model loads.
+    """
+    check_reward(config.reward.name)
+    folder = model_folder(config.model)
+    check_lengths(config, folder)
+    with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
+        if directory.state == RunState.FINISHED:
+            finished = directory.finished()
+            steps = finished.steps if finished else 0
+            print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
+            return 0
+        need = [] if config.ray.inline else start_ray(config)
+        stop.install()  # Ray has handlers of its own
+        return _train(command, config, directory, start(directory) if start else folder, stop, need)
+
+
+def _train(
+    command: str, config: RLConfig, directory: RunDirectory, folder: Path, stop: StopRequest, need: Sequence[Bundle]
+) -> int:
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    from r0.actors import roles
+    from r0.data.source import open_source
+    from r0.prompts import Prompter
+    from r0.trainer import Trainer
+
+    transformers_logging.disable_progress_bar()
+    source = open_source(config, config.seed)
+    print(source.summary())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompter = Prompter(tokenizer, config.system_prompt, config.max_prompt_tokens)
+    if prompter.template_note:
+        print(prompter.template_note)
+    steps = total_steps(config, source.steps_per_epoch(config.batch_size))
+    updates = steps * config.section.num_ppo_epochs * config.mini_batches
+
+    if config.ray.inline:
+        team = roles.inline(config, str(folder), updates)
+    else:
+        check_nodes(folder, directory.path)
+        team = roles.on_ray(config, str(folder), updates, need)
+    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=tokenizer.decode)
+    try:
+        checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+        trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
+        complete = trainer.train(steps)
+        if complete:
+            team.learner.save_model(str(directory.folder("model")))
+            facts = _facts(command, steps, source, directory)
+            write_model_card(directory.path / "model", config, facts)
+            directory.finish(steps, facts.after)
+            recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
+    finally:
+        recorder.close()
+        team.close()
+    return 0 if complete else stop.exit_code
+
+
+def total_steps(config: RLConfig, steps_per_epoch: int) -> int:
+    """Updates of the run: epochs of rows / batch_size steps, at most ``max_steps``."""
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def check_lengths(config: RLConfig, folder: Path) -> None:
+    """Refuse budgets that the model's positions cannot hold.
+
+    Raises:
+        UserError: with the numbers and the remedy.
+    """
+    positions = model_config(folder).get("max_position_embeddings")
+    wanted = config.max_prompt_tokens + config.max_new_tokens
+    if isinstance(positions, int) and wanted > positions:
+        room = positions - config.max_new_tokens
+        remedy = f"lower max_prompt_tokens to at most {room}" if room > 0 else "lower max_new_tokens"
+        raise UserError(
+            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are {wanted} tokens, "
+            f"more than the {positions} positions of {folder.name}; {remedy}"
+        )
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: {folder / 'config.json'} cannot be read: {error}") from None
+
+
+def _facts(command: str, steps: int, source: Any, directory: RunDirectory) -> CardFacts:
+    """Held-out figures before and after, from the run's own record."""
+    lines = [line for line in read_record(directory.metrics_file) if any(name.startswith("heldout/") for name in line)]
+    figures = [{name: value for name, value in line.items() if value is not None and name != "step"} for line in lines]
+    before, after = (figures[0], figures[-1]) if figures else ({}, {})
+    return CardFacts(command, steps, source.facts(), before, after)

@@ -1,0 +1,77 @@
+"""The configurations of what uses rankings without training: a first stage, reranking, evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from r0.config.commands import DEFAULT_MODEL
+from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, key
+
+Names = tuple[str, ...]
+
+
+class RetrieveConfig(Section):
+    """A first stage: BM25 over a BEIR corpus, written as a TREC run."""
+
+    data: str = key(..., "BEIR folder: corpus.jsonl and queries.jsonl")
+    output: str = key(..., "TREC run to write")
+    candidates: str | None = key(None, "TREC run: rank only the documents it has for each query")
+    qrels: str | None = key(None, "only the queries judged here: a file, or a split of the folder; empty: all queries")
+    depth: Count = key(100, "documents written for each query, at most")
+    k1: NonNegative = key(0.9, "BM25's term saturation")
+    b: Share = key(0.4, "BM25's length normalisation")
+    stemmer: Literal["english", "none"] = key("english", "Snowball stemmer of corpus and queries")
+    stopwords: Literal["english", "none"] = key("english", "words left out")
+    tag: str = key("bm25", "name of the run in its last column")
+    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
+
+
+class RerankConfig(Section):
+    """Order the candidates of a first stage with a trained model, written as a TREC run."""
+
+    model: str = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
+    data: str = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
+    run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
+    output: str | None = key(None, "folder for run.trec and what belongs to it; empty: runs/rerank-<hash of the configuration>")
+    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
+    method: Literal["pointwise", "listwise", "setwise", "groupwise"] = key("listwise", "how a list is ordered")
+    depth: Count = key(100, "candidates of a query that are reranked; the others follow in the given order")
+    thinking: bool = key(True, "pointwise: the probability of yes after a thought, or with thinking switched off")
+    window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents of a window")
+    step: Count = key(10, "listwise: by how many documents a window moves towards the head")
+    passes: Count = key(1, "listwise: times that the windows run over the list")
+    top_k: Count = key(10, "setwise: documents of the head that are sorted")
+    set_size: Annotated[int, Field(ge=2)] = key(4, "setwise: documents compared at one time (a parent and its children)")
+    group_size: Annotated[int, Field(ge=2)] = key(20, "groupwise: documents of a group")
+    partitions: Count = key(1, "groupwise: random partitions whose scores are averaged")
+    samples: Count = key(1, "permutation self-consistency: shuffled samples of each list, combined to one order (1: none)")
+    fusion_weight: Share = key(0.0, "share of the first stage's score in the final one, both scaled to 0…1 within the query")
+    temperature: NonNegative = key(0.0, "sampling temperature; 0 takes the likeliest token")
+    seed: Annotated[int, Field(ge=0)] = key(42, "of shuffles and sampling")
+    system_prompt: str = key("", "system message; empty: r0's own for the method's answer form")
+    passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
+    max_prompt_tokens: Count = key(8192, "prompt budget")
+    max_new_tokens: Count = key(1024, "token limit of a completion")
+    tag: str = key("r0", "name of the run in its last column")
+    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
+    rollout: RolloutSection = key(RolloutSection(), "sampling workers")
+    ray: RaySection = key(RaySection(), "where they run")
+
+
+class EvaluateConfig(Section):
+    """Measure runs against judgements, the first stage always beside them."""
+
+    qrels: Names = key(..., "judgements, BEIR's tsv or TREC's qrels; `{}` stands for the data set", strict=False)
+    runs: Names = key(..., "TREC runs; `{}` stands for the data set", strict=False)
+    first_stage: str | None = key(None, "TREC run of the first stage, shown as the first row; empty: the first of runs")
+    datasets: Names = key((), "names that take the place of `{}`; the table has the mean over them", strict=False)
+    excluded: Names = key((), "BRIGHT's query files with excluded_ids, which are dropped from every run", strict=False)
+    format: Literal["text", "markdown", "csv", "json"] = key("text", "how the table is printed")
+    output: str | None = key(None, "write the table to this file too")
+    per_query: str | None = key(None, "write every query's measures to this file (JSONL)")
+    test: Literal["t", "permutation"] = key("t", "paired two-sided significance test against the first stage")
+    alpha: Positive = key(0.05, "significance level at which a difference is marked")
+    exponential_gain: bool = key(False, "also nDCG with gains 2^grade − 1, in columns of their own name")
+    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
