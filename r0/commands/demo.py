@@ -7,9 +7,10 @@ from pathlib import Path
 
 from r0.commands.output import output_path
 from r0.commands.plan import plan
+from r0.commands.table import before_and_after
 from r0.commands.training import train
 from r0.config import DemoConfig, SftConfig
-from r0.tracking import RunDirectory, read_record
+from r0.tracking import RunDirectory
 
 ROWS = (
     ("sampled/reward", "reward, sampled"),
@@ -33,7 +34,7 @@ def run(config: DemoConfig, dry_run: bool) -> int:
     output = output_path("demo", config)
     code = train("demo", config, output, start=partial(_warm_start, config))
     if code == 0:
-        print(table(output))
+        print(before_and_after(output, ROWS, before="warm start"))
     return code
 
 
@@ -66,17 +67,3 @@ def warm_start_config(config: DemoConfig, output: Path) -> SftConfig:
         zero_stage=0,
         ray=config.ray,
     )
-
-
-def table(output: Path) -> str:
-    """Held-out figures after the warm start and after RL, from the run's record."""
-    lines = [line for line in read_record(output / "metrics.jsonl") if any(name.startswith("heldout/") for name in line)]
-    if len(lines) < 2:
-        return "no held-out evaluation was made (eval.every=0)"
-    before, after = lines[0], lines[-1]
-    shown = [f"{'on held-out tasks':<46} {'warm start':>10} {'after RL':>10} {'change':>8}"]
-    for name, title in ROWS:
-        one, two = before.get(f"heldout/{name}"), after.get(f"heldout/{name}")
-        if one is not None and two is not None:
-            shown.append(f"{title:<46} {one:>10.3f} {two:>10.3f} {two - one:>+8.3f}")
-    return "\n".join(shown)

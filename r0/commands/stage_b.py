@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from r0.commands.output import output_path
 from r0.commands.plan import plan
+from r0.commands.table import before_and_after
 from r0.commands.training import train
 from r0.config import StageBConfig
 
+ROWS = (
+    ("greedy/ndcg@10", "nDCG@10, greedy (unreadable answers: the given order)"),
+    ("greedy/ndcg@10_given", "  of the given order"),
+    ("greedy/ndcg@10_gain_p", "  paired t-test against it, p"),
+    ("greedy/ndcg@10_well_formed", "nDCG@10 among well-formed answers, greedy"),
+    ("sampled/ndcg@10_well_formed", "nDCG@10 among well-formed answers, sampled"),
+    ("sampled/well_formed_rate", "well-formed answers, sampled"),
+    ("sampled/reward", "reward, sampled"),
+)
+
 
 def run(config: StageBConfig, dry_run: bool) -> int:
-    """Train, or say what would be done. Returns the exit code."""
+    """Train and show what it changed, or say what would be done. Returns the exit code."""
     if dry_run:
         print(plan("stage_b", config))
         return 0
-    return train("stage_b", config, output_path("stage_b", config))
+    output = output_path("stage_b", config)
+    code = train("stage_b", config, output)
+    if code == 0:
+        print(before_and_after(output, ROWS))
+    return code

@@ -1,7 +1,5 @@
 """The loop end to end on real parts: Ray with vLLM and DeepSpeed, and inline. Models are tiny and random unless said."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +7,9 @@ import time
 
 import pytest
 
+from tests import launching
 from tests.helpers import tiny_model
+from tests.launching import command, environment, record, steps
 
 pytestmark = pytest.mark.ray
 
@@ -28,27 +28,8 @@ def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"), hidden=128)
 
 
-def command(settings, model, output):
-    values = {"model": model, "output": output, **settings}
-    return [sys.executable, "-m", "r0.launch", "stage_a", *(f"{name}={value}" for name, value in values.items())]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 def launch(settings, model, output, code=0):
-    done = subprocess.run(command(settings, model, output), capture_output=True, text=True, env=environment(), timeout=600)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
-def record(output, name="metrics.jsonl"):
-    return [json.loads(line) for line in (output / name).read_text().splitlines()]
-
-
-def steps(output):
-    return [line for line in record(output) if "gap" in line]
+    return launching.launch("stage_a", {"model": model, "output": output, **settings}, code)
 
 
 def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path):
@@ -81,7 +62,8 @@ def test_a_run_that_was_terminated_repeats_the_record_bit_for_bit(model, tmp_pat
     settings = {**settings, **INLINE, "max_steps": 5}
     launch(settings, model, whole)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(settings, model, broken), env=environment(), **pipes)
+    arguments = command("stage_a", {"model": model, "output": broken, **settings})
+    process = subprocess.Popen(arguments, env=environment(), **pipes)
     wait_for(lambda: (broken / "metrics.jsonl").is_file() and len(steps(broken)) >= 2, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)

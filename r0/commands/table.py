@@ -1,0 +1,24 @@
+"""Held-out figures before and after a run, as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from r0.tracking import read_record
+
+Rows = Sequence[tuple[str, str]]  # (name of a held-out figure, title of its row)
+
+
+def before_and_after(output: Path, rows: Rows, before: str = "before", after: str = "after RL") -> str:
+    """The first and the last held-out evaluation in the record of the run in ``output``; figures that it lacks are left out."""
+    lines = [line for line in read_record(output / "metrics.jsonl") if any(name.startswith("heldout/") for name in line)]
+    if len(lines) < 2:
+        return "no held-out evaluation was made (eval.every=0)"
+    first, last = lines[0], lines[-1]
+    shown = [f"{'on held-out tasks':<54} {before:>10} {after:>10} {'change':>8}"]
+    for name, title in rows:
+        one, two = first.get(f"heldout/{name}"), last.get(f"heldout/{name}")
+        if one is not None and two is not None:
+            shown.append(f"{title:<54} {one:>10.3f} {two:>10.3f} {two - one:>+8.3f}")
+    return "\n".join(shown)

@@ -1,0 +1,36 @@
+"""Run the door in a process of its own, as a user does, and read what the run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def environment() -> dict[str, str]:
+    """One thread, nothing from the network."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(name: str, settings: dict[str, object]) -> list[str]:
+    """The command line of ``name`` with ``key=value`` settings."""
+    return [sys.executable, "-m", "r0.launch", name, *(f"{key}={value}" for key, value in settings.items())]
+
+
+def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run it to its end; its exit code must be ``code``."""
+    done = subprocess.run(command(name, settings), capture_output=True, text=True, env=environment(), timeout=timeout)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def record(output: Path, name: str = "metrics.jsonl") -> list[dict]:
+    """The lines of a run's record."""
+    return [json.loads(line) for line in (output / name).read_text().splitlines()]
+
+
+def steps(output: Path) -> list[dict]:
+    """The lines of training steps."""
+    return [line for line in record(output) if "gap" in line]
