@@ -1,0 +1,171 @@
+"""The built-in task on lists: which documents connect both concepts of a query, which name one, which none?
+
+Synthetic, a pure function of (index, seed, form, candidates), plain Python, made of the same words as the pointwise task
+(``r0.data.builtin``). A query names two concepts; every document is one sentence with a place of its own:
+
+* grade 2, ``both``: the sentence names both concepts, so it connects them;
+* grade 1, ``one``: it names one of them;
+* grade 0, ``no``: it names neither.
+
+The honest thought takes the documents one by one, in the order shown: ``[1] river, tax: both. [2] tax: one. [3] no.`` The first
+stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless labeller: see
+``ListFaults``.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from r0.data.builtin import address, concepts_of, draw_query
+from r0.data.builtin_words import NOUNS, PLACES, RELATIONS, STATES
+from r0.records import Form, ListLabel, ListwiseTask
+
+LIST_KIND = "list"
+MOST_CANDIDATES = len(PLACES)  # every document of a list has a place of its own
+
+FIRST_STAGE_NOISE = 2.0  # standard deviation of what the first stage adds to the number of shared concepts
+
+_WORDS = ("no", "one", "both")  # what a thought says of a document, by grade
+_CHECK = re.compile(r"\[([0-9]{1,3})\] (?:([a-z]+(?:, [a-z]+)*): )?(no|one|both)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class ListFaults:
+    """The declared systematic error of the warm-start log. The shares of the three styles are of all rows; the rest is clean.
+
+    ``mention_first``: the labeller took a passing mention for the better match. The thought is honest, but this share of the
+    documents that name one concept is put before those that connect both. This is the error that RL has to remove; the styles
+    are the manners it has to teach.
+    """
+
+    mention_first: float = 0.6
+    extra_text: float = 0.10  # a remark after </answer>
+    left_out: float = 0.05  # the last document of the answer is left out (of a pick: the number)
+    no_answer: float = 0.05  # the answer tag is never closed
+
+
+LIST_FAULTS = ListFaults()
+
+_REMARKS = ("I hope this helps.", "Please check the documents again.", "That is my final order.")
+
+
+def builtin_list_task(index: int, seed: int, form: Form, candidates: int) -> ListwiseTask:
+    """List ``index`` with this seed: ``candidates`` documents (2 to ``MOST_CANDIDATES``) in a shuffled order, one or more of them
+    of grade 2, with its honest thought and answer. Query, documents and labels are the same for every form."""
+    rng = address("builtin-list", seed, candidates, index)
+    concepts = tuple(rng.sample(NOUNS, 2))
+    query = draw_query(rng, concepts)
+    grades = _draw_grades(rng, candidates)
+    documents = _draw_documents(rng, concepts, grades)
+    scores = [grade + rng.gauss(0.0, FIRST_STAGE_NOISE) for grade in grades]
+    given = tuple(sorted(range(candidates), key=lambda i: (-scores[i], i)))
+    label = ListLabel(tuple(map(float, grades)), given)
+    answer = write_answer(form, grades)
+    return ListwiseTask(index, query, documents, label, form, honest_list_thought(concepts, documents), answer, LIST_KIND)
+
+
+def _draw_grades(rng: random.Random, candidates: int) -> list[int]:
+    """Up to a third of the documents of grade 2, a third to a half of grade 1, the rest of grade 0; shuffled."""
+    both = rng.randint(1, max(1, candidates // 3))
+    one = min(candidates - both, rng.randint(max(1, candidates // 3), max(1, candidates // 2)))
+    grades = [2] * both + [1] * one + [0] * (candidates - both - one)
+    rng.shuffle(grades)
+    return grades
+
+
+def _draw_documents(rng: random.Random, concepts: tuple[str, ...], grades: Sequence[int]) -> tuple[str, ...]:
+    """One sentence for each grade, with two or three nouns (or one), of which ``grade`` are concepts."""
+    taken = set(concepts)
+    documents = []
+    for grade, place in zip(grades, rng.sample(PLACES, len(grades)), strict=True):
+        nouns = rng.sample(concepts, grade)
+        size = max(grade, rng.choice((1, 2, 2, 3)))
+        others = [noun for noun in rng.sample(NOUNS, size + len(concepts)) if noun not in taken]
+        nouns += others[: size - grade]
+        rng.shuffle(nouns)
+        if size == 1:
+            documents.append(f"The {nouns[0]} {rng.choice(STATES)} in {place}.")
+        else:
+            documents.append(f"The {nouns[0]} {rng.choice(RELATIONS)} the {' and the '.join(nouns[1:])} in {place}.")
+    return tuple(documents)
+
+
+def named(concepts: Sequence[str], document: str) -> list[str]:
+    """The concepts that a document names, in the order of the query."""
+    words = set(document.rstrip(".").split())
+    return [concept for concept in concepts if concept in words]
+
+
+def honest_list_thought(concepts: Sequence[str], documents: Sequence[str]) -> str:
+    """The thought that checks every document; about nine tokens of r0-tiny each."""
+    found = (named(concepts, document) for document in documents)
+    return " ".join(
+        f"[{number}] {', '.join(words)}{': ' if words else ''}{_WORDS[len(words)]}." for number, words in enumerate(found, 1)
+    )
+
+
+def write_answer(form: Form, grades: Sequence[float]) -> str:
+    """The answer that says these grades: equal ones tied and in the order shown; a pick is the first of the highest; scores are
+    scaled to 10.
+
+    Raises:
+        ValueError: ``form`` is no list's.
+    """
+    ranked = sorted(range(len(grades)), key=lambda i: (-grades[i], i))
+    if form == Form.PICK:
+        return f"[{ranked[0] + 1}]"
+    if form == Form.SCORES:
+        highest = max(grades) or 1
+        return "{" + ", ".join(f'"{i + 1}": {round(10 * grade / highest)}' for i, grade in enumerate(grades)) + "}"
+    if form != Form.PERMUTATION:
+        raise ValueError(f"{form} is not a list's form")
+    signs = [""] + [" = " if grades[a] == grades[b] else " > " for a, b in zip(ranked, ranked[1:], strict=False)]
+    return "".join(f"{sign}[{i + 1}]" for sign, i in zip(signs, ranked, strict=True))
+
+
+def honest_list_completion(task: ListwiseTask) -> str:
+    """The completion that earns the full reward, without the end-of-sequence token."""
+    return f"<think>{task.think}</think><answer>{task.answer}</answer>"
+
+
+def warm_start_list_completion(task: ListwiseTask, seed: int, faults: ListFaults = LIST_FAULTS) -> str:
+    """The completion that the warm-start log holds for a list: faulty as ``faults`` declares; a pure function."""
+    rng = address("warm-start-list", seed, task.task_id)
+    seen = [3 if grade == 1 and rng.random() < faults.mention_first else grade for grade in task.label.grades]
+    answer, remark, draw = write_answer(task.form, seen), rng.choice(_REMARKS), rng.random()
+    start = f"<think>{task.think}</think><answer>"
+    styles = (
+        (faults.extra_text, f"{start}{answer}</answer> {remark}"),
+        (faults.left_out, f"{start}{_without_last(task.form, answer)}</answer>"),
+        (faults.no_answer, f"{start}{answer}"),
+    )
+    for share, text in styles:
+        if draw < share:
+            return text
+        draw -= share
+    return f"{start}{answer}</answer>"
+
+
+def _without_last(form: Form, answer: str) -> str:
+    """The answer without the document that it names last."""
+    if form == Form.PICK:
+        return ""
+    return answer[: answer.rindex(", ")] + "}" if form == Form.SCORES else answer[: answer.rindex("[") - len(" > ")]
+
+
+def checks_right(task: ListwiseTask, think: str) -> list[bool]:
+    """For every document whether a thought checks it rightly: the concepts that it names, and the word for its grade."""
+    said = {int(number): (words, word) for number, words, word in _CHECK.findall(think)}
+    found = (named(concepts_of(task.query), document) for document in task.documents)
+    return [said.get(number) == (", ".join(words), _WORDS[len(words)]) for number, words in enumerate(found, 1)]
+
+
+def claimed_grades(think: str, documents: int) -> tuple[int, ...] | None:
+    """The grades that a thought concludes with; None unless it checks every document exactly once."""
+    said = [(int(number), word) for number, _, word in _CHECK.findall(think)]
+    if sorted(number for number, _ in said) != list(range(1, documents + 1)):
+        return None
+    return tuple(_WORDS.index(word) for _, word in sorted(said))
