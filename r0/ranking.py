@@ -1,0 +1,156 @@
+"""What a ranking is worth against graded labels: nDCG, recall, rank-biased overlap, divergence of scores. Pure functions.
+
+A ranking is ``Groups``: groups of tied documents, best first; documents are numbers from 0. The rules:
+
+* A tie is worth what its documents are worth on average over all their orders (McSherry & Najork 2008), so nothing is won by it.
+* Documents that a ranking does not name come behind all others, tied with each other.
+* Gains are linear, as trec_eval's: the grade, and 0 where it is negative; the discount of rank r is 1 / log2(r + 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate, chain
+from typing import TypeAlias
+
+Groups: TypeAlias = tuple[tuple[int, ...], ...]
+
+
+def groups_of(scores: Sequence[float]) -> Groups:
+    """The ranking that ``scores`` [N] make, highest first; equal scores are tied, in the order of their numbers."""
+    tied: dict[float, list[int]] = {}
+    for document, score in enumerate(scores):
+        tied.setdefault(score, []).append(document)
+    return tuple(tuple(tied[score]) for score in sorted(tied, reverse=True))
+
+
+def groups_of_order(order: Iterable[int]) -> Groups:
+    """The ranking of an order without ties."""
+    return tuple((document,) for document in order)
+
+
+def ideal_groups(grades: Sequence[float]) -> Groups:
+    """The best ranking there is for ``grades`` [N]: equal gains are tied (negative grades gain 0)."""
+    return groups_of([max(grade, 0.0) for grade in grades])
+
+
+def ndcg(grades: Sequence[float], groups: Sequence[Sequence[int]], k: int) -> float:
+    """nDCG@k in [0, 1]; 0 where no document has a positive grade.
+
+    Args:
+        grades: [N], one a document.
+        groups: the ranking; it may leave documents out.
+        k: cutoff rank, from 1.
+
+    Raises:
+        ValueError: ``groups`` names a document twice, or one that has no grade.
+    """
+    gains = [grade if grade > 0 else 0.0 for grade in grades]
+    reach = _discounts(len(gains), k)
+    ideal = math.fsum(gain * (reach[rank + 1] - reach[rank]) for rank, gain in enumerate(sorted(gains, reverse=True)))
+    if not ideal:
+        return 0.0
+    worth, rank = [], 0
+    for group in _whole(len(gains), groups):
+        end = rank + len(group)
+        worth.append(sum([gains[document] for document in group]) / len(group) * (reach[end] - reach[rank]))
+        rank = end
+    return min(1.0, math.fsum(worth) / ideal)  # rounding can lead beyond 1
+
+
+def recall(relevant: Collection[int], groups: Sequence[Sequence[int]], k: int) -> float:
+    """Share of ``relevant`` among the first k in [0, 1]; 0 where there are none. Documents not in ``groups`` are not found."""
+    if not relevant:
+        return 0.0
+    found, rank = 0.0, 0
+    for group in groups:
+        shown = min(len(group), k - rank)
+        if shown <= 0:
+            break
+        found += sum([document in relevant for document in group]) * shown / len(group)
+        rank += len(group)
+    return found / len(relevant)
+
+
+def rbo(groups: Sequence[Sequence[int]], ideal: Sequence[Sequence[int]], p: float) -> float:
+    """Rank-biased overlap in (0, 1], extrapolated (Webber, Moffat & Zobel 2010, equation 32, over the documents of both).
+
+    (1 − p)/p · Σ_d p^d · A_d + p^N · A_N, where A_d is the share that the first d documents of the two have in common. Ties on
+    either side are averaged over their orders (RBO^a of Corsi & Urbano 2024), so a tied ranking's overlap with itself is below 1.
+
+    Args:
+        groups, ideal: the rankings; the overlap is the same when they are exchanged.
+        p: persistence: 0 < p < 1; small p looks at the top only.
+
+    Raises:
+        ValueError: p is not between 0 and 1, or a ranking names a document twice.
+    """
+    if not 0 < p < 1:
+        raise ValueError(f"persistence p of rank-biased overlap is {p}, and has to lie between 0 and 1")
+    size = max(chain((0,), *groups, *ideal)) + 1
+    left, right = _by_rank(size, groups), _by_rank(size, ideal)
+    left_share, right_share = [0.0] * size, [0.0] * size  # share of the orders in which a document is among the first d
+    overlap, total, weight = 0.0, 0.0, 1.0
+    for depth, (ours, theirs) in enumerate(zip(left, right, strict=True), 1):
+        for document in ours:
+            left_share[document] += 1 / len(ours)
+            overlap += right_share[document] / len(ours)
+        for document in theirs:
+            right_share[document] += 1 / len(theirs)
+            overlap += left_share[document] / len(theirs)
+        total += weight * overlap / depth
+        weight *= p
+    return min(1.0, (1 - p) * total + weight * overlap / size)
+
+
+def js_divergence(scores: Sequence[float], grades: Sequence[float]) -> float:
+    """Jensen-Shannon divergence, base 2, in [0, 1]: 0 where ``scores`` and ``grades`` are the same but for their scale.
+
+    Distributions over the N documents are made by dividing by the sum; negative values count 0, and where all are 0 the
+    distribution is uniform.
+
+    Raises:
+        ValueError: as many scores as grades are needed, and at least one.
+    """
+    if len(scores) != len(grades) or not scores:
+        raise ValueError(f"{len(scores)} scores and {len(grades)} grades: one of each is needed for every document")
+    terms = []
+    for ours, theirs in zip(_distribution(scores), _distribution(grades), strict=True):
+        middle = (ours + theirs) / 2
+        terms += [share / 2 * math.log2(share / middle) for share in (ours, theirs) if share > 0]
+    return min(1.0, max(0.0, math.fsum(terms)))
+
+
+def _distribution(values: Sequence[float]) -> list[float]:
+    positive = [max(value, 0.0) for value in values]
+    most = max(positive)
+    if most <= 0:
+        return [1 / len(positive)] * len(positive)
+    scaled = [value / most for value in positive]  # the sum of very large or very small values would leave the range of floats
+    total = math.fsum(scaled)
+    return [value / total for value in scaled]
+
+
+@lru_cache(maxsize=256)
+def _discounts(size: int, k: int) -> tuple[float, ...]:
+    """[size + 1] sums of the discounts of the first 0, 1, … size ranks, where ranks beyond k have none."""
+    return tuple(accumulate((1 / math.log2(rank + 1) if rank <= k else 0.0 for rank in range(1, size + 1)), initial=0.0))
+
+
+def _whole(size: int, groups: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """``groups`` with the documents they leave out as a last group."""
+    named = list(chain.from_iterable(groups))
+    seen = set(named)
+    if len(seen) < len(named):
+        raise ValueError("a ranking names a document twice")
+    if named and not 0 <= min(named) <= max(named) < size:
+        raise ValueError(f"a ranking names a document outside 0 to {size - 1}")
+    groups = [group for group in groups if group]
+    return groups if len(named) == size else [*groups, [document for document in range(size) if document not in seen]]
+
+
+def _by_rank(size: int, groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """[size] for every rank the group that stands there."""
+    return [group for group in _whole(size, groups) for _ in group]
