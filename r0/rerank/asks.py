@@ -22,7 +22,7 @@ from r0.records import Form, Violation
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question to the model about some of a query's candidates. Asks of one method differ from each other."""
+    """One question to the model about some of a query's candidates. The asks that a method waits for differ."""
 
     documents: tuple[int, ...]  # given positions, in the order shown
     form: Form  # YES_NO (one document), PERMUTATION, PICK, SCORES
