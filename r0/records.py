@@ -141,6 +141,7 @@ class Sampled:
     logprobs: tuple[float, ...]
     finish: Finish
     version: int  # weight version it was sampled with
+    allowed_logprobs: tuple[float, ...] = ()  # at the first token, of the request's allowed ids in their order
 
 
 @dataclass(frozen=True, slots=True)

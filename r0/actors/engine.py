@@ -70,6 +70,12 @@ class Engine(Protocol):
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
         """Complete every request, in order."""
 
+    def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
+        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has."""
+
+    def step(self) -> list[tuple[int, Sampled]]:
+        """Work on what was submitted for a moment; gives what has become complete. Nothing in work: nothing happens."""
+
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group that ``info`` describes."""
 
@@ -87,6 +93,35 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release what the engine holds."""
+
+
+def make_engine(settings: EngineSettings) -> Engine:
+    """The engine that the settings name.
+
+    Raises:
+        UserError: it is not installed; the model is too short for prompt and completion.
+    """
+    if settings.engine == "hf":
+        from r0.actors.hf_engine import HfEngine
+
+        return HfEngine(settings)
+    from r0.actors.vllm_engine import VllmEngine
+
+    return VllmEngine(settings)
+
+
+def check_requests(requests: Sequence[SampleRequest], max_new_tokens: int, settings: EngineSettings) -> None:
+    """Refuse what an engine cannot sample.
+
+    Raises:
+        ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length; an allowed id is given twice.
+    """
+    longest = max((len(request.prompt_ids) for request in requests), default=0)
+    if longest + max_new_tokens > (limit := settings.max_model_len):
+        raise ValueError(f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_model_len={limit}")
+    for request in requests:
+        if len(set(request.allowed_ids)) < len(request.allowed_ids):
+            raise ValueError(f"allowed ids are given twice: {request.allowed_ids}")
 
 
 def check_length(folder: Path, max_model_len: int) -> None:

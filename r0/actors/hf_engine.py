@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from r0.actors.engine import EngineSettings, check_length, stop_ids
+from r0.actors.engine import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.transfer import Meeting, Receiver, TransferError
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
@@ -30,6 +30,7 @@ class _Row:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
+    allowed_logprobs: tuple[float, ...] = ()
 
 
 class HfEngine:
@@ -52,6 +53,7 @@ class HfEngine:
         self._stop_ids = stop_ids(Path(settings.model))
         self._receiver: Receiver | None = None
         self._version = 0
+        self._in_work: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
@@ -60,19 +62,42 @@ class HfEngine:
         Raises:
             ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length.
         """
-        longest = max((len(request.prompt_ids) for request in requests), default=0)
-        if longest + max_new_tokens > (limit := self._settings.max_model_len):
-            raise ValueError(f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_model_len={limit}")
+        check_requests(requests, max_new_tokens, self._settings)
         rows = [_Row(request, _noise(request.seed, max_new_tokens)) for request in requests]
         order = sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))  # little padding
         for start in range(0, len(order), self._settings.max_num_seqs):
             self._complete(order[start : start + self._settings.max_num_seqs], temperature, max_new_tokens, greedy)
         return [self._sampled(row) for row in rows]
 
+    def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
+        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has.
+
+        Raises:
+            ValueError: as ``sample``; or the key is in work.
+        """
+        if key in self._in_work:
+            raise ValueError(f"submit: {key} is in work already")
+        check_requests([request], max_new_tokens, self._settings)
+        self._in_work[key] = (request, (temperature, max_new_tokens, greedy))
+
+    def step(self) -> list[tuple[int, Sampled]]:
+        """Complete the requests that have waited longest, as many as fit a batch and are to be sampled in the same way."""
+        if not self._in_work:
+            return []
+        way = next(iter(self._in_work.values()))[1]
+        keys = [key for key, (_, wanted) in self._in_work.items() if wanted == way][: self._settings.max_num_seqs]
+        requests = [self._in_work.pop(key)[0] for key in keys]
+        return list(zip(keys, self.sample(requests, *way), strict=True))
+
     def _complete(self, rows: list[_Row], temperature: float, max_new_tokens: int, greedy: bool) -> None:
         logits_BV, cache, mask_BP = self._prefill(rows)
         for step in range(max_new_tokens):
-            tokens_B, logprobs_B = _draw(logits_BV, [row.noise[step] for row in rows], temperature, greedy)
+            _allow(logits_BV, [row.request.allowed_ids for row in rows])
+            logprobs_BV = torch.log_softmax(logits_BV.float() / (1.0 if greedy else temperature), dim=-1)
+            tokens_B, logprobs_B = _draw(logprobs_BV, [row.noise[step] for row in rows], greedy)
+            if step == 0:
+                for row, logprobs_V in zip(rows, logprobs_BV, strict=True):
+                    row.allowed_logprobs = tuple(logprobs_V[list(row.request.allowed_ids)].tolist())
             for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
                 row.token_ids.append(token)
                 row.logprobs.append(logprob)
@@ -125,7 +150,7 @@ class HfEngine:
 
     def _sampled(self, row: _Row) -> Sampled:
         finish = Finish.STOP if row.stopped else Finish.LENGTH
-        return Sampled(tuple(row.token_ids), tuple(row.logprobs), finish, self._version)
+        return Sampled(tuple(row.token_ids), tuple(row.logprobs), finish, self._version, row.allowed_logprobs)
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group that ``info`` describes (nothing to join for ``local``); a former group is left."""
@@ -191,13 +216,21 @@ def _noise(seed: int, count: int) -> list[float]:
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
-def _draw(logits_BV: torch.Tensor, noise: list[float], temperature: float, greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token and its log-probability for each row, of the distribution ``softmax(logits / temperature)``."""
-    logprobs_BV = torch.log_softmax(logits_BV.float() / (1.0 if greedy else temperature), dim=-1)
+def _allow(logits_BV: torch.Tensor, allowed: list[tuple[int, ...]]) -> None:
+    """Leave each row, in place, only the ids that it allows, where it does not allow all."""
+    for logits_V, ids in zip(logits_BV, allowed, strict=True):
+        if ids:
+            kept = logits_V[list(ids)]
+            logits_V.fill_(float("-inf"))
+            logits_V[list(ids)] = kept
+
+
+def _draw(logprobs_BV: torch.Tensor, noise: list[float], greedy: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token and its log-probability for each row."""
     if greedy:
         tokens_B1 = logprobs_BV.argmax(dim=-1, keepdim=True)
     else:
         below_BV = logprobs_BV.double().exp().cumsum(dim=-1)
-        target_B1 = torch.tensor(noise, dtype=torch.float64, device=logits_BV.device)[:, None] * below_BV[:, -1:]
-        tokens_B1 = torch.searchsorted(below_BV, target_B1, right=True).clamp(max=logits_BV.shape[1] - 1)
+        target_B1 = torch.tensor(noise, dtype=torch.float64, device=logprobs_BV.device)[:, None] * below_BV[:, -1:]
+        tokens_B1 = torch.searchsorted(below_BV, target_B1, right=True).clamp(max=logprobs_BV.shape[1] - 1)
     return tokens_B1[:, 0], logprobs_BV.gather(1, tokens_B1)[:, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from r0.actors.engine import Engine, EngineSettings, transfer_backend
+from r0.actors.engine import Engine, EngineSettings, make_engine, transfer_backend
 from r0.actors.pool import Pool
 from r0.config import RLConfig
 from r0.records import Sampled, SampleRequest
@@ -30,7 +30,7 @@ class RolloutWorker:
             if config is None:
                 raise TypeError("RolloutWorker needs a configuration or settings")
             settings = EngineSettings.of(config, model, transfer_backend(config, _has_gpu()))
-        self._engine: Engine = _engine(settings)
+        self._engine: Engine = make_engine(settings)
 
     def sample(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool = False
@@ -131,16 +131,6 @@ def deal(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -
         shares[least] += blocks[b]
         load[least] += cost[b]
     return [sorted(share) for share in shares if share]
-
-
-def _engine(settings: EngineSettings) -> Engine:
-    if settings.engine == "hf":
-        from r0.actors.hf_engine import HfEngine
-
-        return HfEngine(settings)
-    from r0.actors.vllm_engine import VllmEngine
-
-    return VllmEngine(settings)
 
 
 def _has_gpu() -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from r0.actors.engine import EngineSettings, check_length, stop_ids
+from r0.actors.engine import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.transfer import TransferError
 from r0.errors import UserError
 from r0.heap import keep_freed_blocks
@@ -52,6 +52,7 @@ class VllmEngine:
         self._stop_ids = sorted(stop_ids(Path(settings.model)))
         self._version = 0
         self._broken = False
+        self._in_work: dict[str, SampleRequest] = {}  # submitted, by vLLM's name of the request
         self._llm = _start(settings)
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
@@ -59,37 +60,61 @@ class VllmEngine:
 
         Raises:
             ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length.
+            RuntimeError: submitted requests are still in work.
         """
+        if self._in_work:
+            raise RuntimeError(f"sample: {len(self._in_work)} submitted requests are still in work; step until they are done")
+        check_requests(requests, max_new_tokens, self._settings)
+        parameters = [self._parameters(request, temperature, max_new_tokens, greedy) for request in requests]
+        prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False) if prompts else []
+        return [self._sampled(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
+
+    def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
+        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has.
+
+        Raises:
+            ValueError: as ``sample``; or the key is in work.
+        """
+        if (name := str(key)) in self._in_work:
+            raise ValueError(f"submit: {key} is in work already")
+        check_requests([request], max_new_tokens, self._settings)
+        parameters = self._parameters(request, temperature, max_new_tokens, greedy)
+        self._llm.llm_engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, parameters)
+        self._in_work[name] = request
+
+    def step(self) -> list[tuple[int, Sampled]]:
+        """One forward pass over what is in work (at most ``max_num_seqs`` requests); gives what has become complete."""
+        if not self._in_work:
+            return []
+        done = [output for output in self._llm.llm_engine.step() if output.finished]
+        return [(int(one.request_id), self._sampled(self._in_work.pop(one.request_id), one.outputs[0])) for one in done]
+
+    def _parameters(self, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        longest = max((len(request.prompt_ids) for request in requests), default=0)
-        if longest + max_new_tokens > self._settings.max_model_len:
-            limit = self._settings.max_model_len
-            raise ValueError(f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_model_len={limit}")
-        parameters = [
-            SamplingParams(
-                temperature=0.0 if greedy else temperature,
-                seed=request.seed,
-                max_tokens=max_new_tokens,
-                stop_token_ids=self._stop_ids,
-                logprobs=0,  # of the sampled token only
-                flat_logprobs=True,  # one list of floats instead of a dictionary a token
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            for request in requests
-        ]
-        prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False) if prompts else []
-        return [self._sampled(output.outputs[0]) for output in outputs]
+        return SamplingParams(
+            temperature=0.0 if greedy else temperature,
+            seed=request.seed,
+            max_tokens=max_new_tokens,
+            stop_token_ids=self._stop_ids,
+            allowed_token_ids=list(request.allowed_ids) or None,
+            logprobs=len(request.allowed_ids),  # beside the sampled token's: those of the ids that it was sampled from
+            flat_logprobs=True,  # one list of floats instead of a dictionary a token
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
 
-    def _sampled(self, completion: Any) -> Sampled:
+    def _sampled(self, request: SampleRequest, completion: Any) -> Sampled:
+        found, allowed = completion.logprobs, request.allowed_ids
+        first = dict(zip(found.token_ids[: len(allowed) + 1], found.logprobs, strict=False)) if allowed else {}
         return Sampled(
             token_ids=tuple(completion.token_ids),
-            logprobs=tuple(completion.logprobs.logprobs),
+            logprobs=tuple(found.logprobs[:: len(allowed) + 1]),
             finish=Finish.STOP if completion.finish_reason == "stop" else Finish.LENGTH,
             version=self._version,
+            allowed_logprobs=tuple(first[one] for one in allowed),
         )
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from r0.actors.engine import EngineSettings, stop_ids
+from r0.actors.engine import Engine, EngineSettings, make_engine, stop_ids
 from r0.actors.pool import Pool
 from r0.actors.rollout import RolloutGroup, RolloutWorker
 from r0.errors import UserError
-from r0.records import Finish, SampleRequest
+from r0.records import Finish, Sampled, SampleRequest
 from tests.helpers import tiny_model
 from tests.logprob_gap import gap, load
 
@@ -93,6 +95,86 @@ def test_hf_engine_and_vllm_agree(pool, folder):
     worst = max(abs(x - y) for a, b in zip(same, greedy, strict=True) for x, y in zip(a.logprobs, b.logprobs, strict=True))
     assert worst < 1e-3
     hf.close()
+
+
+ALLOWED = ((40, 41), (), (200, 7, 55))  # of every third request
+
+
+def with_allowed(asked: list[SampleRequest]) -> list[SampleRequest]:
+    return [replace(one, allowed_ids=ALLOWED[i % 3]) for i, one in enumerate(asked)]
+
+
+def stepped(engine: Engine, asked: list[SampleRequest], *way) -> list[Sampled]:
+    """Half of the requests first, the others while those are in work."""
+    half = len(asked) // 2
+    for key in range(half):
+        engine.submit(key, asked[key], *way)
+    found = dict(engine.step())
+    for key in range(half, len(asked)):
+        engine.submit(key, asked[key], *way)
+    while len(found) < len(asked):
+        found |= dict(engine.step())
+    assert engine.step() == []
+    return [found[key] for key in range(len(asked))]
+
+
+@pytest.fixture(scope="module")
+def engines(folder):
+    """Both engines in this process, with room for fewer requests than the tests have."""
+    settings = EngineSettings(folder, 256, transfer="local", max_num_seqs=10)
+    made = [make_engine(settings), make_engine(replace(settings, engine="hf"))]
+    yield made
+    for engine in made:
+        engine.close()
+
+
+def test_requests_submitted_while_others_are_in_work_give_what_one_batch_gives(engines):
+    vllm, hf = engines
+    asked = with_allowed(requests())
+    for way in ((0.8, 24, False), (1.0, 24, True)):
+        assert stepped(vllm, asked, *way) == vllm.sample(asked, *way)
+        batch = hf.sample(asked, *way)
+        assert [one.token_ids for one in stepped(hf, asked, *way)] == [one.token_ids for one in batch]
+
+
+def test_allowed_ids_alone_are_sampled_and_share_the_probability(engines, folder):
+    asked = with_allowed(requests())
+    model = load(folder)
+    for engine in engines:
+        for temperature, greedy in ((0.7, False), (1.0, True)):
+            for one, sampled in zip(asked, engine.sample(asked, temperature, 6, greedy), strict=True):
+                assert len(sampled.logprobs) == len(sampled.token_ids)
+                assert len(sampled.allowed_logprobs) == len(one.allowed_ids)
+                if not one.allowed_ids:
+                    continue
+                assert set(sampled.token_ids) <= set(one.allowed_ids)
+                place = one.allowed_ids.index(sampled.token_ids[0])
+                assert sampled.allowed_logprobs[place] == sampled.logprobs[0]
+                with torch.inference_mode():
+                    logits = model(torch.tensor([one.prompt_ids])).logits[0, -1, list(one.allowed_ids)] / temperature
+                wanted = logits.log_softmax(-1).tolist()
+                assert sampled.allowed_logprobs == pytest.approx(wanted, abs=1e-3)
+                if greedy:
+                    assert place == wanted.index(max(wanted))
+
+
+def test_a_key_or_an_allowed_id_given_twice_is_refused(engines):
+    one = SampleRequest((3, 4, 5), 1)
+    for engine in engines:
+        engine.submit(0, one, 1.0, 4, True)
+        with pytest.raises(ValueError, match="in work already"):
+            engine.submit(0, one, 1.0, 4, True)
+        while not engine.step():
+            pass
+        with pytest.raises(ValueError, match="given twice"):
+            engine.submit(0, replace(one, allowed_ids=(9, 9)), 1.0, 1, True)
+        assert engine.step() == []
+    vllm, _ = engines
+    vllm.submit(0, one, 1.0, 4, True)
+    with pytest.raises(RuntimeError, match="still in work"):
+        vllm.sample([one], 1.0, 4, True)
+    while not vllm.step():
+        pass
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(pool):
