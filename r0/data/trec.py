@@ -1,7 +1,11 @@
 """TREC files: runs (``query Q0 document rank score tag``) and judgements (``query document grade``, or TREC's four columns).
 
 Columns are split on tabs where that gives the right number of them, else on any white space. Ids are kept as 64-bit hashes,
-so that a run with millions of candidates stays small; where an id has to be named in a message, its line is read again.
+so that a run with millions of candidates stays small; where an id has to be named in a message, its line is read again. (The
+module ``runfile`` reads the same files with their ids, for what has to write them again.)
+
+A run is ordered as trec_eval orders it: by score in single precision, best first, equal scores by document id, last first.
+Its rank column says nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from r0.data.progress import progress
 from r0.errors import UserError
 
 MAX_LINE_BYTES = 1 << 16
+RUN_COLUMNS, JUDGEMENT_COLUMNS = (6,), (3, 4)
 
 
 def pair_hash(query_id: str, document_id: str) -> int:
@@ -27,7 +32,7 @@ def pair_hash(query_id: str, document_id: str) -> int:
 
 
 class Run:
-    """The candidates of a run, in the order of the file.
+    """The candidates of a run, in the order of the file; ``ordered``: query by query as they appear, each as trec_eval orders it.
 
     ``queries_N`` [rows] int32 numbers the distinct queries in ``query_ids_Q`` [queries] uint64 (hashes, in order of appearance);
     ``documents_N`` and ``pairs_N`` [rows] uint64 are hashes of the document id and of the pair; ``lines_N`` int32 their lines.
@@ -36,13 +41,13 @@ class Run:
         UserError: a bad line (where those are not skipped), a candidate twice, or no candidate at all.
     """
 
-    def __init__(self, path: Path, bad: BadLines):
+    def __init__(self, path: Path, bad: BadLines, ordered: bool = False):
         self.path = readable_file(path, "a TREC run")
         seen: dict[int, int] = {}
-        queries, documents, pairs, lines = array("i"), array("Q"), array("Q"), array("i")
-        for number, columns in _columns(path, bad):
+        queries, documents, pairs, lines, scores = array("i"), array("Q"), array("Q"), array("i"), array("f")
+        for number, columns in read_columns(path, bad, RUN_COLUMNS):
             try:
-                query, document = _candidate(columns)
+                query, document, score = candidate(columns)
             except BadLine as error:
                 bad.refuse(path, number, str(error))
                 continue
@@ -50,6 +55,8 @@ class Run:
             documents.append(text_hash(document))
             pairs.append(pair_hash(query, document))
             lines.append(number)
+            if ordered:
+                scores.append(score)
         self.queries_N = np.frombuffer(queries, np.int32)
         self.documents_N = np.frombuffer(documents, np.uint64)
         self.pairs_N = np.frombuffer(pairs, np.uint64)
@@ -57,7 +64,9 @@ class Run:
         self.query_ids_Q = np.fromiter(seen, np.uint64, len(seen))
         if not len(self):
             raise UserError(f"{path}: no candidates in it; give a TREC run with lines of `query Q0 document rank score tag`")
-        self._keep(_without_repeats(self.pairs_N, self.lines_N, path, bad, "candidate"))
+        first_N = _without_repeats(self.pairs_N, self.lines_N, path, bad, "candidate")
+        order_N = self._order(np.frombuffer(scores, np.float32)) if ordered else np.arange(len(self))
+        self._keep(order_N[first_N[order_N]])
 
     def __len__(self) -> int:
         return len(self.queries_N)
@@ -71,16 +80,30 @@ class Run:
         if not missing_N.any():
             return
         lines = self.lines_N[missing_N]
-        for number, columns in _columns(self.path, BadLines(skip=True), set(lines[:10].tolist())):
+        for number, columns in read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(np.sort(lines)[:10].tolist())):
             others = f" ({len(lines)} candidates miss theirs)" if len(lines) > 1 else ""
             bad.refuse(self.path, number, f"the {what} {shown(columns[column])} is not in {where}{others}")
         bad.count += max(0, len(lines) - 10)
-        self._keep(~missing_N)
+        self._keep(np.flatnonzero(~missing_N))
 
-    def _keep(self, kept_N: np.ndarray) -> None:
-        if not kept_N.all():
-            self.queries_N, self.documents_N = self.queries_N[kept_N], self.documents_N[kept_N]
-            self.pairs_N, self.lines_N = self.pairs_N[kept_N], self.lines_N[kept_N]
+    def _keep(self, rows_K: np.ndarray) -> None:
+        self.queries_N, self.documents_N = self.queries_N[rows_K], self.documents_N[rows_K]
+        self.pairs_N, self.lines_N = self.pairs_N[rows_K], self.lines_N[rows_K]
+
+    def _order(self, scores_N: np.ndarray) -> np.ndarray:
+        """int64 [N]: the rows query by query, each as trec_eval orders it."""
+        order_N = np.lexsort((-scores_N, self.queries_N))
+        queries_N, best_N = self.queries_N[order_N], scores_N[order_N]
+        same_N = (queries_N[1:] == queries_N[:-1]) & (best_N[1:] == best_N[:-1])
+        tied_N = order_N[np.append(same_N, False) | np.append(False, same_N)]
+        if not len(tied_N):
+            return order_N
+        places_N = np.zeros(len(self), np.int64)  # of a tied row's document id among all such ids: only those need their text
+        tied = read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(self.lines_N[tied_N].tolist()))
+        found = {number: columns[2] for number, columns in tied}
+        rank = {document: place for place, document in enumerate(sorted(set(found.values())))}
+        places_N[tied_N] = [rank[found[line]] for line in self.lines_N[tied_N].tolist()]
+        return np.lexsort((-places_N, -scores_N, self.queries_N))
 
 
 def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
@@ -90,13 +113,13 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
         UserError: a bad line (where those are not skipped), a pair judged twice, a grade outside ``least`` to ``most``.
     """
     pairs, grades, lines = array("Q"), array("f"), array("i")
-    for number, columns in _columns(readable_file(path, "judgements (query-id, corpus-id, score)"), bad):
+    for number, columns in read_columns(readable_file(path, "judgements (query-id, corpus-id, score)"), bad, JUDGEMENT_COLUMNS):
         try:
-            query, document, grade = _judgement(columns)
+            query, document, grade = judgement(columns)
             if not least <= grade <= most:
                 raise BadLine(f"the grade {grade:g} is outside {least:g} to {most:g}")
         except BadLine as error:
-            if number > 1 or not _is_header(columns):
+            if number > 1 or not is_header(columns):
                 bad.refuse(path, number, str(error))
             continue
         pairs.append(pair_hash(query, document))
@@ -109,8 +132,13 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
     return pairs_J[order], grades_J[order]
 
 
-def _columns(path: Path, bad: BadLines, wanted: set[int] | None = None) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of the lines that are not blank; of the ``wanted`` ones only where those are given."""
+def read_columns(
+    path: Path, bad: BadLines, counts: tuple[int, ...], wanted: set[int] | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns) of the lines that are not blank; of the ``wanted`` ones only where those are given.
+
+    A line is split on tabs where that gives one of ``counts`` columns (so ids may hold spaces), else on any white space.
+    """
     with path.open("rb") as file, progress(f"reading {path.name}", path.stat().st_size) as advance:
         number = 0
         while raw := file.readline(MAX_LINE_BYTES):
@@ -125,19 +153,29 @@ def _columns(path: Path, bad: BadLines, wanted: set[int] | None = None) -> Itera
                 continue
             if text.strip():
                 tabbed = [column.strip() for column in text.split("\t")]
-                yield number, tabbed if len(tabbed) in (3, 4, 6) else text.split()
+                yield number, tabbed if len(tabbed) in counts else text.split()
 
 
-def _candidate(columns: list[str]) -> tuple[str, str]:
+def candidate(columns: list[str]) -> tuple[str, str, float]:
+    """(query id, document id, score) of a run's line.
+
+    Raises:
+        BadLine: not six columns, an empty id, a score that is no finite number.
+    """
     if len(columns) != 6:
         raise BadLine(f"{len(columns)} columns where a run has 6: query Q0 document rank score tag")
-    _finite(columns[4], "score")
+    score = _finite(columns[4], "score")
     if not (columns[0] and columns[2]):
         raise BadLine("an id is empty")
-    return columns[0], columns[2]
+    return columns[0], columns[2], score
 
 
-def _judgement(columns: list[str]) -> tuple[str, str, float]:
+def judgement(columns: list[str]) -> tuple[str, str, float]:
+    """(query id, document id, grade) of a line of judgements.
+
+    Raises:
+        BadLine: neither three nor four columns, an empty id, a grade that is no finite number.
+    """
     if len(columns) not in (3, 4):
         raise BadLine(f"{len(columns)} columns where judgements have 3 (query-id corpus-id score) or 4 (query 0 document grade)")
     query, document, grade = columns[0], columns[-2], _finite(columns[-1], "grade")
@@ -146,7 +184,8 @@ def _judgement(columns: list[str]) -> tuple[str, str, float]:
     return query, document, grade
 
 
-def _is_header(columns: list[str]) -> bool:
+def is_header(columns: list[str]) -> bool:
+    """Whether the first line of judgements names the columns, as BEIR's files do."""
     return len(columns) in (3, 4) and columns[0].lower().replace("_", "-") in ("query-id", "qid", "query", "query-_id")
 
 

@@ -1,0 +1,73 @@
+"""rank_llm requests: one query with its candidates, texts included, a line.
+
+``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {"contents": …}}, …]}``. Ids are strings or whole numbers.
+A document's text stands at the first of ``TEXT_KEYS`` that is there, with a ``title`` before it where there is one. The given
+order is that of the scores, as trec_eval orders them, where every candidate has one, else the order of the line.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from r0.data.jsonl import BadLine, Row, number_of, objects_of, shown, text_of
+from r0.data.runfile import given_order
+from r0.data.table import with_title
+
+TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
+
+
+class Request(NamedTuple):
+    """A query and its N candidates in the given order. ``scores`` fall from N to 1 where not every candidate has one."""
+
+    query_id: str
+    query: str
+    document_ids: tuple[str, ...]  # [N]
+    scores: tuple[float, ...]  # [N]
+    texts: tuple[str, ...]  # [N]
+
+
+def request(row: Row) -> Request:
+    """What a line holds.
+
+    Raises:
+        BadLine: a field is missing or wrong, there is no candidate, or one is there twice.
+    """
+    query = row.get("query")
+    if not isinstance(query, dict):
+        raise BadLine('"query" must be an object with "text" and "qid"')
+    query_id, text = _id_of(query, "qid", "query: "), text_of(query, "text", "query: ")
+    candidates = objects_of(row, "candidates")
+    if not candidates:
+        raise BadLine(f'"candidates" of the query {shown(query_id)} is empty')
+    documents: dict[str, str] = {}
+    scores: dict[str, float] = {}
+    for index, candidate in enumerate(candidates):
+        where = f"candidates[{index}]: "
+        document_id = _id_of(candidate, "docid", where)
+        if document_id in documents:
+            raise BadLine(f"{where}the document {shown(document_id)} was there before")
+        documents[document_id] = _text(candidate, where)
+        if candidate.get("score") is not None:
+            scores[document_id] = number_of(candidate, "score", where)
+    if len(scores) < len(documents):
+        scores = {document_id: float(len(documents) - place) for place, document_id in enumerate(documents)}
+    order = given_order(scores)
+    return Request(query_id, text, tuple(order), tuple(scores[i] for i in order), tuple(documents[i] for i in order))
+
+
+def _id_of(row: Row, key: str, where: str) -> str:
+    value = row.get(key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_of(row, key, where)
+
+
+def _text(candidate: Row, where: str) -> str:
+    document = candidate.get("doc")
+    if not isinstance(document, dict):
+        raise BadLine(f'{where}"doc" must be an object with the document\'s text')
+    for key in TEXT_KEYS:
+        if key in document:
+            title = text_of(document, "title", where, blank=True) if document.get("title") is not None else ""
+            return with_title(title, text_of(document, key, where, blank=True))
+    raise BadLine(f'{where}no text in "doc"; it must stand at one of {", ".join(TEXT_KEYS)}')

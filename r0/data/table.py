@@ -1,0 +1,128 @@
+"""Where the lines of a BEIR folder's files are, by id: one checking pass over ``corpus.jsonl`` or ``queries.jsonl``.
+
+``corpus.jsonl`` has ``_id``, ``title``, ``text``; ``queries.jsonl`` has ``_id`` and ``text``. Every line is checked, only the
+wanted ids are kept, as 64-bit hashes: a document costs 20 bytes in memory, and texts stay in their files.
+"""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from r0.data.hashes import query_hash, text_hash
+from r0.data.index import FileRows
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
+
+
+class Table(NamedTuple):
+    """Where the wanted lines of a file are, sorted by the hash of their id. ``hashes`` [n] are of query texts, or empty."""
+
+    ids: np.ndarray  # uint64 [n]
+    offsets: np.ndarray  # int64 [n]
+    lengths: np.ndarray  # int32 [n]
+    hashes: np.ndarray  # uint64 [n or 0]
+
+    def find(self, ids_M: np.ndarray) -> np.ndarray:
+        """int64 [M]: the place of each id, −1 where it is not there."""
+        if not len(self.ids):
+            return np.full(len(ids_M), -1)
+        at_M = np.minimum(np.searchsorted(self.ids, ids_M), len(self.ids) - 1)
+        return np.where(self.ids[at_M] == ids_M, at_M, -1)
+
+    def without_ids(self) -> Table:
+        """The table once nothing has to be found any more."""
+        return self._replace(ids=self.ids[:0].copy())
+
+    def nbytes(self) -> int:
+        """Bytes that the table holds in memory."""
+        return sum(values.nbytes for values in self)
+
+
+def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool = False) -> Table:
+    """One pass over a file of ``_id`` and ``text``: every line is checked, the ``wanted`` ids (hashes, uint64) are kept.
+
+    Raises:
+        UserError: the file cannot be used, or has a bad line or an id twice (where those are not skipped).
+    """
+    readable_file(path, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+    needed = np.sort(wanted)
+    seen, lines = array("Q"), array("i")
+    ids, offsets, lengths, hashes = array("Q"), array("q"), array("i"), array("Q")
+    for line in read_lines(path, bad, f"reading {path.name}"):
+        try:
+            hashed = text_hash(text_of(line.row, "_id"))
+            text = text_of(line.row, "text") if hash_text else document_text(line.row)
+        except BadLine as error:
+            bad.refuse(path, line.number, str(error))
+            continue
+        seen.append(hashed)
+        lines.append(line.number)
+        at = int(np.searchsorted(needed, np.uint64(hashed)))
+        if at < len(needed) and int(needed[at]) == hashed:
+            ids.append(hashed)
+            offsets.append(line.offset)
+            lengths.append(line.length)
+            if hash_text:
+                hashes.append(query_hash(text))
+    _refuse_repeats(np.frombuffer(seen, np.uint64), np.frombuffer(lines, np.int32), path, bad)
+    ids_n, first_n = np.unique(np.frombuffer(ids, np.uint64), return_index=True)
+    hashes_n = np.frombuffer(hashes, np.uint64)
+    return Table(
+        ids_n,
+        np.frombuffer(offsets, np.int64)[first_n],
+        np.frombuffer(lengths, np.int32)[first_n],
+        hashes_n[first_n] if hash_text else hashes_n.copy(),
+    )
+
+
+def document_text(row: Row) -> str:
+    """``title. text``, as production logs join them; the text alone without a title.
+
+    Raises:
+        BadLine: ``text`` is missing or not a string, or ``title`` is not a string.
+    """
+    title = text_of(row, "title", blank=True) if "title" in row else ""
+    return with_title(title, text_of(row, "text", blank=True))
+
+
+def with_title(title: str, text: str) -> str:
+    """``title. text``; the text alone where the title is blank."""
+    return f"{title.strip()}. {text}" if title.strip() else text
+
+
+class Texts:
+    """The texts of a BEIR file, read on demand by their place in its table."""
+
+    def __init__(self, path: Path, table: Table, queries: bool = False):
+        self._file, self._table, self._queries = FileRows(path), table.without_ids(), queries
+
+    def __getitem__(self, at: int) -> str:
+        """The text of the line at place ``at``: of a query as it stands, of a document with its title.
+
+        Raises:
+            UserError: the file changed since it was indexed.
+        """
+        row = self._file.row(int(self._table.offsets[at]), int(self._table.lengths[at]))
+        try:
+            return text_of(row, "text") if self._queries else document_text(row)
+        except BadLine:
+            raise self._file.changed() from None
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """Hashes of the query texts: uint64 [n]; empty for documents."""
+        return self._table.hashes
+
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+        return self._table.nbytes()
+
+
+def _refuse_repeats(ids_n: np.ndarray, lines_n: np.ndarray, path: Path, bad: BadLines) -> None:
+    repeated_n = np.ones(len(ids_n), bool)
+    repeated_n[np.unique(ids_n, return_index=True)[1]] = False
+    for number in lines_n[repeated_n].tolist():
+        bad.refuse(path, number, 'this "_id" was there before')
