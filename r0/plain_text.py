@@ -44,18 +44,22 @@ class PlainText:
         self._own = json.loads(backend.to_str())
         self._plain = Tokenizer.from_str(json.dumps(_stripped(self._own, lead) | {"added_tokens": []}))
         self._letters = Tokenizer.from_str(json.dumps(_stripped(self._own, False) | {"added_tokens": []}))
-        self._normalizer = self._plain.normalizer
         self._question = [one for one in self._letter("?") if one not in self.added_ids]
         unknown = self._own["model"].get("unk_token")
         self._unknown = self._plain.token_to_id(unknown) if unknown else self._own["model"].get("unk_id")
 
+    def normalize(self, text: str) -> str:
+        """What the tokenizer makes of the letters before it looks for tokens."""
+        normalizer = self._plain.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
     def defuse(self, text: str) -> str:
         """``text`` in which no tag is spelled, before and after the tokenizer's own normalisation (rule: ``r0.tags``)."""
         safe = defuse(text, self._pattern)
-        if self._normalizer is None or not self._pattern.search(self._normalizer.normalize_str(safe)):
+        if not self._pattern.search(self.normalize(safe)):
             return safe
         # Normalisation made a tag (a wide "＜think>", an invisible letter, an accent): every letter that becomes "<" goes.
-        made = {letter for letter in set(safe) if "<" in self._normalizer.normalize_str(letter)}
+        made = {letter for letter in set(safe) if "<" in self.normalize(letter)}
         return "".join(DEFUSED if letter in made else letter for letter in safe)
 
     def encode(self, text: str) -> list[int]:

@@ -1,37 +1,44 @@
-"""(query, document) → token ids, with the chat template of the model's own tokenizer.
+"""Task → token ids, with the chat template of the model's own tokenizer (``r0.template``).
 
-* The user message is ``Query: …`` and, on the next line, ``Document: …``. The template is rendered once around a placeholder;
-  what it puts before and behind the message is tokenized once, the message itself for each task. The system prompt is the user's
-  own and tokenized like the template. Templates that refuse or drop a system message get it at the head of the user message.
-* Query, document and thoughts are data: literal tags in them are defused (rule: ``r0.tags``) and no id of the added vocabulary
-  appears in them (``r0.plain_text``).
-* A document that does not fit the budget loses its end, at a token that ends a character.
+* One document: the user message is ``Query: …`` and, on the next line, ``Document: …``. A list: ``messages.list_message``, one
+  document a line behind its label. The message is tokenized as one text, so that template and message together have the ids
+  that the tokenizer itself gives the whole prompt (where a template ends in ordinary text, the seam may be unusual).
+* Query, documents and thoughts are data: literal tags in them are defused (rule: ``r0.tags``), no id of the added vocabulary
+  appears in them (``r0.plain_text``), and in a list none of their numbers can be taken for a label (``r0.labels``).
+* A document that does not fit the budget loses its end, at a token that ends a character. In a list each document is cut to
+  ``passage_tokens``; where the list still does not fit, its longest documents are cut to the largest common length that does.
 * A template that opens ``<think>`` for the assistant is recognised: ``Prompt.prefix`` is that text with the white space behind
   it, so that prefix + completion is all that the assistant says.
-* A tokenizer without a chat template gets ``DEFAULT_CHAT_TEMPLATE``, which is ordinary text; ``Prompter.template_note`` says so.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from typing import Any, Protocol, Self
 
-from jinja2 import TemplateError
-
+from r0.answers import best_answer, read_strict
 from r0.errors import UserError
-from r0.messages import user_message
-from r0.plain_text import PlainText, without_lead
-from r0.records import Answer, PointwiseTask, Prompt
+from r0.labels import one_line, without_labels
+from r0.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.plain_text import Pieces
+from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Prompt, Task
 from r0.tags import bare_thought
+from r0.template import Template
 
-DEFAULT_CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-_PLACEHOLDER = "Query: r0 placeholder {}\nDocument: r0 end"
-_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+PASSAGE_TOKENS = 256
+
+
+class PromptKeys(Protocol):
+    """What a command's configuration says about prompts; those on lists have ``passage_tokens`` too."""
+
+    @property
+    def system_prompt(self) -> str:
+        """System message; empty: the form's own, or none."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Budget of a whole prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,63 +56,75 @@ class Prompter:
         tokenizer: the model's transformers tokenizer (a fast one).
         system_prompt: system message; empty for none.
         max_prompt_tokens: budget of a whole prompt, in tokens.
+        passage_tokens: budget of each document of a list, in tokens.
 
     Raises:
         UserError: the tokenizer or its template cannot be used, or the template alone fills the budget.
     """
 
-    def __init__(self, tokenizer: Any, system_prompt: str = "", max_prompt_tokens: int = 2048):
-        self.tokenizer, self.max_prompt_tokens = tokenizer, max_prompt_tokens
-        self.template_note = ""
-        self._system = system_prompt.strip()
-        self._without_lead = without_lead(tokenizer)
-        self._thought = PlainText(tokenizer, lead=False)
-        head, tail = self._rendered()
-        opened = _OPENED.search(tail)
-        self.prefix = opened.group() if opened else ""
-        self._lead, self._head_ids, self._message, self._tail_ids = self._fit(head, tail)
-        self._room = max_prompt_tokens - len(self._head_ids) - len(self._tail_ids)
-        if self._room < 1:
-            fixed = len(self._head_ids) + len(self._tail_ids)
+    def __init__(
+        self, tokenizer: Any, system_prompt: str = "", max_prompt_tokens: int = 2048, passage_tokens: int = PASSAGE_TOKENS
+    ):
+        self.tokenizer, self.max_prompt_tokens, self.passage_tokens = tokenizer, max_prompt_tokens, passage_tokens
+        self.template = Template(tokenizer, system_prompt)
+        self.prefix, self.template_note = self.template.prefix, self.template.note
+        fixed = len(self.template.head_ids) + len(self.template.tail_ids)
+        if fixed >= max_prompt_tokens:
             given = f"max_prompt_tokens={max_prompt_tokens}"
             raise UserError(f"max_prompt_tokens: template and system prompt alone take {fixed} tokens of {given}; raise it")
 
-    def prompt(self, task: PointwiseTask) -> Prompt:
-        """The task as token ids; its document cut where the budget ends.
+    @classmethod
+    def of(cls, config: PromptKeys, tokenizer: Any, form: Form | None = None) -> Self:
+        """The prompter of a command.
+
+        Where the configuration has no system prompt, a list form has r0's own; yes or no has none, unless ``form`` asks for it.
+
+        Args:
+            config: system_prompt, max_prompt_tokens and, for lists, passage_tokens.
+            tokenizer: the model's.
+            form: what is answered; None: the configuration's own ``form``.
 
         Raises:
-            UserError: the query alone leaves no room for the document.
+            UserError: as the constructor.
         """
-        # Defused as a whole (it keeps its length): a "<" at a query's end and the "Document" behind it look like a tag too.
-        text = self._lead + self._message.defuse(user_message(task.query, task.document))
-        ids = self._message.encode(text)
-        cut = 0
-        if len(ids) > self._room:
-            kept = self._cut(task, text, len(text) - len(task.document))
-            cut = len(ids) - len(kept)
-            ids = kept
-        return Prompt((*self._head_ids, *ids, *self._tail_ids), self.prefix, cut)
+        own_form: Form = getattr(config, "form", Form.YES_NO)
+        asked = form or own_form
+        own = SYSTEM_PROMPTS[asked] if form or asked != Form.YES_NO else ""
+        passage_tokens = getattr(config, "passage_tokens", PASSAGE_TOKENS)
+        return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens)
 
-    def training_pair(self, task: PointwiseTask) -> TrainingPair:
+    def prompt(self, task: Task) -> Prompt:
+        """The task as token ids; its documents cut where the budget ends.
+
+        Raises:
+            UserError: the query alone leaves no room for the document, or query and labels none for the documents.
+        """
+        ids, cut = self._list(task) if isinstance(task, ListwiseTask) else self._pair(task)
+        return Prompt((*self.template.head_ids, *ids, *self.template.tail_ids), self.prefix, cut)
+
+    def training_pair(self, task: Task) -> TrainingPair:
         """The prompt with ``<think>…</think><answer>…</answer>`` and the end of sequence; the thought is data like a document.
 
         Raises:
-            UserError: as ``prompt``; or the tokenizer has no end-of-sequence token.
+            UserError: as ``prompt``; or the tokenizer has no end-of-sequence token, or the task's answer is not of its form.
         """
         opening = "" if self.prefix else "<think>"
         closing = "" if "</think>" in self.prefix else "</think>"
-        answer = Answer.YES if task.label else Answer.NO
-        think = self._thought.encode(self._thought.defuse(bare_thought(task.think))) if closing else []
-        ids = (*self._trusted(opening), *think, *self._trusted(f"{closing}<answer>{answer.value}</answer>"), self._eos())
+        inner = self.template.inner
+        think = inner.encode(inner.defuse(bare_thought(task.think))) if closing else []
+        trusted = self.template.trusted
+        ids = (*trusted(opening), *think, *trusted(f"{closing}<answer>{_answer(task)}</answer>"), self._eos())
         return TrainingPair(self.prompt(task), ids)
 
     def completion_ids(self, text: str) -> tuple[int, ...]:
         """A completion that r0 itself wrote (tags and all) with the end of sequence, less the tag that the template opened."""
         opening = self.prefix.strip()
-        return (*self._trusted(text.removeprefix(opening) if opening else text), self._eos())
+        return (*self.template.trusted(text.removeprefix(opening) if opening else text), self._eos())
 
-    def _trusted(self, text: str) -> list[int]:
-        return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
+    @property
+    def _room(self) -> int:
+        """Tokens that the template leaves for the message."""
+        return self.max_prompt_tokens - len(self.template.head_ids) - len(self.template.tail_ids)
 
     def _eos(self) -> int:
         eos = self.tokenizer.eos_token_id
@@ -113,12 +132,20 @@ class Prompter:
             raise UserError("model: its tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
         return eos
 
+    def _pair(self, task: PointwiseTask) -> tuple[list[int], int]:
+        """Ids of the message of one document, and how many of its tokens were cut."""
+        # Defused as a whole (it keeps its length): a "<" at a query's end and the "Document" behind it look like a tag too.
+        text = self.template.lead + self.template.message.defuse(user_message(task.query, task.document))
+        ids = self.template.message.encode(text)
+        if len(ids) <= self._room:
+            return ids, 0
+        kept = self._cut(task, text, len(text) - len(task.document))
+        return kept, len(ids) - len(kept)
+
     def _cut(self, task: PointwiseTask, text: str, document_start: int) -> list[int]:
         """The first ids of the message that fit the room and end with a whole character."""
-        ids, offsets = self._message.pieces(text)
-        kept = self._room
-        while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both carry bytes of one character
-            kept -= 1
+        ids, offsets = self.template.message.pieces(text)
+        kept = _whole(offsets, self._room)
         if kept < 1 or offsets[kept - 1][1] <= document_start:
             query = sum(end <= document_start for _, end in offsets)
             need = self.max_prompt_tokens - self._room + query + 1
@@ -128,57 +155,85 @@ class Prompter:
             )
         return ids[:kept]
 
-    def _rendered(self) -> tuple[str, str]:
-        """What the template puts before and behind the user message."""
-        template = None
-        if not self.tokenizer.chat_template:
-            template = DEFAULT_CHAT_TEMPLATE
-            self.template_note = "the tokenizer has no chat template; r0's own is used: lines <|system|>, <|user|>, <|assistant|>"
-        placeholder = next(_PLACEHOLDER.format(n) for n in range(1000) if _PLACEHOLDER.format(n) not in self._system)
-        messages = [{"role": "user", "content": placeholder}]
-        whole = None
-        if self._system:
-            whole = self._render([{"role": "system", "content": self._system}, *messages], template, optional=True)
-            if whole is None or self._system not in whole:
-                whole = None
-                self.template_note = "the chat template takes no system message; it stands at the head of the user message"
-                messages = [{"role": "user", "content": f"{self._system}\n\n{placeholder}"}]
-        whole = whole or self._render(messages, template)
-        parts = (whole or "").split(placeholder)
-        if len(parts) != 2:
-            raise UserError("model: its chat template does not show a user message exactly once; give the tokenizer another")
-        head, tail = parts
-        bos = self.tokenizer.bos_token
-        if template and bos and self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]:
-            head = bos + head
-        return head, tail
+    def _list(self, task: ListwiseTask) -> tuple[list[int], int]:
+        """Ids of the message of a list, and how many tokens of its documents were cut."""
+        query, passages = self._clean(task.query), [self._passage(document) for document in task.documents]
+        budget, ids = self.passage_tokens, self._list_ids(task.form, query, passages, self.passage_tokens)
+        if len(ids) > self._room:
+            budget, ids = self._fitted(task, query, passages, len(ids) - self._room)
+        return ids, sum(passage.cut(budget) for passage in passages)
 
-    def _render(self, messages: list[dict[str, str]], template: str | None, optional: bool = False) -> str | None:
-        try:
-            render = self.tokenizer.apply_chat_template
-            return render(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            if optional:
-                return None
-            raise UserError(f"model: its chat template fails ({error}); give the tokenizer another template") from None
+    def _fitted(self, task: ListwiseTask, query: str, passages: Sequence[_Passage], over: int) -> tuple[int, list[int]]:
+        """The largest common length of documents with which the list fits, and the ids; it has ``over`` tokens too many."""
+        lengths = [min(len(passage.pieces.ids), self.passage_tokens) for passage in passages]
+        budget = max(lengths) - 1
+        while budget > 1 and sum(max(0, length - budget) for length in lengths) < over:
+            budget -= 1
+        # A text cut within a word may have a token more or less than it had there, so the last steps are tried.
+        ids = self._list_ids(task.form, query, passages, budget)
+        while len(ids) > self._room and budget > 1:
+            budget -= 1
+            ids = self._list_ids(task.form, query, passages, budget)
+        if budget < 1 or len(ids) > self._room:
+            need = self.max_prompt_tokens - self._room + len(self._list_ids(task.form, query, passages, 1))
+            raise UserError(
+                f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} documents, "
+                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or leave "
+                "out queries that long"
+            )
+        while budget + 1 < self.passage_tokens:
+            longer = self._list_ids(task.form, query, passages, budget + 1)
+            if len(longer) > self._room:
+                break
+            budget, ids = budget + 1, longer
+        return budget, ids
 
-    def _fit(self, head: str, tail: str) -> tuple[str, list[int], PlainText, list[int]]:
-        """How to tokenize the parts so that together they are what the tokenizer makes of the whole.
+    def _list_ids(self, form: Form, query: str, passages: Sequence[_Passage], budget: int) -> list[int]:
+        text = list_message(query, [passage.first(budget) for passage in passages], form)
+        return self.template.message.encode(self.template.lead + self.template.message.defuse(text))
 
-        Returns (white space that goes with the message, ids of the head, encoder of the message, ids of the tail). Tokenizers
-        differ in what they do at seams (white space put in front of a text, a space joined to the next word), so the ways are
-        tried on a sample; where none gives the whole's ids, the shortest is taken, and the seam is merely unusual.
-        """
-        own, sample = self.tokenizer, user_message("a", "b")
-        whole = own.encode(head + sample + tail, add_special_tokens=False)
-        spaces = head[len(head.rstrip(" ")) :]
-        ways: dict[int, tuple[str, list[int], PlainText, list[int]]] = {}
-        for lead, plain, keep_tail in product(dict.fromkeys(("", spaces)), (PlainText(own), self._thought), (True, False)):
-            head_ids = own.encode(head[: len(head) - len(lead)], add_special_tokens=False) if head else []
-            tail_ids = own.encode(tail, add_special_tokens=False) if keep_tail else self._trusted(tail)
-            way = (lead, head_ids, plain, tail_ids)
-            made = head_ids + plain.encode(lead + sample) + tail_ids
-            if made == whole:
-                return way
-            ways.setdefault(len(made), way)
-        return ways[min(ways)]
+    def _clean(self, text: str) -> str:
+        message = self.template.message
+        return message.defuse(without_labels(one_line(text), message.normalize))
+
+    def _passage(self, document: str) -> _Passage:
+        text = " " + self._clean(document)  # as it stands behind its label
+        return _Passage(text, self.template.inner.pieces(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A document of a list: its text behind a space, and that text's tokens."""
+
+    text: str
+    pieces: Pieces
+
+    def first(self, budget: int) -> str:
+        """As much as ``budget`` tokens hold, whole characters only."""
+        if len(self.pieces.ids) <= budget:
+            return self.text[1:]
+        kept = _whole(self.pieces.offsets, budget)
+        return self.text[1 : self.pieces.offsets[kept - 1][1]].rstrip() if kept else ""
+
+    def cut(self, budget: int) -> int:
+        """Tokens that do not fit ``budget``."""
+        tokens = len(self.pieces.ids)
+        return 0 if tokens <= budget else tokens - _whole(self.pieces.offsets, budget)
+
+
+def _whole(offsets: Sequence[tuple[int, int]], kept: int) -> int:
+    """The most of the first ``kept`` tokens, less than all, that end with a whole character."""
+    while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both carry bytes of one character
+        kept -= 1
+    return kept
+
+
+def _answer(task: Task) -> str:
+    """What to write between the answer tags."""
+    if isinstance(task, PointwiseTask):
+        return (Answer.YES if task.label else Answer.NO).value
+    answer = task.answer.strip() or best_answer(task.form, task.label)
+    if wrong := read_strict(answer, task.form, task.size).violations:
+        reasons = ", ".join(sorted(wrong))
+        raise UserError(f"task {task.task_id}: its answer is no whole {task.form} of {task.size} documents ({reasons}); mend it")
+    return answer

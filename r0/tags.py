@@ -37,20 +37,21 @@ def defuse(text: str, pattern: re.Pattern[str] = _OWN_TAGS) -> str:
 
 
 _OPENING = re.compile(r"<\s*think\s*>", re.IGNORECASE)
-_CLOSING = re.compile(r"<\s*/\s*think\s*>\s*(?:<\s*answer\s*>[^<>]{0,32}<\s*/\s*answer\s*>\s*)?", re.IGNORECASE)
+_CLOSING = re.compile(r"<\s*/\s*think\s*>\s*(?:<\s*answer\s*>[^<]{0,1024}<\s*/\s*answer\s*>\s*)?", re.IGNORECASE)
 
 
 def bare_thought(text: str) -> str:
     """A thought without the markup around it.
 
-    Surrounding white space goes, a leading ``<think>``, a trailing ``</think>`` and a short ``<answer>…</answer>`` behind that;
-    tags within the thought are defused (the module's rule), so that none can end a thought early in a training completion.
+    Surrounding white space goes, a leading ``<think>``, a trailing ``</think>`` and an ``<answer>…</answer>`` behind that (of at
+    most 1,024 characters); tags within the thought are defused (the module's rule), so that none can end a thought early in a
+    training completion.
     """
     text = text.strip()
     opening = _OPENING.match(text)
     if opening:
         text = text[opening.end() :]
-    tail = max(0, len(text) - 256)  # what may follow the closing tag is short
+    tail = max(0, len(text) - 1200)  # what may follow the closing tag is short
     for closing in _CLOSING.finditer(text, tail):
         if closing.end() == len(text):
             text = text[: closing.start()]

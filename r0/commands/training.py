@@ -54,7 +54,7 @@ def _train(
     source = open_source(config, config.seed)
     print(source.summary())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompter = Prompter(tokenizer, config.system_prompt, config.max_prompt_tokens)
+    prompter = Prompter.of(config, tokenizer)
     if prompter.template_note:
         print(prompter.template_note)
     steps = total_steps(config, source.steps_per_epoch(config.batch_size))

@@ -41,7 +41,7 @@ class OpenRows:
         config = job.config
         self.source = sft_source(config)
         self.tokenizer = AutoTokenizer.from_pretrained(job.model)
-        self.prompter = Prompter(self.tokenizer, config.system_prompt, config.max_prompt_tokens)
+        self.prompter = Prompter.of(config, self.tokenizer)
         self._config = config
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)

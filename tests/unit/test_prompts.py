@@ -39,7 +39,7 @@ def task(query="what is the river", document="The river shapes the tax.", label=
 def message_ids(prompter, prompt):
     """The ids between what the template puts around the message."""
     ids = prompt.token_ids
-    return ids[len(prompter._head_ids) : len(ids) - len(prompter._tail_ids)]
+    return ids[len(prompter.template.head_ids) : len(ids) - len(prompter.template.tail_ids)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,7 +74,7 @@ def test_a_thought_cannot_close_its_tag(kind, task):
 def test_ordinary_text_comes_back_as_it_was(query, document):
     prompter = PROMPTERS["byte_level"]
     span = message_ids(prompter, prompter.prompt(task(query, document)))
-    expected = unicodedata.normalize("NFC", prompter._message.defuse(user_message(query, document)))
+    expected = unicodedata.normalize("NFC", prompter.template.message.defuse(user_message(query, document)))
     assert prompter.tokenizer.decode(span, skip_special_tokens=False) == expected
 
 
@@ -85,7 +85,6 @@ def test_the_budget_holds_and_no_character_is_split(task, budget, kind):
     full = PROMPTERS[kind].prompt(task)
     prompter = Prompter(PROMPTERS[kind].tokenizer, "", 4096)
     prompter.max_prompt_tokens = budget
-    prompter._room = budget - len(prompter._head_ids) - len(prompter._tail_ids)
     try:
         prompt = prompter.prompt(task)
     except UserError:
