@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from r0.config.commands import DEFAULT_MODEL
-from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, key
 
 Names = tuple[str, ...]
 
@@ -63,7 +63,9 @@ class RerankConfig(Section):
 class EvaluateConfig(Section):
     """Measure runs against judgements, the first stage always beside them."""
 
-    qrels: Names = key(..., "judgements, BEIR's tsv or TREC's qrels; `{}` stands for the data set", strict=False)
+    qrels: Names = key(
+        ..., "judgements: BEIR's tsv, TREC's qrels, or BRIGHT's queries; `{}` stands for the data set", strict=False
+    )
     runs: Names = key(..., "TREC runs; `{}` stands for the data set", strict=False)
     first_stage: str | None = key(None, "TREC run of the first stage, shown as the first row; empty: the first of runs")
     datasets: Names = key((), "names that take the place of `{}`; the table has the mean over them", strict=False)
@@ -72,6 +74,6 @@ class EvaluateConfig(Section):
     output: str | None = key(None, "write the table to this file too")
     per_query: str | None = key(None, "write every query's measures to this file (JSONL)")
     test: Literal["t", "permutation"] = key("t", "paired two-sided significance test against the first stage")
-    alpha: Positive = key(0.05, "significance level at which a difference is marked")
+    alpha: Annotated[float, Field(gt=0, lt=1)] = key(0.05, "significance level at which a difference is marked")
     exponential_gain: bool = key(False, "also nDCG with gains 2^grade − 1, in columns of their own name")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")

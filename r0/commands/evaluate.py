@@ -1,0 +1,38 @@
+"""``eval``: runs against judgements, the first stage always beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from r0.config import EvaluateConfig
+from r0.files import write_atomic, writing
+
+
+def run(config: EvaluateConfig, dry_run: bool) -> int:
+    """Measure, print the table, and write the files that were asked for."""
+    from r0.evaluation.report import DATASET, evaluate
+    from r0.evaluation.table import per_query, render
+
+    if dry_run:
+        first = () if config.first_stage is None else (config.first_stage,)
+        patterns = (*config.qrels, *config.excluded, *first, *config.runs)
+        paths = {pattern.replace(DATASET, name): None for name in config.datasets or (DATASET,) for pattern in patterns}
+        for path in paths:
+            print(f"would read {path} (which {'exists' if Path(path).expanduser().is_file() else 'is missing'})")
+        return 0
+    report = evaluate(config)
+    table = render(report, config.format)
+    print(table, end="")
+    if report.bad.count:
+        print(report.bad.summary(), file=sys.stderr)
+    for path, content in ((config.output, table), (config.per_query, per_query(report))):
+        if path is not None:
+            _write(Path(path).expanduser(), content)
+    return 0
+
+
+def _write(path: Path, content: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content.encode("utf-8"))

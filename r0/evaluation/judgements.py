@@ -1,0 +1,123 @@
+"""Judgements of one data set: BEIR's tsv, TREC's qrels, or a JSONL file of queries as BRIGHT has them.
+
+BRIGHT: ``{"id", "query", "gold_ids", "excluded_ids"}``. Gold documents have grade 1; excluded ones (say, the page that a question
+was made from) are no part of the task for that query and are dropped from every run before anything is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown, text_of
+from r0.data.runfile import read_judgements
+from r0.errors import UserError
+
+_NOTHING_EXCLUDED = "N/A"  # what BRIGHT has in the place of an empty list
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """What is known of a data set, by query id: grades of documents, and the documents that are no part of it."""
+
+    grades: dict[str, dict[str, int]]
+    excluded: dict[str, frozenset[str]]
+
+
+def open_judgements(paths: Sequence[Path], excluded: Sequence[Path], bad: BadLines) -> Judgements:
+    """Read the judgements of a data set (several files are parts of one whole) and the exclusions in BRIGHT's query files.
+
+    Raises:
+        UserError: a file cannot be used, a line is bad (where those are not skipped), a pair is judged in two files, or a
+            document is relevant and excluded for one query.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    dropped: dict[str, frozenset[str]] = {}
+    for path in paths:
+        for query, documents in _grades_of(path, bad, dropped).items():
+            known = grades.setdefault(query, {})
+            twice = min(known.keys() & documents.keys(), default=None)
+            if twice is not None:
+                pair = f"query {shown(query)}, document {shown(twice)}"
+                raise UserError(f"{path}: {pair}: judged in another file too; keep one of the two")
+            known.update(documents)
+    for path in excluded:
+        for entry in _entries(path, bad, gold=False):
+            dropped[entry.query] = dropped.get(entry.query, frozenset()) | entry.excluded
+    _refuse_contradictions(grades, dropped)
+    return Judgements(grades, dropped)
+
+
+def drop_excluded(run: dict[str, dict[str, float]], excluded: Mapping[str, frozenset[str]]) -> int:
+    """Take the excluded documents out of a run; returns how many there were."""
+    count = 0
+    for query, documents in excluded.items():
+        for document in documents & run.get(query, {}).keys():
+            del run[query][document]
+            count += 1
+    return count
+
+
+class _Entry(NamedTuple):
+    """One line of BRIGHT's query file."""
+
+    query: str
+    gold: list[str]
+    excluded: frozenset[str]
+
+
+def _grades_of(path: Path, bad: BadLines, dropped: dict[str, frozenset[str]]) -> dict[str, dict[str, int]]:
+    """The grades in one file; the exclusions in a file of queries are added to ``dropped``."""
+    if not _has_objects(path):
+        return read_judgements(path, bad)
+    grades = {}
+    for entry in _entries(path, bad, gold=True):
+        grades[entry.query] = dict.fromkeys(entry.gold, 1)
+        dropped[entry.query] = dropped.get(entry.query, frozenset()) | entry.excluded
+    if not grades:
+        raise UserError(f"{path}: no queries in it; give lines with id and gold_ids")
+    return grades
+
+
+def _has_objects(path: Path) -> bool:
+    """Whether a file holds JSON objects, by its first character."""
+    with readable_file(path, "judgements: BEIR's tsv, TREC's qrels, or BRIGHT's queries as JSONL").open("rb") as file:
+        return file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
+    """The lines of a query file; ``gold_ids`` only where asked for, ``excluded_ids`` must be there where they are not."""
+    seen: set[str] = set()
+    for line in read_lines(readable_file(path, "BRIGHT's queries as JSONL: id, gold_ids, excluded_ids"), bad):
+        try:
+            query = text_of(line.row, "id")
+            if query in seen:
+                raise BadLine('this "id" was there before')
+            entry = _Entry(
+                query,
+                _ids(line.row, "gold_ids") if gold else [],
+                frozenset(_ids(line.row, "excluded_ids") if "excluded_ids" in line.row or not gold else ()) - {_NOTHING_EXCLUDED},
+            )
+        except BadLine as error:
+            bad.refuse(path, line.number, str(error))
+            continue
+        seen.add(query)
+        yield entry
+
+
+def _ids(row: Row, key: str) -> list[str]:
+    value = row.get(key)
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise BadLine(f"{shown(key)} must be a list of document ids")
+    return value
+
+
+def _refuse_contradictions(grades: Mapping[str, Mapping[str, int]], dropped: Mapping[str, frozenset[str]]) -> None:
+    for query, documents in dropped.items():
+        judged = grades.get(query, {})
+        both = min((document for document in documents if judged.get(document, 0) > 0), default=None)
+        if both is not None:
+            pair = f"query {shown(query)}, document {shown(both)}"
+            raise UserError(f"{pair}: both relevant and excluded; take it out of one of the two lists")

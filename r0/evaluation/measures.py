@@ -1,0 +1,114 @@
+"""What a run is worth: trec_eval's measures, by pytrec_eval, query by query.
+
+Called directly and not through ir_measures, because some measures have other providers there, which break ties otherwise: here
+the order is trec_eval's for all of them (score as a 32-bit float, descending; equal scores by document id, descending). nDCG has
+the linear gain; the exponential one has columns of its own name. Means are over all judged queries (``trec_eval -c``): one that
+a run lacks counts 0. A document is relevant from grade 1 on; negative grades count 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pytrec_eval
+
+from r0.data.jsonl import shown
+from r0.errors import UserError
+
+Run = Mapping[str, Mapping[str, float]]  # query id → document id → score
+Grades = Mapping[str, Mapping[str, int]]  # query id → document id → grade
+
+MAIN = "nDCG@10"  # what differences and tests are about
+MEASURES = {
+    "nDCG@1": "ndcg_cut_1",
+    "nDCG@5": "ndcg_cut_5",
+    "nDCG@10": "ndcg_cut_10",
+    "MAP": "map",
+    "MRR@10": "recip_rank",
+    "Recall@10": "recall_10",
+    "Recall@100": "recall_100",
+    "Hit@1": "success_1",
+    "Hit@5": "success_5",
+    "Hit@10": "success_10",
+}
+EXPONENTIAL = {f"nDCG_exp@{cutoff}": f"ndcg_cut_{cutoff}" for cutoff in (1, 5, 10)}
+JUDGED = "judged@10"
+_CUTOFF = 10
+_MOST = 1_000_000  # trec_eval keeps a counter for every grade
+_MOST_EXPONENT = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A run measured: ``values_Q`` of every measure, [judged queries] float64, in the order of ``query_ids``."""
+
+    query_ids: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    missing: frozenset[str]  # judged queries that the run lacks: each counts 0
+    unjudged: int  # queries of the run without judgements: left out
+
+    def mean(self, measure: str) -> float:
+        """Over all judged queries."""
+        return float(self.values[measure].mean())
+
+
+def names(exponential_gain: bool = False) -> tuple[str, ...]:
+    """The measures, in the order of a table's columns."""
+    return (*MEASURES, *(EXPONENTIAL if exponential_gain else ()), JUDGED)
+
+
+def measure(run: Run, grades: Grades, exponential_gain: bool = False) -> Measured:
+    """All measures of a run for every judged query.
+
+    Raises:
+        UserError: no query of the run is judged, or a grade is too large to be one.
+    """
+    judged = {query: documents for query, documents in grades.items() if documents}
+    missing = frozenset(query for query in judged if query not in run)
+    if len(missing) == len(judged):
+        raise UserError(
+            f"none of the run's {len(run)} queries is among the {len(judged)} judged ones; give both from the same data set"
+        )
+    ranked = {query: dict(documents) for query, documents in run.items() if query in judged}
+    linear = {query: {document: max(0, grade) for document, grade in of.items()} for query, of in judged.items()}
+    _check(linear, _MOST, "the grade")
+    found = _evaluate(ranked, linear, set(MEASURES.values()))
+    values = {name: _column(found, judged, key) for name, key in MEASURES.items()}
+    values["MRR@10"] = np.where(values["MRR@10"] >= 1 / _CUTOFF, values["MRR@10"], 0.0)
+    if exponential_gain:
+        _check(linear, _MOST_EXPONENT, "with exponential_gain the grade")
+        gains = {query: {document: 2**grade - 1 for document, grade in of.items()} for query, of in linear.items()}
+        found = _evaluate(ranked, gains, set(EXPONENTIAL.values()))
+        values |= {name: _column(found, judged, key) for name, key in EXPONENTIAL.items()}
+    values[JUDGED] = _judged_share(ranked, judged)
+    return Measured(tuple(judged), {name: values[name] for name in names(exponential_gain)}, missing, len(run) - len(ranked))
+
+
+def _evaluate(run: Run, grades: Grades, keys: set[str]) -> dict[str, dict[str, float]]:
+    return pytrec_eval.RelevanceEvaluator(grades, keys).evaluate(run)
+
+
+def _column(found: dict[str, dict[str, float]], judged: Grades, key: str) -> np.ndarray:
+    """float64 [judged queries]; 0 where the run lacks the query."""
+    return np.array([found[query][key] if query in found else 0.0 for query in judged])
+
+
+def _judged_share(run: Run, judged: Grades) -> np.ndarray:
+    """float64 [judged queries]: how much of a query's top 10 (of all it has, where those are fewer) is judged.
+
+    Precision where every judged document is relevant, so that ties are broken as everywhere else.
+    """
+    everything = {query: dict.fromkeys(documents, 1) for query, documents in judged.items()}
+    precision_Q = _column(_evaluate(run, everything, {f"P_{_CUTOFF}"}), judged, f"P_{_CUTOFF}")
+    shown_Q = np.array([min(_CUTOFF, len(run.get(query, ()))) for query in judged])
+    return precision_Q * _CUTOFF / np.maximum(shown_Q, 1)
+
+
+def _check(grades: Grades, most: int, what: str) -> None:
+    for query, documents in grades.items():
+        for document, grade in documents.items():
+            if grade > most:
+                place = f"query {shown(query)}, document {shown(document)}"
+                raise UserError(f"{place}: {what} {grade} is above {most}; give small whole numbers as grades")

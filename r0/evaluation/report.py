@@ -1,0 +1,155 @@
+"""From judgements and runs to one report: every run beside the first stage, data set by data set, and the mean over them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from r0.config import EvaluateConfig
+from r0.data.jsonl import BadLines
+from r0.data.runfile import read_run
+from r0.errors import UserError
+from r0.evaluation.judgements import Judgements, drop_excluded, open_judgements
+from r0.evaluation.measures import MAIN, Measured, measure, names
+from r0.evaluation.significance import p_value
+
+DATASET = "{}"  # stands for the data set's name in paths
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """One run on one data set (``measured``), or its mean over all of them (None there)."""
+
+    name: str
+    first_stage: bool
+    means: dict[str, float]
+    difference: float | None = None  # of nDCG@10 to the first stage's; None for the first stage itself
+    p_value: float | None = None
+    significant: bool = False
+    measured: Measured | None = None
+    excluded: int = 0  # candidates dropped because BRIGHT's query files exclude them
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReport:
+    """All runs on one data set, the first stage first."""
+
+    name: str  # empty where only one data set is measured
+    queries: int  # judged ones, over which means are taken
+    without_relevant: int  # of those, with no relevant document: 0 for every run
+    runs: tuple[RunReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``eval`` has to say."""
+
+    datasets: tuple[DatasetReport, ...]
+    mean: tuple[RunReport, ...]  # over data sets, each with the same weight; empty for a single one
+    measures: tuple[str, ...]
+    test: str
+    alpha: float
+    bad: BadLines
+
+
+def evaluate(config: EvaluateConfig) -> Report:
+    """Read and measure everything that the configuration names.
+
+    Raises:
+        UserError: a file cannot be used, a key contradicts another, or a run and the judgements have no query in common.
+    """
+    patterns = _patterns(config)
+    labels = _labels(patterns)
+    bad = BadLines(config.skip_bad)
+    datasets = tuple(_dataset(config, name, patterns, labels, bad) for name in config.datasets or ("",))
+    mean = tuple(_over_datasets([dataset.runs[at] for dataset in datasets]) for at in range(len(patterns)))
+    columns = names(config.exponential_gain)
+    return Report(datasets, mean if config.datasets else (), columns, config.test, config.alpha, bad)
+
+
+def _patterns(config: EvaluateConfig) -> list[str]:
+    """The paths of the runs, the first stage's first, each once.
+
+    Raises:
+        UserError: no run, or ``{}`` without data sets or the reverse.
+    """
+    if not config.runs and config.first_stage is None:
+        raise UserError("runs: give at least one TREC run")
+    if not config.qrels:
+        raise UserError("qrels: give the judgements")
+    patterns = [config.first_stage or config.runs[0], *config.runs]
+    twice = next((name for name, count in Counter(config.datasets).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"datasets: {twice} is there twice")
+    first = () if config.first_stage is None else (config.first_stage,)
+    for key, paths in (("qrels", config.qrels), ("first_stage", first), ("runs", config.runs), ("excluded", config.excluded)):
+        for path in paths:
+            if DATASET in path and not config.datasets:
+                raise UserError(f"{key}: {path} has {DATASET} for the name of a data set; give the names with datasets=")
+            if DATASET not in path and config.datasets:
+                raise UserError(f"{key}: {path} has no {DATASET}; write it for the data set's name, or leave out datasets=")
+    return list({str(Path(pattern)): pattern for pattern in patterns}.values())
+
+
+def _labels(patterns: Sequence[str]) -> list[str]:
+    """A short name of each run: the shortest tail of its path, without ``.trec``, that no other run has.
+
+    ``run.trec`` says nothing, because every rerank folder has one, and neither does a data set's name.
+    """
+    parts = [(*(path := Path(pattern)).parts[:-1], path.name.removesuffix(".trec")) for pattern in patterns]
+    labels = []
+    for mine in parts:
+        tail = 1
+        while tail < len(mine) and (
+            mine[-tail:] in [other[-tail:] for other in parts if other is not mine] or set(mine[-tail:]) <= {"run", DATASET}
+        ):
+            tail += 1
+        labels.append("/".join(mine[-tail:]))
+    return labels
+
+
+def _dataset(config: EvaluateConfig, name: str, patterns: list[str], labels: list[str], bad: BadLines) -> DatasetReport:
+    def here(paths: Sequence[str]) -> list[Path]:
+        return [Path(path.replace(DATASET, name)).expanduser() for path in paths]
+
+    judgements = open_judgements(here(config.qrels), here(config.excluded), bad)
+    runs: list[RunReport] = []
+    first: Measured | None = None
+    for path, label in zip(here(patterns), labels, strict=True):
+        measured, excluded = _measure(path, judgements, config, bad)
+        runs.append(_run_report(label, measured, excluded, first, config))
+        first = first or measured
+    relevant = [any(grade > 0 for grade in documents.values()) for documents in judgements.grades.values() if documents]
+    return DatasetReport(name, len(relevant), relevant.count(False), tuple(runs))
+
+
+def _measure(path: Path, judgements: Judgements, config: EvaluateConfig, bad: BadLines) -> tuple[Measured, int]:
+    """A run measured, and how many of its candidates were excluded."""
+    run = read_run(path, bad)
+    excluded = drop_excluded(run, judgements.excluded)
+    try:
+        return measure(run, judgements.grades, config.exponential_gain), excluded
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _run_report(name: str, measured: Measured, excluded: int, first: Measured | None, config: EvaluateConfig) -> RunReport:
+    """The report of a run beside the ``first`` stage's; of the first stage itself where that is None."""
+    means = {measure: measured.mean(measure) for measure in measured.values}
+    if first is None:
+        return RunReport(name, True, means, measured=measured, excluded=excluded)
+    mine_Q, others_Q = measured.values[MAIN], first.values[MAIN]
+    chance = p_value(mine_Q, others_Q, config.test)
+    significant = chance is not None and chance < config.alpha
+    return RunReport(name, False, means, float((mine_Q - others_Q).mean()), chance, significant, measured, excluded)
+
+
+def _over_datasets(runs: Sequence[RunReport]) -> RunReport:
+    """The mean of a run's means. No test: data sets are few, and their queries are no sample of one kind."""
+    means = {name: float(np.mean([run.means[name] for run in runs])) for name in runs[0].means}
+    differences = [run.difference for run in runs if run.difference is not None]
+    return RunReport(runs[0].name, runs[0].first_stage, means, float(np.mean(differences)) if differences else None)

@@ -1,0 +1,172 @@
+"""Measures against pytrec_eval's answers and against a plain reading of their definitions; tests against known values."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import pytrec_eval
+from scipy import stats
+
+from r0.errors import UserError
+from r0.evaluation.measures import JUDGED, MEASURES, measure, names
+from r0.evaluation.significance import p_value
+
+CUTOFFS = (1, 5, 10)
+
+
+def plain(run, grades, exponential=False):
+    """Every measure of one query by its definition, in trec_eval's order."""
+    order = sorted(run, key=lambda document: (np.float32(run[document]), document.encode()), reverse=True)
+    relevant = {document for document, grade in grades.items() if grade > 0}
+    found = [document in relevant for document in order]
+
+    def gain(grade, exponential):
+        return 0.0 if grade <= 0 else float(2**grade - 1 if exponential else grade)
+
+    def ndcg(cutoff, exponential=False):
+        def dcg(listed):
+            return sum(gain(grade, exponential) / math.log2(rank + 2) for rank, grade in enumerate(listed[:cutoff]))
+
+        best = dcg(sorted(grades.values(), reverse=True))
+        return dcg([grades.get(document, 0) for document in order]) / best if best else 0.0
+
+    first = found.index(True) + 1 if True in found else math.inf
+    hits = 0
+    precisions = []
+    for rank, is_relevant in enumerate(found, 1):
+        hits += is_relevant
+        precisions += [hits / rank] if is_relevant else []
+    values = {f"nDCG@{cutoff}": ndcg(cutoff) for cutoff in CUTOFFS}
+    values |= {f"Hit@{cutoff}": float(any(found[:cutoff])) for cutoff in CUTOFFS}
+    values |= {f"Recall@{cutoff}": sum(found[:cutoff]) / max(1, len(relevant)) for cutoff in (10, 100)}
+    values["MAP"] = sum(precisions) / max(1, len(relevant))
+    values["MRR@10"] = 1 / first if first <= 10 else 0.0
+    values["judged@10"] = sum(document in grades for document in order[:10]) / min(10, len(order))
+    if exponential:
+        values |= {f"nDCG_exp@{cutoff}": ndcg(cutoff, exponential=True) for cutoff in CUTOFFS}
+    return values
+
+
+def random_case(seed):
+    """A run and judgements with ties (in double and in single precision), documents of one missing in the other, odd ids."""
+    draw = random.Random(seed)
+    ids = [f"{prefix}{number}" for prefix in ("d", "é/", "it's ", "Z") for number in range(40)]
+    grades = {"elsewhere": {"d0": 1}}
+    run = {"unjudged": {"d0": 1.0}}
+    for query in ("q1", "q/2", "3'"):
+        judged = draw.sample(ids, draw.randint(1, 60))
+        grades[query] = {document: draw.choice([-1, 0, 0, 1, 2, 3]) for document in judged}
+        scores = draw.choice([[0.0], [1.0, 2.0], [1.0, 1.0 + 1e-9, 1.0 + 1e-5], None])
+        listed = draw.sample(ids, draw.randint(1, 150))
+        run[query] = {document: draw.gauss(0, 1) if scores is None else draw.choice(scores) for document in listed}
+    return run, grades
+
+
+def test_a_thousand_random_runs_equal_pytrec_eval_and_the_definitions_to_1e_9():
+    keys = {"ndcg_cut_1,5,10", "map", "recip_rank", "recall_10,100", "success_1,5,10"}
+    for seed in range(1_000):
+        run, grades = random_case(seed)
+        found = measure(run, grades, exponential_gain=True)
+        theirs = pytrec_eval.RelevanceEvaluator(grades, keys).evaluate(run)
+        assert found.missing == {"elsewhere"}
+        assert found.unjudged == 1
+        for at, query in enumerate(found.query_ids):
+            mine = {name: found.values[name][at] for name in names(exponential_gain=True)}
+            if query == "elsewhere":
+                assert set(mine.values()) == {0.0}
+                continue
+            for name, key in MEASURES.items():
+                expected = theirs[query][key]
+                if name == "MRR@10" and expected < 0.1:
+                    expected = 0.0
+                assert mine[name] == pytest.approx(expected, abs=1e-9), (seed, query, name)
+            assert mine == pytest.approx(plain(run[query], grades[query], exponential=True), abs=1e-9), (seed, query)
+
+
+def test_ties_are_broken_by_document_id_last_first_and_scores_count_in_single_precision():
+    grades = {"q": {"a": 1}}
+    assert measure({"q": {"a": 1.0, "b": 1.0}}, grades).mean("Hit@1") == 0.0
+    assert measure({"q": {"a": 1.0, "A": 1.0}}, grades).mean("Hit@1") == 1.0
+    assert measure({"q": {"a": 1.0 + 1e-12, "b": 1.0}}, grades).mean("Hit@1") == 0.0
+    assert measure({"q": {"a": 1.0 + 1e-6, "b": 1.0}}, grades).mean("Hit@1") == 1.0
+
+
+def test_mrr_stops_at_rank_ten():
+    grades = {"q": {"x": 1}}
+    for rank, expected in ((10, 0.1), (11, 0.0)):
+        run = {"q": {("x" if at == rank else f"d{at}"): -float(at) for at in range(1, 15)}}
+        assert measure(run, grades).mean("MRR@10") == expected
+
+
+def test_a_judged_query_that_the_run_lacks_counts_zero():
+    found = measure({"q1": {"a": 1.0}, "other": {"a": 1.0}}, {"q1": {"a": 1}, "q2": {"a": 1}})
+    assert found.mean("nDCG@10") == 0.5
+    assert found.missing == {"q2"}
+    assert found.unjudged == 1
+
+
+def test_judged_is_the_share_of_what_is_shown_and_a_grade_of_zero_is_a_judgement():
+    grades = {"q": {"a": 0, "b": -1, "c": 2}}
+    assert measure({"q": {"a": 3.0, "b": 2.0, "x": 1.0, "y": 0.5}}, grades).mean(JUDGED) == 0.5
+    long = {f"x{at}": float(at) for at in range(100, 120)} | {"a": 500.0, "c": 1.0}
+    assert measure({"q": long}, grades).mean(JUDGED) == pytest.approx(0.1)
+
+
+def test_queries_without_relevant_documents_or_without_candidates_count_zero():
+    found = measure({"q1": {"a": 1.0}, "q2": {}}, {"q1": {"a": 0}, "q2": {"a": 1}})
+    assert all(found.mean(name) == 0.0 for name in MEASURES)
+    assert found.mean(JUDGED) == 0.5
+    assert not found.missing
+
+
+def test_exponential_gain_has_its_own_columns_and_the_plain_one_stays_linear():
+    found = measure({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 1, "b": 3}}, exponential_gain=True)
+    discount = 1 / math.log2(3)
+    assert found.mean("nDCG@10") == pytest.approx((1 + 3 * discount) / (3 + discount))
+    assert found.mean("nDCG_exp@10") == pytest.approx((1 + 7 * discount) / (7 + discount))
+    assert "nDCG_exp@10" not in measure({"q": {"a": 1.0}}, {"q": {"a": 1}}).values
+
+
+def test_no_common_query_and_grades_that_are_no_grades_are_refused():
+    with pytest.raises(UserError, match="none of the run's 1 queries is among the 1 judged ones"):
+        measure({"q": {"a": 1.0}}, {"p": {"a": 1}})
+    with pytest.raises(UserError, match='query "q", document "a": the grade 1000000000 is above'):
+        measure({"q": {"a": 1.0}}, {"q": {"a": 10**9}})
+    with pytest.raises(UserError, match="with exponential_gain the grade 40"):
+        measure({"q": {"a": 1.0}}, {"q": {"a": 40}}, exponential_gain=True)
+
+
+def test_the_t_test_is_the_paired_two_sided_one():
+    draw = np.random.default_rng(7)
+    values_Q, others_Q = draw.random(50), draw.random(50)
+    expected = stats.ttest_rel(values_Q, others_Q).pvalue
+    assert p_value(values_Q, others_Q, "t") == pytest.approx(expected, rel=1e-9)
+    assert p_value(others_Q, values_Q, "t") == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_permutation_test_is_exact_for_few_queries():
+    values_Q = np.array([0.5, 0.4, 0.9, 0.7])
+    assert p_value(values_Q, np.zeros(4), "permutation") == pytest.approx(2 / 16)
+
+
+def test_both_tests_agree_and_repeat():
+    draw = np.random.default_rng(3)
+    others_Q = draw.random(200)
+    values_Q = others_Q + draw.normal(0.015, 0.1, 200)
+    found = [p_value(values_Q, others_Q, "permutation") for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx(p_value(values_Q, others_Q, "t"), abs=0.01)
+
+
+@pytest.mark.parametrize("test", ["t", "permutation"])
+def test_runs_that_do_not_differ_are_not_significant_and_one_query_has_no_test(test):
+    values_Q = np.array([0.1, 0.5, 0.9])
+    assert p_value(values_Q, values_Q.copy(), test) == 1.0
+    assert p_value(values_Q[:1], values_Q[1:2], test) is None
+
+
+def test_the_same_difference_everywhere_is_significant_without_a_warning(recwarn):
+    values_Q = np.linspace(0, 0.5, 30)
+    assert p_value(values_Q + 0.1, values_Q, "t") == 0.0
+    assert not recwarn.list
