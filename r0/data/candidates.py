@@ -92,10 +92,10 @@ class BeirLists:
         self.bad = BadLines(skip_bad)
         candidates = read_run(run, self.bad)
         query_table = index_table(folder / "queries.jsonl", _hashes(candidates), self.bad, hash_text=True)
-        _drop_unknown(candidates, set(query_table.ids.tolist()), QUERY_COLUMN, run, folder / "queries.jsonl", self.bad)
+        drop_unknown(candidates, set(query_table.ids.tolist()), QUERY_COLUMN, run, folder / "queries.jsonl", self.bad)
         wanted = np.unique(_hashes(document for documents in candidates.values() for document in documents))
         table = index_table(folder / "corpus.jsonl", wanted, self.bad)
-        _drop_unknown(candidates, set(table.ids.tolist()), DOCUMENT_COLUMN, run, folder / "corpus.jsonl", self.bad)
+        drop_unknown(candidates, set(table.ids.tolist()), DOCUMENT_COLUMN, run, folder / "corpus.jsonl", self.bad)
         if not candidates:
             raise UserError(f"{run}: none of its candidates is in {folder}; give the run that belongs to the folder")
         self._query_ids = list(candidates)
@@ -191,7 +191,7 @@ def _hashes(ids: Iterable[str]) -> np.ndarray:
     return np.fromiter(map(text_hash, ids), np.uint64)
 
 
-def _drop_unknown(
+def drop_unknown(
     candidates: dict[str, dict[str, float]], known: set[int], column: int, run: Path, where: Path, bad: BadLines
 ) -> None:
     """Drop the candidates whose id in ``column`` of the run is not among the ``known`` hashes, and the lists left empty.
