@@ -9,6 +9,7 @@ The rules (DESIGN, "Stage A's reward"):
 * The thought's tokens are the sampled ids that lie wholly inside the first think pair. A token that also carries a part of a tag
   (``>\\n``) belongs to the tag; ids without text count where they were sampled; a prefilled ``<think>`` was not sampled.
 * End-of-sequence ids at the end are not part of the text; anywhere else they are text like any other special token.
+* What may stand in the answer pair is a matter of the task's form (``r0.answers``).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from r0.records import Answer, Finish, Verdict, Violation
+from r0.answers import Groups, read_strict
+from r0.records import Finish, Form, Verdict, Violation
 from r0.spans import spans_of
 
 THINK = ("<think>", "</think>")
 ANSWER = ("<answer>", "</answer>")
-_CLOSED_SET = frozenset(answer.value for answer in Answer)
 
 
 class Parsed(NamedTuple):
@@ -32,6 +33,8 @@ class Parsed(NamedTuple):
     has_think: bool
     think: tuple[int, int] | None
     violations: set[Violation]
+    ranking: Groups | None = None
+    scores: tuple[float, ...] | None = None
 
 
 class CompletionReader:
@@ -52,21 +55,40 @@ class CompletionReader:
         """The completion decoded with special tokens kept, but for end-of-sequence ids at its end. Any ids have a text."""
         return self._spans.text(self._without_eos(token_ids))
 
-    def verdict(self, token_ids: Sequence[int], text: str, prefix: str = "", finish: Finish = Finish.STOP) -> Verdict:
-        """Judge ``prefix + text``, where ``text`` is ``self.text(token_ids)`` (given, so that it is decoded only once)."""
-        parsed = parse(prefix + text)
+    def verdict(
+        self,
+        token_ids: Sequence[int],
+        text: str,
+        prefix: str = "",
+        finish: Finish = Finish.STOP,
+        form: Form = Form.YES_NO,
+        size: int = 1,
+    ) -> Verdict:
+        """Judge ``prefix + text``, where ``text`` is ``self.text(token_ids)`` (given, so that it is decoded only once).
+
+        ``form`` is the asked answer, about ``size`` documents.
+        """
+        parsed = parse(prefix + text, form, size)
         if finish == Finish.LENGTH:
             parsed.violations.add(Violation.CUT)
         tokens = 0
         if parsed.think is not None:
             start, end = parsed.think
             tokens = self._spans.count(self._without_eos(token_ids), text, start - len(prefix), end - len(prefix))
-        return Verdict(parsed.answer, tokens, parsed.has_think, frozenset(parsed.violations))
+        wrong = frozenset(parsed.violations)
+        return Verdict(parsed.answer, tokens, parsed.has_think, wrong, parsed.ranking, parsed.scores)
 
-    def read(self, token_ids: Sequence[int], prefix: str = "", finish: Finish = Finish.STOP) -> tuple[str, Verdict]:
+    def read(
+        self,
+        token_ids: Sequence[int],
+        prefix: str = "",
+        finish: Finish = Finish.STOP,
+        form: Form = Form.YES_NO,
+        size: int = 1,
+    ) -> tuple[str, Verdict]:
         """``(prefix + text, verdict)`` of sampled ids."""
         text = self.text(token_ids)
-        return prefix + text, self.verdict(token_ids, text, prefix, finish)
+        return prefix + text, self.verdict(token_ids, text, prefix, finish, form, size)
 
     def _without_eos(self, token_ids: Sequence[int]) -> Sequence[int]:
         end = len(token_ids)
@@ -75,7 +97,7 @@ class CompletionReader:
         return token_ids if end == len(token_ids) else token_ids[:end]
 
 
-def parse(text: str) -> Parsed:
+def parse(text: str, form: Form = Form.YES_NO, size: int = 1) -> Parsed:
     """Find the pairs and everything that is wrong with ``text``; a fixed number of linear searches."""
     think, answer = _find(text, *THINK), _find(text, *ANSWER)
     found: set[Violation] = set()
@@ -92,15 +114,14 @@ def parse(text: str) -> Parsed:
     if answer.opens > 1 or answer.closes > 1:
         found.add(Violation.REPEATED_ANSWER)
     _place(text, think, answer, found)
-    verdict = None
+    verdict, ranking, scores = None, None, None
     if answer.once:
         content = text[answer.open + len(ANSWER[0]) : answer.end].strip()
-        if content in _CLOSED_SET:
-            verdict = content
-        else:
-            found.add(Violation.BAD_ANSWER)
+        verdict, ranking, scores, wrong = read_strict(content, form, size)
+        found |= wrong
     before_answer = think.end < answer.open or answer.open < 0
-    return Parsed(verdict, think.once and before_answer, (think.start, think.end) if think.exists else None, found)
+    thought = (think.start, think.end) if think.exists else None
+    return Parsed(verdict, think.once and before_answer, thought, found, ranking, scores)
 
 
 class _Pair(NamedTuple):

@@ -105,6 +105,22 @@ def rbo(groups: Sequence[Sequence[int]], ideal: Sequence[Sequence[int]], p: floa
     return min(1.0, (1 - p) * total + weight * overlap / size)
 
 
+def share_ordered(grades: Sequence[float], groups: Sequence[Sequence[int]]) -> float:
+    """Share of the orders of ``groups`` (one, where nothing is tied) in which no document stands behind one that gains less.
+
+    Raises:
+        ValueError: ``groups`` names a document twice, or one that has no grade.
+    """
+    share, least = 1.0, math.inf
+    for group in _whole(len(grades), groups):
+        gains = [max(grades[document], 0.0) for document in group]
+        if max(gains) > least:
+            return 0.0
+        least = min(gains)
+        share *= math.prod(math.factorial(gains.count(gain)) for gain in set(gains)) / math.factorial(len(gains))
+    return share
+
+
 def js_divergence(scores: Sequence[float], grades: Sequence[float]) -> float:
     """Jensen-Shannon divergence, base 2, in [0, 1]: 0 where ``scores`` and ``grades`` are the same but for their scale.
 

@@ -55,8 +55,9 @@ class RewardWorker:
 
     def _score(self, rollout: Rollout) -> Scored:
         sampled = rollout.sampled
-        text, verdict = self._reader.read(sampled.token_ids, rollout.prompt.prefix, sampled.finish)
-        components = self._reward(verdict, rollout.task.label)
+        task = rollout.task
+        text, verdict = self._reader.read(sampled.token_ids, rollout.prompt.prefix, sampled.finish, task.form, task.size)
+        components = self._reward(verdict, task.label)
         total = math.fsum(components.values())  # exact, whatever the order of the components
         if not math.isfinite(total):
             raise ValueError(f"reward {self._name!r} is not finite for task {rollout.task.task_id}: {dict(components)}")

@@ -25,7 +25,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     Raises:
         UserError: anything about the input that can be known before a model loads.
     """
-    check_reward(config.reward.name)
+    check_reward(config.reward)
     folder = model_folder(config.model)
     check_lengths(config, folder)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from r0.config.presets import PRESETS
 from r0.config.sections import Count, NonNegative, RewardBase, Section, Share, key
 
 
@@ -23,17 +24,18 @@ class ListRewardSection(RewardBase):
 
     name: str = key("stage_b", "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
     preset: Literal["r0", "reasonrank", "rearank", "rank_r1", "grouprank", "tfrank"] = key(
-        "r0", "where weights not given come from: r0's own, or a published reward"
+        "r0", "where weights that are not given come from: r0's own, or a published reward"
     )
     k: Count = key(10, "cutoff of nDCG and Recall")
     tag_weight: NonNegative = key(0.1, "for both pairs of tags, once each and in order")
     answer_weight: NonNegative = key(0.1, "for an answer of the asked form")
     ndcg_weight: NonNegative = key(1.0, "× nDCG@k, linear gain")
-    ndcg_gain_weight: NonNegative = key(0.0, "× (nDCG@k − the given order's) / (1 − the given order's)")
+    ndcg_gain_weight: NonNegative = key(0.0, "× (nDCG@k − the given order's) / (1 − the given order's), at least −1")
     recall_weight: NonNegative = key(0.0, "× Recall@k of the relevant documents")
-    rbo_weight: NonNegative = key(0.0, "× rank-biased overlap with the ideal order")
+    rbo_weight: NonNegative = key(0.0, "× rank-biased overlap with the ideal order, as a share of the largest there can be")
     rbo_p: Annotated[float, Field(gt=0, lt=1)] = key(0.9, "persistence p of rank-biased overlap")
-    js_weight: NonNegative = key(0.0, "× (1 − Jensen-Shannon divergence of the answer's scores and the grades)")
+    exact_weight: NonNegative = key(0.0, "for an order that puts no document behind one of a lower grade")
+    js_weight: NonNegative = key(0.0, "× (1 − Jensen-Shannon divergence of the scores and the grades); answer=scores only")
     pick_weight: NonNegative = key(0.0, "for a best document that is relevant")
     think_bonus: NonNegative = key(0.0, "for a thought of min_think_tokens to max_think_tokens")
     min_think_tokens: Annotated[int, Field(ge=0)] = key(16, "shortest thought that earns think_bonus, in tokens")
@@ -51,6 +53,3 @@ class ListRewardSection(RewardBase):
         if not isinstance(given, dict):
             return given
         return {**PRESETS.get(str(given.get("preset", "r0")), {}), **given}
-
-
-PRESETS: dict[str, dict[str, float]] = {}

@@ -136,6 +136,13 @@ class StageBConfig(ListKeys, RLConfig):
     system_prompt: str = key("", "system message; empty: r0's own for the answer form")
     reward: ListRewardSection = key(ListRewardSection(), "the rule reward")
 
+    @model_validator(mode="after")
+    def _check_answer(self) -> Self:
+        if self.reward.js_weight and self.answer != "scores":
+            weight = f"js_weight={self.reward.js_weight:g} (of reward.preset={self.reward.preset})"
+            raise ValueError(f"reward.{weight} compares scores, and answer={self.answer} has none; use answer=scores")
+        return self
+
     @property
     def form(self) -> Form:
         """What the model answers."""

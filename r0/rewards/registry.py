@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from r0.config.sections import RewardBase
 from r0.errors import UserError
@@ -23,25 +23,26 @@ GROUP = "r0.rewards"
 class Reward(Protocol):
     """A reward: pure, and the same names in every call, so that metrics have stable columns."""
 
-    def __call__(self, verdict: Verdict, label: int) -> Mapping[str, float]:
-        """Named finite components of one completion; their sum is its reward."""
+    def __call__(self, verdict: Verdict, label: Any) -> Mapping[str, float]:
+        """Named finite components of one completion; their sum is its reward. ``label`` is the task's: 1 or 0 for one
+        document, a ``ListLabel`` for a list."""
 
 
-RewardFactory = Callable[[RewardBase], Reward]
-_REGISTERED: dict[str, RewardFactory] = {}
+RewardFactory = Callable[[Any], Reward]  # called with its section
+_REGISTERED: dict[str, tuple[RewardFactory, type[RewardBase]]] = {}
 
 
-def register(name: str) -> Callable[[RewardFactory], RewardFactory]:
-    """Decorator: make ``name`` a reward of this process.
+def register(name: str, section: type[RewardBase] = RewardBase) -> Callable[[RewardFactory], RewardFactory]:
+    """Decorator: make ``name`` a reward of this process, made from a section of the type ``section``.
 
     Raises:
         ValueError: the name is taken.
     """
 
     def add(factory: RewardFactory) -> RewardFactory:
-        if _REGISTERED.get(name, factory) is not factory:
+        if _REGISTERED.get(name, (factory, section))[0] is not factory:
             raise ValueError(f"reward {name!r} is registered already")
-        _REGISTERED[name] = factory
+        _REGISTERED[name] = factory, section
         return factory
 
     return add
@@ -52,13 +53,17 @@ def reward_names() -> list[str]:
     return sorted({*_REGISTERED, *(point.name for point in entry_points(group=GROUP))})
 
 
-def check_reward(name: str) -> None:
-    """Refuse an unknown name; loads and runs nothing.
+def check_reward(section: RewardBase) -> None:
+    """Refuse a name that no reward has, or one of another stage; loads and runs nothing.
 
     Raises:
-        UserError: no such reward; names the nearest one.
+        UserError: no such reward, and the nearest one; or a reward that is made from another kind of section.
     """
-    names = reward_names()
+    name, names = section.name, reward_names()
+    _, wanted = _REGISTERED.get(name, (None, RewardBase))
+    if not isinstance(section, wanted):
+        fits = ", ".join(other for other, (_, kind) in sorted(_REGISTERED.items()) if isinstance(section, kind))
+        raise UserError(f"reward.name: {name!r} is the reward of another stage and cannot judge this one's answers; use {fits}")
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -73,10 +78,11 @@ def make_reward(section: RewardBase) -> Reward:
     """The reward that ``section.name`` names, made from its section. r0's own names come before those of entry points.
 
     Raises:
-        UserError: unknown name, a name that several packages claim, or an entry point that cannot be loaded.
+        UserError: unknown name, a reward of another stage, a name that several packages claim, or an entry point that cannot
+            be loaded.
     """
-    check_reward(section.name)
-    factory = _REGISTERED.get(section.name)
+    check_reward(section)
+    factory, _ = _REGISTERED.get(section.name, (None, None))
     return (factory or _load(section.name))(section)
 
 

@@ -27,7 +27,7 @@ DEFAULT_MAX_THINK_TOKENS = 200
 DEFAULT_MISSING_EOS_PENALTY = 0.0
 
 
-@register("stage_a")
+@register("stage_a", RewardSection)
 class StageAReward:
     """Called with a verdict and a label (1 relevant, 0 not), gives all of ``COMPONENTS``; penalties are negative or 0.0."""
 

@@ -111,7 +111,7 @@ def test_an_unknown_reward_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'stage_a'"):
         make_reward(RewardSection(name="stage-a"))
     with pytest.raises(UserError, match="not from an import path"):
-        check_reward("os:system")
+        check_reward(RewardSection(name="os:system"))
 
 
 def test_a_name_is_registered_once():
@@ -138,11 +138,11 @@ def package(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("package")
 def test_an_installed_package_adds_a_reward_by_its_entry_point():
-    check_reward("other")
+    check_reward(RewardSection(name="other"))
     assert make_reward(RewardSection(name="other"))(Verdict(None, 0, False), 0) == {"weight": 0.5}
     assert set(make_reward(RewardSection())(Verdict(None, 0, False), 0)) == set(COMPONENTS), "r0's own name comes first"
     for name, reason in (("broken", "cannot be loaded"), ("no_function", "not a function")):
-        check_reward(name)
+        check_reward(RewardSection(name=name))
         with pytest.raises(UserError, match=reason):
             make_reward(RewardSection(name=name))
 
