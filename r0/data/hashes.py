@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
+import numpy as np
+
 _MASK = (1 << 64) - 1
 
 
@@ -28,13 +30,35 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def pair_hash(first: int, second: int) -> int:
+    """Hash of an ordered pair of hashes."""
+    return mix(first ^ mix(second))
+
+
+def pair_hashes(first_N: np.ndarray, second_N: np.ndarray) -> np.ndarray:
+    """``pair_hash`` of each pair: uint64 [N]."""
+    return _mixed(first_N ^ _mixed(second_N))
+
+
+def _mixed(values_N: np.ndarray) -> np.ndarray:
+    values_N = values_N.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    values_N = (values_N ^ (values_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values_N = (values_N ^ (values_N >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values_N ^ (values_N >> np.uint64(31))
+
+
 def address(*parts: object) -> int:
     """64 bits that depend on nothing but the parts."""
     return text_hash("\x1f".join(map(str, parts)))
 
 
+def shuffled(size: int, key: int) -> list[int]:
+    """A permutation of ``range(size)``, every one as likely: for short lists, where ``Shuffle`` prefers some."""
+    return sorted(range(size), key=lambda element: mix(key + element))
+
+
 class Shuffle:
-    """A permutation of ``range(size)`` that needs no memory: position → element.
+    """A permutation of ``range(size)`` that needs no memory: position → element. For many elements (see ``shuffled``).
 
     A Feistel network of four rounds over the next even number of bits, walked until it lands inside the range (Black & Rogaway,
     "Ciphers with Arbitrary Finite Domains", 2002, the cycle-walking cipher). Any position costs the same, so a data order is a

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from r0.data.hashes import Shuffle, address
+from r0.data.hashes import address, shuffled
 from r0.rerank.asks import Ask, Exchange, Method, Ranking, Reply
 
 
@@ -20,21 +20,21 @@ def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0
     """The combined ranking of ``make(0)`` to ``make(samples − 1)``, all in flight at once.
 
     ``seed`` should differ from query to query, or all of them are shuffled alike. The samples of the inner asks become
-    ``inner × samples + sample``, so that all asks differ. An answer that could not be read leaves the inner method's own order, not
-    the shuffled one. With one sample it is the plain method, nothing shuffled.
+    ``inner × samples + sample``, so that all asks differ. An answer that could not be read leaves the inner method's own order,
+    not the shuffled one. With one sample it is the plain method, nothing shuffled.
     """
     if samples == 1:
         return (yield from make(0))
     if n < 2:
         return Ranking.of_order(range(n))
     exchanges = [Exchange(make(sample)) for sample in range(samples)]
-    inner: dict[Ask, tuple[Ask, Shuffle]] = {}  # what each shown ask stands for
+    inner: dict[Ask, tuple[Ask, list[int]]] = {}  # what each shown ask stands for, and its shuffle
 
     def shown(sample: int, asks: Sequence[Ask]) -> list[Ask]:
         made = []
         for ask in asks:
-            shuffle = Shuffle(len(ask.documents), address(seed, "shown", sample, ask.sample, *ask.documents))
-            documents = tuple(ask.documents[shuffle[i]] for i in range(len(shuffle)))
+            shuffle = shuffled(len(ask.documents), address(seed, "shown", sample, ask.sample, *ask.documents))
+            documents = tuple(ask.documents[i] for i in shuffle)
             made.append(Ask(documents, ask.form, ask.sample * samples + sample))
             inner[made[-1]] = ask, shuffle
         return made
@@ -48,7 +48,7 @@ def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0
     return Ranking.of_order(combine([exchange.ranking.order for exchange in exchanges if exchange.ranking is not None]))
 
 
-def _unshuffled(reply: Reply, shuffle: Shuffle) -> Reply:
+def _unshuffled(reply: Reply, shuffle: list[int]) -> Reply:
     """The reply as if the documents had stood in the inner method's order."""
     as_shown = tuple(range(len(shuffle)))
     if reply.failures and reply.order == as_shown:  # nothing was read: the order shown is no opinion
@@ -57,7 +57,7 @@ def _unshuffled(reply: Reply, shuffle: Shuffle) -> Reply:
         order = tuple(shuffle[i] for i in reply.order)
     scores = reply.scores
     if scores is not None:
-        scores = tuple(score for _, score in sorted((shuffle[i], score) for i, score in enumerate(scores)))
+        scores = tuple(scores[shuffle.index(i)] for i in as_shown)
     return replace(reply, order=order, scores=scores)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import fsum
 
-from r0.data.hashes import Shuffle, address
+from r0.data.hashes import address, shuffled
 from r0.records import Form
 from r0.rerank.asks import Ask, Method, Ranking
 
@@ -16,8 +16,8 @@ from r0.rerank.asks import Ask, Method, Ranking
 def groupwise(n: int, group_size: int = 20, partitions: int = 1, seed: int = 0) -> Method:
     """``partitions`` × ⌈n / group_size⌉ asks at once; the scores are means, in 0…10.
 
-    Groups are drawn and shown by the address (seed, partition), and their sizes differ by one at most; ``seed`` should differ from
-    query to query. A document that an answer leaves out has no vote from it; one without any vote keeps its given rank.
+    Groups are drawn and shown by the address (seed, partition), and their sizes differ by one at most; ``seed`` should differ
+    from query to query. A document that an answer leaves out has no vote from it; one without any vote keeps its given rank.
     """
     if n < 2:
         return Ranking.of_order(range(n))
@@ -36,6 +36,6 @@ def groupwise(n: int, group_size: int = 20, partitions: int = 1, seed: int = 0) 
 
 
 def _groups(n: int, group_size: int, seed: int, partition: int) -> list[tuple[int, ...]]:
-    shuffle = Shuffle(n, address(seed, "partition", partition))
+    order = shuffled(n, address(seed, "partition", partition))
     count = -(-n // group_size)
-    return [tuple(shuffle[i] for i in range(group, n, count)) for group in range(count)]
+    return [tuple(order[group::count]) for group in range(count)]

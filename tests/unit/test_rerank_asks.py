@@ -1,0 +1,177 @@
+"""Rankings from orders and scores, driving, windows, fusion."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r0.errors import UserError
+from r0.records import Form
+from r0.rerank.asks import Ask, Ranking, Reply, best_first, drive, with_tail
+from r0.rerank.fusion import fuse
+from r0.rerank.windows import windows
+
+orders = st.integers(0, 30).flatmap(lambda n: st.permutations(range(n)))
+values = st.lists(st.none() | st.floats(-1e30, 1e30) | st.sampled_from([0.0, 1.0, 0.5]), max_size=30)
+
+
+def strictly_decreasing(ranking):
+    """In single precision, as trec_eval reads scores."""
+    along = np.array([ranking.scores[position] for position in ranking.order], dtype=np.float32)
+    return bool((along[1:] < along[:-1]).all()) and bool(np.isfinite(along).all())
+
+
+# --- rankings ---
+
+
+@given(orders)
+def test_an_order_gets_scores_that_say_the_same(order):
+    ranking = Ranking.of_order(order)
+    assert ranking.order == tuple(order)
+    assert strictly_decreasing(ranking)
+    assert all(0 < score <= 1 for score in ranking.scores)
+
+
+def test_scores_of_an_order_are_evenly_spaced_from_one():
+    assert Ranking.of_order([2, 0, 3, 1]).scores == (0.75, 0.25, 1.0, 0.5)
+
+
+@given(values)
+def test_scores_give_their_order_and_failures_keep_their_rank(some):
+    ranking = Ranking.of_scores(some)
+    assert sorted(ranking.order) == list(range(len(some)))
+    assert strictly_decreasing(ranking)
+    assert all(ranking.order[i] == i for i, value in enumerate(some) if value is None)
+    known = [position for position in ranking.order if some[position] is not None]
+    assert known == sorted(known, key=lambda position: (-some[position], position))
+
+
+def test_scores_that_differ_are_kept_and_equal_ones_are_lowered_by_as_little_as_can_be_told_apart():
+    ranking = Ranking.of_scores([0.25, 1.0, 1.0, 0.5])
+    assert ranking.order == (1, 2, 3, 0)
+    assert (ranking.scores[0], ranking.scores[1], ranking.scores[3]) == (0.25, 1.0, 0.5)
+    assert ranking.scores[2] == float(np.nextafter(np.float32(1.0), np.float32(0.0)))
+
+
+def test_a_failure_keeps_its_rank_with_a_score_between_its_neighbours():
+    ranking = Ranking.of_scores([None, 0.25, None, 0.75])
+    assert ranking.order == (0, 3, 2, 1)
+    assert ranking.scores[1] == 0.25
+    assert strictly_decreasing(ranking)
+    assert Ranking.of_scores([None, None]) == Ranking.of_order([0, 1])
+
+
+@given(values, st.integers(0, 5))
+def test_the_tail_follows_in_the_given_order(some, more):
+    head = Ranking.of_scores(some)
+    ranking = with_tail(head, len(some) + more)
+    assert ranking.order == head.order + tuple(range(len(some), len(some) + more))
+    assert ranking.scores[: len(some)] == head.scores
+    if max(map(abs, head.scores), default=0.0) < 1e6:
+        assert strictly_decreasing(ranking)
+
+
+def test_a_reply_that_is_no_permutation_is_refused():
+    ask = Ask((4, 7, 5), Form.PERMUTATION)
+    assert best_first(ask, Reply((2, 0, 1))) == (5, 4, 7)
+    for order in [(0, 1), (0, 1, 1), (1, 2, 3)]:
+        with pytest.raises(ValueError, match="must be a permutation of 0…2"):
+            best_first(ask, Reply(order))
+
+
+def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
+    def method():
+        first, _ = yield [Ask((0,), Form.YES_NO), Ask((1,), Form.YES_NO)]
+        second, _ = yield []  # nothing new: it waits for the other
+        third, reply = yield [Ask((2,), Form.YES_NO)]
+        return Ranking.of_order([first.documents[0], second.documents[0], third.documents[0]][:: reply.tokens])
+
+    asked = []
+
+    def answer(ask):
+        asked.append(ask.documents)
+        return Reply((0,), tokens=-1)
+
+    assert drive(method(), answer).order == (2, 1, 0)
+    assert asked == [(0,), (1,), (2,)]
+
+
+# --- windows ---
+
+
+@pytest.mark.parametrize(("size", "step"), [(20, 10), (20, 5), (20, 19), (10, 5), (3, 1), (2, 1)])
+def test_windows_show_every_document_of_every_list(size, step):
+    for n in range(201):
+        spans = windows(n, size, step)
+        assert {i for start, stop in spans for i in range(start, stop)} == set(range(n))
+        assert all(stop - start == size for start, stop in spans[:-1])
+        assert all(later[0] < earlier[0] < later[1] for earlier, later in pairwise(spans))
+        assert not spans or (spans[0][1] == n and spans[-1][0] == 0)
+        assert all(stop - start > 1 for start, stop in spans) or n == 1
+
+
+def test_windows_by_hand():
+    assert len(windows(100, 20, 10)) == 9
+    assert windows(100, 20, 10) == [(start, start + 20) for start in range(80, -1, -10)]
+    assert windows(25, 20, 10) == [(5, 25), (0, 15)]
+    assert windows(15, 20, 10) == [(0, 15)]
+    assert windows(10, 20, 10) == [(0, 10)]
+    assert windows(21, 20, 10) == [(1, 21), (0, 11)]
+    assert windows(0, 20, 10) == []
+
+
+@pytest.mark.parametrize(("size", "step"), [(20, 20), (20, 30), (20, 0), (1, 1), (20, -1)])
+def test_windows_that_do_not_overlap_are_refused(size, step):
+    with pytest.raises(UserError, match=f"step={step} .* windows of {size} overlap"):
+        windows(50, size, step)
+
+
+# --- fusion ---
+
+
+def test_fusion_by_hand():
+    ranking = Ranking.of_scores([0.2, 1.0, 0.6])  # scaled: 0, 1, 0.5
+    fused = fuse(ranking, [30.0, 10.0, 20.0], 0.25)  # scaled: 1, 0, 0.5
+    assert fused.order == (1, 2, 0)
+    assert fused.scores == pytest.approx((0.25, 0.75, 0.5))
+    assert fuse(ranking, [30.0, 10.0, 20.0], 0.75).order == (0, 2, 1)
+
+
+def test_fusion_at_the_ends():
+    ranking = Ranking.of_order([2, 0, 1])
+    assert fuse(ranking, [3.0, 2.0, 1.0], 0.0) is ranking
+    assert fuse(ranking, [3.0, 2.0, 1.0], 1.0).order == (0, 1, 2)
+
+
+def test_first_stage_scores_that_say_nothing_change_no_order():
+    ranking = Ranking.of_order([2, 0, 1])
+    for weight in (0.3, 1.0):
+        assert fuse(ranking, [7.0, 7.0, 7.0], weight).order == (2, 0, 1)
+    assert fuse(ranking, [7.0] * 3, 0.5).scores[2] == pytest.approx(0.75)  # half of 1 and half of 0.5
+
+
+def test_fusion_of_nothing_and_of_one():
+    assert fuse(Ranking.of_order([]), [], 0.5).order == ()
+    assert fuse(Ranking.of_order([0]), [3.0], 0.5) == Ranking((0,), (0.5,))
+
+
+@given(orders.filter(len), st.floats(0.01, 1.0), st.data())
+@settings(max_examples=50)
+def test_fusion_orders_by_its_scores_and_gives_every_candidate(order, weight, data):
+    first = data.draw(st.lists(st.floats(-1e6, 1e6), min_size=len(order), max_size=len(order)))
+    fused = fuse(Ranking.of_order(order), first, weight)
+    assert sorted(fused.order) == sorted(order)
+    assert strictly_decreasing(fused)
+
+
+@pytest.mark.parametrize("bad", [[1.0], [1.0, 2.0, float("nan")], [1.0, 2.0, float("inf")]])
+def test_fusion_refuses_scores_it_cannot_scale(bad):
+    with pytest.raises(ValueError, match="3 finite numbers"):
+        fuse(Ranking.of_order([0, 1, 2]), bad, 0.5)
+
+
+def test_fusion_refuses_weights_outside_its_range():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        fuse(Ranking.of_order([0]), [1.0], 1.5)
