@@ -2,7 +2,7 @@
 
 from r0.config.commands import ConvertConfig, DataKeys, RolloutsConfig, RunKeys, SftConfig
 from r0.config.lists import ListKeys, ListRewardSection
-from r0.config.ranking import EvaluateConfig, RerankConfig, RetrieveConfig
+from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -34,6 +34,7 @@ __all__ = [
     "LoraSection",
     "PPOSection",
     "RLConfig",
+    "RankingKeys",
     "RaySection",
     "RerankConfig",
     "RetrieveConfig",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r0.config.commands import DEFAULT_MODEL
 from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, key
+from r0.records import Form
 
 Names = tuple[str, ...]
 
@@ -18,24 +19,20 @@ class RetrieveConfig(Section):
     data: str = key(..., "BEIR folder: corpus.jsonl and queries.jsonl")
     output: str = key(..., "TREC run to write")
     candidates: str | None = key(None, "TREC run: rank only the documents it has for each query")
-    qrels: str | None = key(None, "only the queries judged here: a file, or a split of the folder; empty: all queries")
+    qrels: str | None = key(None, "only the queries judged here: a split of the folder, or a file; empty: all queries")
     depth: Count = key(100, "documents written for each query, at most")
-    k1: NonNegative = key(0.9, "BM25's term saturation")
-    b: Share = key(0.4, "BM25's length normalisation")
-    stemmer: Literal["english", "none"] = key("english", "Snowball stemmer of corpus and queries")
+    k1: NonNegative = key(1.5, "BM25's term saturation")
+    b: Share = key(0.75, "BM25's length normalisation")
+    stemmer: Literal["english", "none"] = key("none", "Snowball stemmer; for questions about names it does more harm than good")
     stopwords: Literal["english", "none"] = key("english", "words left out")
     tag: str = key("bm25", "name of the run in its last column")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
 
 
-class RerankConfig(Section):
-    """Order the candidates of a first stage with a trained model, written as a TREC run."""
+class RankingKeys(Section):
+    """How a model orders candidates: what the rerank command and ``r0.rerank.Reranker`` have in common."""
 
     model: str = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
-    data: str = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
-    run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
-    output: str | None = key(None, "folder for run.trec and what belongs to it; empty: runs/rerank-<hash of the configuration>")
-    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
     method: Literal["pointwise", "listwise", "setwise", "groupwise"] = key("listwise", "how a list is ordered")
     depth: Count = key(100, "candidates of a query that are reranked; the others follow in the given order")
     thinking: bool = key(True, "pointwise: the probability of yes after a thought, or with thinking switched off")
@@ -52,12 +49,37 @@ class RerankConfig(Section):
     seed: Annotated[int, Field(ge=0)] = key(42, "of shuffles and sampling")
     system_prompt: str = key("", "system message; empty: r0's own for the method's answer form")
     passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
-    max_prompt_tokens: Count = key(8192, "prompt budget")
+    max_prompt_tokens: Count | None = key(None, "prompt budget; empty: 8192, or less where the model has fewer positions")
     max_new_tokens: Count = key(1024, "token limit of a completion")
-    tag: str = key("r0", "name of the run in its last column")
-    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers")
     ray: RaySection = key(RaySection(), "where they run")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.step >= self.window:
+            raise ValueError(f"step: {self.step} is not below window={self.window}, so that windows would not overlap")
+        if self.samples > 1 and self.method == "pointwise":
+            raise ValueError("samples: pointwise shows one document at a time, so there is no list to shuffle; use samples=1")
+        if self.ray.inline and self.rollout.workers > 1:
+            raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
+        return self
+
+    @property
+    def form(self) -> Form:
+        """What the model answers."""
+        forms = {"pointwise": Form.YES_NO, "listwise": Form.PERMUTATION, "setwise": Form.PICK, "groupwise": Form.SCORES}
+        return forms[self.method]
+
+
+class RerankConfig(RankingKeys):
+    """Order the candidates of a first stage with a trained model, written as a TREC run."""
+
+    data: str = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
+    run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
+    output: str | None = key(None, "folder for run.trec and what belongs to it; empty: runs/rerank-<hash of the configuration>")
+    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
+    tag: str = key("r0", "name of the run in its last column")
+    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
 
 
 class EvaluateConfig(Section):
