@@ -19,64 +19,48 @@ from r0.rerank.asks import Ask, Method, Ranking, Reply, best_first
 
 def setwise(n: int, set_size: int = 4, top_k: int = 10) -> Method:
     """The best ``top_k`` candidates in order, then the others in the given order."""
-    order = list(range(n))
     if n < 2:
-        return Ranking.of_order(order)
-    heap = list(order)
-    yield from _heapify(heap, set_size)
+        return Ranking.of_order(range(n))
+    heap = list(range(n))
+    yield from _settle(heap, (n - 2) // _arity(set_size) + 1, set_size)
     head: list[int] = []
-    while len(head) < top_k and len(heap) > 1:
+    while len(head) < top_k and heap:
         head.append(heap[0])
         last = heap.pop()
-        heap[0] = last
-        if len(head) < top_k:
-            yield from _sift_alone(heap, set_size)
-    head += heap[: max(0, top_k - len(head))]
+        if heap and len(head) < top_k:
+            heap[0] = last
+            yield from _settle(heap, min(1, len(heap) - 1), set_size)
     chosen = set(head)
-    return Ranking.of_order(head + [position for position in order if position not in chosen])
+    return Ranking.of_order(head + [position for position in range(n) if position not in chosen])
 
 
 def _arity(set_size: int) -> int:
     return max(2, set_size - 1)
 
 
-def _heapify(heap: list[int], set_size: int) -> Generator[list[Ask], tuple[Ask, Reply], None]:
-    """Make every node at least as good as its children, the deepest first; a node starts when its children are done."""
+def _settle(heap: list[int], nodes: int, set_size: int) -> Generator[list[Ask], tuple[Ask, Reply], None]:
+    """Sift the first ``nodes`` nodes down, all of which have children: each as soon as those among its children are done."""
     arity = _arity(set_size)
-    parents = (len(heap) - 2) // arity + 1
-    undone = [sum(child < parents for child in range(node * arity + 1, node * arity + arity + 1)) for node in range(parents)]
+    undone = [sum(child < nodes for child in range(node * arity + 1, node * arity + arity + 1)) for node in range(nodes)]
+    ready = [node for node in range(nodes) if not undone[node]]
     running: dict[Ask, tuple[int, Generator[Ask, Reply, None]]] = {}
-    ready = [node for node in range(parents) if not undone[node]]
     asks: list[Ask] = []
     while ready or running:
         for node in ready:
             sift = _sift(heap, node, set_size)
-            ask = next(sift)
-            running[ask] = node, sift
-            asks.append(ask)
+            asks.append(next(sift))
+            running[asks[-1]] = node, sift
         ask, reply = yield asks
         node, sift = running.pop(ask)
         asks, ready = [], []
         try:
             asks = [sift.send(reply)]
             running[asks[0]] = node, sift
-        except StopIteration:
+        except StopIteration:  # this node is done
+            parent = (node - 1) // arity
             if node:
-                parent = (node - 1) // arity
                 undone[parent] -= 1
                 ready = [] if undone[parent] else [parent]
-
-
-def _sift_alone(heap: list[int], set_size: int) -> Generator[list[Ask], tuple[Ask, Reply], None]:
-    """Sift the root down, one ask after another."""
-    sift = _sift(heap, 0, set_size)
-    ask = next(sift, None)
-    while ask is not None:
-        _, reply = yield [ask]
-        try:
-            ask = sift.send(reply)
-        except StopIteration:
-            return
 
 
 def _sift(heap: list[int], node: int, set_size: int) -> Generator[Ask, Reply, None]:
