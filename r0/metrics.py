@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import fmean, pstdev
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from statistics import fmean, pstdev, stdev
 
-from r0.records import Answer, Finish, Scored
+from r0.ranking import groups_of_order, ndcg
+from r0.records import Answer, Finish, ListwiseTask, Scored
 from r0.sampling import spread_groups
+
+CUTOFF = 10  # of the nDCG that is reported, whatever the reward's
 
 
 def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
@@ -15,42 +20,52 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
 
     reward, reward_std       mean and standard deviation of the totals
     reward/<component>       mean of each component (0 where a rollout lacks it)
-    accuracy                 share of all rollouts whose answer equals the label
-    accuracy_answered        the same among rollouts with an answer (exactly one pair, its content in the closed set)
-    accuracy_well_formed     the same among rollouts without any violation
     format_rate              share of rollouts with an answer
     well_formed_rate         share of rollouts without any violation
-    yes_share                share of "yes" among rollouts with an answer
-    constant_answer          accuracy of always giving the more frequent label
     think_tokens, completion_tokens, prompt_tokens   means
     tokens                   completion tokens of the batch, summed
     cut_share                share of completions that the token limit ended
-    cut_prompt_share         share of rollouts whose document did not fit the prompt budget
+    cut_prompt_share         share of rollouts whose documents did not fit the prompt budget
     zero_spread_share        share of groups of at least two whose rewards are all equal (left out when there are no such groups)
+
+    A batch is all pairs or all lists. Pairs (one document):
+
+    accuracy                 share of all rollouts whose answer equals the label
+    accuracy_answered        the same among rollouts with an answer (exactly one pair, its content in the closed set)
+    accuracy_well_formed     the same among rollouts without any violation
+    yes_share                share of "yes" among rollouts with an answer
+    constant_answer          accuracy of always giving the more frequent label
+
+    Lists; documents that an answer does not name follow in the given order, as they do at inference:
+
+    ndcg@10                  mean nDCG@10; a rollout without an answer counts as the given order
+    ndcg@10_answered         the same among rollouts with an answer
+    ndcg@10_well_formed      the same among rollouts without any violation
+    ndcg@10_given            mean nDCG@10 of the given order, for the same tasks
+    ndcg@10_given_well_formed   the same for the tasks of the rollouts without any violation
+    ndcg@10_gain             ndcg@10 − ndcg@10_given
+    ndcg@10_gain_p           p of a two-sided paired t-test of that gain, over the means of the tasks
+    violation/<name>         share of rollouts with that violation (left out where none has it)
     """
     if not scored:
         return {}
     totals = [one.total for one in scored]
     answered = [one for one in scored if one.verdict.answer is not None]
     well_formed = [one for one in scored if one.verdict.well_formed]
-    relevant = fmean(one.rollout.task.label for one in scored)
     lengths = [len(one.rollout.sampled.token_ids) for one in scored]
+    judge = _ranked if isinstance(scored[0].rollout.task, ListwiseTask) else _judged
     metrics = {
         "reward": fmean(totals),
         "reward_std": pstdev(totals),
-        "accuracy": _mean([_correct(one) for one in scored]),
-        "accuracy_answered": _mean([_correct(one) for one in answered]),
-        "accuracy_well_formed": _mean([_correct(one) for one in well_formed]),
         "format_rate": len(answered) / len(scored),
         "well_formed_rate": len(well_formed) / len(scored),
-        "yes_share": _mean([one.verdict.answer == Answer.YES for one in answered]),
-        "constant_answer": max(relevant, 1.0 - relevant),
+        **judge(scored),
         "think_tokens": fmean(one.verdict.think_tokens for one in scored),
         "completion_tokens": fmean(lengths),
         "prompt_tokens": fmean(len(one.rollout.prompt.token_ids) for one in scored),
         "tokens": float(sum(lengths)),
-        "cut_share": _mean([one.rollout.sampled.finish == Finish.LENGTH for one in scored]),
-        "cut_prompt_share": _mean([one.rollout.prompt.cut_tokens > 0 for one in scored]),
+        "cut_share": _mean(one.rollout.sampled.finish == Finish.LENGTH for one in scored),
+        "cut_prompt_share": _mean(one.rollout.prompt.cut_tokens > 0 for one in scored),
     }
     for name in sorted({name for one in scored for name in one.components}):
         metrics[f"reward/{name}"] = fmean(one.components.get(name, 0.0) for one in scored)
@@ -60,9 +75,63 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     return metrics
 
 
-def _correct(one: Scored) -> bool:
-    return one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)
+def _judged(scored: Sequence[Scored]) -> dict[str, float]:
+    """Figures of pairs."""
+    right = [(one.verdict, one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)) for one in scored]
+    relevant = fmean(bool(one.rollout.task.label) for one in scored)
+    return {
+        "accuracy": _mean(hit for _, hit in right),
+        "accuracy_answered": _mean(hit for verdict, hit in right if verdict.answer is not None),
+        "accuracy_well_formed": _mean(hit for verdict, hit in right if verdict.well_formed),
+        "yes_share": _mean(verdict.answer == Answer.YES for verdict, _ in right if verdict.answer is not None),
+        "constant_answer": max(relevant, 1.0 - relevant),
+    }
 
 
-def _mean(values: Sequence[bool]) -> float:
-    return fmean(values) if values else math.nan
+def _ranked(scored: Sequence[Scored]) -> dict[str, float]:
+    """Figures of lists."""
+    figures = [(one, *ndcgs(one)) for one in scored]
+    mean, given = _mean(found for _, found, _ in figures), _mean(before for _, _, before in figures)
+    gains: defaultdict[int, list[float]] = defaultdict(list)
+    for one, found, before in figures:
+        gains[one.rollout.group].append(found - before)
+    violations = Counter(chain.from_iterable(one.verdict.violations for one in scored))
+    return {
+        f"ndcg@{CUTOFF}": mean,
+        f"ndcg@{CUTOFF}_answered": _mean(found for one, found, _ in figures if one.verdict.answer is not None),
+        f"ndcg@{CUTOFF}_well_formed": _mean(found for one, found, _ in figures if one.verdict.well_formed),
+        f"ndcg@{CUTOFF}_given": given,
+        f"ndcg@{CUTOFF}_given_well_formed": _mean(before for one, _, before in figures if one.verdict.well_formed),
+        f"ndcg@{CUTOFF}_gain": mean - given,
+        f"ndcg@{CUTOFF}_gain_p": paired_p([fmean(group) for group in gains.values()]),
+        **{f"violation/{name}": count / len(scored) for name, count in sorted(violations.items())},
+    }
+
+
+def ndcgs(one: Scored) -> tuple[float, float]:
+    """nDCG of what a rollout makes of its list, and of the given order (rules: ``rollout_metrics``)."""
+    task = one.rollout.task
+    if not isinstance(task, ListwiseTask):
+        raise TypeError(f"task {task.task_id} is no list, and others of its batch are")
+    label, answered = task.label, one.verdict.ranking or ()
+    named = frozenset(chain.from_iterable(answered))
+    rest = groups_of_order(document for document in label.given if document not in named)
+    given = ndcg(label.grades, groups_of_order(label.given), CUTOFF)
+    return ndcg(label.grades, (*answered, *rest), CUTOFF) if answered else given, given
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """p of a two-sided paired t-test; NaN for fewer than two differences, 1 where all are 0."""
+    from scipy.special import stdtr  # here, because reading a run's rollouts needs nothing else of scipy
+
+    if len(differences) < 2:
+        return math.nan
+    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
+    if not error:
+        return 0.0 if mean else 1.0
+    return 2.0 * float(stdtr(len(differences) - 1, -abs(mean) / error))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return fmean(found) if found else math.nan

@@ -13,14 +13,27 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from r0.config import RolloutsConfig
 from r0.errors import UserError
 from r0.files import write_atomic, writing
-from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
+from r0.records import (
+    Finish,
+    Form,
+    ListLabel,
+    ListwiseTask,
+    PointwiseTask,
+    Prompt,
+    Rollout,
+    Sampled,
+    Scored,
+    Task,
+    Verdict,
+    Violation,
+)
 
 NAME = re.compile(r"step-(\d+)\.jsonl(?:\.gz)?")
 FAST = 1  # gzip's level: repeated prompts shrink at any level, and a step must not wait
@@ -28,7 +41,7 @@ FAST = 1  # gzip's level: repeated prompts shrink at any level, and a step must 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRollout:
-    """A record read back. ``task.think`` (a thought to imitate) is not kept, nothing of RL depends on it."""
+    """A record read back. A task's thought and answer to imitate are not kept, nothing of RL depends on them."""
 
     step: int
     prompt_text: str
@@ -143,8 +156,10 @@ def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
         "sample": rollout.sample,
         "task_id": task.task_id,
         "kind": task.kind,
-        "label": task.label,
+        "form": task.form,
+        "label": asdict(task.label) if isinstance(task, ListwiseTask) else task.label,
         "answer": verdict.answer,
+        **({"ranking": verdict.ranking, "scores": verdict.scores} if isinstance(task, ListwiseTask) else {}),
         "total": one.total,
         "components": dict(one.components),
         "think_tokens": verdict.think_tokens,
@@ -154,7 +169,7 @@ def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
         "version": sampled.version,
         "text": one.text,
         "query": task.query,
-        "document": task.document,
+        **({"documents": task.documents} if isinstance(task, ListwiseTask) else {"document": task.document}),
         "prompt": prompt_text,
         "prefix": prompt.prefix,
         "cut_tokens": prompt.cut_tokens,
@@ -166,12 +181,34 @@ def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
 
 def _logged(record: dict[str, Any]) -> LoggedRollout:
     logprobs = tuple(math.nan if value is None else float(value) for value in record["logprobs"])
-    task = PointwiseTask(record["task_id"], record["query"], record["document"], record["label"], kind=record["kind"])
     prompt = Prompt(tuple(record["prompt_ids"]), record["prefix"], record["cut_tokens"])
     sampled = Sampled(tuple(record["completion_ids"]), logprobs, Finish(record["finish"]), record["version"])
     violations = frozenset(map(Violation, record["violations"]))
-    verdict = Verdict(record["answer"], record["think_tokens"], record["has_think"], violations)
-    rollout = Rollout(task, record["group"], record["sample"], prompt, sampled)
+    ranking, scores = record.get("ranking"), record.get("scores")
+    verdict = Verdict(
+        record["answer"],
+        record["think_tokens"],
+        record["has_think"],
+        violations,
+        None if ranking is None else tuple(map(tuple, ranking)),
+        None if scores is None else tuple(scores),
+    )
+    rollout = Rollout(_task(record), record["group"], record["sample"], prompt, sampled)
     return LoggedRollout(
         record["step"], record["prompt"], Scored(rollout, record["text"], verdict, record["components"], record["total"])
+    )
+
+
+def _task(record: dict[str, Any]) -> Task:
+    form = Form(record.get("form", Form.YES_NO))  # logs of before there were lists have none
+    if form == Form.YES_NO:
+        return PointwiseTask(record["task_id"], record["query"], record["document"], record["label"], kind=record["kind"])
+    label = record["label"]
+    return ListwiseTask(
+        record["task_id"],
+        record["query"],
+        tuple(record["documents"]),
+        ListLabel(tuple(label["grades"]), tuple(label["given"]), label["threshold"]),
+        form,
+        kind=record["kind"],
     )

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from r0.metrics import rollout_metrics
-from r0.records import Answer, Scored
+from r0.metrics import CUTOFF, ndcgs, rollout_metrics
+from r0.records import Answer, ListwiseTask, Scored
 from r0.rollout_log import LoggedRollout
 from r0.tracking.live import terminal
 
@@ -22,6 +22,10 @@ SUMMARY = (
     ("accuracy", "accuracy"),
     ("accuracy_well_formed", "accuracy among well-formed completions"),
     ("constant_answer", "accuracy of a constant answer"),
+    ("ndcg@10", "nDCG@10 (no answer: the given order)"),
+    ("ndcg@10_well_formed", "  among well-formed completions"),
+    ("ndcg@10_given", "  of the given order"),
+    ("ndcg@10_gain_p", "  paired t-test against it, p"),
     ("format_rate", "format rate"),
     ("well_formed_rate", "well-formed rate"),
     ("cut_share", "share cut by the token limit"),
@@ -57,29 +61,51 @@ def _summary(scored: Sequence[Scored]) -> list[tuple[str, str]]:
             rows.append((title, f"{metrics[name]:.3f}"))
         if name == "reward":
             rows += [(f"  {key[7:]}", f"{value:+.3f}") for key, value in metrics.items() if key.startswith("reward/")]
+        if name == "well_formed_rate":
+            rows += [(f"  {key[10:]}", f"{value:.3f}") for key, value in metrics.items() if key.startswith("violation/")]
     return rows
 
 
 def _head(one: Scored) -> str:
     rollout = one.rollout
     parts = " ".join(f"{name} {value:+.2f}" for name, value in one.components.items() if value)
-    label = Answer.YES if rollout.task.label else Answer.NO
+    if isinstance(rollout.task, ListwiseTask):
+        found, given = ndcgs(one)
+        judged = f"nDCG@{CUTOFF} {found:.3f} (given order {given:.3f})"
+    else:
+        judged = f"label {Answer.YES if rollout.task.label else Answer.NO}"
     return (
-        f"group {rollout.group} sample {rollout.sample} · task {rollout.task.task_id} · label {label} · "
+        f"group {rollout.group} sample {rollout.sample} · task {rollout.task.task_id} · {judged} · "
         f"answer {one.verdict.answer or 'none'} · reward {one.total:.3f}{f' = {parts}' if parts else ''}"
     )
 
 
+def _right(one: Scored) -> bool:
+    """Whether the answer is the label, or orders the list no worse than the given order."""
+    if one.verdict.answer is None:
+        return False
+    if isinstance(one.rollout.task, ListwiseTask):
+        found, given = ndcgs(one)
+        return found >= given
+    return one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)
+
+
 def _body(logged: LoggedRollout, ids: bool) -> Iterable[tuple[str, str]]:
     one = logged.scored
-    sampled, prompt = one.rollout.sampled, one.rollout.prompt
+    task, sampled, prompt = one.rollout.task, one.rollout.sampled, one.rollout.prompt
     facts = [f"{one.verdict.think_tokens} thinking of {len(sampled.token_ids)} tokens", f"finish {sampled.finish}"]
     facts += [f"weights {sampled.version}"]
     facts += [f"violations: {', '.join(sorted(one.verdict.violations))}"] if one.verdict.violations else []
-    facts += [f"document cut by {prompt.cut_tokens} tokens"] if prompt.cut_tokens else []
+    cut = "documents" if isinstance(task, ListwiseTask) else "document"
+    facts += [f"{cut} cut by {prompt.cut_tokens} tokens"] if prompt.cut_tokens else []
     yield "", " · ".join(facts)
-    yield "query", one.rollout.task.query
-    yield "document", one.rollout.task.document
+    yield "query", task.query
+    if isinstance(task, ListwiseTask):
+        for number, (grade, document) in enumerate(zip(task.label.grades, task.documents, strict=True), 1):
+            yield f"[{number}] grade {grade:g}", document
+        yield "given order", " > ".join(f"[{place + 1}]" for place in task.label.given)
+    else:
+        yield "document", task.document
     yield "completion", one.text
     if ids:
         yield "prompt ids", " ".join(map(str, prompt.token_ids))
@@ -115,5 +141,5 @@ def _rich(path: Path, step: int, scored: Sequence[Scored], shown: Shown) -> None
         for name, text in body:
             content.append(f"{name}: " if name else "", style="bold")
             content.append(safe(text).rstrip() + "\n", style="" if name else "dim")
-        right = one.scored.verdict.answer == (Answer.YES if one.scored.rollout.task.label else Answer.NO)
-        console.print(Panel(content, title=Text(safe(_head(one.scored))), border_style="green" if right else "red"))
+        border = "green" if _right(one.scored) else "red"
+        console.print(Panel(content, title=Text(safe(_head(one.scored))), border_style=border))

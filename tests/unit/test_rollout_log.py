@@ -16,7 +16,19 @@ from r0.config import RewardSection, RolloutsConfig, StageAConfig
 from r0.errors import UserError
 from r0.launch import main
 from r0.metrics import rollout_metrics
-from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
+from r0.records import (
+    Finish,
+    Form,
+    ListLabel,
+    ListwiseTask,
+    PointwiseTask,
+    Prompt,
+    Rollout,
+    Sampled,
+    Scored,
+    Verdict,
+    Violation,
+)
 from r0.rewards import make_reward
 from r0.rollout_log import RolloutLog, read_rollouts, show, steps_text
 from r0.rollout_view import safe
@@ -38,6 +50,23 @@ BATCH = [
     scored(0, 1, answer="no", total=0.7),
     scored(1, 0, label=0, answer=None, total=-0.8, violations=[Violation.NO_ANSWER, Violation.CUT], finish=Finish.LENGTH),
     scored(1, 1, label=0, answer=None, total=-0.8, violations=[Violation.NO_ANSWER]),
+]
+
+
+def listed(group, form, answer=None, ranking=None, scores=None, violations=(), documents=("a [b]", "c", "d")) -> Scored:
+    task = ListwiseTask(10 + group, "query?", documents, ListLabel((0.0, 2.0, 0.5), (0, 2, 1), 0.5), form, kind="list")
+    verdict = Verdict(answer, 80, True, frozenset(violations), ranking, scores)
+    sampled = Sampled((7, 8, 9), (-0.1, -1.2, -3e-9), Finish.STOP, 4)
+    text = f"<think>because</think><answer>{answer}</answer>"
+    rollout = Rollout(task, group, 0, Prompt((1, 2, 3), "<think>", cut_tokens=5), sampled)
+    return Scored(rollout, text, verdict, {"tags": 0.1, "ndcg": 0.8}, 0.9)
+
+
+LISTS = [
+    listed(0, Form.PERMUTATION, "[2] > [1] = [3]", ((1,), (0, 2))),
+    listed(1, Form.PICK, "[2]", ((1,),)),
+    listed(2, Form.SCORES, '{"1": 3, "2": 9.5, "3": 3}', ((1,), (0, 2)), (3.0, 9.5, 3.0)),
+    listed(3, Form.PERMUTATION, violations=[Violation.MISSING_ID]),
 ]
 
 
@@ -86,6 +115,19 @@ def test_rollouts_are_read_as_they_were_written(log):
     logged = list(read_rollouts(path))
     assert [one.scored for one in logged] == [*BATCH, odd]
     assert {(one.step, one.prompt_text) for one in logged} == {(12, "prompt of 3")}
+
+
+def test_lists_are_read_as_they_were_written(log):
+    odd = listed(4, Form.PERMUTATION, documents=(HOSTILE, "\u2028", "[1]"))
+    assert [one.scored for one in read_rollouts(log.write(12, [*LISTS, odd]))] == [*LISTS, odd]
+
+
+def test_logs_of_before_there_were_lists_are_read(log):
+    path = log.write(1, BATCH)
+    records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    assert {record.pop("form") for record in records} == {"yes_no"}
+    path.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
+    assert [one.scored for one in read_rollouts(path)] == BATCH
 
 
 def test_equal_rollouts_give_equal_bytes(log):
@@ -154,6 +196,21 @@ def test_show_prints_the_newest_step(tmp_path, log, capsys):
     assert "violations: cut, no_answer" in out
     assert "completion: <think>because</think><answer>yes</answer>" in out
     assert "ids" not in out
+
+
+def test_show_prints_lists_with_their_grades(tmp_path, log, capsys):
+    log.write(2, LISTS)
+    assert main(["rollouts", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "nDCG@10 (no answer: the given order)" in out
+    assert "  of the given order                         0.568" in out
+    assert "  missing_id                                 0.250" in out
+    assert "accuracy" not in out
+    assert "group 1 sample 0 · task 11 · nDCG@10 0.972 (given order 0.568) · answer [2] · reward 0.900" in out
+    assert "group 3 sample 0 · task 13 · nDCG@10 0.568 (given order 0.568) · answer none" in out
+    assert "query: query?\n[1] grade 0: a [b]\n[2] grade 2: c\n[3] grade 0.5: d\ngiven order: [1] > [3] > [2]\n" in out
+    assert "documents cut by 5 tokens" in out
+    assert 'answer {"1": 3, "2": 9.5, "3": 3}' in out
 
 
 def test_show_prints_the_worst_and_ids(tmp_path, log, capsys):
