@@ -1,4 +1,4 @@
-"""Figures of a batch of lists, against hand-computed values and scipy."""
+"""Figures of a batch of lists, against hand-computed values and scipy; probes of the built-in ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import pytest
 from scipy.stats import ttest_rel
 
+from r0.data.builtin_lists import builtin_list_task
 from r0.metrics import paired_p, rollout_metrics
+from r0.probes import probes
+from r0.ranking import ideal_groups
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
 
 # Grades 0, 2, 1 in the given order: DCG = 2 / log2(3) + 1 / log2(4), at best 2 + 1 / log2(3).
@@ -77,3 +80,28 @@ def test_the_paired_test_is_scipys():
     assert math.isnan(paired_p([0.3]))
     assert paired_p([0.25, 0.25]) == 0.0
     assert paired_p([0.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize("form", [Form.PERMUTATION, Form.PICK, Form.SCORES])
+def test_probes_of_the_built_in_lists_tell_lookup_from_verdict(form):
+    task = builtin_list_task(3, 7, form, 6)
+    best = ideal_groups(task.label.grades)
+    ranking = best[:1] if form == Form.PICK else best
+
+    def told(think: str, ranking, violations=()) -> Scored:
+        verdict = Verdict(None if ranking is None else "…", 5, True, frozenset(violations), ranking)
+        rollout = Rollout(task, 0, 0, Prompt((1,)), Sampled((7,), (-0.1,), Finish.STOP, 0))
+        return Scored(rollout, f"<think>{think}</think><answer>…</answer>", verdict, {}, 0.0)
+
+    honest = told(task.think, ranking)
+    assert probes([honest]) == {"probe/format": 1.0, "probe/lookup": 1.0, "probe/verdict": 1.0}
+    worst = (best[-1],) if form == Form.PICK else best[::-1]
+    assert probes([honest, told(task.think, worst)])["probe/verdict"] == 0.5
+    first, _, rest = task.think.partition(" [2] ")
+    silent = probes([told(f"[2] {rest}", None, [Violation.NO_ANSWER])])
+    assert silent == {"probe/format": 0.0, "probe/lookup": pytest.approx(5 / 6)}
+    assert first.startswith("[1] ")
+
+
+def test_other_lists_have_no_probes():
+    assert probes([scored(0, ranking=RIGHT)]) == {}
