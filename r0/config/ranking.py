@@ -23,7 +23,7 @@ class RetrieveConfig(Section):
     depth: Count = key(100, "documents written for each query, at most")
     k1: NonNegative = key(1.5, "BM25's term saturation")
     b: Share = key(0.75, "BM25's length normalisation")
-    stemmer: Literal["english", "none"] = key("none", "Snowball stemmer; for questions about names it does more harm than good")
+    stemmer: Literal["english", "none"] = key("none", "Snowball stemmer; helps many collections, harms questions about names")
     stopwords: Literal["english", "none"] = key("english", "words left out")
     tag: str = key("bm25", "name of the run in its last column")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")

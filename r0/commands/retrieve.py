@@ -1,0 +1,30 @@
+"""``retrieve``: a first stage by BM25."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from r0.config import RetrieveConfig
+
+
+def run(config: RetrieveConfig, dry_run: bool) -> int:
+    """Retrieve, and say what was written."""
+    from r0.evaluation.first_stage import retrieve
+
+    if dry_run:
+        folder = Path(config.data).expanduser()
+        given = [Path(config.candidates).expanduser()] if config.candidates is not None else []
+        for path in (folder / "corpus.jsonl", folder / "queries.jsonl", *given):
+            print(f"would read {path} (which {'exists' if path.is_file() else 'is missing'})")
+        print(f"would write {config.output}")
+        return 0
+    start = time.monotonic()
+    written = retrieve(config)
+    if written.bad.count:
+        print(written.bad.summary(), file=sys.stderr)
+    print(f"{written.path}: {written.candidates} candidates of {written.queries} queries in {time.monotonic() - start:.1f} s")
+    if written.unmatched:
+        print(f"{written.unmatched} queries have no document to rank and are not in it")
+    return 0

@@ -1,0 +1,108 @@
+"""BM25 over a corpus (bm25s, Lucene's variant; Kamphuis et al., 2020): a first stage without Java.
+
+Words are bm25s's: runs of at least two letters and digits, in lower case. Texts go by one at a time: what stays in memory is
+every document's id, its words as numbers, and then the index.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import bm25s
+import numpy as np
+import Stemmer
+from bm25s.tokenization import Tokenizer
+
+from r0.errors import UserError
+from r0.tracking.live import progress
+
+
+class Bm25:
+    """An index of documents.
+
+    Args:
+        documents: (id, text) of each; passed over once.
+        k1: term saturation.
+        b: length normalisation, 0 to 1.
+        stemmer: language of the Snowball stemmer.
+        stopwords: language of the words left out.
+
+    Raises:
+        UserError: there is no word in any document.
+    """
+
+    def __init__(
+        self,
+        documents: Iterable[tuple[str, str]],
+        k1: float = 1.5,
+        b: float = 0.75,
+        stemmer: Literal["english", "none"] = "none",
+        stopwords: Literal["english", "none"] = "english",
+    ):
+        stem = None if stemmer == "none" else Stemmer.Stemmer(stemmer)
+        self._tokenizer = Tokenizer(stopwords=None if stopwords == "none" else stopwords, stemmer=stem)
+        self.document_ids: list[str] = []
+        words = _Words(self._tokenizer.streaming_tokenize(self._texts(documents), update_vocab=True, allow_empty=False))
+        vocabulary = len(self._tokenizer.get_vocab_dict())
+        if not vocabulary:
+            raise UserError("there is no word in any document; give a corpus with texts")
+        self._place = {document: at for at, document in enumerate(self.document_ids)}
+        self._bm25 = bm25s.BM25(k1=k1, b=b, method="lucene", csc_backend="scipy")
+        self._bm25.scores = self._bm25.build_index_from_ids(range(vocabulary), words, show_progress=False)
+
+    def __len__(self) -> int:
+        return len(self.document_ids)
+
+    def __contains__(self, document_id: object) -> bool:
+        return document_id in self._place
+
+    def search(self, query: str, depth: int) -> list[tuple[str, float]]:
+        """(document id, score) of the best ``depth`` documents with a word of the query; equal scores by id, last first."""
+        scores_D = self._scores(query)
+        found = np.flatnonzero(scores_D > 0)
+        if len(found) > depth:
+            least = np.partition(scores_D, -depth)[-depth]
+            found = np.flatnonzero(scores_D >= least)  # all that tie for the last place, so that ids decide among them
+        return self._ordered(found, scores_D)[:depth]
+
+    def rank(self, query: str, document_ids: Sequence[str]) -> list[tuple[str, float]]:
+        """(document id, score) of all the given documents, also those without a word of the query; equal scores as in ``search``.
+
+        Raises:
+            KeyError: a document is not in the corpus.
+        """
+        scores_D = self._scores(query)
+        return self._ordered(np.array([self._place[document] for document in document_ids], np.int64), scores_D)
+
+    def _scores(self, query: str) -> np.ndarray:
+        """float32 [documents]."""
+        (ids,) = self._tokenizer.streaming_tokenize([query], update_vocab=False, allow_empty=False)
+        return self._bm25.get_scores_from_ids(ids)
+
+    def _ordered(self, places: np.ndarray, scores_D: np.ndarray) -> list[tuple[str, float]]:
+        pairs = zip(scores_D[places].tolist(), (self.document_ids[place] for place in places.tolist()), strict=True)
+        return [(document, score) for score, document in sorted(pairs, reverse=True)]
+
+    def _texts(self, documents: Iterable[tuple[str, str]]) -> Iterator[str]:
+        for document_id, text in documents:
+            self.document_ids.append(document_id)
+            yield text
+
+
+class _Words:
+    """The words of every document as numbers, 4 bytes a word; a list of them exists only while it is looked at."""
+
+    def __init__(self, documents: Iterable[list[int]]):
+        self._words, self._ends = array("i"), array("q", [0])
+        for words in documents:
+            self._words.extend(words)
+            self._ends.append(len(self._words))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for at in progress(range(len(self)), "indexing"):
+            yield self._words[self._ends[at] : self._ends[at + 1]].tolist()

@@ -1,0 +1,132 @@
+"""A first stage on disk: BEIR folder in, TREC run out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from r0.config import RetrieveConfig
+from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN, find_qrels
+from r0.data.candidates import drop_unknown
+from r0.data.hashes import text_hash
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
+from r0.data.runfile import read_run, write_run
+from r0.data.table import document_text
+from r0.errors import UserError
+from r0.evaluation.bm25 import Bm25
+from r0.evaluation.judgements import open_judgements
+from r0.tracking.live import progress
+
+_FOLDER = "a BEIR folder with corpus.jsonl and queries.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What was written."""
+
+    path: Path
+    queries: int
+    candidates: int
+    unmatched: int  # queries that share no word with any document: they are not in the run
+    bad: BadLines
+
+
+def retrieve(config: RetrieveConfig) -> Retrieved:
+    """Index the corpus, rank documents for every query, write the run in the order of ``queries.jsonl``.
+
+    Raises:
+        UserError: a file is missing or bad, an id is unknown or twice, or there is nothing to rank.
+    """
+    folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
+    if not folder.is_dir():
+        raise UserError(f"data: {folder} is no folder; give {_FOLDER}")
+    queries = dict(_texts(folder / "queries.jsonl", bad, _query_text))
+    given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
+    if given is not None:
+        given.drop_unknown(queries, QUERY_COLUMN)
+    queries = _wanted(config, folder, queries, given, bad)
+    index = Bm25(_texts(folder / "corpus.jsonl", bad, document_text), config.k1, config.b, config.stemmer, config.stopwords)
+    if given is not None:
+        given.drop_unknown(index, DOCUMENT_COLUMN)
+    lists = {}
+    for query, text in progress(queries.items(), "ranking", len(queries)):
+        found = index.search(text, config.depth) if given is None else index.rank(text, given.documents(query))
+        if found:
+            lists[query] = found[: config.depth]
+    if not lists:
+        raise UserError(f"data: no query of {folder} has a document to rank; no run is written")
+    path = Path(config.output).expanduser()
+    write_run(path, lists.items(), config.tag)
+    return Retrieved(path, len(lists), sum(map(len, lists.values())), len(queries) - len(lists), bad)
+
+
+class _Given:
+    """The candidates of another run."""
+
+    def __init__(self, path: Path, folder: Path, bad: BadLines):
+        self._path, self._folder, self._bad = path, folder, bad
+        self._run = read_run(path, bad)
+
+    def __contains__(self, query: str) -> bool:
+        return query in self._run
+
+    def documents(self, query: str) -> list[str]:
+        """Ids of the query's candidates; empty where all of them were left out."""
+        return list(self._run.get(query, ()))
+
+    def drop_unknown(self, known: Container[str], column: int) -> None:
+        """Refuse, or leave out, the candidates whose query or document is not ``known``.
+
+        Raises:
+            UserError: there are some, and bad lines are not skipped.
+        """
+        queries = column == QUERY_COLUMN
+        names = self._run if queries else {name for documents in self._run.values() for name in documents}
+        hashes = {text_hash(name) for name in names if name in known}
+        where = self._folder / ("queries.jsonl" if queries else "corpus.jsonl")
+        drop_unknown(self._run, hashes, column, self._path, where, self._bad)
+
+
+def _wanted(config: RetrieveConfig, folder: Path, queries: dict[str, str], given: _Given | None, bad: BadLines) -> dict[str, str]:
+    """The queries that are judged (where ``qrels`` is given) and have candidates (where another run is).
+
+    Raises:
+        UserError: none of them.
+    """
+    if config.qrels is not None:
+        path = find_qrels(config.qrels, folder)
+        grades = open_judgements([path], [], bad).grades
+        queries = {query: text for query, text in queries.items() if query in grades}
+        if not queries:
+            raise UserError(f"qrels: none of the queries of {folder} is judged in {path}; give judgements of the same data set")
+    if given is not None:
+        queries = {query: text for query, text in queries.items() if query in given}
+        if not queries:
+            raise UserError(f"candidates: {config.candidates} has none of the queries; give a run for the same data set")
+    return queries
+
+
+def _texts(path: Path, bad: BadLines, text: Callable[[Row], str]) -> Iterator[tuple[str, str]]:
+    """(id, text) of every line of a BEIR file.
+
+    Raises:
+        UserError: the file cannot be used, or has a bad line or an id twice (where those are not skipped), or no good line.
+    """
+    seen: set[str] = set()
+    for line in read_lines(readable_file(path, _FOLDER), bad, f"reading {path.name}"):
+        try:
+            name, content = text_of(line.row, "_id"), text(line.row)
+            if name in seen:
+                raise BadLine('this "_id" was there before')
+        except BadLine as error:
+            bad.refuse(path, line.number, str(error))
+            continue
+        seen.add(name)
+        yield name, content
+    if not seen:
+        raise UserError(f"{path}: no lines in it; give {_FOLDER}")
+
+
+def _query_text(row: Row) -> str:
+    return text_of(row, "text")
