@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.config import RLConfig, RunKeys, SftConfig
+from r0.config import RankKeys, RLConfig, TrainingKeys
 from r0.errors import UserError
 from r0.quiet import WORKER_VARIABLES
 
@@ -34,11 +34,11 @@ class Bundle:
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
-def bundles(config: RunKeys, has_gpus: bool) -> list[Bundle]:
+def bundles(config: TrainingKeys, has_gpus: bool) -> list[Bundle]:
     """One bundle a worker; learner ranks first, so that rank 0's node is the master."""
-    if isinstance(config, SftConfig):
+    if isinstance(config, RankKeys):
         gpus = config.gpus if config.gpus is not None else float(has_gpus)
-        return [Bundle("sft", config.cpus, gpus)] * config.ranks
+        return [Bundle("rank", config.cpus, gpus)] * config.ranks
     if not isinstance(config, RLConfig):
         raise TypeError(f"no placement for {type(config).__name__}")
     learner, rollout = config.learner, config.rollout
@@ -59,7 +59,7 @@ def local_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def start_ray(config: RunKeys) -> list[Bundle]:
+def start_ray(config: TrainingKeys) -> list[Bundle]:
     """Join the cluster that the configuration or RAY_ADDRESS names, or start Ray here; returns what the run needs of it.
 
     Raises:

@@ -8,12 +8,12 @@ import yaml
 
 from r0.actors.placement import bundles, local_gpus
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RLConfig, RunKeys
+from r0.config import LearnerSection, RLConfig, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
 
-def plan(command: str, config: RunKeys) -> str:
+def plan(command: str, config: TrainingKeys) -> str:
     """The text of a dry run. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
@@ -21,13 +21,14 @@ def plan(command: str, config: RunKeys) -> str:
     parts += _places(config, gpus)
     parts += _memory(config, gpus, missing)
     parts.append(_output(command, config, missing))
-    if config.data != "builtin" and not Path(config.data).exists():
-        missing.append(f"data: there is no {config.data}")
+    data = getattr(config, "data", "builtin")
+    if data != "builtin" and not Path(data).exists():
+        missing.append(f"data: there is no {data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
 
 
-def _places(config: RunKeys, gpus: bool) -> list[str]:
+def _places(config: TrainingKeys, gpus: bool) -> list[str]:
     if config.ray.inline:
         return ["placed: everything in this process (ray.inline=true)"]
     where = config.ray.address or "a Ray started on this machine, unless RAY_ADDRESS names one"
@@ -39,7 +40,7 @@ def _places(config: RunKeys, gpus: bool) -> list[str]:
     return lines + [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
 
 
-def _memory(config: RunKeys, gpus: bool, missing: list[str]) -> list[str]:
+def _memory(config: TrainingKeys, gpus: bool, missing: list[str]) -> list[str]:
     """Weights, gradients and optimizer of a learner rank, and the weights of a rollout worker, in GiB."""
     try:
         folder = local_folder(config.model)
@@ -78,7 +79,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: RunKeys, missing: list[str]) -> str:
+def _output(command: str, config: TrainingKeys, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

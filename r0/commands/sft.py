@@ -13,11 +13,11 @@ def run(config: SftConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan("sft", config))
         return 0
-    from r0.supervised import sft
+    from r0.supervised import driver, sft
 
     try:
         sft.run(config)
-    except sft.Stopped as stopped:
+    except driver.Stopped as stopped:
         print(f"r0: {stopped}", file=sys.stderr)
         return stopped.exit_code
     return 0

@@ -1,6 +1,6 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
-from r0.config.commands import ConvertConfig, DataKeys, RolloutsConfig, RunKeys, SftConfig
+from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
 from r0.config.lists import ListKeys, ListRewardSection
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
@@ -34,6 +34,7 @@ __all__ = [
     "LoraSection",
     "PPOSection",
     "RLConfig",
+    "RankKeys",
     "RankingKeys",
     "RaySection",
     "RerankConfig",
@@ -49,5 +50,6 @@ __all__ = [
     "StageBConfig",
     "SyncSection",
     "TrackingSection",
+    "TrainingKeys",
     "WarmStartSection",
 ]

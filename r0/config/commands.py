@@ -38,7 +38,7 @@ class DataKeys(Section):
     builtin_rows: Count = key(20000, "tasks generated for data=builtin")
 
 
-class RunKeys(DataKeys):
+class TrainingKeys(Section):
     """What every training command has."""
 
     model: str = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
@@ -49,11 +49,16 @@ class RunKeys(DataKeys):
     max_steps: Annotated[int, Field(ge=0)] = key(0, "updates, at most; 0 = as the epochs say")
     batch_size: Count = key(16, "prompts (sft: rows) an update sees over all ranks")
     learning_rate: Positive = key(1e-6, "peak learning rate of AdamW")
-    system_prompt: str = key("", "system message; empty: none")
-    max_prompt_tokens: Count = key(2048, "prompt budget; longer documents are cut at a token boundary")
     gradient_checkpointing: bool = key(False, "recompute activations in the backward pass to save memory")
     tracking: TrackingSection = key(TrackingSection(), "mirrors of the metrics")
     ray: RaySection = key(RaySection(), "where the roles run")
+
+
+class RunKeys(DataKeys, TrainingKeys):
+    """Training on tasks: a prompt of query and document, or of a list."""
+
+    system_prompt: str = key("", "system message; empty: none")
+    max_prompt_tokens: Count = key(2048, "prompt budget; longer documents are cut at a token boundary")
 
     @property
     def form(self) -> Form:
@@ -61,26 +66,31 @@ class RunKeys(DataKeys):
         return Form.YES_NO
 
 
-class SftConfig(ListKeys, RunKeys):
-    """Warm start: supervised fine-tuning on rows that carry thinking, on Ray Train with DeepSpeed."""
+class RankKeys(TrainingKeys):
+    """Training without RL: DeepSpeed ranks on Ray Train."""
 
-    answer: Literal["yes_no", "permutation", "pick", "scores"] = key(
-        "yes_no", "yes_no: one document a row; else lists, and what is answered"
-    )
     learning_rate: Positive = key(1e-5, "peak learning rate of AdamW")
-    max_new_tokens: Count = key(512, "completions are cut here; how many were is reported")
     micro_batch_size: Count = key(4, "rows a rank computes at one time")
     ranks: Count = key(1, "Ray Train workers")
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(2, "DeepSpeed ZeRO stage")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without")
     cpus: Positive = key(1.0, "CPU cores of each worker")
     gpus: NonNegative | None = key(None, "GPUs of each worker; empty: 1 where the cluster has GPUs")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")
     max_grad_norm: Positive = key(1.0, "gradient norm is clipped here")
     lora: LoraSection = key(LoraSection(), "low-rank adapters")
     save_every: Annotated[int, Field(ge=0)] = key(0, "steps between checkpoints; 0 = only at the end of each epoch")
+
+
+class SftConfig(ListKeys, RankKeys, RunKeys):
+    """Warm start: supervised fine-tuning on rows that carry thinking, on Ray Train with DeepSpeed."""
+
+    answer: Literal["yes_no", "permutation", "pick", "scores"] = key(
+        "yes_no", "yes_no: one document a row; else lists, and what is answered"
+    )
+    max_new_tokens: Count = key(512, "completions are cut here; how many were is reported")
+    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
+    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
 
     @property
     def form(self) -> Form:

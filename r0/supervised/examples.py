@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
+from r0.config import SftConfig
 from r0.data.builtin import warm_start_completion
 from r0.data.readers import DataKind
 from r0.prompts import Prompter
@@ -37,7 +38,7 @@ class OpenRows:
         UserError: what is wrong with data or tokenizer.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job[SftConfig]):
         config = job.config
         self.source = sft_source(config)
         self.tokenizer = AutoTokenizer.from_pretrained(job.model)

@@ -1,4 +1,4 @@
-"""What the driver of a warm start and its ranks agree on: the job, where its checkpoints are, and what rank 0 reports."""
+"""What the driver of a training without RL and its ranks agree on: the job, its checkpoints, and what rank 0 reports."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from r0.config import SftConfig
+from r0.config import RankKeys, SftConfig
 from r0.data.source import TaskSource, open_source
 from r0.errors import UserError
+
+Config = TypeVar("Config", bound=RankKeys)
 
 WHOLE = "whole"  # file that a checkpoint holds once all ranks have written theirs
 
@@ -49,14 +51,16 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A warm start. ``model`` and ``run`` are folders that every rank can read and write."""
+class Job(Generic[Config]):
+    """A training. ``model`` and ``run`` are folders that every rank can read and write; ``rank`` is what each rank runs, as
+    ``module:function`` of (job, channel)."""
 
-    config: SftConfig
+    config: Config
     model: str
     run: str
     steps: int
     steps_per_epoch: int
+    rank: str
 
     @property
     def checkpoints(self) -> Path:
@@ -133,7 +137,13 @@ def sft_source(config: SftConfig) -> TaskSource:
     return open_source(config, config.seed, with_thought=True)
 
 
-def micro_batch(config: SftConfig) -> int:
+def total_steps(config: RankKeys, steps_per_epoch: int) -> int:
+    """Updates of the run."""
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def micro_batch(config: RankKeys) -> int:
     """Rows that a rank computes at one time: the largest divisor of its share of a batch up to ``micro_batch_size``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The final model of a warm start as an ordinary Hugging Face folder; checkpoints are read without running what they pickle."""
+"""The final model as an ordinary Hugging Face folder; checkpoints are read without running what they pickle."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
     if dist.get_rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         if job.config.lora.r:
-            with _whole_folder(Path(job.run) / "adapter") as folder:
+            with whole_folder(Path(job.run) / "adapter") as folder:
                 model.save_pretrained(folder, state_dict=weights)
             model, weights = _merged(job, model.dtype), None
         model.config.use_cache = True
-        with _whole_folder(Path(job.run) / "model") as folder:
+        with whole_folder(Path(job.run) / "model") as folder:
             model.save_pretrained(folder, state_dict=weights)
             tokenizer.save_pretrained(folder)
     dist.barrier()
@@ -47,7 +47,8 @@ def _merged(job: Job, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def _whole_folder(final: Path) -> Iterator[Path]:
+def whole_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the place of ``final`` when the block ends, and is whole or not there."""
     partial = final.with_name(f".partial-{final.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -51,7 +51,7 @@ def loss_of(folder: Path | str, settings: SftConfig) -> float:
     """Mean loss of the trained tokens of the first two batches, by transformers alone, in float32."""
     from transformers import AutoModelForCausalLM
 
-    rows = OpenRows(Job(settings, settings.model, "", 2, 2))
+    rows = OpenRows(Job(settings, settings.model, "", 2, 2, sft.RANK))
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert all(parameter.numel() for parameter in net.parameters())
     batch = Collate(rows.pad_id, keeps=True)([rows.example(task) for step in (0, 1) for task in rows.batch(step)])
