@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from r0 import files
-from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, TrackingSection, load, yamlfile
+from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, StageBConfig, TrackingSection, load, yamlfile
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config
-from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
+from r0.messages import SYSTEM_PROMPTS
+from r0.records import Finish, Form, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
 from r0.tracking import (
     CardFacts,
     Clock,
@@ -491,3 +492,14 @@ def test_the_card_of_real_data_names_its_base_model():
     assert "base_model: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" in card
     assert "Synthetic" not in card
     assert "Held-out" not in card
+
+
+@pytest.mark.parametrize(("answer", "written"), [("permutation", "[2] > [1] = [3]"), ("pick", "[2]"), ("scores", '{"1": 3')])
+def test_the_card_of_a_list_model_says_what_it_answers_and_to_which_prompt(answer, written):
+    card = model_card(StageBConfig(answer=answer), CardFacts("stage_b", 3))
+    assert f"<answer>{written}" in card
+    assert "reinforcement learning with a rule reward on lists of documents" in card
+    assert SYSTEM_PROMPTS[Form(answer)] in card
+    assert SYSTEM_PROMPTS[Form(answer)] not in model_card(
+        StageBConfig(answer=answer, system_prompt="Mine."), CardFacts("stage_b", 3)
+    )
