@@ -68,6 +68,7 @@ class SftConfig(ListKeys, RunKeys):
         "yes_no", "yes_no: one document a row; else lists, and what is answered"
     )
     learning_rate: Positive = key(1e-5, "peak learning rate of AdamW")
+    system_prompt: str = key("", "system message; empty: none, and for lists r0's own for the answer form")
     max_new_tokens: Count = key(512, "completions are cut here; how many were is reported")
     micro_batch_size: Count = key(4, "rows a rank computes at one time")
     ranks: Count = key(1, "Ray Train workers")
