@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import NamedTuple, NoReturn
 
 from r0.ranking import Groups, groups_of, ideal_groups
@@ -39,12 +40,19 @@ class Reading(NamedTuple):
 
 
 class Lenient(NamedTuple):
-    """A lenient reading. ``order``: all N documents, best first; ``scores`` [N] of ``Form.SCORES``, None where the answer has
-    none for a document; ``failures``: what could not be read, by name (an answer of which all could be read has none)."""
+    """A lenient reading. ``groups``: all N documents, best first; those of a group are not told apart, because they are tied, or
+    because the answer leaves them out (these are the last group). Where nothing could be read it is one group. ``scores`` [N] of
+    ``Form.SCORES``, None where the answer has none for a document; ``failures``: what could not be read, by name (an answer of
+    which all could be read has none)."""
 
-    order: tuple[int, ...]
+    groups: Groups
     scores: tuple[float | None, ...] | None
     failures: frozenset[Violation]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """All N documents, best first; those that are not told apart as they were shown."""
+        return tuple(place for group in self.groups for place in group)
 
 
 def read_strict(content: str, form: Form, size: int) -> Reading:
@@ -183,19 +191,20 @@ def read_lenient(text: str, form: Form, size: int, prefix: str = "") -> Lenient:
     content, failures = _answer_content(prefix + text)
     shown = tuple(range(size))
     if content is None:
-        return Lenient(shown, (None,) * size if form is Form.SCORES else None, failures)
+        return Lenient((shown,), (None,) * size if form is Form.SCORES else None, failures)
     strict = read_strict(content, form, size)
     if form is Form.SCORES:
         scores, more = (strict.scores, frozenset[Violation]()) if strict.scores else _lenient_scores(content, size)
         # Scored ones first, best first; sorting keeps the shown order of equal ones.
         order = sorted(shown, key=lambda place: _descending(scores[place]))
-        return Lenient(tuple(order), scores, failures | more)
+        levels = tuple(tuple(level) for _, level in groupby(order, key=lambda place: scores[place]))
+        return Lenient(levels, scores, failures | more)
     if form is Form.YES_NO:
-        return Lenient(shown, None, failures | strict.violations)
+        return Lenient((shown,), None, failures | strict.violations)
     groups, more = (strict.ranking, frozenset[Violation]()) if strict.ranking else _lenient_order(content, form, size)
-    named = [place for group in groups for place in group]
-    left_out = set(shown).difference(named)
-    return Lenient((*named, *(place for place in shown if place in left_out)), None, failures | more)
+    left_out = set(shown).difference(place for group in groups for place in group)
+    levels = (*map(tuple, groups), tuple(place for place in shown if place in left_out))
+    return Lenient(tuple(level for level in levels if level), None, failures | more)
 
 
 def _answer_content(text: str) -> tuple[str | None, frozenset[Violation]]:

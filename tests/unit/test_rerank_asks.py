@@ -73,12 +73,17 @@ def test_the_tail_follows_in_the_given_order(some, more):
         assert strictly_decreasing(ranking)
 
 
-def test_a_reply_that_is_no_permutation_is_refused():
-    ask = Ask((4, 7, 5), Form.PERMUTATION)
-    assert best_first(ask, Reply((2, 0, 1))) == (5, 4, 7)
-    for order in [(0, 1), (0, 1, 1), (1, 2, 3)]:
-        with pytest.raises(ValueError, match="must be a permutation of 0…2"):
-            best_first(ask, Reply(order))
+def test_what_a_reply_does_not_tell_apart_stays_as_shown():
+    ask = Ask((4, 7, 5, 9), Form.PERMUTATION)
+    assert best_first(ask, Reply(((2,), (0,), (3,), (1,)))) == (5, 4, 9, 7)
+    assert best_first(ask, Reply(((3, 1), (2, 0)))) == (7, 9, 4, 5)
+    assert best_first(ask, Reply(((0, 1, 2, 3),))) == (4, 7, 5, 9)
+
+
+@pytest.mark.parametrize("groups", [((0,), (1,)), ((0, 1), (1,)), ((1, 2, 3),), ()])
+def test_a_reply_that_does_not_hold_each_document_once_is_refused(groups):
+    with pytest.raises(ValueError, match="must hold each of 0…2 once"):
+        best_first(Ask((4, 7, 5), Form.PERMUTATION), Reply(groups))
 
 
 def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
@@ -92,7 +97,7 @@ def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
 
     def answer(ask):
         asked.append(ask.documents)
-        return Reply((0,), tokens=-1)
+        return Reply(((0,),), tokens=-1)
 
     assert drive(method(), answer).order == (2, 1, 0)
     assert asked == [(0,), (1,), (2,)]

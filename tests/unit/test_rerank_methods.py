@@ -212,7 +212,7 @@ def test_partitions_differ_and_repeat_by_their_seed():
 def test_scores_are_means_over_the_partitions_that_gave_one():
     def answer(ask):  # document d gets d from partition 0, d + 2 from partition 1; document 2 is left out by partition 1
         scores = [None if d == 2 and ask.sample else d + 2.0 * ask.sample for d in ask.documents]
-        return Reply(tuple(range(len(scores))), scores=tuple(scores), failures=frozenset({Violation.MISSING_ID}))
+        return Reply((tuple(range(len(scores))),), scores=tuple(scores), failures=frozenset({Violation.MISSING_ID}))
 
     ranking = drive(groupwise(4, 4, 2), answer)
     assert ranking.scores == (1.0, 2.0, pytest.approx(2.0), 4.0)
