@@ -1,0 +1,167 @@
+"""Lists to rank as rows: windows of the given order, shuffled, with negatives of other queries mixed in. One row is one list.
+
+* A query with at most ``candidates`` documents is one list; a deeper one gives windows: contiguous parts of the given order that
+  hold a relevant document, ``lists_per_query`` of them, drawn by address.
+* ``random_negatives`` is the share of a list's irrelevant documents whose places are taken by documents of other queries'
+  candidates, of grade 0: never a document of the own query's candidates, nor one judged relevant for it.
+* Lists without a relevant document, and those of fewer than two documents, are dropped and counted.
+* Everything is drawn by (seed, query, place): a row is the same whenever it is read. Rows to imitate (``imitate``) are shown as
+  they stand, because their thoughts speak of their numbers: whole, in their own order, without other negatives.
+
+Array names end in Q for queries, N for candidates, R for rows.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from r0.config.lists import ListKeys
+from r0.data.hashes import address, shuffled
+from r0.data.index import RELEVANT, THOUGHT
+from r0.data.jsonl import BadLine, Row
+from r0.data.pools import Pool
+from r0.data.readers import list_thought
+from r0.errors import UserError
+from r0.records import Form, ListLabel, ListwiseTask
+
+_TRIES = 64  # draws of a negative before the document that it should replace stays
+
+
+class ListRows:
+    """The lists of a pool.
+
+    Args:
+        pool: queries and candidates.
+        keys: how lists are put together.
+        form: what is answered.
+        threshold: grades of at least this are relevant.
+        seed: of windows, negatives and shuffles.
+        imitate: rows with a thought are to be imitated; otherwise thoughts are passed over.
+
+    Raises:
+        UserError: no list is left, or negatives are asked for and there is no other query.
+    """
+
+    def __init__(self, pool: Pool, keys: ListKeys, form: Form, threshold: float, seed: int, imitate: bool = False):
+        self.name, self.bad = pool.name, pool.bad
+        self._pool, self._form, self._threshold, self._seed, self._imitate = pool, form, threshold, seed, imitate
+        self._size, self._negatives = keys.candidates, keys.random_negatives
+        self.unjudged = int(np.isnan(pool.grades_N).sum())
+        if self._negatives and len(np.unique(pool.hashes_Q)) < 2:
+            raise UserError(
+                f"random_negatives: {pool.name} has one query, so there is no other to draw from; use random_negatives=0"
+            )
+        self.no_relevant = self.too_short = 0
+        relevant_N = pool.grades_N >= threshold  # NaN, without a judgement, is not
+        queries, starts = array("i"), array("i")
+        for query, (start, stop) in enumerate(zip(pool.starts_Q1[:-1].tolist(), pool.starts_Q1[1:].tolist(), strict=True)):
+            for window in self._windows(query, relevant_N[start:stop], keys.lists_per_query):
+                queries.append(query)
+                starts.append(window)
+        if not queries:
+            dropped = "; ".join(self.notes())
+            raise UserError(f"data: no list is left of {pool.name}: {dropped}; check relevance_threshold and the labels")
+        self._query_R, self._start_R = np.frombuffer(queries, np.int32), np.frombuffer(starts, np.int32)
+        thought_R = pool.thoughts_Q[self._query_R] & imitate
+        self.flags_N = RELEVANT | THOUGHT * thought_R.astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._query_R)
+
+    def notes(self) -> list[str]:
+        """What was dropped, in words."""
+        parts = []
+        if self.no_relevant:
+            parts.append(f"{self.no_relevant} lists without a relevant document are dropped")
+        if self.too_short:
+            parts.append(f"{self.too_short} lists of fewer than 2 documents are dropped")
+        if self._pool.repeats:
+            parts.append(f"{self._pool.repeats} documents were there before in their list and are left out")
+        return parts
+
+    def query_hashes(self) -> np.ndarray:
+        """uint64 [rows]."""
+        return self._pool.hashes_Q[self._query_R]
+
+    def nbytes(self) -> int:
+        """Bytes that the index holds in memory."""
+        return self._query_R.nbytes + self._start_R.nbytes + self.flags_N.nbytes + self._pool.nbytes()
+
+    def task(self, row: int) -> ListwiseTask:
+        """Read list ``row`` from the files.
+
+        Raises:
+            UserError: a file changed since it was indexed.
+        """
+        query, start = int(self._query_R[row]), int(self._start_R[row])
+        first, stop = self._pool.starts_Q1[query : query + 2].tolist()
+        candidates = list(range(first + start, stop))
+        thought = bool(self.flags_N[row] & THOUGHT)
+        if not thought:
+            candidates = candidates[: self._size]
+        grades = np.nan_to_num(self._pool.grades_N[candidates]).tolist()
+        key = address("list", self._seed, int(self._pool.hashes_Q[query]), start)
+        if self._negatives and not thought:
+            self._mix(query, candidates, grades, key)
+        order = list(range(len(candidates))) if thought else shuffled(len(candidates), key)
+        given = sorted(range(len(order)), key=order.__getitem__)
+        label = ListLabel(tuple(grades[place] for place in order), tuple(given), self._threshold)
+        texts = tuple(self._pool.texts([candidates[place] for place in order]))
+        think, answer = self._pool.thought(query) if thought else ("", "")
+        return ListwiseTask(row, self._pool.query(query), texts, label, self._form, think, answer)
+
+    def _windows(self, query: int, relevant_n: np.ndarray, wanted: int) -> list[int]:
+        """Where the lists of a query begin in its given order."""
+        if len(relevant_n) < 2:
+            self.too_short += 1
+            return []
+        if not relevant_n.any():
+            self.no_relevant += 1
+            return []
+        if len(relevant_n) <= self._size or (self._imitate and self._pool.thoughts_Q[query]):
+            return [0]
+        before_n = np.concatenate(([0], np.cumsum(relevant_n)))
+        holding = np.flatnonzero(before_n[self._size :] > before_n[: -self._size])
+        order = shuffled(len(holding), address("windows", self._seed, int(self._pool.hashes_Q[query])))
+        return sorted(int(holding[place]) for place in order[:wanted])
+
+    def _mix(self, query: int, candidates: list[int], grades: list[float], key: int) -> None:
+        """Put negatives of other queries in place of irrelevant candidates (numbers of the pool, in the given order)."""
+        pool = self._pool
+        irrelevant = [place for place, grade in enumerate(grades) if grade < self._threshold]
+        first, stop = pool.starts_Q1[query : query + 2].tolist()
+        taken = set(pool.identities_N[first:stop].tolist())
+        chosen = shuffled(len(irrelevant), address("places", key))[: round(self._negatives * len(irrelevant))]
+        for place in sorted(irrelevant[index] for index in chosen):
+            for attempt in range(_TRIES):
+                drawn = address("negative", key, place, attempt) % len(pool.grades_N)
+                identity = int(pool.identities_N[drawn])
+                own = pool.hashes_Q[pool.query_of(drawn)] == pool.hashes_Q[query]
+                if not own and identity not in taken and not pool.judged_relevant(query, drawn):
+                    taken.add(identity)
+                    candidates[place], grades[place] = drawn, 0.0
+                    break
+
+
+class ThoughtCheck:
+    """Refuses grouped rows to imitate whose list is too long to be shown whole, or whose answer is not of the asked form."""
+
+    def __init__(self, form: Form, most: int):
+        self._form, self._most = form, most
+
+    def __call__(self, row: Row, size: int) -> None:
+        """Check a row of ``size`` hits.
+
+        Raises:
+            BadLine: it is refused.
+        """
+        from r0.answers import read_strict
+
+        if size > self._most:
+            remedy = "its thought numbers them all, so it cannot be cut; raise candidates="
+            raise BadLine(f"the list has {size} documents, more than candidates={self._most}, and {remedy}")
+        answer = list_thought(row)[1]
+        if answer and (wrong := read_strict(answer, self._form, size).violations):
+            raise BadLine(f'"answer" is no answer of the form {self._form} for {size} documents: {", ".join(sorted(wrong))}')
