@@ -30,7 +30,7 @@ class BeirCandidates(NamedTuple):
     document_at_N: np.ndarray  # int32 [N] place in ``documents``
     query_ids_N: np.ndarray  # uint64 [N] hashes
     document_ids_N: np.ndarray  # uint64 [N] hashes
-    grades_N: np.ndarray  # float32 [N], NaN where there is no judgement
+    grades_N: np.ndarray  # float64 [N], NaN where there is no judgement
     judgements: Judgements
     queries: Texts
     documents: Texts

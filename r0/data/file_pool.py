@@ -4,7 +4,7 @@
   of the file. Requests: a list each, in the order of their scores (``r0.data.requests``), graded by judgements of their ids.
 * A document that was there before in the same list is left out and counted, unless a thought numbers the hits.
 
-A candidate costs 12 bytes in memory (8 more where documents have to be told apart), a line of the file 12, a query 17.
+A candidate costs 16 bytes in memory (8 more where documents have to be told apart), a line of the file 12, a query 17.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class FilePool(Pool):
         self.bad = BadLines(skip_bad)
         self._kind, self._rule = kind, rule
         self._file = FileRows(readable_file(path, "a JSONL file of tasks"))
-        self._kept: tuple[int, Row] | None = None
+        self._kept: tuple[int, Row, Listed] | None = None  # what was read last: a list's texts are likely on one line
         judgements = find_qrels(qrels, None) if kind == DataKind.REQUESTS else None
         index = _index(path, kind, rule, self.bad, check)
         self.hashes_Q, self.thoughts_Q = np.frombuffer(index.hashes, np.uint64), np.frombuffer(index.thoughts, np.int8) > 0
@@ -94,7 +94,7 @@ class FilePool(Pool):
         self.starts_Q1 = np.searchsorted(queries_N, np.arange(len(self.hashes_Q) + 1))
         self._lines_N = np.frombuffer(index.lines, np.int32)[kept_N]
         self._places_N = np.frombuffer(index.places, np.int32)[kept_N]
-        self.grades_N = np.frombuffer(index.grades, np.float32)[kept_N]
+        self.grades_N = np.frombuffer(index.grades, np.float64)[kept_N]
         if judgements is not None:
             graded = read_qrels(judgements, self.bad, *((rule.least, rule.most) if rule.declared else ()))
             query_ids_Q = np.frombuffer(index.query_ids, np.uint64)
@@ -106,15 +106,21 @@ class FilePool(Pool):
 
     def query(self, query: int) -> str:
         """Text of a query."""
-        return self._listed(int(self._lines_N[self.starts_Q1[query]])).query
+        text = self._read(int(self._lines_N[self.starts_Q1[query]]))[1].query
+        if query_hash(text) != int(self.hashes_Q[query]):
+            raise self._file.changed()
+        return text
 
     def texts(self, candidates: Sequence[int]) -> list[str]:
         """Texts of candidates."""
-        return [self._listed(int(self._lines_N[candidate])).texts[self._places_N[candidate]] for candidate in candidates]
+        try:
+            return [self._read(int(self._lines_N[at]))[1].texts[self._places_N[at]] for at in candidates]
+        except IndexError:
+            raise self._file.changed() from None
 
     def thought(self, query: int) -> tuple[str, str]:
         """(thought, answer) to imitate."""
-        return list_thought(self._row(int(self._lines_N[self.starts_Q1[query]])))
+        return list_thought(self._read(int(self._lines_N[self.starts_Q1[query]]))[0])
 
     def _kept_in_order(self, queries_N: np.ndarray, identities_N: np.ndarray) -> np.ndarray:
         """int64: the candidates query by query, in the order of the file, without those that were there before."""
@@ -124,16 +130,14 @@ class FilePool(Pool):
         order_N = np.argsort(queries_N, kind="stable")
         return order_N[(first_N | self.thoughts_Q[queries_N])[order_N]]
 
-    def _listed(self, line: int) -> Listed:
-        try:
-            return listed(self._row(line), self._kind, self._rule)
-        except BadLine:
-            raise self._file.changed() from None
-
-    def _row(self, line: int) -> Row:
-        if self._kept is None or self._kept[0] != line:  # a list's texts and its thought are likely on one line
-            self._kept = line, self._file.row(int(self._offsets_L[line]), int(self._lengths_L[line]))
-        return self._kept[1]
+    def _read(self, line: int) -> tuple[Row, Listed]:
+        if self._kept is None or self._kept[0] != line:
+            row = self._file.row(int(self._offsets_L[line]), int(self._lengths_L[line]))
+            try:
+                self._kept = line, row, listed(row, self._kind, self._rule)
+            except BadLine:
+                raise self._file.changed() from None
+        return self._kept[1:]
 
 
 @dataclass(slots=True)
@@ -148,7 +152,7 @@ class _Index:
     queries: array[int] = field(default_factory=lambda: array("i"))
     lines: array[int] = field(default_factory=lambda: array("i"))
     places: array[int] = field(default_factory=lambda: array("i"))
-    grades: array[float] = field(default_factory=lambda: array("f"))
+    grades: array[float] = field(default_factory=lambda: array("d"))
     identities: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, found: Listed, offset: int, length: int, query: int) -> None:

@@ -46,20 +46,22 @@ class ListRows:
 
     def __init__(self, pool: Pool, keys: ListKeys, form: Form, threshold: float, seed: int, imitate: bool = False):
         self.name, self.bad = pool.name, pool.bad
-        self._pool, self._form, self._threshold, self._seed, self._imitate = pool, form, threshold, seed, imitate
+        self._pool, self._form, self._threshold, self._seed = pool, form, threshold, seed
         self._size, self._negatives = keys.candidates, keys.random_negatives
         self.unjudged = int(np.isnan(pool.grades_N).sum())
         if self._negatives and len(np.unique(pool.hashes_Q)) < 2:
-            raise UserError(
-                f"random_negatives: {pool.name} has one query, so there is no other to draw from; use random_negatives=0"
-            )
-        self.no_relevant = self.too_short = 0
-        relevant_N = pool.grades_N >= threshold  # NaN, without a judgement, is not
+            raise UserError(f"random_negatives: {pool.name} has one query and no other to draw from; use random_negatives=0")
+        sizes_Q = np.diff(pool.starts_Q1)
+        before_N1 = np.append(0, np.cumsum(pool.grades_N >= threshold))  # NaN, without a judgement, is not relevant
+        relevant_Q = np.diff(before_N1[pool.starts_Q1]) > 0
+        self.too_short, self.no_relevant = int((sizes_Q < 2).sum()), int((~relevant_Q & (sizes_Q >= 2)).sum())
+        deep_Q = (sizes_Q > self._size) & ~(pool.thoughts_Q & imitate)
         queries, starts = array("i"), array("i")
-        for query, (start, stop) in enumerate(zip(pool.starts_Q1[:-1].tolist(), pool.starts_Q1[1:].tolist(), strict=True)):
-            for window in self._windows(query, relevant_N[start:stop], keys.lists_per_query):
-                queries.append(query)
-                starts.append(window)
+        for query in np.flatnonzero(relevant_Q & (sizes_Q >= 2)).tolist():
+            first, stop = pool.starts_Q1[query : query + 2].tolist()
+            windows = self._windows(query, before_N1[first : stop + 1])[: keys.lists_per_query] if deep_Q[query] else [0]
+            queries.extend([query] * len(windows))
+            starts.extend(sorted(windows))
         if not queries:
             dropped = "; ".join(self.notes())
             raise UserError(f"data: no list is left of {pool.name}: {dropped}; check relevance_threshold and the labels")
@@ -108,41 +110,35 @@ class ListRows:
         order = list(range(len(candidates))) if thought else shuffled(len(candidates), key)
         given = sorted(range(len(order)), key=order.__getitem__)
         label = ListLabel(tuple(grades[place] for place in order), tuple(given), self._threshold)
-        texts = tuple(self._pool.texts([candidates[place] for place in order]))
+        together = sorted(candidates)  # those of one line of a file are read at once
+        texts = dict(zip(together, self._pool.texts(together), strict=True))
+        documents = tuple(texts[candidates[place]] for place in order)
         think, answer = self._pool.thought(query) if thought else ("", "")
-        return ListwiseTask(row, self._pool.query(query), texts, label, self._form, think, answer)
+        return ListwiseTask(row, self._pool.query(query), documents, label, self._form, think, answer)
 
-    def _windows(self, query: int, relevant_n: np.ndarray, wanted: int) -> list[int]:
-        """Where the lists of a query begin in its given order."""
-        if len(relevant_n) < 2:
-            self.too_short += 1
-            return []
-        if not relevant_n.any():
-            self.no_relevant += 1
-            return []
-        if len(relevant_n) <= self._size or (self._imitate and self._pool.thoughts_Q[query]):
-            return [0]
-        before_n = np.concatenate(([0], np.cumsum(relevant_n)))
-        holding = np.flatnonzero(before_n[self._size :] > before_n[: -self._size])
-        order = shuffled(len(holding), address("windows", self._seed, int(self._pool.hashes_Q[query])))
-        return sorted(int(holding[place]) for place in order[:wanted])
+    def _windows(self, query: int, before_n1: np.ndarray) -> list[int]:
+        """Where lists of a deep query can begin in its given order, shuffled; ``before_n1`` counts the relevant from above."""
+        holding = np.flatnonzero(before_n1[self._size :] > before_n1[: -self._size])
+        return [int(holding[i]) for i in shuffled(len(holding), address("windows", self._seed, int(self._pool.hashes_Q[query])))]
 
     def _mix(self, query: int, candidates: list[int], grades: list[float], key: int) -> None:
         """Put negatives of other queries in place of irrelevant candidates (numbers of the pool, in the given order)."""
         pool = self._pool
+        same = set(np.flatnonzero(pool.hashes_Q == pool.hashes_Q[query]).tolist())  # the same query may have several lists
+        taken: set[int] = set()
+        for one in same:
+            taken.update(pool.identities_N[pool.starts_Q1[one] : pool.starts_Q1[one + 1]].tolist())
         irrelevant = [place for place, grade in enumerate(grades) if grade < self._threshold]
-        first, stop = pool.starts_Q1[query : query + 2].tolist()
-        taken = set(pool.identities_N[first:stop].tolist())
         chosen = shuffled(len(irrelevant), address("places", key))[: round(self._negatives * len(irrelevant))]
         for place in sorted(irrelevant[index] for index in chosen):
             for attempt in range(_TRIES):
                 drawn = address("negative", key, place, attempt) % len(pool.grades_N)
                 identity = int(pool.identities_N[drawn])
-                own = pool.hashes_Q[pool.query_of(drawn)] == pool.hashes_Q[query]
-                if not own and identity not in taken and not pool.judged_relevant(query, drawn):
-                    taken.add(identity)
-                    candidates[place], grades[place] = drawn, 0.0
-                    break
+                if pool.query_of(drawn) in same or identity in taken or any(pool.judged_relevant(one, drawn) for one in same):
+                    continue
+                taken.add(identity)
+                candidates[place], grades[place] = drawn, 0.0
+                break
 
 
 class ThoughtCheck:

@@ -1,6 +1,6 @@
 """What lists are made of: queries with their candidates in the given order, without texts in memory. Here: of BEIR folders.
 
-Candidates are numbered through, query by query. One costs 8 bytes in memory, each document and query of the run 12 and 41 more.
+Candidates are numbered through, query by query. One costs 12 bytes in memory, each document and query of the run 12 and 41 more.
 Where negatives are drawn from other queries, what tells documents apart costs another 8 a candidate.
 """
 
@@ -25,7 +25,7 @@ class Pool(ABC):
     """Q queries and their N candidates.
 
     ``starts_Q1`` [Q + 1] int64: candidates ``starts_Q1[q]`` to ``starts_Q1[q + 1] − 1`` are query q's, best first; ``hashes_Q``
-    uint64: of the normalised query; ``thoughts_Q`` bool; ``grades_N`` [N] float32: NaN without a judgement. Where ``apart`` was
+    uint64: of the normalised query; ``thoughts_Q`` bool; ``grades_N`` [N] float64: NaN without a judgement. Where ``apart`` was
     asked for, ``identities_N`` [N] uint64 are equal for the same document.
     """
 
@@ -38,7 +38,7 @@ class Pool(ABC):
     identities_N = _NONE_Q
     repeats = 0  # documents that were there before in the same list
     _query_ids_Q = _NONE_Q  # hashes, where there are judgements by ids
-    _positive = Judgements(_NONE_Q, np.zeros(0, np.float32))
+    _positive = Judgements(_NONE_Q, np.zeros(0))
 
     @abstractmethod
     def query(self, query: int) -> str:

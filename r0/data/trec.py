@@ -105,14 +105,14 @@ class Judgements(NamedTuple):
     """Judged pairs, sorted by their hash."""
 
     pairs: np.ndarray  # uint64 [J]
-    grades: np.ndarray  # float32 [J]
+    grades: np.ndarray  # float64 [J]
 
     def of(self, pairs_N: np.ndarray) -> np.ndarray:
-        """float32 [N]: the grade of each pair (hashes, uint64), NaN where there is no judgement."""
+        """float64 [N]: the grade of each pair (hashes, uint64), NaN where there is no judgement."""
         if not len(self.pairs):
-            return np.full(len(pairs_N), np.nan, np.float32)
+            return np.full(len(pairs_N), np.nan)
         at_N = np.minimum(np.searchsorted(self.pairs, pairs_N), len(self.pairs) - 1)
-        return np.where(self.pairs[at_N] == pairs_N, self.grades[at_N], np.float32(np.nan))
+        return np.where(self.pairs[at_N] == pairs_N, self.grades[at_N], np.nan)
 
     def positive(self) -> Judgements:
         """Those with a grade above 0."""
@@ -125,7 +125,7 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
     Raises:
         UserError: a bad line (where those are not skipped), a pair judged twice, a grade outside ``least`` to ``most``.
     """
-    queries, documents, grades, lines = array("Q"), array("Q"), array("f"), array("i")
+    queries, documents, grades, lines = array("Q"), array("Q"), array("d"), array("i")
     what = "judgements (query-id, corpus-id, score)"
     for number, columns in read_columns(readable_file(path, what), bad, JUDGEMENT_COLUMNS):
         try:
@@ -141,7 +141,7 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
         grades.append(grade)
         lines.append(number)
     pairs_J = pair_hashes(np.frombuffer(queries, np.uint64), np.frombuffer(documents, np.uint64))
-    grades_J = np.frombuffer(grades, np.float32)
+    grades_J = np.frombuffer(grades, np.float64)
     kept_J = _without_repeats(pairs_J, np.frombuffer(lines, np.int32), path, bad, "judgement")
     pairs_J, grades_J = pairs_J[kept_J], grades_J[kept_J]
     order_J = np.argsort(pairs_J)
