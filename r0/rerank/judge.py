@@ -108,9 +108,15 @@ class Judge:
     def _probability(
         self, prompter: Prompter, context: tuple[int, ...], opening: str
     ) -> Generator[Wanted, Sampled, float | None]:
-        """P(yes) over yes and no where ``opening``, which ends with the answer's tag, goes on behind ``context``."""
+        """P(yes) over yes and no where ``opening``, which ends with the answer's tag, goes on behind ``context``.
+
+        Raises:
+            UserError: the tokenizer writes both alike.
+        """
         yes, no = (prompter.template.trusted(f"{opening}{answer.value}{ANSWER[1]}") for answer in (Answer.YES, Answer.NO))
-        shared = next(i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b)
+        shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
+        if shared is None:
+            raise UserError("model: its tokenizer writes yes and no alike, so there is no probability of yes; use another method")
         request = SampleRequest((*context, *yes[:shared]), 0, (yes[shared], no[shared]))
         sampled = yield Wanted(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
