@@ -342,6 +342,16 @@ def test_a_broken_tensorboard_does_not_stop_a_run(tmp_path):
 # --- the recorder
 
 
+def test_a_held_out_ranking_is_shown_beside_the_given_order(tmp_path, capsys):
+    figures = {"ndcg@10_gain": 0.19, "ndcg@10": 0.81, "ndcg@10_given": 0.62, "ndcg@10_well_formed": math.nan, "format_rate": 1.0}
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(), 2) as recorder:
+        recorder.evaluation(0, {f"heldout/greedy/{name}": value for name, value in figures.items()})
+        recorder.step(1, figures)
+    out = capsys.readouterr().out
+    assert "heldout/greedy: ndcg@10 0.810  ndcg@10_given 0.620  ndcg@10_well_formed nan  format_rate 1.000" in out
+    assert "step 1/2  nDCG@10 0.810  format 1.00" in out
+
+
 def test_the_recorder_keeps_what_repeats_apart_from_what_does_not(tmp_path, capsys):
     heldout = {"heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1}
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(tensorboard=True), 2) as recorder:
