@@ -1,7 +1,7 @@
 """``queries.jsonl``: a line for every finished query, appended as it is done. An interrupted run goes on from it.
 
 A line holds ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
-falling), ``asks``, ``failed`` (asks with any failure), ``failures`` (their number by name), ``prompt_tokens``, ``new_tokens``,
+falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their number by name), ``prompt_tokens``, ``new_tokens``,
 ``seconds`` (from first ask to last reply, others in work at the same time), and ``replies``: ``documents`` as they were shown,
 ``thought``, ``failures``.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from r0.data.candidates import CandidateLists
+from r0.data.hashes import address
 from r0.errors import UserError
 from r0.files import writing
 from r0.rerank.asks import with_tail
@@ -116,17 +117,21 @@ class Store:
     def _take(self, number: int, line: bytes, offset: int) -> None:
         try:
             row = json.loads(line)
-            index, documents = self._numbers.get(row["query_id"]), row["documents"]
-            if index is not None and sorted(documents) == sorted(self._lists.document_ids(index)):
+            index = self._numbers.get(row["query_id"])
+            if index is not None and row["given"] == _given(self._lists, index):
                 self.totals.add(row)
                 self._at[index] = offset
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
         raise UserError(
-            f"{self.path}:{number}: query {row['query_id']} has other candidates now than when it was reranked; "
+            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was reranked; "
             "start over with fresh=true, or give the run that was reranked"
         )
+
+
+def _given(lists: CandidateLists, index: int) -> str:
+    return f"{address(*lists.document_ids(index)):016x}"
 
 
 def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
@@ -135,6 +140,7 @@ def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
     return {
         "query_id": lists.query_id(index),
         "documents": [ids[position] for position in ranking.order],
+        "given": _given(lists, index),
         "scores": [ranking.scores[position] for position in ranking.order],
         "asks": len(outcome.replies),
         "failed": outcome.failed,
