@@ -53,7 +53,7 @@ def open_lists(keys: DataKeys, lists: ListKeys, form: Form, seed: int, imitate: 
     else:
         check = ThoughtCheck(form, lists.candidates) if imitate and kind == DataKind.GROUPED else None
         pool = FilePool(path, kind, rule, keys.skip_bad, keys.qrels, apart, check)
-    return ListRows(pool, lists, form, rule.threshold, seed, imitate)
+    return ListRows(pool, lists, form, rule.threshold, seed)
 
 
 def _kind(keys: DataKeys) -> DataKind:

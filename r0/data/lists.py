@@ -5,8 +5,8 @@
 * ``random_negatives`` is the share of a list's irrelevant documents whose places are taken by documents of other queries'
   candidates, of grade 0: never a document of the own query's candidates, nor one judged relevant for it.
 * Lists without a relevant document, and those of fewer than two documents, are dropped and counted.
-* Everything is drawn by (seed, query, place): a row is the same whenever it is read. Rows to imitate (``imitate``) are shown as
-  they stand, because their thoughts speak of their numbers: whole, in their own order, without other negatives.
+* Everything is drawn by (seed, query, place): a row is the same whenever it is read. Rows whose thought is to be imitated are
+  shown as they stand, because it speaks of their numbers: whole, in their own order, without negatives of other queries.
 
 Array names end in Q for queries, N for candidates, R for rows.
 """
@@ -33,18 +33,17 @@ class ListRows:
     """The lists of a pool.
 
     Args:
-        pool: queries and candidates.
+        pool: queries and candidates. Lists with a thought are no deeper than ``candidates`` (``ThoughtCheck``).
         keys: how lists are put together.
         form: what is answered.
         threshold: grades of at least this are relevant.
         seed: of windows, negatives and shuffles.
-        imitate: rows with a thought are to be imitated; otherwise thoughts are passed over.
 
     Raises:
         UserError: no list is left, or negatives are asked for and there is no other query.
     """
 
-    def __init__(self, pool: Pool, keys: ListKeys, form: Form, threshold: float, seed: int, imitate: bool = False):
+    def __init__(self, pool: Pool, keys: ListKeys, form: Form, threshold: float, seed: int):
         self.name, self.bad = pool.name, pool.bad
         self._pool, self._form, self._threshold, self._seed = pool, form, threshold, seed
         self._size, self._negatives = keys.candidates, keys.random_negatives
@@ -55,19 +54,18 @@ class ListRows:
         before_N1 = np.append(0, np.cumsum(pool.grades_N >= threshold))  # NaN, without a judgement, is not relevant
         relevant_Q = np.diff(before_N1[pool.starts_Q1]) > 0
         self.too_short, self.no_relevant = int((sizes_Q < 2).sum()), int((~relevant_Q & (sizes_Q >= 2)).sum())
-        deep_Q = (sizes_Q > self._size) & ~(pool.thoughts_Q & imitate)
         queries, starts = array("i"), array("i")
         for query in np.flatnonzero(relevant_Q & (sizes_Q >= 2)).tolist():
             first, stop = pool.starts_Q1[query : query + 2].tolist()
-            windows = self._windows(query, before_N1[first : stop + 1])[: keys.lists_per_query] if deep_Q[query] else [0]
+            deep = stop - first > self._size
+            windows = self._windows(query, before_N1[first : stop + 1])[: keys.lists_per_query] if deep else [0]
             queries.extend([query] * len(windows))
             starts.extend(sorted(windows))
         if not queries:
             dropped = "; ".join(self.notes())
-            raise UserError(f"data: no list is left of {pool.name}: {dropped}; check relevance_threshold and the labels")
+            raise UserError(f"data: no list is left of {pool.name}: {dropped}; check relevance_threshold and the judgements")
         self._query_R, self._start_R = np.frombuffer(queries, np.int32), np.frombuffer(starts, np.int32)
-        thought_R = pool.thoughts_Q[self._query_R] & imitate
-        self.flags_N = RELEVANT | THOUGHT * thought_R.astype(np.uint8)
+        self.flags_N = RELEVANT | THOUGHT * pool.thoughts_Q[self._query_R].astype(np.uint8)
 
     def __len__(self) -> int:
         return len(self._query_R)
@@ -99,10 +97,8 @@ class ListRows:
         """
         query, start = int(self._query_R[row]), int(self._start_R[row])
         first, stop = self._pool.starts_Q1[query : query + 2].tolist()
-        candidates = list(range(first + start, stop))
+        candidates = list(range(first + start, stop))[: self._size]
         thought = bool(self.flags_N[row] & THOUGHT)
-        if not thought:
-            candidates = candidates[: self._size]
         grades = np.nan_to_num(self._pool.grades_N[candidates]).tolist()
         key = address("list", self._seed, int(self._pool.hashes_Q[query]), start)
         if self._negatives and not thought:
@@ -134,7 +130,7 @@ class ListRows:
             for attempt in range(_TRIES):
                 drawn = address("negative", key, place, attempt) % len(pool.grades_N)
                 identity = int(pool.identities_N[drawn])
-                if pool.query_of(drawn) in same or identity in taken or any(pool.judged_relevant(one, drawn) for one in same):
+                if identity in taken or any(pool.judged_relevant(one, drawn) for one in same):
                     continue
                 taken.add(identity)
                 candidates[place], grades[place] = drawn, 0.0

@@ -25,8 +25,8 @@ class Pool(ABC):
     """Q queries and their N candidates.
 
     ``starts_Q1`` [Q + 1] int64: candidates ``starts_Q1[q]`` to ``starts_Q1[q + 1] − 1`` are query q's, best first; ``hashes_Q``
-    uint64: of the normalised query; ``thoughts_Q`` bool; ``grades_N`` [N] float64: NaN without a judgement. Where ``apart`` was
-    asked for, ``identities_N`` [N] uint64 are equal for the same document.
+    uint64: of the normalised query; ``thoughts_Q`` bool: whether there is a thought to imitate; ``grades_N`` float64: NaN without
+    a judgement; ``identities_N`` uint64: equal for the same document, empty where ``apart`` was not asked for.
     """
 
     name: str

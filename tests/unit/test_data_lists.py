@@ -315,9 +315,12 @@ def test_what_gives_no_lists_is_refused_with_the_remedy(tmp_path):
 def test_a_file_that_changes_during_the_run_is_noticed(tmp_path):
     path = write(tmp_path / "groups.jsonl", [group(f"g{g}", [1, 0]) for g in range(8)])
     source = open_(path)
-    write(tmp_path / "groups.jsonl", [group(f"g{g}", [1, 0]) for g in range(9)])
-    with pytest.raises(UserError, match="changed or went away"):
-        source.task(3)
+    opened = pickle.loads(pickle.dumps(source))
+    opened.task(2)
+    write(tmp_path / "groups.jsonl", [group(f"h{g}", [1, 0]) for g in range(8)])
+    for one in (source, opened):
+        with pytest.raises(UserError, match="changed or went away"):
+            one.task(3)
 
 
 def test_many_lists_cost_few_bytes(tmp_path):
