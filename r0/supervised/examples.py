@@ -29,6 +29,7 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     cut: bool  # the completion did not fit max_new_tokens; its end is not trained
+    cut_prompt: bool  # its documents did not fit passage_tokens or max_prompt_tokens
 
 
 class OpenRows:
@@ -58,13 +59,13 @@ class OpenRows:
     def example(self, task: Task) -> Example:
         """A task as token ids; the completion ends with the end-of-sequence id unless it is cut."""
         if self._config.data == DataKind.BUILTIN:  # the log of a careless labeller, which RL has to improve on
-            prompt_ids = self.prompter.prompt(task).token_ids
+            prompt = self.prompter.prompt(task)
             completion_ids = self.prompter.completion_ids(_careless(task, self._config.seed))
         else:
             pair = self.prompter.training_pair(task)
-            prompt_ids, completion_ids = pair.prompt.token_ids, pair.completion_ids
+            prompt, completion_ids = pair.prompt, pair.completion_ids
         most = self._config.max_new_tokens
-        return Example(prompt_ids, completion_ids[:most], cut=len(completion_ids) > most)
+        return Example(prompt.token_ids, completion_ids[:most], len(completion_ids) > most, prompt.cut_tokens > 0)
 
 
 def _careless(task: Task, seed: int) -> str:
@@ -102,6 +103,7 @@ class Counts:
 
     rows: int = 0
     cut: int = 0  # completions cut at max_new_tokens
+    cut_prompts: int = 0  # prompts whose documents were cut, at passage_tokens or max_prompt_tokens
 
 
 class Collate:
@@ -120,6 +122,7 @@ class Collate:
         """``input_ids``, ``attention_mask``, ``position_ids`` [B, T], ``labels`` [B, K] (or [B, T]), ``logits_to_keep`` = K."""
         self.counts.rows += len(examples)
         self.counts.cut += sum(example.cut for example in examples)
+        self.counts.cut_prompts += sum(example.cut_prompt for example in examples)
         length = max(len(example.prompt_ids) + len(example.completion_ids) for example in examples)
         keep = max(len(example.completion_ids) for example in examples) + 1
         input_ids = torch.full((len(examples), length), self._pad_id)

@@ -149,6 +149,7 @@ def test_rows_without_thought_are_left_out_and_long_ones_cut(model: str, tmp_pat
     sft.run(settings)
     assert "10 rows without a thought are left out" in capsys.readouterr().out
     last = record(tmp_path / "run")[-1]
+    assert last["cut_prompts"] == 0
     assert last["rows"] == 24  # 30 rows with a thought: 3 steps of 8
     assert 0 < last["cut"] < 24
 
@@ -164,7 +165,8 @@ def test_lists_of_the_built_in_task_are_learned(model: str, tmp_path: Path, answ
     assert isinstance(task, ListwiseTask)
     sft.run(settings)
     check_model(tmp_path / "run", settings)
-    assert record(tmp_path / "run")[-1]["cut"] == 0
+    last = record(tmp_path / "run")[-1]
+    assert (last["cut"], last["cut_prompts"]) == (0, 0)
 
 
 def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from r0.plain_text import added_ids
 from r0.prompts import Prompter
 from r0.records import Form, ListLabel, ListwiseTask
 from r0.tags import bare_thought, tag_pattern
-from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level
+from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, qwen
 from tests.unit.test_prompts import PIECES
 
 LABELS = [
@@ -51,10 +51,9 @@ def message(prompter, prompt):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("make", [lambda: TINY, lambda: byte_level(CHATML), lambda: byte_level(R1)])
+@pytest.mark.parametrize("tokenizer", [TINY, byte_level(R1), qwen(CHATML), qwen(R1)], ids=["r0-tiny", "r1", "qwen", "qwen-r1"])
 @pytest.mark.parametrize("system", ["", "form's own"])
-def test_a_list_has_the_ids_of_the_whole_rendered_text(make, form, system):
-    tokenizer = make()
+def test_a_list_has_the_ids_of_the_whole_rendered_text(tokenizer, form, system):
     system = SYSTEM_PROMPTS[form] if system else ""
     one = task(form=form)
     content = {"role": "user", "content": list_message(one.query, one.documents, form)}
