@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby, islice
 from typing import NamedTuple, NoReturn
 
 from r0.ranking import Groups, groups_of, ideal_groups
@@ -26,6 +27,8 @@ _CLOSED_SET = frozenset(answer.value for answer in Answer)
 # Possessive repeats: nothing is looked at twice.
 _ORDER = re.compile(r"\[[0-9]++\](?:\s*+[>=]\s*+\[[0-9]++\])*+")
 _PICK = re.compile(r"\[([0-9]++)\]")
+_BARE = re.compile(r"[0-9]++")
+_NOTHING: frozenset[Violation] = frozenset()
 
 
 class Reading(NamedTuple):
@@ -39,12 +42,19 @@ class Reading(NamedTuple):
 
 
 class Lenient(NamedTuple):
-    """A lenient reading. ``order``: all N documents, best first; ``scores`` [N] of ``Form.SCORES``, None where the answer has
-    none for a document; ``failures``: what could not be read, by name (an answer of which all could be read has none)."""
+    """A lenient reading. ``groups``: all N documents, best first; those of a group are not told apart, because they are tied, or
+    because the answer leaves them out (these are the last group). Where nothing could be read it is one group. ``scores`` [N] of
+    ``Form.SCORES``, None where the answer has none for a document; ``failures``: what could not be read, by name (an answer of
+    which all could be read has none)."""
 
-    order: tuple[int, ...]
+    groups: Groups
     scores: tuple[float | None, ...] | None
     failures: frozenset[Violation]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """All N documents, best first; those that are not told apart as they were shown."""
+        return tuple(place for group in self.groups for place in group)
 
 
 def read_strict(content: str, form: Form, size: int) -> Reading:
@@ -78,9 +88,10 @@ def _places(size: int) -> dict[str, int]:
     return {str(place + 1): place for place in range(size)}
 
 
-def _id_violations(places: Iterable[int | None], size: int) -> frozenset[Violation]:
+def _id_violations(named: Sequence[int | None], size: int) -> frozenset[Violation]:
     """What is wrong with the documents that an answer names; None is an unknown one."""
-    named = list(places)
+    if len(named) == size and None not in named and len(set(named)) == size:
+        return _NOTHING
     known = set(named) - {None}
     wrong = {
         Violation.UNKNOWN_ID: None in named,
@@ -94,11 +105,15 @@ def _strict_order(content: str, size: int) -> Reading:
     if _ORDER.fullmatch(content) is None:
         return _refused(Violation.NOT_A_PERMUTATION)
     places = _places(size)
-    groups = [[places.get(label.strip()[1:-1]) for label in group.split("=")] for group in content.split(">")]
-    violations = _id_violations((place for group in groups for place in group), size)
+    named = [places.get(number) for number in _BARE.findall(content)]
+    violations = _id_violations(named, size)
     if violations:
         return Reading(None, violations=violations)
-    return Reading(content, tuple(tuple(sorted(place for place in group if place is not None)) for group in groups))
+    left = (place for place in named if place is not None)  # all of them, as checked
+    groups = [
+        tuple(sorted(islice(left, group.count("=") + 1))) if "=" in group else (next(left),) for group in content.split(">")
+    ]
+    return Reading(content, tuple(groups))
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -128,7 +143,7 @@ def _strict_scores(content: str, size: int) -> Reading:
     if pairs is None:
         return _refused(Violation.BAD_ANSWER)
     places = _places(size)
-    violations = _id_violations((places.get(key) for key, _ in pairs), size)
+    violations = _id_violations([places.get(key) for key, _ in pairs], size)
     if not all(_is_score(value) for _, value in pairs):
         violations |= {Violation.BAD_ANSWER}
     if violations:
@@ -163,7 +178,6 @@ def _scaled(grades: Sequence[float]) -> list[int]:
 
 
 _BRACKETED = re.compile(r"\[\s*+([0-9]{1,9})\s*+\]")
-_BARE = re.compile(r"[0-9]++")
 _ONLY_NUMBERS = re.compile(r"[\s0-9>=,;|→⇒≻-]*+")  # numbers and what may stand between them
 _SCORE = re.compile(r"\[?([0-9]{1,9})\]?[\"']?\s*+[:=]\s*+[\"']?(-?[0-9]{1,9}(?:\.[0-9]{1,30})?)(?![0-9.])")
 
@@ -183,19 +197,20 @@ def read_lenient(text: str, form: Form, size: int, prefix: str = "") -> Lenient:
     content, failures = _answer_content(prefix + text)
     shown = tuple(range(size))
     if content is None:
-        return Lenient(shown, (None,) * size if form is Form.SCORES else None, failures)
+        return Lenient((shown,), (None,) * size if form is Form.SCORES else None, failures)
     strict = read_strict(content, form, size)
     if form is Form.SCORES:
-        scores, more = (strict.scores, frozenset[Violation]()) if strict.scores else _lenient_scores(content, size)
+        scores, more = (strict.scores, _NOTHING) if strict.scores else _lenient_scores(content, size)
         # Scored ones first, best first; sorting keeps the shown order of equal ones.
         order = sorted(shown, key=lambda place: _descending(scores[place]))
-        return Lenient(tuple(order), scores, failures | more)
+        levels = tuple(tuple(level) for _, level in groupby(order, key=lambda place: scores[place]))
+        return Lenient(levels, scores, failures | more)
     if form is Form.YES_NO:
-        return Lenient(shown, None, failures | strict.violations)
-    groups, more = (strict.ranking, frozenset[Violation]()) if strict.ranking else _lenient_order(content, form, size)
-    named = [place for group in groups for place in group]
-    left_out = set(shown).difference(named)
-    return Lenient((*named, *(place for place in shown if place in left_out)), None, failures | more)
+        return Lenient((shown,), None, failures | strict.violations)
+    groups, more = (strict.ranking, _NOTHING) if strict.ranking else _lenient_order(content, form, size)
+    left_out = set(shown).difference(place for group in groups for place in group)
+    levels = (*map(tuple, groups), tuple(place for place in shown if place in left_out))
+    return Lenient(tuple(level for level in levels if level), None, failures | more)
 
 
 def _answer_content(text: str) -> tuple[str | None, frozenset[Violation]]:

@@ -106,8 +106,15 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
         return load(command.config, None, overrides), dry_run
     if len(positionals) > 1:
         raise UserError(f"{name}: takes one configuration file, not {len(positionals)}: {', '.join(positionals)}")
-    default = default_config(name) if command.shipped else None
+    default = _shipped(name, overrides) if command.shipped else None
     return load(command.config, positionals[0] if positionals else default, overrides), dry_run
+
+
+def _shipped(name: str, overrides: Sequence[str]) -> Path:
+    """The shipped configuration for a command line: lists have another prompt than pairs, and so a file of their own in sft."""
+    answers = [override.partition("=")[2].strip() for override in overrides if override.partition("=")[0].strip() == "answer"]
+    lists = default_config(f"{name}_lists")
+    return lists if answers and answers[-1] != "yes_no" and lists.is_file() else default_config(name)
 
 
 def default_config(name: str) -> Path:
@@ -153,7 +160,9 @@ def _help(name: str) -> str:
     places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
     head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run]", "", command.summary]
     if not command.positionals and command.shipped:
-        head += ["", f"Without CONFIG.yaml the shipped configuration is used: {default_config(name)}"]
+        lists = default_config(f"{name}_lists")
+        of_lists = f" (lists: {lists.name})" if lists.is_file() else ""
+        head += ["", f"Without CONFIG.yaml the shipped configuration is used: {default_config(name)}{of_lists}"]
     head += ["Every key can be given as key=value or as --key VALUE; the keys of a section as section.key=value.", "", "keys:"]
     return "\n".join([*head, *describe(command.config)])
 

@@ -165,7 +165,7 @@ class Prompter:
 
     def _fitted(self, task: ListwiseTask, query: str, passages: Sequence[_Passage], over: int) -> tuple[int, list[int]]:
         """The largest common length of documents with which the list fits, and the ids; it has ``over`` tokens too many."""
-        lengths = [min(len(passage.pieces.ids), self.passage_tokens) for passage in passages]
+        lengths = [min(passage.tokens, self.passage_tokens) for passage in passages]
         budget = max(lengths) - 1
         while budget > 1 and sum(max(0, length - budget) for length in lengths) < over:
             budget -= 1
@@ -197,28 +197,36 @@ class Prompter:
         return message.defuse(without_labels(one_line(text), message.normalize))
 
     def _passage(self, document: str) -> _Passage:
-        text = " " + self._clean(document)  # as it stands behind its label
-        return _Passage(text, self.template.inner.pieces(text))
+        """A document; of a long one only the beginning is looked at, and the number of its tokens is an estimate."""
+        reach = max(4096, 16 * self.passage_tokens)  # characters
+        while True:
+            text = " " + self._clean(document[:reach])  # as it stands behind its label
+            pieces = self.template.inner.pieces(text)
+            if reach >= len(document):
+                return _Passage(text, pieces, len(pieces.ids))
+            if len(pieces.ids) > self.passage_tokens:
+                return _Passage(text, pieces, round(len(pieces.ids) * len(document) / reach))
+            reach *= 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Passage:
-    """A document of a list: its text behind a space, and that text's tokens."""
+    """A document of a list: its text behind a space, the first of that text's tokens, and how many there are."""
 
     text: str
     pieces: Pieces
+    tokens: int
 
     def first(self, budget: int) -> str:
         """As much as ``budget`` tokens hold, whole characters only."""
-        if len(self.pieces.ids) <= budget:
+        if self.tokens <= budget:
             return self.text[1:]
         kept = _whole(self.pieces.offsets, budget)
         return self.text[1 : self.pieces.offsets[kept - 1][1]].rstrip() if kept else ""
 
     def cut(self, budget: int) -> int:
         """Tokens that do not fit ``budget``."""
-        tokens = len(self.pieces.ids)
-        return 0 if tokens <= budget else tokens - _whole(self.pieces.offsets, budget)
+        return 0 if self.tokens <= budget else self.tokens - _whole(self.pieces.offsets, budget)
 
 
 def _whole(offsets: Sequence[tuple[int, int]], kept: int) -> int:

@@ -5,6 +5,7 @@ What is printed was written by a model or stands in a document, so nothing in it
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -58,7 +59,7 @@ def _summary(scored: Sequence[Scored]) -> list[tuple[str, str]]:
     rows = [("rollouts", str(len(scored))), ("prompts", str(len({one.rollout.group for one in scored})))]
     for name, title in SUMMARY:
         if name in metrics:
-            rows.append((title, f"{metrics[name]:.3f}"))
+            rows.append((title, "none" if math.isnan(metrics[name]) else f"{metrics[name]:.3f}"))
         if name == "reward":
             rows += [(f"  {key[7:]}", f"{value:+.3f}") for key, value in metrics.items() if key.startswith("reward/")]
         if name == "well_formed_rate":

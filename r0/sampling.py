@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from r0.records import PointwiseTask, Prompt, Rollout, Sampled, SampleRequest, Scored, TrainCompletion, TrainGroup
+from r0.records import Prompt, Rollout, Sampled, SampleRequest, Scored, Task, TrainCompletion, TrainGroup
 
 
 def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_round: int = 0) -> int:
@@ -15,7 +15,7 @@ def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_roun
 
 
 def requests(
-    tasks: Sequence[PointwiseTask], prompts: Sequence[Prompt], samples: int, run_seed: int, step: int, refill_round: int = 0
+    tasks: Sequence[Task], prompts: Sequence[Prompt], samples: int, run_seed: int, step: int, refill_round: int = 0
 ) -> list[SampleRequest]:
     """``samples`` requests for each prompt, the requests of a prompt side by side."""
     return [
@@ -26,7 +26,7 @@ def requests(
 
 
 def rollouts(
-    tasks: Sequence[PointwiseTask], prompts: Sequence[Prompt], sampled: Sequence[Sampled], samples: int, first_group: int = 0
+    tasks: Sequence[Task], prompts: Sequence[Prompt], sampled: Sequence[Sampled], samples: int, first_group: int = 0
 ) -> list[Rollout]:
     """What came back, with the task and the group of each completion."""
     return [

@@ -9,9 +9,11 @@ from typing import Self
 
 
 class StopRequest:
-    """Handles SIGINT and SIGTERM while its block runs (main thread only). ``asked`` is the signal, or None."""
+    """Handles SIGINT and SIGTERM while its block runs (main thread only). ``asked`` is the signal, or None; ``what`` is done
+    about the first one, in words."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "stopping after this step, with a checkpoint") -> None:
+        self.what = what
         self.asked: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -42,4 +44,4 @@ class StopRequest:
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = signal.Signals(number)
-        sys.stderr.write("\nstopping after this step, with a checkpoint; once more to end at once\n")
+        sys.stderr.write(f"\n{self.what}; once more to end at once\n")

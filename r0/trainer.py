@@ -14,7 +14,7 @@ from r0.errors import UserError
 from r0.metrics import rollout_metrics
 from r0.probes import probes
 from r0.prompts import Prompter
-from r0.records import PointwiseTask, Scored
+from r0.records import Scored, Task
 from r0.tracking import Recorder
 
 
@@ -93,7 +93,7 @@ class Trainer:
             scored += [one for one in fresh if one.rollout.group in useful]
         return sorted(scored, key=lambda one: (one.rollout.group, one.rollout.sample))
 
-    def _sample(self, tasks: Sequence[PointwiseTask], step: int, refill_round: int = 0) -> list[Scored]:
+    def _sample(self, tasks: Sequence[Task], step: int, refill_round: int = 0) -> list[Scored]:
         config = self.config
         prompts = [self.prompter.prompt(task) for task in tasks]
         samples = config.samples_per_prompt

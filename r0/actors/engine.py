@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
-from r0.config import RLConfig
+from r0.config import RLConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Sampled, SampleRequest
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class EngineSettings:
     engine: Literal["vllm", "hf"] = "vllm"
     transfer: str = "gloo"
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where torch sees one
+    device: Device = "auto"  # auto: a GPU where torch sees one
     threads: int = 1  # of a CPU engine; bit-for-bit repeatable with 1
     max_num_seqs: int = 128
     tensor_parallel_size: int = 1
@@ -36,13 +38,20 @@ class EngineSettings:
     @classmethod
     def of(cls, config: RLConfig, model: str, transfer: str) -> EngineSettings:
         """The settings that a configuration asks for, with the model in folder ``model``."""
-        rollout = config.rollout
+        return cls.of_rollout(config.rollout, model, config.max_prompt_tokens + config.max_new_tokens, transfer)
+
+    @classmethod
+    def of_rollout(
+        cls, rollout: RolloutSection, model: str, max_model_len: int, transfer: str = "local", device: Device = "auto"
+    ) -> EngineSettings:
+        """The settings that a section asks for, with prompts and completions of ``max_model_len`` tokens together."""
         return cls(
             model=model,
-            max_model_len=config.max_prompt_tokens + config.max_new_tokens,
+            max_model_len=max_model_len,
             engine=rollout.engine,
             transfer=transfer,
             dtype=rollout.dtype,
+            device=device,
             threads=max(1, int(rollout.cpus)),
             max_num_seqs=rollout.max_num_seqs,
             tensor_parallel_size=rollout.tensor_parallel_size,
@@ -130,12 +139,18 @@ def check_length(folder: Path, max_model_len: int) -> None:
     Raises:
         UserError: with both lengths.
     """
-    positions = _read_json(folder / "config.json").get("max_position_embeddings")
-    if isinstance(positions, int) and max_model_len > positions:
+    most = positions(folder)
+    if most is not None and max_model_len > most:
         raise UserError(
-            f"max_prompt_tokens + max_new_tokens is {max_model_len}, but the model in {folder} has {positions} positions; "
+            f"max_prompt_tokens + max_new_tokens is {max_model_len}, but the model in {folder} has {most} positions; "
             "lower one of the two"
         )
+
+
+def positions(folder: Path) -> int | None:
+    """Positions that a model has, in tokens; None where its configuration does not say."""
+    found = _read_json(folder / "config.json").get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def stop_ids(folder: Path) -> frozenset[int]:

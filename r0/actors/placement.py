@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.config import RankKeys, RLConfig, TrainingKeys
+from r0.config import RankingKeys, RankKeys, RLConfig, TrainingKeys
 from r0.errors import UserError
 from r0.quiet import WORKER_VARIABLES
 
@@ -34,19 +34,23 @@ class Bundle:
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
-def bundles(config: TrainingKeys, has_gpus: bool) -> list[Bundle]:
+def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
     """One bundle a worker; learner ranks first, so that rank 0's node is the master."""
     if isinstance(config, RankKeys):
         gpus = config.gpus if config.gpus is not None else float(has_gpus)
         return [Bundle("rank", config.cpus, gpus)] * config.ranks
-    if not isinstance(config, RLConfig):
+    if not isinstance(config, RLConfig | RankingKeys):
         raise TypeError(f"no placement for {type(config).__name__}")
-    learner, rollout = config.learner, config.rollout
-    learner_gpus = learner.gpus if learner.gpus is not None else float(has_gpus)
+    rollout = config.rollout
     rollout_gpus = rollout.gpus if rollout.gpus is not None else float(rollout.tensor_parallel_size * has_gpus)
+    rollouts = [Bundle("rollout", rollout.cpus, rollout_gpus)] * rollout.workers
+    if isinstance(config, RankingKeys):
+        return rollouts
+    learner = config.learner
+    learner_gpus = learner.gpus if learner.gpus is not None else float(has_gpus)
     return [
         *[Bundle("learner", learner.cpus, learner_gpus)] * learner.ranks,
-        *[Bundle("rollout", rollout.cpus, rollout_gpus)] * rollout.workers,
+        *rollouts,
         *[Bundle("reward", 1.0, 0.0)] * config.reward.workers,
     ]
 
@@ -59,7 +63,7 @@ def local_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def start_ray(config: TrainingKeys) -> list[Bundle]:
+def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
     """Join the cluster that the configuration or RAY_ADDRESS names, or start Ray here; returns what the run needs of it.
 
     Raises:
@@ -134,8 +138,9 @@ def _sum_up(need: Sequence[Bundle], kind: str) -> str:
     return ", ".join(f"{role} {len(each)} × {each[0]:g}" for role, each in amounts.items() if each[0])
 
 
-def check_nodes(model: Path, output: Path) -> None:
-    """Check on every node of the cluster, before anything loads, that the model can be read and the output written.
+def check_nodes(model: Path, output: Path | None = None) -> None:
+    """Check on every node of the cluster, before anything loads, that the model can be read and the output (where the workers
+    write it) written.
 
     Raises:
         UserError: with the node and the path.
@@ -150,7 +155,7 @@ def check_nodes(model: Path, output: Path) -> None:
     asked = {
         node["NodeManagerAddress"]: task.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(str(model), str(output))
+        ).remote(str(model), str(output) if output else None)
         for node in nodes
     }
     for address, answer in asked.items():
@@ -158,10 +163,10 @@ def check_nodes(model: Path, output: Path) -> None:
             raise UserError(f"node {address}: {problem}; use a file system that all nodes share")
 
 
-def _missing_paths(model: str, output: str) -> list[str]:
+def _missing_paths(model: str, output: str | None) -> list[str]:
     """What this node cannot reach."""
     problems = [] if os.path.isfile(os.path.join(model, "config.json")) else [f"model {model} is not there"]
-    return problems + ([] if os.access(output, os.W_OK) else [f"output {output} cannot be written"])
+    return problems + ([] if output is None or os.access(output, os.W_OK) else [f"output {output} cannot be written"])
 
 
 class Placement:

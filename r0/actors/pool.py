@@ -6,6 +6,7 @@ The rest of r0 does not know which of the two it has, so the same code path runs
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,3 +129,20 @@ class Pool:
             ray.kill(worker, no_restart=True)
         elif hasattr(worker, "close"):
             worker.close()
+
+
+def deferred_class(cls: type) -> type:
+    """``cls`` with its constructor's work moved to ``start()``, so that what it raises arrives with its type."""
+
+    class Deferred(cls):
+        def __init__(self, *arguments: Any):
+            self._arguments = arguments
+
+        def start(self) -> float:
+            """Do the constructor's work; returns its seconds."""
+            began = time.monotonic()
+            super().__init__(*self._arguments)
+            return time.monotonic() - began
+
+    Deferred.__name__ = Deferred.__qualname__ = cls.__name__
+    return Deferred

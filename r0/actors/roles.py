@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from r0.actors.engine import transfer_backend
 from r0.actors.learner import Learner
 from r0.actors.learner_group import LearnerGroup
 from r0.actors.placement import Bundle, Placement, local_gpus
-from r0.actors.pool import Pool, call_each
+from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.reward import RewardGroup, RewardWorker
 from r0.actors.rollout import RolloutGroup, RolloutWorker
 from r0.config import RLConfig
@@ -77,7 +76,7 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         import ray
 
         return lambda index: (
-            ray.remote(_deferred(cls) if deferred else cls)
+            ray.remote(deferred_class(cls) if deferred else cls)
             .options(name=None, **placement.options(role, index))
             .remote(*arguments(index))
         )
@@ -110,23 +109,6 @@ def _roles(config: RLConfig, rollout: Pool, reward: Pool, learner: Pool, placeme
         (rollout, reward, learner),
         placement,
     )
-
-
-def _deferred(cls: type) -> type:
-    """``cls`` with its constructor's work moved to ``start()``, so that what it raises arrives with its type."""
-
-    class Deferred(cls):
-        def __init__(self, *arguments: Any):
-            self._arguments = arguments
-
-        def start(self) -> float:
-            """Do the constructor's work; returns its seconds."""
-            began = time.monotonic()
-            super().__init__(*self._arguments)
-            return time.monotonic() - began
-
-    Deferred.__name__ = Deferred.__qualname__ = cls.__name__
-    return Deferred
 
 
 def _uses_gpus(config: RLConfig) -> bool:

@@ -75,18 +75,22 @@ class Row:
 def split_groups(groups: Sequence[TrainGroup], budget: int) -> list[Piece]:
     """Cut groups that are longer than ``budget`` tokens into pieces that repeat the prompt.
 
-    A completion is never cut, so a prompt with one completion may be longer than the budget and is then a piece of its own.
+    A completion is never cut, so a prompt with its longest completion may be more than the budget. Memory is then the prompt's
+    anyway, and repeating it for every completion would cost far more time than it saves memory: the pieces of such a group have
+    half a budget of completion tokens each.
     """
     pieces = []
     for number, group in enumerate(groups):
         prompt = len(group.prompt_ids)
         if not prompt:
             raise ValueError(f"group {number} has an empty prompt, so nothing predicts its first token")
+        longest = max((len(completion.token_ids) for completion in group.completions), default=0)
+        limit = budget if prompt + longest <= budget else prompt + max(longest, budget // 2)
         samples: list[int] = []
         tokens = prompt
         for sample, completion in enumerate(group.completions):
             length = len(completion.token_ids)
-            if samples and tokens + length > budget:
+            if samples and tokens + length > limit:
                 pieces.append(Piece(number, tuple(samples), tokens))
                 samples, tokens = [], prompt
             samples.append(sample)
@@ -115,7 +119,7 @@ def pack(pieces: Sequence[Piece], budget: int) -> list[list[Piece]]:
 
 
 def shared_rows(groups: Sequence[TrainGroup], budget: int, device: torch.device | str = "cpu") -> list[Row]:
-    """Shared-prefix rows of at most ``budget`` tokens (more only where one prompt with one completion is longer)."""
+    """Shared-prefix rows of at most ``budget`` tokens (more only where one prompt with one completion is: ``split_groups``)."""
     return [_shared_row(groups, row, device) for row in pack(split_groups(groups, budget), budget)]
 
 

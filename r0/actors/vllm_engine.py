@@ -79,8 +79,10 @@ class VllmEngine:
         if (name := str(key)) in self._in_work:
             raise ValueError(f"submit: {key} is in work already")
         check_requests([request], max_new_tokens, self._settings)
+        from vllm.inputs.engine import tokens_input
+
         parameters = self._parameters(request, temperature, max_new_tokens, greedy)
-        self._llm.llm_engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, parameters)
+        self._llm.llm_engine.add_request(name, tokens_input(list(request.prompt_ids)), parameters)
         self._in_work[name] = request
 
     def step(self) -> list[tuple[int, Sampled]]:

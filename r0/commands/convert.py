@@ -1,19 +1,24 @@
-"""``convert IN OUT``: raw production logs to pointwise rows."""
+"""``convert IN OUT``: raw production logs to pointwise rows; ``convert builtin FOLDER``: the built-in lists as a BEIR folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from r0.config import ConvertConfig
+from r0.data.readers import DataKind
 
 
 def run(config: ConvertConfig, dry_run: bool) -> int:
     """Convert, and print what was written."""
     from r0.data.convert import convert
+    from r0.data.convert_builtin import convert_builtin
 
-    if dry_run:
+    builtin = config.input == DataKind.BUILTIN
+    if dry_run and builtin:
+        print(f"would write {config.rows} lists of the built-in task to {config.output}")
+    elif dry_run:
         state = "exists" if Path(config.input).is_file() else "is missing"
         print(f"would convert {config.input} (which {state}) to {config.output}")
-        return 0
-    print(convert(config).summary())
+    else:
+        print(convert_builtin(config) if builtin else convert(config).summary())
     return 0

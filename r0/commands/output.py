@@ -1,16 +1,16 @@
-"""Where a training command writes, and whether it may."""
+"""Where a command writes, and whether it may."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from r0.config import TrainingKeys
+from r0.config import RerankConfig, TrainingKeys
 from r0.errors import UserError
 from r0.tracking import default_output
 
 
-def output_path(command: str, config: TrainingKeys) -> Path:
+def output_path(command: str, config: TrainingKeys | RerankConfig) -> Path:
     """The run directory that the configuration asks for.
 
     Raises:

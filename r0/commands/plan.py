@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import bundles, local_gpus
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RLConfig, TrainingKeys
+from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -28,7 +28,23 @@ def plan(command: str, config: TrainingKeys) -> str:
     return "\n".join(parts)
 
 
-def _places(config: TrainingKeys, gpus: bool) -> list[str]:
+def plan_rerank(config: RerankConfig) -> str:
+    """The text of a dry run of ``rerank``. Nothing is loaded, started or written."""
+    missing: list[str] = []
+    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
+    gpus = local_gpus() > 0
+    parts += _places(config, gpus)
+    parts += _memory(config, gpus, missing)
+    parts.append(_output("rerank", config, missing))
+    named = (("data", config.data), ("run", config.run))
+    missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
+    if config.run is None and Path(config.data).is_dir():
+        missing.append(f"run: the BEIR folder {config.data} needs a TREC run with the candidates of each query")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
     if config.ray.inline:
         return ["placed: everything in this process (ray.inline=true)"]
     where = config.ray.address or "a Ray started on this machine, unless RAY_ADDRESS names one"
@@ -40,7 +56,7 @@ def _places(config: TrainingKeys, gpus: bool) -> list[str]:
     return lines + [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
 
 
-def _memory(config: TrainingKeys, gpus: bool, missing: list[str]) -> list[str]:
+def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) -> list[str]:
     """Weights, gradients and optimizer of a learner rank, and the weights of a rollout worker, in GiB."""
     try:
         folder = local_folder(config.model)
@@ -51,6 +67,9 @@ def _memory(config: TrainingKeys, gpus: bool, missing: list[str]) -> list[str]:
         missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
         return ["memory: not known before the model is here"]
     count = parameters(folder)
+    if isinstance(config, RankingKeys):
+        engine = count * (2 if _half(config.rollout.dtype, gpus) else 4)
+        return [f"memory of {count / 1e6:.1f} M weights: rollout worker {engine / 2**30:.2f} GiB + key-value cache"]
     if not isinstance(config, RLConfig):
         return [f"model: {count / 1e6:.1f} M weights"]
     rank = learner_bytes(count, config.learner, gpus) * (2 if config.algo == "ppo" else 1)
@@ -79,7 +98,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: TrainingKeys, missing: list[str]) -> str:
+def _output(command: str, config: TrainingKeys | RerankConfig, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

@@ -88,6 +88,7 @@ class SftConfig(ListKeys, RankKeys, RunKeys):
     answer: Literal["yes_no", "permutation", "pick", "scores"] = key(
         "yes_no", "yes_no: one document a row; else lists, and what is answered"
     )
+    system_prompt: str = key("", "system message; empty: none, and for lists r0's own for the answer form")
     max_new_tokens: Count = key(512, "completions are cut here; how many were is reported")
     warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
     lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
@@ -99,12 +100,15 @@ class SftConfig(ListKeys, RankKeys, RunKeys):
 
 
 class ConvertConfig(Section):
-    """Raw production logs to pointwise rows: convert IN OUT."""
+    """Raw production logs to pointwise rows: convert IN OUT. Or the built-in lists to a BEIR folder: convert builtin FOLDER."""
 
-    input: str = key(..., "raw log, JSONL: query, response, response_thinking, rejected_response")
-    output: str = key(..., "pointwise rows to write")
+    input: str = key(..., "raw log, JSONL: query, response, response_thinking, rejected_response; or `builtin`")
+    output: str = key(..., "pointwise rows to write; with `builtin` a new BEIR folder")
     max_think_chars: Count = key(1_200_000, "thoughts are cut to this many characters")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
+    rows: Count = key(100, "with `builtin`: lists to write")
+    candidates: Annotated[int, Field(ge=2)] = key(6, "with `builtin`: documents of a list")
+    seed: Annotated[int, Field(ge=0)] = key(1, "with `builtin`: of the lists; another than a training's, and they are new to it")
 
 
 class RolloutsConfig(Section):

@@ -93,7 +93,7 @@ class LearnerSection(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "weights while learning; auto: bf16 on a GPU, fp32 without")
     shared_prefix: bool = key(True, "compute a prompt once for all its completions; false: one padded row a completion")
-    row_tokens: Count = key(8192, "token budget of a learner row; longer groups are split over rows")
+    row_tokens: Count = key(8192, "token budget of a learner row; longer groups are split, longer prompts have a row each")
     logprob_chunk: Count = key(1024, "positions whose logits exist at one time")
     max_grad_norm: Positive = key(1.0, "gradient norm is clipped here")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")

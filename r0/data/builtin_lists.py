@@ -7,8 +7,9 @@ Synthetic, a pure function of (index, seed, form, candidates), plain Python, mad
 * grade 1, ``one``: it names one of them;
 * grade 0, ``no``: it names neither.
 
-The honest thought takes the documents one by one, in the order shown: ``[1] river, tax: both. [2] tax: one. [3] no.`` The first
-stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless labeller: see
+The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it and
+says how many: ``[1] the river feeds the tax: river tax both. [2] the tax rests: tax one. [3] the map shapes the song: no.`` The
+first stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless labeller: see
 ``ListFaults``.
 """
 
@@ -19,6 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from r0.answers import best_answer
 from r0.data.builtin import address, concepts_of, draw_query
 from r0.data.builtin_words import NOUNS, PLACES, RELATIONS, STATES
 from r0.records import Form, ListLabel, ListwiseTask
@@ -29,7 +31,7 @@ MOST_CANDIDATES = len(PLACES)  # every document of a list has a place of its own
 FIRST_STAGE_NOISE = 2.0  # standard deviation of what the first stage adds to the number of shared concepts
 
 _WORDS = ("no", "one", "both")  # what a thought says of a document, by grade
-_CHECK = re.compile(r"\[([0-9]{1,3})\] (?:([a-z]+(?:, [a-z]+)*): )?(no|one|both)\.")
+_CHECK = re.compile(r"\[([0-9]{1,3})\] ([a-z ]{1,200}): ((?:[a-z]{1,30} ){0,9})(no|one|both)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ _REMARKS = ("I hope this helps.", "Please check the documents again.", "That is 
 
 def builtin_list_task(index: int, seed: int, form: Form, candidates: int) -> ListwiseTask:
     """List ``index`` with this seed: ``candidates`` documents (2 to ``MOST_CANDIDATES``) in a shuffled order, one or more of them
-    of grade 2, with its honest thought and answer. Query, documents and labels are the same for every form."""
+    of grade 2, with its honest thought. Query, documents and labels are the same for every form."""
     rng = address("builtin-list", seed, candidates, index)
     concepts = tuple(rng.sample(NOUNS, 2))
     query = draw_query(rng, concepts)
@@ -63,8 +65,7 @@ def builtin_list_task(index: int, seed: int, form: Form, candidates: int) -> Lis
     scores = [grade + rng.gauss(0.0, FIRST_STAGE_NOISE) for grade in grades]
     given = tuple(sorted(range(candidates), key=lambda i: (-scores[i], i)))
     label = ListLabel(tuple(map(float, grades)), given)
-    answer = write_answer(form, grades)
-    return ListwiseTask(index, query, documents, label, form, honest_list_thought(concepts, documents), answer, LIST_KIND)
+    return ListwiseTask(index, query, documents, label, form, honest_list_thought(concepts, documents), kind=LIST_KIND)
 
 
 def _draw_grades(rng: random.Random, candidates: int) -> list[int]:
@@ -77,19 +78,19 @@ def _draw_grades(rng: random.Random, candidates: int) -> list[int]:
 
 
 def _draw_documents(rng: random.Random, concepts: tuple[str, ...], grades: Sequence[int]) -> tuple[str, ...]:
-    """One sentence for each grade, with two or three nouns (or one), of which ``grade`` are concepts."""
+    """One sentence for each grade, with one or two nouns, of which ``grade`` are concepts."""
     taken = set(concepts)
     documents = []
     for grade, place in zip(grades, rng.sample(PLACES, len(grades)), strict=True):
         nouns = rng.sample(concepts, grade)
-        size = max(grade, rng.choice((1, 2, 2, 3)))
+        size = max(grade, rng.choice((1, 2, 2)))
         others = [noun for noun in rng.sample(NOUNS, size + len(concepts)) if noun not in taken]
         nouns += others[: size - grade]
         rng.shuffle(nouns)
         if size == 1:
             documents.append(f"The {nouns[0]} {rng.choice(STATES)} in {place}.")
         else:
-            documents.append(f"The {nouns[0]} {rng.choice(RELATIONS)} the {' and the '.join(nouns[1:])} in {place}.")
+            documents.append(f"The {nouns[0]} {rng.choice(RELATIONS)} the {nouns[1]} in {place}.")
     return tuple(documents)
 
 
@@ -100,42 +101,27 @@ def named(concepts: Sequence[str], document: str) -> list[str]:
 
 
 def honest_list_thought(concepts: Sequence[str], documents: Sequence[str]) -> str:
-    """The thought that checks every document; about nine tokens of r0-tiny each."""
-    found = (named(concepts, document) for document in documents)
-    return " ".join(
-        f"[{number}] {', '.join(words)}{': ' if words else ''}{_WORDS[len(words)]}." for number, words in enumerate(found, 1)
-    )
+    """The thought that checks every document; about 13 tokens of r0-tiny each."""
+    return " ".join(f"[{number}] {_check(concepts, document)}" for number, document in enumerate(documents, 1))
 
 
-def write_answer(form: Form, grades: Sequence[float]) -> str:
-    """The answer that says these grades: equal ones tied and in the order shown; a pick is the first of the highest; scores are
-    scaled to 10.
-
-    Raises:
-        ValueError: ``form`` is no list's.
-    """
-    ranked = sorted(range(len(grades)), key=lambda i: (-grades[i], i))
-    if form == Form.PICK:
-        return f"[{ranked[0] + 1}]"
-    if form == Form.SCORES:
-        highest = max(grades) or 1
-        return "{" + ", ".join(f'"{i + 1}": {round(10 * grade / highest)}' for i, grade in enumerate(grades)) + "}"
-    if form != Form.PERMUTATION:
-        raise ValueError(f"{form} is not a list's form")
-    signs = [""] + [" = " if grades[a] == grades[b] else " > " for a, b in zip(ranked, ranked[1:], strict=False)]
-    return "".join(f"{sign}[{i + 1}]" for sign, i in zip(signs, ranked, strict=True))
+def _check(concepts: Sequence[str], document: str) -> str:
+    """The document up to its place, the concepts in it, and the word for its grade."""
+    found = named(concepts, document)
+    return f"{document[0].lower()}{document[1 : document.rindex(' in ')]}: {' '.join([*found, _WORDS[len(found)]])}."
 
 
 def honest_list_completion(task: ListwiseTask) -> str:
     """The completion that earns the full reward, without the end-of-sequence token."""
-    return f"<think>{task.think}</think><answer>{task.answer}</answer>"
+    return f"<think>{task.think}</think><answer>{best_answer(task.form, task.label)}</answer>"
 
 
 def warm_start_list_completion(task: ListwiseTask, seed: int, faults: ListFaults = LIST_FAULTS) -> str:
     """The completion that the warm-start log holds for a list: faulty as ``faults`` declares; a pure function."""
     rng = address("warm-start-list", seed, task.task_id)
-    seen = [3 if grade == 1 and rng.random() < faults.mention_first else grade for grade in task.label.grades]
-    answer, remark, draw = write_answer(task.form, seen), rng.choice(_REMARKS), rng.random()
+    seen = tuple(3.0 if grade == 1 and rng.random() < faults.mention_first else grade for grade in task.label.grades)
+    answer = best_answer(task.form, ListLabel(seen, task.label.given))
+    remark, draw = rng.choice(_REMARKS), rng.random()
     start = f"<think>{task.think}</think><answer>"
     styles = (
         (faults.extra_text, f"{start}{answer}</answer> {remark}"),
@@ -157,15 +143,14 @@ def _without_last(form: Form, answer: str) -> str:
 
 
 def checks_right(task: ListwiseTask, think: str) -> list[bool]:
-    """For every document whether a thought checks it rightly: the concepts that it names, and the word for its grade."""
-    said = {int(number): (words, word) for number, words, word in _CHECK.findall(think)}
-    found = (named(concepts_of(task.query), document) for document in task.documents)
-    return [said.get(number) == (", ".join(words), _WORDS[len(words)]) for number, words in enumerate(found, 1)]
+    """For every document whether a thought checks it rightly: quoted, its concepts named, and the word for its grade."""
+    concepts = concepts_of(task.query)
+    return [f"[{number}] {_check(concepts, document)}" in think for number, document in enumerate(task.documents, 1)]
 
 
 def claimed_grades(think: str, documents: int) -> tuple[int, ...] | None:
     """The grades that a thought concludes with; None unless it checks every document exactly once."""
-    said = [(int(number), word) for number, _, word in _CHECK.findall(think)]
+    said = [(int(number), word) for number, _, _, word in _CHECK.findall(think)]
     if sorted(number for number, _ in said) != list(range(1, documents + 1)):
         return None
     return tuple(_WORDS.index(word) for _, word in sorted(said))

@@ -52,7 +52,7 @@ class BuiltinListRows:
 
     def __init__(self, count: int, seed: int, form: Form, candidates: int):
         if not 2 <= candidates <= MOST_CANDIDATES:
-            raise UserError(f"candidates={candidates}: lists of data=builtin have 2 to {MOST_CANDIDATES} documents; use candidates=6")
+            raise UserError(f"candidates={candidates}: lists of data=builtin have 2 to {MOST_CANDIDATES}; use candidates=6")
         self.name = "builtin"
         self.bad = BadLines()
         self.unjudged = 0

@@ -17,7 +17,7 @@ from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
 from r0.data.readers import DataKind, Judged, LabelRule, judged
 from r0.errors import UserError
-from r0.records import PointwiseTask
+from r0.records import PointwiseTask, Task
 
 RELEVANT, THOUGHT = 1, 2  # bits of a row's flags
 
@@ -36,7 +36,7 @@ class Rows(Protocol):
         """Hash of each row's normalised query: uint64 [rows]."""
         ...
 
-    def task(self, row: int) -> PointwiseTask:
+    def task(self, row: int) -> Task:
         """Row number ``row``; its number is the ``task_id``."""
         ...
 
@@ -87,6 +87,12 @@ def _fingerprint(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def no_rows(path: Path, bad: BadLines) -> UserError:
+    """The error for a file without a good row."""
+    left_out = f" ({bad.count} bad lines left out, the first: {bad.first[0]})" if bad.count else ""
+    return UserError(f"{path}: no rows in it{left_out}; give a file with at least one good row of tasks")
+
+
 class JsonlRows:
     """Pointwise or grouped rows of a JSONL file; each hit of a grouped row is one task.
 
@@ -116,8 +122,7 @@ class JsonlRows:
                 if kind == DataKind.GROUPED:
                     hits.append(hit)
         if not offsets:
-            left_out = f" ({self.bad.count} bad lines left out, the first: {self.bad.first[0]})" if self.bad.count else ""
-            raise UserError(f"{path}: no rows in it{left_out}; give a file with at least one good row of tasks")
+            raise no_rows(path, self.bad)
         self._offsets_N = np.frombuffer(offsets, np.int64)
         self._lengths_N = np.frombuffer(lengths, np.int32)
         self._hits_N = np.frombuffer(hits, np.int32) if hits else None

@@ -1,7 +1,8 @@
 """The rows of a JSONL file of tasks: what makes a pointwise or a grouped row valid, and which of the two a file holds.
 
 Pointwise: ``{"query", "document", "label"}`` and, where there is a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
-``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}``. Other fields are passed over.
+``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}`` and, for lists, ``"think"`` and ``"answer"`` to imitate;
+they number the hits from 1. rank_llm requests: see ``r0.data.requests``. Other fields are passed over.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class DataKind(StrEnum):
     BUILTIN = "builtin"
     POINTWISE = "pointwise"
     GROUPED = "grouped"
+    REQUESTS = "requests"
     BEIR = "beir"
 
 
@@ -39,8 +41,8 @@ class LabelRule:
     declared: bool = False
 
     @classmethod
-    def from_keys(cls, keys: DataKeys) -> LabelRule:
-        """The rule that the configuration declares.
+    def from_keys(cls, keys: DataKeys, kind: DataKind) -> LabelRule:
+        """The rule that the configuration declares. Where judgements are a file of their own, any grade is one.
 
         Raises:
             UserError: no label of the range could be relevant, or none could fail to be.
@@ -50,7 +52,7 @@ class LabelRule:
         declared = keys.min_label is not None or keys.max_label is not None
         if least >= most:
             raise UserError(f"min_label: {least:g} is not below max_label={most:g}; give the lowest and the highest grade")
-        if keys.data == DataKind.BUILTIN or (Path(keys.data).is_dir() and not declared):
+        if kind == DataKind.BUILTIN or (kind in (DataKind.BEIR, DataKind.REQUESTS) and not declared):
             return cls(keys.relevance_threshold, least, most, declared)
         if not least < keys.relevance_threshold <= most:
             raise UserError(
@@ -59,8 +61,8 @@ class LabelRule:
             )
         return cls(keys.relevance_threshold, least, most, declared)
 
-    def relevant(self, row: Row, where: str = "") -> bool:
-        """Whether the row's label is relevant.
+    def grade(self, row: Row, where: str = "") -> float:
+        """The row's label.
 
         Raises:
             BadLine: the label is missing, no number, or outside the range.
@@ -71,7 +73,7 @@ class LabelRule:
             raise BadLine(f"{where}the label {label:g} is outside {self.least:g} to {self.most:g}{remedy}")
         if not self.declared and label not in (0, 1):
             raise BadLine(f"{where}the label {label:g} is neither 0 nor 1; graded labels need min_label= and max_label=")
-        return label >= self.threshold
+        return label
 
 
 class Judged(NamedTuple):
@@ -79,6 +81,7 @@ class Judged(NamedTuple):
 
     query: str
     document: str
+    grade: float
     relevant: bool
     think: str = ""
 
@@ -90,16 +93,16 @@ def pointwise(row: Row, rule: LabelRule) -> Judged:
         BadLine: a field is missing or wrong, or ``answer`` contradicts ``label``.
     """
     query, document = text_of(row, "query"), text_of(row, "document")
-    relevant = rule.relevant(row)
+    grade = rule.grade(row)
+    relevant = grade >= rule.threshold
     think = text_of(row, "think", blank=True) if "think" in row else ""
     if "answer" in row:
         answer = row["answer"]
         if answer not in (Answer.YES.value, Answer.NO.value):
             raise BadLine(f'"answer" must be "yes" or "no", not {shown(answer)}')
         if (answer == Answer.YES) != relevant:
-            label = number_of(row, "label")
-            raise BadLine(f'the answer "{answer}" contradicts the label {label:g} (relevant is at least {rule.threshold:g})')
-    return Judged(query, document, relevant, think)
+            raise BadLine(f'the answer "{answer}" contradicts the label {grade:g} (relevant is at least {rule.threshold:g})')
+    return Judged(query, document, grade, relevant, think)
 
 
 def grouped(row: Row, rule: LabelRule) -> list[Judged]:
@@ -114,8 +117,19 @@ def grouped(row: Row, rule: LabelRule) -> list[Judged]:
     found = []
     for index, hit in enumerate(hits):
         where = f"hits[{index}]: "
-        found.append(Judged(query, text_of(hit, "content", where), rule.relevant(hit, where)))
+        document, grade = text_of(hit, "content", where), rule.grade(hit, where)
+        found.append(Judged(query, document, grade, grade >= rule.threshold))
     return found
+
+
+def list_thought(row: Row) -> tuple[str, str]:
+    """(thought, answer) of a grouped row, stripped; each is empty where there is none.
+
+    Raises:
+        BadLine: one is there and no string, or the answer is blank.
+    """
+    think = text_of(row, "think", blank=True) if "think" in row else ""
+    return think.strip(), text_of(row, "answer").strip() if "answer" in row else ""
 
 
 def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
@@ -124,7 +138,7 @@ def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
 
 
 def kind_of_file(path: Path, skip_bad: bool) -> DataKind:
-    """Whether a JSONL file holds pointwise or grouped rows, by its first good line.
+    """Whether a JSONL file holds pointwise rows, grouped rows or requests, by its first good line.
 
     Raises:
         UserError: neither (a raw log, a BEIR corpus, something else), or no line at all.
@@ -133,13 +147,17 @@ def kind_of_file(path: Path, skip_bad: bool) -> DataKind:
         keys = line.row.keys()
         if "hits" in keys:
             return DataKind.GROUPED
+        if "candidates" in keys:
+            return DataKind.REQUESTS
         if "document" in keys:
             return DataKind.POINTWISE
         if keys & {"response", "rejected_response"}:
             raise UserError(f"{path}: this is a raw log; first run `convert {path} ROWS.jsonl`, then data=ROWS.jsonl")
         if "_id" in keys:
             raise UserError(f"{path}: this looks like a file of a BEIR folder; give the folder, and run= for the candidates")
-        wanted = '"query", "document", "label" (pointwise) or "query", "hits" (grouped)'
+        wanted = (
+            '"query", "document", "label" (pointwise), "query", "hits" (grouped) or "query", "candidates" (rank_llm requests)'
+        )
         if not skip_bad:
             raise UserError(f"{path}:{line.number}: not a row of tasks; fields must be {wanted}, found {shown(sorted(keys))}")
     raise UserError(f"{path}: no rows in it; give a file with at least one row of tasks")

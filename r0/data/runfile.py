@@ -93,7 +93,7 @@ def write_run(path: Path, lists: Iterable[tuple[str, Sequence[tuple[str, float]]
 
     Raises:
         UserError: an id or the tag cannot stand in a run, or the file system refuses.
-        ValueError: scores that rise or are not finite.
+        ValueError: scores that rise (in single precision) or are not finite.
     """
     if not tag or len(tag.split()) != 1:
         raise UserError(f"tag: {shown(tag)} cannot stand in a run's last column; give one word")
@@ -114,11 +114,11 @@ def _lines(query: str, documents: Sequence[tuple[str, float]], tag: str) -> Iter
 
 def _falling(scores: Sequence[float]) -> list[np.float32]:
     """The scores in single precision, each below the one before it."""
-    if not all(map(math.isfinite, scores)) or any(after > before for before, after in pairwise(scores)):
+    singles = [np.float32(min(max(score, -_LARGEST / 2), _LARGEST / 2)) for score in scores]
+    if not all(map(math.isfinite, scores)) or any(after > before for before, after in pairwise(singles)):
         raise ValueError("scores of a run must be finite and best first")
     found: list[np.float32] = []
-    for score in scores:
-        single = np.float32(min(max(score, -_LARGEST / 2), _LARGEST / 2))
+    for single in singles:
         if found and single >= found[-1]:
             single = np.nextafter(found[-1], np.float32(-np.inf))
         if abs(single) < _SMALLEST:

@@ -10,52 +10,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from r0.config.commands import DataKeys
+from r0.config.commands import DataKeys, RunKeys
+from r0.config.lists import ListKeys
+from r0.data.formats import open_lists, open_rows
 from r0.data.hashes import Shuffle, address
-from r0.data.index import RELEVANT, THOUGHT, JsonlRows, Rows
-from r0.data.readers import DataKind, LabelRule, kind_of_file
+from r0.data.index import RELEVANT, THOUGHT, Rows
+from r0.data.lists import ListRows
 from r0.errors import UserError
-from r0.records import PointwiseTask
+from r0.records import Form, Task
 
 
 def open_source(keys: DataKeys, seed: int, with_thought: bool = False) -> TaskSource:
-    """The tasks that the configuration names.
+    """The tasks that the configuration names: one document each, or lists where its answer form is one of lists.
 
     Args:
         keys: any configuration with the data keys.
-        seed: of the data order; for the built-in task also of the tasks.
+        seed: of the data order; for lists also of what is drawn in them, for the built-in task also of the tasks.
         with_thought: only rows that carry a thought (warm start).
 
     Raises:
         UserError: the data is missing, bad, empty, or does not fit the keys.
     """
-    return TaskSource(_open_rows(keys, seed), seed, keys.heldout_share, keys.label_sampling == "balanced", with_thought)
-
-
-def _open_rows(keys: DataKeys, seed: int) -> Rows:
-    rule, path = LabelRule.from_keys(keys), Path(keys.data)
-    beir = keys.data != DataKind.BUILTIN and path.is_dir()
-    if keys.run is not None and not beir:
-        raise UserError(f"run: {keys.run} names candidates of a BEIR folder, but data={keys.data} is none; leave run out")
-    if keys.data == DataKind.BUILTIN:
-        from r0.data.builtin_rows import BuiltinRows
-
-        return BuiltinRows(keys.builtin_rows, seed)
-    if not path.exists():
-        raise UserError(f"data: {path}: no such file or folder; give a JSONL file of tasks, a BEIR folder, or data=builtin")
-    if not beir:
-        return JsonlRows(path, kind_of_file(path, keys.skip_bad), rule, keys.skip_bad)
-    if not (path / "corpus.jsonl").is_file():
-        raise UserError(f"data: {path}: is a directory without corpus.jsonl; give a BEIR folder or a JSONL file of tasks")
-    if keys.run is None:
-        raise UserError(f"run: the BEIR folder {path} needs a TREC run with the candidates of each query; give run=FILE")
-    from r0.data.beir import BeirRows
-
-    return BeirRows(path, Path(keys.run), keys.qrels, rule, keys.skip_bad)
+    form = keys.form if isinstance(keys, RunKeys) else Form.YES_NO
+    if form == Form.YES_NO:
+        return TaskSource(open_rows(keys, seed), seed, keys.heldout_share, keys.label_sampling == "balanced", with_thought)
+    if keys.label_sampling == "balanced":
+        raise UserError(
+            "label_sampling: balanced is for single documents (a list holds both classes); use label_sampling=natural"
+        )
+    if not isinstance(keys, ListKeys):
+        raise TypeError(f"{type(keys).__name__} has an answer form of lists, and no keys of lists")
+    rows = open_lists(keys, keys, form, seed, with_thought)
+    return TaskSource(rows, seed, keys.heldout_share, with_thought=with_thought, unit="list")
 
 
 class TaskSource:
@@ -67,19 +57,31 @@ class TaskSource:
         heldout_share: share of the queries (by hash) that are held out.
         balanced: each batch half relevant, half not.
         with_thought: leave rows without a thought out of both sides; ``left_out`` counts them.
+        unit: what a row is.
 
     Raises:
         UserError: balanced sampling with training rows of one class only; no row carries a thought where one is needed.
     """
 
-    def __init__(self, rows: Rows, seed: int, heldout_share: float = 0.0, balanced: bool = False, with_thought: bool = False):
-        self.rows, self.seed, self.balanced = rows, seed, balanced
+    def __init__(
+        self,
+        rows: Rows,
+        seed: int,
+        heldout_share: float = 0.0,
+        balanced: bool = False,
+        with_thought: bool = False,
+        unit: Literal["row", "list"] = "row",
+    ):
+        self.rows, self.seed, self.balanced, self._unit = rows, seed, balanced, unit
         hashes_N = rows.query_hashes()
         held_N = _held_out(hashes_N, heldout_share)
         used_N = rows.flags_N & THOUGHT != 0 if with_thought else np.ones(len(held_N), bool)
         self.left_out = len(used_N) - int(used_N.sum())
         if with_thought and not used_N.any():
-            raise UserError(f"data: no row of {rows.name} carries a thought to imitate; give rows with a non-empty think field")
+            what = "grouped rows" if unit == "list" else "rows"
+            raise UserError(
+                f"data: no {unit} of {rows.name} carries a thought to imitate; give {what} with a non-empty think field"
+            )
         self._train_T = np.flatnonzero(~held_N & used_N).astype(np.int32)
         self._heldout_E = np.flatnonzero(held_N & used_N).astype(np.int32)
         self.train_queries = len(np.unique(hashes_N[self._train_T]))
@@ -111,10 +113,12 @@ class TaskSource:
         """
         if len(self) < batch_size:
             remedy = f"set batch_size to at most {len(self)}" if len(self) else "lower heldout_share"
-            raise UserError(f"batch_size: {self.rows.name} has {len(self)} training rows, fewer than {batch_size}; {remedy}")
+            raise UserError(
+                f"batch_size: {self.rows.name} has {len(self)} training {self._unit}s, fewer than {batch_size}; {remedy}"
+            )
         return len(self) // batch_size
 
-    def batch(self, step: int, batch_size: int, refill_round: int = 0) -> list[PointwiseTask]:
+    def batch(self, step: int, batch_size: int, refill_round: int = 0) -> list[Task]:
         """The tasks of a step (counted from 0), or those of a refill round (counted from 1) for the same step.
 
         Raises:
@@ -160,7 +164,7 @@ class TaskSource:
         fresh = fresh or sorted(used)  # every row is in the batch already
         return [fresh[index % len(fresh)] for index in wanted]
 
-    def heldout(self, count: int) -> list[PointwiseTask]:
+    def heldout(self, count: int) -> list[Task]:
         """A fixed sample of at most ``count`` held-out tasks; empty where nothing is held out."""
         order = Shuffle(self.heldout_rows, address("heldout", self.seed))
         chosen = sorted(int(self._heldout_E[order[index]]) for index in range(min(count, self.heldout_rows)))
@@ -172,30 +176,34 @@ class TaskSource:
             return self._train_T
         return self._train_T[self.rows.flags_N[self._train_T] & THOUGHT != 0]
 
-    def task(self, row: int) -> PointwiseTask:
+    def task(self, row: int) -> Task:
         """One row by its number (``task_id``)."""
         return self.rows.task(int(row))
 
-    def tasks(self, with_thought: bool = False) -> Iterator[PointwiseTask]:
+    def tasks(self, with_thought: bool = False) -> Iterator[Task]:
         """The training tasks in file order, one at a time."""
         return (self.task(row) for row in self.train_rows(with_thought))
 
     def facts(self) -> dict[str, int]:
         """What a model card says of the data."""
         return {
-            "training rows": len(self),
+            f"training {self._unit}s": len(self),
             "training queries": self.train_queries,
-            "held-out rows": self.heldout_rows,
+            f"held-out {self._unit}s": self.heldout_rows,
             "held-out queries": self.heldout_queries,
         }
 
     def summary(self) -> str:
         """What came in, for printing; bad lines are listed."""
-        share = self._relevant / max(1, len(self))
-        parts = [f"{self.rows.name}: {len(self)} training rows of {self.train_queries} queries, {share:.0%} relevant"]
-        parts.append(f"{self.heldout_rows} held-out rows of {self.heldout_queries} queries")
+        unit = self._unit
+        parts = [f"{self.rows.name}: {len(self)} training {unit}s of {self.train_queries} queries"]
+        if unit == "row":
+            parts[0] += f", {self._relevant / max(1, len(self)):.0%} relevant"
+        parts.append(f"{self.heldout_rows} held-out {unit}s of {self.heldout_queries} queries")
         if self.left_out:
-            parts.append(f"{self.left_out} rows without a thought are left out")
+            parts.append(f"{self.left_out} {unit}s without a thought are left out")
+        if isinstance(self.rows, ListRows):
+            parts += self.rows.notes()
         if self.rows.unjudged:
             parts.append(f"{self.rows.unjudged} candidates without a judgement, taken as not relevant")
         return "\n".join(part for part in ("; ".join(parts), self.rows.bad.summary()) if part)

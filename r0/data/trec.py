@@ -14,21 +14,17 @@ import math
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from r0.data.hashes import text_hash
+from r0.data.hashes import pair_hashes, text_hash
 from r0.data.jsonl import BadLine, BadLines, readable_file, shown
 from r0.data.progress import progress
 from r0.errors import UserError
 
 MAX_LINE_BYTES = 1 << 16
 RUN_COLUMNS, JUDGEMENT_COLUMNS = (6,), (3, 4)
-
-
-def pair_hash(query_id: str, document_id: str) -> int:
-    """Hash of a (query, document) pair of ids."""
-    return text_hash(f"{query_id}\t{document_id}")
 
 
 class Run:
@@ -44,7 +40,7 @@ class Run:
     def __init__(self, path: Path, bad: BadLines, ordered: bool = False):
         self.path = readable_file(path, "a TREC run")
         seen: dict[int, int] = {}
-        queries, documents, pairs, lines, scores = array("i"), array("Q"), array("Q"), array("i"), array("f")
+        queries, documents, lines, scores = array("i"), array("Q"), array("i"), array("f")
         for number, columns in read_columns(path, bad, RUN_COLUMNS):
             try:
                 query, document, score = candidate(columns)
@@ -53,15 +49,14 @@ class Run:
                 continue
             queries.append(seen.setdefault(text_hash(query), len(seen)))
             documents.append(text_hash(document))
-            pairs.append(pair_hash(query, document))
             lines.append(number)
             if ordered:
                 scores.append(score)
         self.queries_N = np.frombuffer(queries, np.int32)
         self.documents_N = np.frombuffer(documents, np.uint64)
-        self.pairs_N = np.frombuffer(pairs, np.uint64)
         self.lines_N = np.frombuffer(lines, np.int32)
         self.query_ids_Q = np.fromiter(seen, np.uint64, len(seen))
+        self.pairs_N = pair_hashes(self.query_ids_Q[self.queries_N], self.documents_N)
         if not len(self):
             raise UserError(f"{path}: no candidates in it; give a TREC run with lines of `query Q0 document rank score tag`")
         first_N = _without_repeats(self.pairs_N, self.lines_N, path, bad, "candidate")
@@ -106,14 +101,33 @@ class Run:
         return np.lexsort((-places_N, -scores_N, self.queries_N))
 
 
-def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float = math.inf) -> tuple[np.ndarray, np.ndarray]:
-    """Judgements as (pair hashes uint64 [J], sorted; grades float32 [J]).
+class Judgements(NamedTuple):
+    """Judged pairs, sorted by their hash."""
+
+    pairs: np.ndarray  # uint64 [J]
+    grades: np.ndarray  # float64 [J]
+
+    def of(self, pairs_N: np.ndarray) -> np.ndarray:
+        """float64 [N]: the grade of each pair (hashes, uint64), NaN where there is no judgement."""
+        if not len(self.pairs):
+            return np.full(len(pairs_N), np.nan)
+        at_N = np.minimum(np.searchsorted(self.pairs, pairs_N), len(self.pairs) - 1)
+        return np.where(self.pairs[at_N] == pairs_N, self.grades[at_N], np.nan)
+
+    def positive(self) -> Judgements:
+        """Those with a grade above 0."""
+        return Judgements(self.pairs[self.grades > 0], self.grades[self.grades > 0])
+
+
+def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float = math.inf) -> Judgements:
+    """Judgements by the hashes of their pairs of ids.
 
     Raises:
         UserError: a bad line (where those are not skipped), a pair judged twice, a grade outside ``least`` to ``most``.
     """
-    pairs, grades, lines = array("Q"), array("f"), array("i")
-    for number, columns in read_columns(readable_file(path, "judgements (query-id, corpus-id, score)"), bad, JUDGEMENT_COLUMNS):
+    queries, documents, grades, lines = array("Q"), array("Q"), array("d"), array("i")
+    what = "judgements (query-id, corpus-id, score)"
+    for number, columns in read_columns(readable_file(path, what), bad, JUDGEMENT_COLUMNS):
         try:
             query, document, grade = judgement(columns)
             if not least <= grade <= most:
@@ -122,14 +136,16 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
             if number > 1 or not is_header(columns):
                 bad.refuse(path, number, str(error))
             continue
-        pairs.append(pair_hash(query, document))
+        queries.append(text_hash(query))
+        documents.append(text_hash(document))
         grades.append(grade)
         lines.append(number)
-    pairs_J, grades_J = np.frombuffer(pairs, np.uint64), np.frombuffer(grades, np.float32)
+    pairs_J = pair_hashes(np.frombuffer(queries, np.uint64), np.frombuffer(documents, np.uint64))
+    grades_J = np.frombuffer(grades, np.float64)
     kept_J = _without_repeats(pairs_J, np.frombuffer(lines, np.int32), path, bad, "judgement")
     pairs_J, grades_J = pairs_J[kept_J], grades_J[kept_J]
-    order = np.argsort(pairs_J)
-    return pairs_J[order], grades_J[order]
+    order_J = np.argsort(pairs_J)
+    return Judgements(pairs_J[order_J], grades_J[order_J])
 
 
 def read_columns(

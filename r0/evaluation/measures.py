@@ -8,7 +8,6 @@ a run lacks counts 0. A document is relevant from grade 1 on; negative grades co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,8 @@ import pytrec_eval
 from r0.data.jsonl import shown
 from r0.errors import UserError
 
-Run = Mapping[str, Mapping[str, float]]  # query id → document id → score
-Grades = Mapping[str, Mapping[str, int]]  # query id → document id → grade
+Run = dict[str, dict[str, float]]  # query id → document id → score
+Grades = dict[str, dict[str, int]]  # query id → document id → grade
 
 MAIN = "nDCG@10"  # what differences and tests are about
 MEASURES = {
@@ -71,7 +70,7 @@ def measure(run: Run, grades: Grades, exponential_gain: bool = False) -> Measure
         raise UserError(
             f"none of the run's {len(run)} queries is among the {len(judged)} judged ones; give both from the same data set"
         )
-    ranked = {query: dict(documents) for query, documents in run.items() if query in judged}
+    ranked = {query: documents for query, documents in run.items() if query in judged}
     linear = {query: {document: max(0, grade) for document, grade in of.items()} for query, of in judged.items()}
     _check(linear, _MOST, "the grade")
     found = _evaluate(ranked, linear, set(MEASURES.values()))

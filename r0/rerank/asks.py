@@ -31,9 +31,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said, read leniently: there is always an order. M documents were shown."""
+    """What the model said, read leniently (``r0.answers.Lenient``): there is always an order. M documents were shown."""
 
-    order: tuple[int, ...]  # [M] positions in ``Ask.documents``, best first: a whole permutation; as shown where nothing was read
+    # Positions in ``Ask.documents``, each once, best first. Those of a group are not told apart: tied, or left out by the answer
+    # (then it is the last group). Where nothing was read, all are one group.
+    groups: tuple[tuple[int, ...], ...]
     scores: tuple[float | None, ...] | None = None  # [M] Form.SCORES: by position in ``Ask.documents``; None: not scored
     probability: float | None = None  # Form.YES_NO: of yes, over yes and no; None: could not be had
     failures: frozenset[Violation] = frozenset()
@@ -114,14 +116,15 @@ def drive(method: Method, answer: Callable[[Ask], Reply]) -> Ranking:
 
 
 def best_first(ask: Ask, reply: Reply) -> tuple[int, ...]:
-    """The candidates of an ask in the order of its reply.
+    """The candidates of an ask in the order of its reply, those that are not told apart as they were shown.
 
     Raises:
-        ValueError: the reply's order is no permutation of what was shown.
+        ValueError: the reply's groups do not hold each shown document once.
     """
-    if sorted(reply.order) != list(range(len(ask.documents))):
-        raise ValueError(f"a reply's order must be a permutation of 0…{len(ask.documents) - 1}, not {reply.order}")
-    return tuple(ask.documents[i] for i in reply.order)
+    order = [i for group in reply.groups for i in sorted(group)]
+    if sorted(order) != list(range(len(ask.documents))):
+        raise ValueError(f"a reply's groups must hold each of 0…{len(ask.documents) - 1} once, not {reply.groups}")
+    return tuple(ask.documents[i] for i in order)
 
 
 def with_tail(ranking: Ranking, n: int) -> Ranking:

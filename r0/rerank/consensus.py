@@ -20,8 +20,8 @@ def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0
     """The combined ranking of ``make(0)`` to ``make(samples − 1)``, all in flight at once.
 
     ``seed`` should differ from query to query, or all of them are shuffled alike. The samples of the inner asks become
-    ``inner × samples + sample``, so that all asks differ. An answer that could not be read leaves the inner method's own order,
-    not the shuffled one. With one sample it is the plain method, nothing shuffled.
+    ``inner × samples + sample``, so that all asks differ. Documents that an answer does not tell apart
+    stay in the inner method's own order, not in the shuffled one. With one sample it is the plain method, nothing shuffled.
     """
     if samples == 1:
         return (yield from make(0))
@@ -50,15 +50,12 @@ def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0
 
 def _unshuffled(reply: Reply, shuffle: list[int]) -> Reply:
     """The reply as if the documents had stood in the inner method's order."""
-    as_shown = tuple(range(len(shuffle)))
-    if reply.failures and reply.order == as_shown:  # nothing was read: the order shown is no opinion
-        order = as_shown
-    else:
-        order = tuple(shuffle[i] for i in reply.order)
+    groups = tuple(tuple(shuffle[i] for i in group) for group in reply.groups)
     scores = reply.scores
     if scores is not None:
-        scores = tuple(scores[shuffle.index(i)] for i in as_shown)
-    return replace(reply, order=order, scores=scores)
+        by_document = dict(zip(shuffle, scores, strict=True))
+        scores = tuple(by_document[i] for i in range(len(scores)))
+    return replace(reply, groups=groups, scores=scores)
 
 
 def combine(orders: Sequence[Sequence[int]]) -> tuple[int, ...]:

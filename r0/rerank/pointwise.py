@@ -9,11 +9,9 @@ from r0.rerank.asks import Ask, Method, Ranking
 def pointwise(n: int) -> Method:
     """n asks at once; the scores are the probabilities of yes.
 
-    A candidate whose probability could not be had keeps its given rank. A single candidate is not asked about: there is nothing
-    to order.
+    A candidate whose probability could not be had keeps its given rank. A single candidate is asked about as well, other than by
+    the methods that give an order: its probability says something beside those of other queries.
     """
-    if n < 2:
-        return Ranking.of_order(range(n))
     probabilities: list[float | None] = [None] * n
     asks = [Ask((position,), Form.YES_NO) for position in range(n)]
     for _ in range(n):

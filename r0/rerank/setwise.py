@@ -18,7 +18,10 @@ from r0.rerank.asks import Ask, Method, Ranking, Reply, best_first
 
 
 def setwise(n: int, set_size: int = 4, top_k: int = 10) -> Method:
-    """The best ``top_k`` candidates in order, then the others in the given order."""
+    """The best ``top_k`` candidates in order, then the others in the given order.
+
+    For the best 10 of 100 it asks about 80 times in sets of 4 and 24 times in sets of 20, most of them one after another.
+    """
     if n < 2:
         return Ranking.of_order(range(n))
     heap = list(range(n))

@@ -62,8 +62,8 @@ def check_reward(section: RewardBase) -> None:
     name, names = section.name, reward_names()
     _, wanted = _REGISTERED.get(name, (None, RewardBase))
     if not isinstance(section, wanted):
-        fits = ", ".join(other for other, (_, kind) in sorted(_REGISTERED.items()) if isinstance(section, kind))
-        raise UserError(f"reward.name: {name!r} is the reward of another stage and cannot judge this one's answers; use {fits}")
+        own = type(section).model_fields["name"].default
+        raise UserError(f"reward.name: {name!r} is the reward of another stage and cannot judge this one's answers; use {own}")
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

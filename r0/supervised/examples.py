@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 
 from r0.config import SftConfig
 from r0.data.builtin import warm_start_completion
+from r0.data.builtin_lists import warm_start_list_completion
 from r0.data.readers import DataKind
 from r0.prompts import Prompter
-from r0.records import PointwiseTask
+from r0.records import ListwiseTask, Task
 from r0.supervised.job import Job, sft_source
 
 IGNORED = -100  # label of positions without loss
@@ -29,6 +30,7 @@ class Example:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     cut: bool  # the completion did not fit max_new_tokens; its end is not trained
+    cut_prompt: bool  # its documents did not fit passage_tokens or max_prompt_tokens
 
 
 class OpenRows:
@@ -47,24 +49,29 @@ class OpenRows:
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
 
-    def batch(self, step: int) -> list[PointwiseTask]:
+    def batch(self, step: int) -> list[Task]:
         """The tasks of a step."""
         return list(self.source.batch(step, self._config.batch_size))
 
-    def heldout(self, count: int) -> list[PointwiseTask]:
+    def heldout(self, count: int) -> list[Task]:
         """Held-out tasks, at most ``count``."""
         return list(self.source.heldout(count))
 
-    def example(self, task: PointwiseTask) -> Example:
+    def example(self, task: Task) -> Example:
         """A task as token ids; the completion ends with the end-of-sequence id unless it is cut."""
         if self._config.data == DataKind.BUILTIN:  # the log of a careless labeller, which RL has to improve on
-            prompt_ids = self.prompter.prompt(task).token_ids
-            completion_ids = self.prompter.completion_ids(warm_start_completion(task, self._config.seed))
+            prompt = self.prompter.prompt(task)
+            completion_ids = self.prompter.completion_ids(_careless(task, self._config.seed))
         else:
             pair = self.prompter.training_pair(task)
-            prompt_ids, completion_ids = pair.prompt.token_ids, pair.completion_ids
+            prompt, completion_ids = pair.prompt, pair.completion_ids
         most = self._config.max_new_tokens
-        return Example(prompt_ids, completion_ids[:most], cut=len(completion_ids) > most)
+        return Example(prompt.token_ids, completion_ids[:most], len(completion_ids) > most, prompt.cut_tokens > 0)
+
+
+def _careless(task: Task, seed: int) -> str:
+    """What the built-in log holds for a task."""
+    return warm_start_list_completion(task, seed) if isinstance(task, ListwiseTask) else warm_start_completion(task, seed)
 
 
 class StepRows(Dataset):
@@ -78,7 +85,7 @@ class StepRows(Dataset):
 
     def __init__(self, rows: OpenRows, batch_size: int, steps: int):
         self._rows, self._batch_size, self._length = rows, batch_size, batch_size * steps
-        self._step, self._tasks = -1, list[PointwiseTask]()
+        self._step, self._tasks = -1, list[Task]()
 
     def __len__(self) -> int:
         return self._length
@@ -97,6 +104,7 @@ class Counts:
 
     rows: int = 0
     cut: int = 0  # completions cut at max_new_tokens
+    cut_prompts: int = 0  # prompts whose documents were cut, at passage_tokens or max_prompt_tokens
 
 
 class Collate:
@@ -115,6 +123,7 @@ class Collate:
         """``input_ids``, ``attention_mask``, ``position_ids`` [B, T], ``labels`` [B, K] (or [B, T]), ``logits_to_keep`` = K."""
         self.counts.rows += len(examples)
         self.counts.cut += sum(example.cut for example in examples)
+        self.counts.cut_prompts += sum(example.cut_prompt for example in examples)
         length = max(len(example.prompt_ids) + len(example.completion_ids) for example in examples)
         keep = max(len(example.completion_ids) for example in examples) + 1
         input_ids = torch.full((len(examples), length), self._pad_id)

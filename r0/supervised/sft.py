@@ -1,4 +1,4 @@
-"""The warm start: supervised fine-tuning on pointwise rows that carry thinking, on Ray Train with DeepSpeed.
+"""The warm start: supervised fine-tuning on rows (pairs or lists) that carry thinking, on Ray Train with DeepSpeed.
 
 ``driver.py`` starts the ranks and shows what rank 0 reports; the ranks (``rank.py``) run transformers' Trainer.
 """
@@ -20,7 +20,7 @@ RANK = "r0.supervised.rank:train_rank"
 
 
 def run(config: SftConfig) -> Path:
-    """Train, or resume; returns the folder of the final model: an ordinary Hugging Face folder that ``stage_a`` starts from.
+    """Train, or resume; returns the folder of the final model: an ordinary Hugging Face folder that RL starts from.
 
     After LoRA the adapter alone lies beside it, in ``adapter/``.
 

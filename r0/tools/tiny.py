@@ -13,7 +13,7 @@ import math
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,22 +23,38 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from r0.heap import keep_freed_blocks
 from r0.tools.tiny_model import new_model
 from r0.tools.tiny_probes import probe
-from r0.tools.tiny_rows import Stage, draw_row
+from r0.tools.tiny_rows import LIST_BLOCK, Stage, draw_row
 from r0.tools.tiny_tokenizer import build_tokenizer, encode_row
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "r0-tiny"
 LONG_EVERY = 8  # one batch in so many has long prompts or long documents
+EASY_LIST_STEPS = 200  # the first batches of lists are short
 EASY_STEPS = 120  # the first batches have documents of two or three sentences and no system prompt: copying is found sooner
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, rows: int, easy: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """``steps`` batches of (ids [B, T], loss mask [B, T]), padded on the right; the mask marks the tokens to learn."""
-    index = 0
-    for step in range(steps):
-        stage = Stage.EASY if step < easy else Stage.LONG if step % LONG_EVERY == LONG_EVERY - 1 else Stage.USUAL
-        count = rows // 4 if stage == Stage.LONG else rows
-        encoded = [encode_row(tokenizer, draw_row(index + i, seed, stage), random.Random(index + i)) for i in range(count)]
-        index += count
+def stage_of(step: int, easy: int) -> Stage:
+    """What a batch of the base training holds."""
+    return Stage.EASY if step < easy else Stage.LONG if step % LONG_EVERY == LONG_EVERY - 1 else Stage.USUAL
+
+
+def stage_of_lists(step: int) -> Stage:
+    """What a batch of the further training holds: three of four are lists, the fourth keeps what the model can do."""
+    if step % 4 < 3:
+        return Stage.EASY_LIST if step < EASY_LIST_STEPS else Stage.LIST
+    return stage_of(step // 4, 0)
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int, stages: Sequence[Stage], rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch of each stage as (ids [B, T], loss mask [B, T]), padded on the right; the mask marks the tokens to learn."""
+    index = list_index = 0
+    for stage in stages:
+        if stage in (Stage.EASY_LIST, Stage.LIST):
+            count, first = LIST_BLOCK, list_index
+            list_index += count
+        else:
+            count, first = rows // 4 if stage == Stage.LONG else rows, index
+            index += count
+        encoded = [encode_row(tokenizer, draw_row(first + i, seed, stage), random.Random(first + i)) for i in range(count)]
         width = max(len(ids) for ids, _ in encoded)
         ids_BT = torch.full((count, width), tokenizer.pad_token_id)
         mask_BT = torch.zeros(count, width, dtype=torch.bool)
@@ -71,9 +87,10 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: arg
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98), eps=1e-8)
     easy = 0 if args.start_from else EASY_STEPS
+    stages = [stage_of_lists(step) if args.lists else stage_of(step, easy) for step in range(args.steps)]
     began, mean = time.monotonic(), 0.0
     model.train()
-    for step, (ids_BT, mask_BT) in enumerate(batches(tokenizer, args.seed, args.steps, args.rows, easy)):
+    for step, (ids_BT, mask_BT) in enumerate(batches(tokenizer, args.seed, stages, args.rows)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr)
         loss = loss_of(model, ids_BT, mask_BT)
@@ -108,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default=str(EMBEDDED), help="model folder to write (default: the embedded one)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, batches and initial weights")
     parser.add_argument("--start-from", help="model folder to train on (give another --seed, so that the rows are new)")
+    parser.add_argument("--lists", action="store_true", help="three of four batches are lists (with --start-from)")
     parser.add_argument("--steps", type=int, default=1600, help="updates")
     parser.add_argument("--rows", type=int, default=32, help="rows a short batch")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")

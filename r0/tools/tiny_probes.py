@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
+from r0.answers import best_answer, read_strict
 from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
-from r0.messages import user_message
-from r0.records import PointwiseTask
+from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades
+from r0.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.ranking import groups_of_order, ndcg
+from r0.records import Form, ListLabel, ListwiseTask, PointwiseTask, Task
 from r0.tools.tiny_rows import LONG_PROMPT
 
 HELD_OUT_SEED = 7  # below BASE_SEED_START, so none of its rows was trained on
@@ -19,8 +22,8 @@ HELD_OUT_SEED = 7  # below BASE_SEED_START, so none of its rows was trained on
 def complete(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    tasks: Sequence[PointwiseTask],
-    system: str | None = DEMO_SYSTEM_PROMPT,
+    tasks: Sequence[Task],
+    system: str | None,
     max_new_tokens: int = 96,
     batch: int = 125,
 ) -> list[str]:
@@ -28,7 +31,7 @@ def complete(
     texts: list[str] = []
     head = [] if system is None else [{"role": "system", "content": system}]
     for at in range(0, len(tasks), batch):
-        chats = [[*head, {"role": "user", "content": user_message(t.query, t.document)}] for t in tasks[at : at + batch]]
+        chats = [[*head, {"role": "user", "content": _message(task)}] for task in tasks[at : at + batch]]
         prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         ids = model.generate(
@@ -38,17 +41,61 @@ def complete(
     return texts
 
 
+def _message(task: Task) -> str:
+    if isinstance(task, ListwiseTask):
+        return list_message(task.query, task.documents, task.form)
+    return user_message(task.query, task.document)
+
+
 def probe(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 500) -> dict[str, float]:
-    """Shares over ``count`` held-out rows, greedy, with the demo's prompt; then the verdict under other prompts and lengths."""
+    """Shares over ``count`` held-out rows, greedy, with the demo's prompt; then the verdict under other prompts and lengths; then
+    over fewer lists."""
     model.eval()
     tasks = [builtin_task(index, HELD_OUT_SEED) for index in range(count)]
-    found = _count(tasks, complete(model, tokenizer, tasks))
+    found = _count(tasks, complete(model, tokenizer, tasks, DEMO_SYSTEM_PROMPT))
     few = tasks[: count // 5]
     for name, system in (("no_system_prompt", None), ("long_prompt", LONG_PROMPT)):
         found |= {f"verdict_{name}": _count(few, complete(model, tokenizer, few, system))["verdict"]}
     longer = [builtin_task(index, HELD_OUT_SEED, sentences=15) for index in range(count // 5)]
-    found |= {"verdict_15_sentences": _count(longer, complete(model, tokenizer, longer))["verdict"]}
+    found |= {"verdict_15_sentences": _count(longer, complete(model, tokenizer, longer, DEMO_SYSTEM_PROMPT))["verdict"]}
+    return found | _probe_lists(model, tokenizer, 2 * count // 5)
+
+
+def _probe_lists(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
+    """Lists of six documents to be ordered; half as many for the other forms and lengths."""
+    found = _list_shares(model, tokenizer, Form.PERMUTATION, 6, count)
+    found |= {
+        "list_ndcg@10_4_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 4, count // 2)["list_ndcg@10"],
+        "list_ndcg@10_10_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 10, count // 2)["list_ndcg@10"],
+        "list_best_answer_pick": _list_shares(model, tokenizer, Form.PICK, 6, count // 2)["list_best_answer"],
+        "list_best_answer_scores": _list_shares(model, tokenizer, Form.SCORES, 6, count // 2)["list_best_answer"],
+    }
     return found
+
+
+def _list_shares(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, form: Form, documents: int, count: int
+) -> dict[str, float]:
+    """Shares and means over ``count`` held-out lists, greedy, with r0's own system prompt; a failed answer is the given order."""
+    tasks = [builtin_list_task(index, HELD_OUT_SEED, form, documents) for index in range(count)]
+    hits: dict[str, list[float]] = {}
+    for task, text in zip(tasks, complete(model, tokenizer, tasks, SYSTEM_PROMPTS[form], 48 + 24 * documents), strict=True):
+        think, _, rest = text.removeprefix("<think>").partition("</think>")
+        answer = rest.removeprefix("<answer>").removesuffix("</answer>")
+        read = read_strict(answer, form, documents)
+        claimed = claimed_grades(think, documents)
+        follows = claimed is not None and answer == best_answer(form, ListLabel(tuple(map(float, claimed)), task.label.given))
+        values = {
+            "list_format": text == f"<think>{think}</think><answer>{answer}</answer>" and read.answer is not None,
+            "list_checks": sum(checks_right(task, think)) / documents,
+            "list_answer_follows": follows,
+            "list_best_answer": answer == best_answer(form, task.label),
+            "list_ndcg@10": ndcg(task.label.grades, read.ranking or groups_of_order(task.label.given), 10),
+            "list_ndcg@10_given": ndcg(task.label.grades, groups_of_order(task.label.given), 10),
+        }
+        for name, value in values.items():
+            hits.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in hits.items()}
 
 
 def _count(tasks: Sequence[PointwiseTask], texts: Sequence[str]) -> dict[str, float]:

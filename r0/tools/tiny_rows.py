@@ -14,10 +14,14 @@ from r0.data.builtin import (
     UNCONNECTED,
     address,
     builtin_task,
+    concepts_of,
     honest_completion,
+    honest_thought,
 )
+from r0.data.builtin_lists import builtin_list_task, honest_list_completion
 from r0.data.builtin_words import words_of
-from r0.messages import user_message
+from r0.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.records import Form, PointwiseTask
 
 LONG_PROMPT = """You judge whether a Document answers the whole of a Query.
 
@@ -80,17 +84,27 @@ class TinyRow:
 BASE_SHARES = ((CONNECTED, 0.35), (UNCONNECTED, 0.3), (MISSING, 0.35))
 
 
+# Rows of Stage.LIST: forms (of YES_NO one document is shown), numbers of documents, and how many rows share them.
+LIST_SHARES = {Form.PERMUTATION: 0.66, Form.PICK: 0.12, Form.SCORES: 0.14, Form.YES_NO: 0.08}
+LIST_LENGTHS = (2, 3, 4, 5, 6, 6, 6, 6, 7, 8, 10)
+LIST_BLOCK = 24
+
+
 class Stage(Enum):
     """How long rows are."""
 
     EASY = 0  # two or three sentences, no system prompt
     USUAL = 1  # as the task has it
     LONG = 2  # the long prompt, or a document of up to about 200 tokens
+    EASY_LIST = 3  # two to four documents to be ordered, no system prompt
+    LIST = 4  # a list of documents, in every form
 
 
 def draw_row(index: int, seed: int, stage: Stage) -> TinyRow:
     """Row ``index`` of a stage."""
     rng = address("tiny", seed, index)
+    if stage in (Stage.EASY_LIST, Stage.LIST):
+        return _list(rng, index, seed, stage)
     long = stage == Stage.LONG
     if rng.random() < 0.03:
         return _other_text(rng, long)
@@ -99,6 +113,25 @@ def draw_row(index: int, seed: int, stage: Stage) -> TinyRow:
     task = builtin_task(index, BASE_SEED_START + seed, sentences, BASE_SHARES)
     system = None if stage == Stage.EASY else _system(rng, long_prompt)
     return TinyRow(system, _pieces(rng, task.query, task.document), honest_completion(task))
+
+
+def _list(rng: random.Random, index: int, seed: int, stage: Stage) -> TinyRow:
+    """A list of the built-in task, mostly to be ordered; or one of its documents to be judged, which are shorter than usual.
+
+    Rows of a block are alike in what makes them long, so that a batch of a block has little padding."""
+    block = address("tiny-lists", seed, index // LIST_BLOCK)
+    form = block.choices(list(LIST_SHARES), list(LIST_SHARES.values()))[0]
+    length, draw = block.choice(LIST_LENGTHS), block.random()
+    if stage == Stage.EASY_LIST:
+        form, length, draw = Form.PERMUTATION, 2 + length % 3, 0.5
+    task = builtin_list_task(index, BASE_SEED_START + seed, Form.PERMUTATION if form == Form.YES_NO else form, length)
+    if form == Form.YES_NO:
+        document, concepts = task.documents[0], concepts_of(task.query)
+        judged = PointwiseTask(index, task.query, document, int(task.label.grades[0] == 2), honest_thought(concepts, document))
+        system = rng.choice((DEMO_SYSTEM_PROMPT, SYSTEM_PROMPTS[form], None))
+        return TinyRow(system, _pieces(rng, task.query, document), honest_completion(judged))
+    system = SYSTEM_PROMPTS[form] if draw < 0.5 else None if draw < 0.9 else rng.choice(SHORT_PROMPTS)
+    return TinyRow(system, (list_message(task.query, task.documents, form),), honest_list_completion(task))
 
 
 def _system(rng: random.Random, long_prompt: bool) -> str | None:

@@ -18,6 +18,7 @@ FIGURES = (
     ("reward", "reward", "{:.3f}"),
     ("loss", "loss", "{:.4f}"),
     ("accuracy", "acc", "{:.2f}"),
+    ("ndcg@10", "nDCG@10", "{:.3f}"),
     ("format_rate", "format", "{:.2f}"),
     ("think_tokens", "think", "{:.0f}"),
     ("zero_spread_share", "zero-spread", "{:.2f}"),

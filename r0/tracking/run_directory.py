@@ -5,6 +5,9 @@
     metrics.jsonl   the record: only what a repeated run repeats
     timings.jsonl   seconds, tokens a second, memory
     rollouts/       what was sampled and how it was judged, a file a step
+    queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
+    run.trec        rerank: the result
+    summary.json    rerank: failures, tokens, seconds
     checkpoints/    what a resumed run starts from
     model/          the final model in Hugging Face form; adapter/ beside it after LoRA
     logs/ tensorboard/ wandb/
@@ -44,6 +47,9 @@ OWNED = (
     "metrics.jsonl",
     "timings.jsonl",
     "rollouts",
+    "queries.jsonl",
+    "run.trec",
+    "summary.json",
     "warm_start",
     "data",
     "model",

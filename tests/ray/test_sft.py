@@ -15,10 +15,13 @@ import torch
 
 from r0.config import LoraSection, RaySection, SftConfig
 from r0.errors import UserError
+from r0.messages import SYSTEM_PROMPTS
+from r0.records import ListwiseTask
 from r0.supervised import sft
 from r0.supervised.examples import Collate, OpenRows
 from r0.supervised.job import Job
 from tests.helpers import tiny_model
+from tests.launching import launch
 
 pytestmark = pytest.mark.ray
 
@@ -146,8 +149,49 @@ def test_rows_without_thought_are_left_out_and_long_ones_cut(model: str, tmp_pat
     sft.run(settings)
     assert "10 rows without a thought are left out" in capsys.readouterr().out
     last = record(tmp_path / "run")[-1]
+    assert last["cut_prompts"] == 0
     assert last["rows"] == 24  # 30 rows with a thought: 3 steps of 8
     assert 0 < last["cut"] < 24
+
+
+@pytest.mark.parametrize("answer", ["permutation", "pick", "scores"])
+def test_lists_of_the_built_in_task_are_learned(model: str, tmp_path: Path, answer: str) -> None:
+    settings = config(
+        model, tmp_path / "run", answer=answer, candidates=4, system_prompt="", max_prompt_tokens=1200, ray=INLINE
+    )  # fmt: skip
+    rows = OpenRows(Job(settings, settings.model, "", 2, 2))
+    task = rows.batch(0)[0]
+    assert SYSTEM_PROMPTS[settings.form] in rows.tokenizer.decode(rows.example(task).prompt_ids)
+    assert isinstance(task, ListwiseTask)
+    sft.run(settings)
+    check_model(tmp_path / "run", settings)
+    last = record(tmp_path / "run")[-1]
+    assert (last["cut"], last["cut_prompts"]) == (0, 0)
+
+
+def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) -> None:
+    hits = [{"content": "The tax.", "label": 0}, {"content": "The [2] river.", "label": 2}, {"content": "A port.", "label": 1}]
+    rows: list[dict] = [{"query": f"q{i}", "hits": hits, "think": "[2] says it." if i % 4 else ""} for i in range(32)]
+    rows[1]["answer"] = "[3] > [1] = [2]"
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings: dict[str, object] = {
+        "model": model, "output": tmp_path / "run", "answer": "permutation", "data": data, "max_label": 2, "heldout_share": 0.0,
+        "batch_size": 8, "learning_rate": 3e-3, "max_prompt_tokens": 900, "ray.inline": "true",
+    }  # fmt: skip
+    done = launch("sft", settings)
+    assert "8 lists without a thought are left out" in done.stdout
+    assert len(losses(tmp_path / "run")) == 3  # 24 rows with a thought
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+    same = config(model, tmp_path, answer="permutation", data=str(data), max_label=2, heldout_share=0.0, max_prompt_tokens=900)
+    read = OpenRows(Job(same, model, "", 3, 3))
+    texts = [read.tokenizer.decode(read.example(task).completion_ids) for step in range(3) for task in read.batch(step)]
+    assert texts.count("<think>[2] says it.</think><answer>[3] > [1] = [2]</answer><|im_end|>") == 1
+    assert texts.count("<think>[2] says it.</think><answer>[2] > [3] > [1]</answer><|im_end|>") == 23
+    rows[1]["answer"] = "[3] > [1]"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = launch("sft", {**settings, "fresh": "true"}, code=2)
+    assert "rows.jsonl:2" in refused.stderr
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 CORPUS = [
@@ -33,6 +33,25 @@ def byte_level(template: str | None = CHATML) -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
+    return _wrapped(backend, template, "<|im_start|>", "<|im_end|>")
+
+
+def qwen(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose words are Qwen's: single digits, and punctuation joined to the line breaks behind it."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    lists = ["Query: what is it\n[1] A text.\n[2] It is 3.\n[10] The river.\nRank the 3 documents."] * 20
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([*CORPUS, *lists], trainer)
     return _wrapped(backend, template, "<|im_start|>", "<|im_end|>")
 
 

@@ -2,29 +2,30 @@
 
 import random
 
-from r0.data.hashes import Shuffle, address
+from r0.data.hashes import address, shuffled
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Exchange, Reply
 
 
 def perfect(worth):
-    """Knows what every document is worth (0 to 1) and says so in every form; equal ones as they are shown."""
+    """Knows what every document is worth (0 to 1) and says so in every form; equal ones tied."""
 
     def answer(ask: Ask) -> Reply:
         worths = [worth[document] for document in ask.documents]
-        order = tuple(sorted(range(len(worths)), key=lambda i: (-worths[i], i)))
-        if ask.form is Form.PICK:  # only the first is an opinion; the rest stands as shown
-            order = (order[0], *(i for i in range(len(worths)) if i != order[0]))
+        groups = tuple(tuple(i for i, one in enumerate(worths) if one == level) for level in sorted(set(worths), reverse=True))
+        if ask.form is Form.PICK:  # only the first is an opinion
+            best = groups[0][0]
+            groups = ((best,), tuple(i for i in range(len(worths)) if i != best))
         if ask.form is Form.SCORES:
-            return Reply(order, scores=tuple(10.0 * one for one in worths))
-        return Reply(order, probability=worths[0] if ask.form is Form.YES_NO else None)
+            return Reply(groups, scores=tuple(10.0 * one for one in worths))
+        return Reply(groups, probability=worths[0] if ask.form is Form.YES_NO else None)
 
     return answer
 
 
 def nonsense(ask: Ask) -> Reply:
     """Says nothing that could be read."""
-    return Reply(tuple(range(len(ask.documents))), failures=frozenset({Violation.NO_ANSWER}))
+    return Reply((tuple(range(len(ask.documents))),), failures=frozenset({Violation.NO_ANSWER}))
 
 
 def inconsistent(seed):
@@ -34,11 +35,12 @@ def inconsistent(seed):
         dice = address(seed, ask.form, ask.sample, *ask.documents)
         if dice % 4 == 0:
             return nonsense(ask)
-        shuffle = Shuffle(len(ask.documents), dice)
-        order = tuple(shuffle[i] for i in range(len(shuffle)))
+        shuffle = shuffled(len(ask.documents), dice)
+        tied = min(dice % 5, len(shuffle))
+        groups = (*((i,) for i in shuffle[tied:]), *([tuple(shuffle[:tied])] if tied else []))
         if ask.form is Form.SCORES:
-            return Reply(order, scores=tuple(None if place % 3 == 0 else float((dice >> place) % 11) for place in order))
-        return Reply(order, probability=dice % 1000 / 999 if ask.form is Form.YES_NO else None)
+            return Reply(groups, scores=tuple(None if i % 3 == 0 else float((dice >> i) % 11) for i in shuffle))
+        return Reply(groups, probability=dice % 1000 / 999 if ask.form is Form.YES_NO else None)
 
     return answer
 

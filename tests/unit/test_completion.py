@@ -14,7 +14,7 @@ from verdict_tokenizers import FAMILIES, TAGS, tokenizer_of
 
 from r0.completion import CompletionReader, parse
 from r0.config.sections import RewardSection
-from r0.records import Finish, Violation
+from r0.records import Finish, Form, Violation
 from r0.rewards import make_reward
 from r0.spans import ByteSpans, DecodedSpans
 
@@ -226,6 +226,36 @@ def test_an_answer_needs_exactly_one_pair(text):
 )
 def test_every_violation_has_its_name(text, violations):
     assert parse(text).violations == violations
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "ranking", "scores"),
+    [
+        (" [3] > [1] = [2]\n", Form.PERMUTATION, ((2,), (0, 1)), None),
+        ("[2]", Form.PICK, ((1,),), None),
+        ('{"1": 0, "2": 7, "3": 1.5}', Form.SCORES, ((1,), (2,), (0,)), (0.0, 7.0, 1.5)),
+    ],
+)
+@pytest.mark.parametrize("family", BYTE_LEVEL)
+def test_an_answer_about_a_list_has_a_ranking_only_if_the_list_asks_for_its_form(family, answer, form, ranking, scores):
+    ids = encode(family, f"<think>word</think><answer>{answer}</answer>")
+    for asked in Form:
+        _, verdict = READERS[family].read(ids, "", Finish.STOP, asked, 3)
+        assert verdict.well_formed == (asked is form)
+        given = (answer.strip(), ranking, scores) if asked is form else (None, None, None)
+        assert (verdict.answer, verdict.ranking, verdict.scores) == given
+        assert verdict.think_tokens == READERS[family].read(ids)[1].think_tokens
+    shorter = READERS[family].read(ids, "", Finish.STOP, form, 1)[1]
+    assert (shorter.ranking, shorter.violations) == (None, {Violation.UNKNOWN_ID})
+
+
+@given(text=any_text, form=st.sampled_from(list(Form)), size=st.integers(1, 4))
+def test_the_tags_are_judged_the_same_whatever_the_form(text, form, size):
+    about_answers = {Violation.BAD_ANSWER, Violation.NOT_A_PERMUTATION}
+    about_answers |= {Violation.UNKNOWN_ID, Violation.MISSING_ID, Violation.REPEATED_ID}
+    parsed, plain = parse(text, form, size), parse(text)
+    assert parsed.violations - about_answers == plain.violations - about_answers
+    assert (parsed.has_think, parsed.think) == (plain.has_think, plain.think)
 
 
 def test_tokens_that_carry_a_part_of_a_tag_belong_to_the_tag():

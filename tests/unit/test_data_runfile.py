@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r0.data import requests
 from r0.data.candidates import open_candidates
-from r0.data.jsonl import BadLines
+from r0.data.jsonl import BadLine, BadLines
 from r0.data.runfile import given_order, read_judgements, read_run, write_run
 from r0.data.trec import Run
 from r0.errors import UserError
@@ -155,6 +157,13 @@ def test_a_written_run_is_read_in_its_order(tmp_path_factory, scores, spaced):
     assert {(column[1], column[5]) for column in columns} == {("Q0", "mine")}
 
 
+def test_the_given_order_can_be_written_again(tmp_path):
+    scores = {"a": 0.1 + 1e-10, "b": 0.1, "c": 0.1 + 1e-11}  # equal in single precision: c, b, a
+    order = given_order(scores)
+    write_run(tmp_path / "a.run", [("q", [(document, scores[document]) for document in order])], "x")
+    assert given_order(read_run(tmp_path / "a.run", BadLines())["q"]) == order == ["c", "b", "a"]
+
+
 def test_what_cannot_stand_in_a_run_is_refused(tmp_path):
     path = tmp_path / "a.run"
     for lists in ([("q\t1", [("d", 1.0)])], [("q", [("d\n", 1.0)])], [("q", [("", 1.0)])], [("q", [(" d", 1.0)])]):
@@ -250,6 +259,29 @@ def test_bad_requests_are_named(tmp_path, bad, reason):
         open_candidates(path)
     lists = open_candidates(path, skip_bad=True)
     assert (len(lists), lists.bad.count) == (1, 1)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+CANDIDATE = st.fixed_dictionaries({}, optional={"docid": ANY, "score": ANY, "doc": ANY | st.fixed_dictionaries({"text": ANY})})
+QUERY = ANY | st.fixed_dictionaries({}, optional={"qid": ANY, "text": ANY})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.fixed_dictionaries({}, optional={"query": QUERY, "candidates": ANY | st.lists(CANDIDATE, max_size=4)}))
+def test_any_row_is_a_request_or_has_a_reason(row):
+    try:
+        found = requests.request(row)
+    except BadLine as error:
+        reason = str(error)
+        assert reason
+    else:
+        assert len(found.document_ids) == len(set(found.document_ids)) == len(found.texts) == len(found.scores) > 0
+        single = array("f", found.scores)
+        assert list(single) == sorted(single, reverse=True)
 
 
 def test_requests_that_are_none(tmp_path):

@@ -70,3 +70,16 @@ def test_unexpected_faults_keep_their_traceback(monkeypatch, tmp_path):
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+def test_a_warm_start_on_lists_does_not_get_the_prompt_of_pairs(capsys):
+    pairs, lists = parse("sft", [])[0], parse("sft", ["--answer", "scores"])[0]
+    assert "yes or no" in pairs.system_prompt or "exactly yes" in pairs.system_prompt
+    assert (lists.answer, lists.system_prompt, lists.max_prompt_tokens) == (
+        "scores",
+        "",
+        parse("stage_b", [])[0].max_prompt_tokens,
+    )
+    assert parse("sft", ["answer=yes_no"])[0].system_prompt == pairs.system_prompt
+    main(["sft", "--help"])
+    assert "(lists: sft_lists.yaml)" in capsys.readouterr().out

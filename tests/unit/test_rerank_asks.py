@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r0.answers import read_lenient
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.asks import Ask, Ranking, Reply, best_first, drive, with_tail
@@ -73,12 +74,45 @@ def test_the_tail_follows_in_the_given_order(some, more):
         assert strictly_decreasing(ranking)
 
 
-def test_a_reply_that_is_no_permutation_is_refused():
-    ask = Ask((4, 7, 5), Form.PERMUTATION)
-    assert best_first(ask, Reply((2, 0, 1))) == (5, 4, 7)
-    for order in [(0, 1), (0, 1, 1), (1, 2, 3)]:
-        with pytest.raises(ValueError, match="must be a permutation of 0…2"):
-            best_first(ask, Reply(order))
+def test_what_a_reply_does_not_tell_apart_stays_as_shown():
+    ask = Ask((4, 7, 5, 9), Form.PERMUTATION)
+    assert best_first(ask, Reply(((2,), (0,), (3,), (1,)))) == (5, 4, 9, 7)
+    assert best_first(ask, Reply(((3, 1), (2, 0)))) == (7, 9, 4, 5)
+    assert best_first(ask, Reply(((0, 1, 2, 3),))) == (4, 7, 5, 9)
+
+
+@pytest.mark.parametrize("groups", [((0,), (1,)), ((0, 1), (1,)), ((1, 2, 3),), ()])
+def test_a_reply_that_does_not_hold_each_document_once_is_refused(groups):
+    with pytest.raises(ValueError, match="must hold each of 0…2 once"):
+        best_first(Ask((4, 7, 5), Form.PERMUTATION), Reply(groups))
+
+
+pieces = st.sampled_from(
+    ["[1]", "[2]", "[3]", "[9]", " > ", " = ", ", ", '{"1": 3, "2": 3}', "<answer>", "</answer>", "</think>", "x"]
+)
+
+
+@given(st.lists(pieces, max_size=12).map("".join), st.sampled_from([Form.PERMUTATION, Form.PICK, Form.SCORES]), st.integers(1, 4))
+def test_any_completion_read_leniently_is_a_reply(text, form, size):
+    reading = read_lenient(text, form, size)
+    ask = Ask(tuple(range(10, 10 + size)), form)
+    assert best_first(ask, Reply(reading.groups)) == tuple(10 + place for place in reading.order)
+
+
+@pytest.mark.parametrize(
+    ("answer", "form", "groups"),
+    [
+        ("[3] > [1] = [2]", Form.PERMUTATION, ((2,), (0, 1), (3,))),
+        ("[3] > [3] > [9]", Form.PERMUTATION, ((2,), (0, 1, 3))),
+        ("nothing", Form.PERMUTATION, ((0, 1, 2, 3),)),
+        ("[2]", Form.PICK, ((1,), (0, 2, 3))),
+        ("[9]", Form.PICK, ((0, 1, 2, 3),)),
+        ('{"1": 5, "3": 7, "4": 5}', Form.SCORES, ((2,), (0, 3), (1,))),
+        ("{}", Form.SCORES, ((0, 1, 2, 3),)),
+    ],
+)
+def test_a_lenient_reading_says_what_it_does_not_tell_apart(answer, form, groups):
+    assert read_lenient(f"</think><answer>{answer}</answer>", form, 4, "<think>").groups == groups
 
 
 def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
@@ -92,7 +126,7 @@ def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
 
     def answer(ask):
         asked.append(ask.documents)
-        return Reply((0,), tokens=-1)
+        return Reply(((0,),), tokens=-1)
 
     assert drive(method(), answer).order == (2, 1, 0)
     assert asked == [(0,), (1,), (2,)]

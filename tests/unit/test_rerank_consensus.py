@@ -111,7 +111,7 @@ def test_a_judge_that_prefers_what_stands_first_is_seen_through():
     n = 8
 
     def biased(ask):  # the given order is the worst
-        return Reply(tuple(sorted(range(n), key=lambda i: (i >= n // 2, -ask.documents[i]))))
+        return Reply(tuple((i,) for i in sorted(range(n), key=lambda i: (i >= n // 2, -ask.documents[i]))))
 
     assert drive(listwise(n), biased).order == (3, 2, 1, 0, 7, 6, 5, 4)
     assert drive(consensus(lambda sample: listwise(n), n, 60, seed=4), biased).order == tuple(reversed(range(n)))
@@ -127,12 +127,17 @@ def test_samples_that_fail_vote_for_the_given_order_and_not_for_the_shuffled_one
     assert drive(consensus(lambda sample: listwise(4), 4, 5, seed=9), sometimes).order == (0, 1, 2, 3)
 
 
-def test_a_reply_with_a_flaw_still_counts_where_it_says_something():
-    def flawed(ask):
-        best = perfect([0.1, 0.9, 0.2])(ask)
-        return Reply(best.order, failures=frozenset({Violation.EXTRA_TEXT}))
+def test_ties_and_documents_left_out_stay_in_the_given_order_and_not_in_the_shuffled_one():
+    tied = perfect([0.5, 0.5, 0.9, 0.5, 0.1, 0.1])
+    order = drive(consensus(lambda sample: listwise(6), 6, 2, seed=1), tied).order
+    assert order == (2, 0, 1, 3, 4, 5)
 
-    assert drive(consensus(lambda sample: listwise(3), 3, 9, seed=2), flawed).order[0] == 1
+    def only_the_best(ask):
+        place = ask.documents.index(2)
+        rest = tuple(i for i in range(6) if i != place)
+        return Reply(((place,), rest), failures=frozenset({Violation.MISSING_ID}))
+
+    assert drive(consensus(lambda sample: listwise(6), 6, 2, seed=1), only_the_best).order == (2, 0, 1, 3, 4, 5)
 
 
 def test_shuffles_depend_on_their_address_alone():

@@ -205,12 +205,19 @@ def test_show_prints_lists_with_their_grades(tmp_path, log, capsys):
     assert "nDCG@10 (no answer: the given order)" in out
     assert "  of the given order                         0.568" in out
     assert "  missing_id                                 0.250" in out
+    assert "among well-formed completions 0.981" in " ".join(out.split())  # two with a tie of 0 and 0.5, one with 0 before 0.5
     assert "accuracy" not in out
     assert "group 1 sample 0 · task 11 · nDCG@10 0.972 (given order 0.568) · answer [2] · reward 0.900" in out
     assert "group 3 sample 0 · task 13 · nDCG@10 0.568 (given order 0.568) · answer none" in out
     assert "query: query?\n[1] grade 0: a [b]\n[2] grade 2: c\n[3] grade 0.5: d\ngiven order: [1] > [3] > [2]\n" in out
     assert "documents cut by 5 tokens" in out
     assert 'answer {"1": 3, "2": 9.5, "3": 3}' in out
+
+
+def test_a_figure_over_nothing_is_none(tmp_path, log, capsys):
+    log.write(2, LISTS[3:])
+    assert main(["rollouts", str(tmp_path)]) == 0
+    assert "among well-formed completions none" in " ".join(capsys.readouterr().out.split())
 
 
 def test_show_prints_the_worst_and_ids(tmp_path, log, capsys):

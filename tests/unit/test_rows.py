@@ -53,9 +53,12 @@ def test_every_completion_token_is_predicted_exactly_once_from_its_own_context(s
 def test_rows_keep_the_budget_unless_one_sequence_alone_is_longer(shapes, budget):
     groups = random_groups(shapes)
     for row in shared_rows(groups, budget):
-        assert row.tokens <= budget or len(row.items) == 1 or all(
-            len(groups[g].completions[s].token_ids) == 0 for g, s in row.items[1:]
-        )
+        if row.tokens > budget:  # one group, and as little over as the rule allows
+            ((prompt, longest),) = {
+                (len(groups[g].prompt_ids), max(len(c.token_ids) for c in groups[g].completions)) for g, _ in row.items
+            }
+            assert prompt + longest > budget
+            assert row.tokens <= prompt + max(longest, budget // 2)
     for row in padded_rows(groups, budget):
         assert row.tokens <= budget or len(row.input_ids) == 1
 
@@ -69,6 +72,14 @@ def test_a_group_longer_than_the_budget_is_split_and_repeats_its_prompt():
     groups = random_groups([(10, [5, 5, 5, 5])])
     assert [piece.samples for piece in split_groups(groups, 20)] == [(0, 1), (2, 3)]
     assert sum(row.tokens for row in shared_rows(groups, 20)) == 40
+
+
+def test_a_prompt_longer_than_the_budget_is_not_computed_for_every_completion():
+    groups = random_groups([(1000, [10] * 8)])
+    assert [len(piece.samples) for piece in split_groups(groups, 100)] == [5, 3]  # half a budget of completions each
+    assert [len(piece.samples) for piece in split_groups(groups, 8)] == [1] * 8
+    assert [len(piece.samples) for piece in split_groups(groups, 1010)] == [1] * 8  # the budget can be kept, and is
+    assert [len(piece.samples) for piece in split_groups(groups, 1080)] == [8]
 
 
 def test_shared_rows_compute_the_prompt_once():

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from r0 import files
-from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, TrackingSection, load, yamlfile
+from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, StageBConfig, TrackingSection, load, yamlfile
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config
-from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
+from r0.messages import SYSTEM_PROMPTS
+from r0.records import Finish, Form, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
 from r0.tracking import (
     CardFacts,
     Clock,
@@ -341,6 +342,16 @@ def test_a_broken_tensorboard_does_not_stop_a_run(tmp_path):
 # --- the recorder
 
 
+def test_a_held_out_ranking_is_shown_beside_the_given_order(tmp_path, capsys):
+    figures = {"ndcg@10_gain": 0.19, "ndcg@10": 0.81, "ndcg@10_given": 0.62, "ndcg@10_well_formed": math.nan, "format_rate": 1.0}
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(), 2) as recorder:
+        recorder.evaluation(0, {f"heldout/greedy/{name}": value for name, value in figures.items()})
+        recorder.step(1, figures)
+    out = capsys.readouterr().out
+    assert "heldout/greedy: ndcg@10 0.810  ndcg@10_given 0.620  ndcg@10_well_formed nan  format_rate 1.000" in out
+    assert "step 1/2  nDCG@10 0.810  format 1.00" in out
+
+
 def test_the_recorder_keeps_what_repeats_apart_from_what_does_not(tmp_path, capsys):
     heldout = {"heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1}
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(tensorboard=True), 2) as recorder:
@@ -491,3 +502,14 @@ def test_the_card_of_real_data_names_its_base_model():
     assert "base_model: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" in card
     assert "Synthetic" not in card
     assert "Held-out" not in card
+
+
+@pytest.mark.parametrize(("answer", "written"), [("permutation", "[2] > [1] = [3]"), ("pick", "[2]"), ("scores", '{"1": 3')])
+def test_the_card_of_a_list_model_says_what_it_answers_and_to_which_prompt(answer, written):
+    card = model_card(StageBConfig(answer=answer), CardFacts("stage_b", 3))
+    assert f"<answer>{written}" in card
+    assert "reinforcement learning with a rule reward on lists of documents" in card
+    assert SYSTEM_PROMPTS[Form(answer)] in card
+    assert SYSTEM_PROMPTS[Form(answer)] not in model_card(
+        StageBConfig(answer=answer, system_prompt="Mine."), CardFacts("stage_b", 3)
+    )

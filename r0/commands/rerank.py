@@ -1,0 +1,133 @@
+"""``rerank``: a model orders the candidates of a first stage; out comes a TREC run, beside what every query took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from r0.commands.output import output_path
+from r0.commands.plan import plan_rerank
+from r0.config import RerankConfig
+from r0.data.candidates import CandidateLists, open_candidates
+from r0.data.runfile import write_run
+from r0.files import write_atomic
+from r0.models import model_folder
+from r0.rerank.job import Job
+from r0.rerank.store import Store, Totals
+from r0.signals import StopRequest
+from r0.tracking import RunDirectory, RunState
+from r0.tracking.live import duration, progress
+
+RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
+
+
+def run(config: RerankConfig, dry_run: bool) -> int:
+    """Rerank, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
+
+    Raises:
+        UserError: anything about the input that can be known before a model loads.
+    """
+    if dry_run:
+        print(plan_rerank(config))
+        return 0
+    model_folder(config.model)
+    output = output_path("rerank", config)
+    what = "stopping; finished queries are kept, and the same command goes on from them"
+    with RunDirectory.open(output, "rerank", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
+        if directory.state == RunState.FINISHED:
+            print(f"{directory.path / RUN}: finished before (fresh=true starts over)")
+            return 0
+        lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
+        print("\n".join(filter(None, [_inventory(lists), lists.bad.summary()])))
+        with Store(directory.path / QUERIES, lists) as store:
+            if len(store):
+                print(f"{len(store)} queries were finished before")
+            session = _rerank(config, lists, store, stop)
+            if stop():
+                print(f"stopped after {len(store)} of {len(lists)} queries; the same command goes on with the others")
+                return stop.exit_code
+            write_run(directory.path / RUN, store.rankings(), config.tag)
+            summary = _summary(store.totals, session)
+            write_atomic(directory.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+            directory.finish(len(store), {"failed_share": summary["failed_share"]})
+            print(report(store.totals, session))
+            print(directory.path / RUN)
+    return 0
+
+
+class _Session:
+    """What this process did of a run: wall time and queries."""
+
+    def __init__(self) -> None:
+        self.queries, self.seconds = 0, 0.0
+
+
+def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> _Session:
+    """Rerank what is not in the store yet."""
+    session = _Session()
+    left = [index for index in range(len(lists)) if index not in store]
+    if not left:
+        return session
+    from transformers.utils import logging as transformers_logging
+
+    from r0.rerank.reranker import Reranker
+
+    transformers_logging.disable_progress_bar()
+    with Reranker.of(config) as reranker:
+        stop.install()  # Ray has handlers of its own
+        numbers: dict[int, int] = {}
+
+        def jobs() -> Iterator[Job]:
+            for index in left:
+                depth = min(config.depth, len(lists.document_ids(index)))
+                texts = [lists.document(index, place) for place in range(depth)]
+                job = reranker.job(lists.query_id(index), lists.query(index), texts, lists.scores(index))
+                numbers[job.key] = index
+                yield job
+
+        began = time.monotonic()
+        for outcome in progress(reranker.run(jobs(), stop), "reranking", len(left)):
+            store.add(numbers.pop(outcome.key), outcome)
+            session.queries += 1
+        session.seconds = time.monotonic() - began
+    return session
+
+
+def _inventory(lists: CandidateLists) -> str:
+    count = sum(len(lists.document_ids(index)) for index in range(len(lists)))
+    return f"{lists.name}: {len(lists)} queries, {count} candidates"
+
+
+def report(totals: Totals, session: _Session) -> str:
+    """What the queries took and what failed, in words and as a table."""
+    queries, asks = max(1, totals.queries), max(1, totals.asks)
+    lines = [
+        f"{totals.queries} queries, {totals.candidates} candidates, {totals.asks} answers",
+        f"tokens a query: {totals.prompt_tokens / queries:,.0f} read, {totals.new_tokens / queries:,.0f} written",
+    ]
+    if session.queries:
+        each = session.seconds / session.queries
+        lines.append(f"seconds a query: {each:.2f} ({session.queries} in {duration(session.seconds)}, many at one time)")
+    lines.append(f"answers that could not be read as they should: {totals.failed} of {totals.asks} ({totals.failed / asks:.1%})")
+    width = max(map(len, totals.failures), default=0)
+    for name, count in sorted(totals.failures.items(), key=lambda item: (-item[1], item[0])):
+        lines.append(f"  {name:<{width}}  {count:>7}  {count / asks:>6.1%}")
+    return "\n".join(lines)
+
+
+def _summary(totals: Totals, session: _Session) -> dict[str, Any]:
+    queries, asks = max(1, totals.queries), max(1, totals.asks)
+    return {
+        "queries": totals.queries,
+        "candidates": totals.candidates,
+        "asks": totals.asks,
+        "failed_share": totals.failed / asks,
+        "failures": {name: count / asks for name, count in sorted(totals.failures.items())},
+        "prompt_tokens_a_query": totals.prompt_tokens / queries,
+        "new_tokens_a_query": totals.new_tokens / queries,
+        "seconds_in_work_a_query": totals.seconds / queries,
+        "wall_seconds_a_query": session.seconds / session.queries if session.queries else None,
+    }

@@ -1,0 +1,49 @@
+"""Which method a configuration means, for a list of n candidates."""
+
+from __future__ import annotations
+
+from r0.config import RankingKeys
+from r0.data.hashes import address
+from r0.records import Form
+from r0.rerank.asks import Ask, Method, Ranking
+from r0.rerank.consensus import consensus
+from r0.rerank.groupwise import groupwise
+from r0.rerank.listwise import listwise
+from r0.rerank.pointwise import pointwise
+from r0.rerank.setwise import setwise
+
+
+def make_method(keys: RankingKeys, n: int, query_id: str) -> Method:
+    """The method that orders ``n`` candidates; its shuffles are addressed by the run's seed and the query."""
+    seed = address(keys.seed, query_id)
+
+    def sample(number: int) -> Method:
+        if keys.method == "pointwise":
+            return pointwise(n)
+        if keys.method == "listwise":
+            return listwise(n, keys.window, keys.step, keys.passes)
+        if keys.method == "setwise":
+            return setwise(n, keys.set_size, keys.top_k)
+        return groupwise(n, keys.group_size, keys.partitions, address(seed, "groups", number))
+
+    return consensus(sample, n, keys.samples, seed)
+
+
+def each(n: int) -> Method:
+    """Asks about every document by itself, a single one too; the replies are what is wanted, the ranking is the given order."""
+    asks = [Ask((position,), Form.YES_NO) for position in range(n)]
+    for _ in range(n):
+        yield asks
+        asks = []
+    return Ranking.of_order(range(n))
+
+
+def width(keys: RankingKeys, n: int) -> int:
+    """About how many asks of a list of ``n`` candidates can be in flight at the same time."""
+    own = {
+        "pointwise": n,
+        "listwise": 1,
+        "setwise": n // keys.set_size**2,
+        "groupwise": -(-n // keys.group_size) * keys.partitions,
+    }
+    return max(1, own[keys.method]) * keys.samples

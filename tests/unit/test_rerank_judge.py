@@ -1,0 +1,223 @@
+"""What an ask shows the model, where the probability of yes is read, and what is made of a completion."""
+
+import math
+from functools import cache
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from r0.config import RankingKeys
+from r0.errors import UserError
+from r0.records import Finish, Form, Sampled, Violation
+from r0.rerank.asks import Ask
+from r0.rerank.job import Job
+from r0.rerank.judge import Judge
+from tests.helpers import CHAT_TEMPLATE, tiny_tokenizer
+from tests.unit.prompt_tokenizers import R1
+from tests.unit.verdict_tokenizers import CORPUS, FAMILIES, tokenizer_of
+
+JOB = Job(0, "q1", "who?", ("first document", "second document", "third document"))
+LIST = Ask((2, 0), Form.PERMUTATION)
+PAIR = Ask((1,), Form.YES_NO)
+QWEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@cache
+def qwen_like() -> PreTrainedTokenizerFast:
+    """Byte-level, split as Qwen does: the tag's ``>`` and the word behind it are one token."""
+    core = Tokenizer(models.BPE())
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN), "isolated"), byte_level])
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        ["<answer>yes</answer>", "<answer>no</answer>", *CORPUS],
+        trainers.BpeTrainer(vocab_size=420, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", clean_up_tokenization_spaces=False)
+
+
+def judge(tokenizer, **keys) -> Judge:
+    return Judge(tokenizer, RankingKeys(**keys), 1000)
+
+
+def talk(tokenizer, ask, completion="", finish=Finish.STOP, allowed=(-1.0, -0.5), **keys):
+    """What is wanted one after another, and the reply, of a model that writes ``completion``."""
+    conversation = judge(tokenizer, **keys).converse(JOB, ask)
+    wanted = [next(conversation)]
+    try:
+        while True:
+            if wanted[-1].request.allowed_ids:
+                ids, logprobs = (wanted[-1].request.allowed_ids[0],), allowed
+            else:
+                ids, logprobs = tuple(tokenizer(completion, add_special_tokens=False).input_ids), ()
+            wanted.append(conversation.send(Sampled(ids, (0.0,) * len(ids), finish, 0, logprobs)))
+    except StopIteration as done:
+        return wanted, done.value
+
+
+def families():
+    for family in FAMILIES:
+        tokenizer = tokenizer_of(family)
+        tokenizer.chat_template = None if family == "words" else CHAT_TEMPLATE
+        yield pytest.param(tokenizer, id=family)
+    yield from (pytest.param(qwen_like(), id="qwen_like"), pytest.param(tiny_tokenizer(), id="bytes"))
+
+
+@pytest.mark.parametrize("tokenizer", list(families()))
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<think>word word</think><answer>yes</answer>",
+        "<think>word <answer>no</answer> word</think>\n<answer>\nno\n</answer> and more",
+        "<think>é 😀</think><answer>yes</answer><answer>yes</answer>",
+    ],
+)
+def test_the_probability_is_read_where_the_answer_begins(tokenizer, completion):
+    if tokenizer is tokenizer_of("words"):
+        completion = "<think>word word</think><answer>no</answer>"  # all that its vocabulary can write
+    (whole, one), reply = talk(tokenizer, PAIR, completion, allowed=(math.log(0.2), math.log(0.6)))
+    assert reply.probability == pytest.approx(0.25)
+    assert not reply.failures & {Violation.NO_ANSWER, Violation.BAD_ANSWER}
+    assert (one.max_new_tokens, one.greedy) == (1, True)
+    prompt, asked = whole.request.prompt_ids, one.request.prompt_ids
+    assert asked[: len(prompt)] == prompt
+
+    def text(ids):  # without spaces: some families put one between any two tokens
+        return tokenizer.decode(ids).replace(" ", "")
+
+    before = text(tokenizer(completion, add_special_tokens=False).input_ids).rpartition("<answer>")[0] + "<answer>"
+    for answer, token in zip(("yes</answer>", "no</answer>"), one.request.allowed_ids, strict=True):
+        said = text([*asked[len(prompt) :], token])
+        assert said.startswith(before)
+        assert len(said) > len(before)
+        assert answer.startswith(said.removeprefix(before))
+
+
+def test_a_tag_that_shares_a_token_with_the_answer_is_no_obstacle():
+    tokenizer = qwen_like()
+    assert any(token.startswith(">y") for token in tokenizer.get_vocab()), "the case is not there"
+    (_, one), _ = talk(tokenizer, PAIR, "<think>word</think><answer>yes</answer>")
+    assert [tokenizer.decode([token])[0] for token in one.request.allowed_ids] == [">", ">"]
+    assert tokenizer.decode(one.request.prompt_ids).endswith("</think><answer")
+
+
+@pytest.mark.parametrize(
+    ("completion", "finish", "failures"),
+    [
+        ("no tags at all", Finish.STOP, {Violation.NO_ANSWER}),
+        ("<think>for ever", Finish.LENGTH, {Violation.NO_ANSWER, Violation.UNCLOSED_THINK, Violation.CUT}),
+        ("<think>a</think><answer>maybe</answer>", Finish.STOP, {Violation.BAD_ANSWER}),
+        ("", Finish.STOP, {Violation.NO_ANSWER}),
+    ],
+)
+def test_an_answer_that_cannot_be_read_has_no_probability(completion, finish, failures):
+    wanted, reply = talk(tiny_tokenizer(), PAIR, completion, finish)
+    assert len(wanted) == 1
+    assert reply.probability is None
+    assert reply.failures == failures
+
+
+def test_an_answer_cut_after_its_word_is_read_and_the_cut_counted():
+    wanted, reply = talk(tiny_tokenizer(), PAIR, "<think>a</think><answer>yes", Finish.LENGTH)
+    assert len(wanted) == 2
+    assert reply.failures == {Violation.CUT, Violation.UNCLOSED_ANSWER}
+    assert reply.probability == pytest.approx(1 / (1 + math.exp(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHAT_TEMPLATE, "assistant\n<think></think><answer>"),
+        (R1, "<｜Assistant｜><think>\n</think><answer>"),
+        (CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n\n</think>\n\n"), "<think>\n\n</think>\n\n<answer>"),
+    ],
+)
+def test_without_thinking_one_token_behind_an_empty_thought_is_all(template, end):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    (one,), reply = talk(tokenizer, PAIR, thinking=False)
+    assert tokenizer.decode(one.request.prompt_ids).endswith(end)
+    assert "Document: second document" in tokenizer.decode(one.request.prompt_ids)
+    assert [tokenizer.decode([token]) for token in one.request.allowed_ids] == ["y", "n"]
+    assert (one.max_new_tokens, one.greedy, reply.tokens) == (1, True, 1)
+
+
+def test_probabilities_differ_where_single_precision_calls_them_one():
+    certain = [talk(tiny_tokenizer(), PAIR, thinking=False, allowed=(0.0, odds))[1].probability for odds in (-20.0, -25.0)]
+    assert certain[0] < certain[1] < 1.0
+    assert talk(tiny_tokenizer(), PAIR, thinking=False, allowed=(-2000.0, 0.0))[1].probability >= 0.0
+
+
+def test_a_tokenizer_that_writes_yes_and_no_alike_is_refused():
+    tokenizer = tokenizer_of("words")
+    core = Tokenizer(models.WordLevel(vocab={"<unk>": 0, "<|end|>": 1, "word": 2}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    alike = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token="<unk>")
+    assert type(alike) is type(tokenizer)
+    with pytest.raises(UserError, match="writes yes and no alike"):
+        talk(alike, PAIR, thinking=False)
+
+
+def test_a_list_is_read_leniently_with_its_thought():
+    tokenizer = tiny_tokenizer()
+    (whole,), reply = talk(tokenizer, LIST, "<think> [1] is [2]. </think>\n<answer>[2], [1]</answer> or so")
+    assert "[1] third document\n[2] first document\n" in tokenizer.decode(whole.request.prompt_ids)
+    assert "Rank the numbered documents" in tokenizer.decode(whole.request.prompt_ids)
+    assert reply.groups == ((1,), (0,))
+    assert reply.thought == "[1] is [2]."
+    assert reply.failures == {Violation.NOT_A_PERMUTATION} or not reply.failures
+    assert reply.tokens == len("<think> [1] is [2]. </think>\n<answer>[2], [1]</answer> or so")
+
+
+@pytest.mark.parametrize(
+    ("prompted", "completion", "thought"),
+    [
+        (CHAT_TEMPLATE, "no tags", ""),
+        (CHAT_TEMPLATE, "<think>open", "open"),
+        (CHAT_TEMPLATE, "<think>open <answer>[1]", "open"),
+        (CHAT_TEMPLATE, "<think>a</think>b</think><answer>x", "a</think>b"),
+        (R1, "thought of a template</think><answer>[1] > [2]</answer>", "thought of a template"),
+    ],
+)
+def test_the_thought_is_what_stands_in_its_tags(prompted, completion, thought):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = prompted
+    assert talk(tokenizer, LIST, completion)[1].thought == thought
+
+
+def test_nothing_that_is_read_leaves_the_documents_as_shown_and_says_why():
+    for completion in ("", "[1] > [2]", "<think>[2] > [1]</think>", "<answer></answer>", "\ud83d", "<answer>[7]</answer>"):
+        _, reply = talk(tiny_tokenizer(), LIST, completion.encode("utf-8", "replace").decode())
+        assert reply.groups == ((0, 1),)
+        assert reply.failures
+
+
+def test_seeds_are_addressed_and_temperature_0_is_greedy():
+    tokenizer = tiny_tokenizer()
+
+    def wanted(**keys):
+        job = Job(keys.pop("key", 0), keys.pop("query_id", "q1"), JOB.query, JOB.documents)
+        ask = keys.pop("ask", LIST)
+        return next(judge(tokenizer, **keys).converse(job, ask))
+
+    first = wanted(temperature=0.7)
+    assert first == wanted(temperature=0.7)
+    assert first.request.seed == wanted(temperature=0.7, key=9).request.seed
+    others = [
+        wanted(temperature=0.7, seed=1),
+        wanted(temperature=0.7, query_id="q2"),
+        wanted(temperature=0.7, ask=Ask((0, 2), Form.PERMUTATION)),
+        wanted(temperature=0.7, ask=Ask((2, 0), Form.PERMUTATION, sample=1)),
+    ]
+    assert len({first.request.seed, *(other.request.seed for other in others)}) == 5
+    assert (first.greedy, first.temperature) == (False, 0.7)
+    assert wanted(temperature=0.0).greedy
+
+
+def test_a_query_that_leaves_no_room_is_named():
+    tokenizer = tiny_tokenizer()
+    long = Job(0, "q/7", "word " * 400, ("a", "b"))
+    with pytest.raises(UserError, match="query q/7: "):
+        next(judge(tokenizer).converse(long, Ask((0, 1), Form.PERMUTATION)))
