@@ -159,7 +159,7 @@ def test_lists_of_the_built_in_task_are_learned(model: str, tmp_path: Path, answ
     settings = config(
         model, tmp_path / "run", answer=answer, candidates=4, system_prompt="", max_prompt_tokens=1200, ray=INLINE
     )  # fmt: skip
-    rows = OpenRows(Job(settings, settings.model, "", 2, 2))
+    rows = OpenRows(Job(settings, settings.model, "", 2, 2, sft.RANK))
     task = rows.batch(0)[0]
     assert SYSTEM_PROMPTS[settings.form] in rows.tokenizer.decode(rows.example(task).prompt_ids)
     assert isinstance(task, ListwiseTask)
@@ -184,7 +184,7 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
     assert len(losses(tmp_path / "run")) == 3  # 24 rows with a thought
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
     same = config(model, tmp_path, answer="permutation", data=str(data), max_label=2, heldout_share=0.0, max_prompt_tokens=900)
-    read = OpenRows(Job(same, model, "", 3, 3))
+    read = OpenRows(Job(same, model, "", 3, 3, sft.RANK))
     texts = [read.tokenizer.decode(read.example(task).completion_ids) for step in range(3) for task in read.batch(step)]
     assert texts.count("<think>[2] says it.</think><answer>[3] > [1] = [2]</answer><|im_end|>") == 1
     assert texts.count("<think>[2] says it.</think><answer>[2] > [3] > [1]</answer><|im_end|>") == 23
