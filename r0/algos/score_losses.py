@@ -1,0 +1,99 @@
+"""Losses of stage C: the scores of a query's documents against their labels. Pure functions of one group.
+
+Legend: N documents of a group · ``score_N`` float, logit(yes) − logit(no), so that σ(score) is P(yes) over the two ·
+``label_N`` float in [0, 1], 1 the most relevant. Every loss is a mean (over documents, pairs or positives), so that long lists
+count as much as short ones. A group that has nothing to compare for a loss gives 0, with a gradient of 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreLossSettings:
+    """Weights by the names of ``SCORE_LOSSES`` (those left out: 0), and what single losses need."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    listnet_temperature: float = 1.0
+    infonce_temperature: float = 1.0
+
+
+def bce(score_N: Tensor, label_N: Tensor) -> Tensor:
+    """Binary cross-entropy of P(yes) against the labels, which may lie between 0 and 1; mean over documents."""
+    return functional.binary_cross_entropy_with_logits(score_N, label_N)
+
+
+def mse(score_N: Tensor, label_N: Tensor) -> Tensor:
+    """``(P(yes) − label)²`` (Brier, 1950); mean over documents."""
+    return (score_N.sigmoid() - label_N).square().mean()
+
+
+def ranknet(score_N: Tensor, label_N: Tensor) -> Tensor:
+    """``log(1 + exp(−(s_i − s_j)))``, mean over the pairs with label_i > label_j (Burges et al., 2005, eq. 3 with P̄ = 1)."""
+    better_NN = label_N[:, None] > label_N[None, :]
+    if not better_NN.any():
+        return score_N.sum() * 0.0
+    return functional.softplus(score_N[None, :] - score_N[:, None])[better_NN].mean()
+
+
+def listnet(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of softmax(scores) against softmax(labels / temperature) (Cao et al., 2007, top-one probabilities)."""
+    target_N = (label_N / temperature).softmax(dim=0)
+    return -(target_N * score_N.log_softmax(dim=0)).sum()
+
+
+def infonce(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tensor:
+    """``−log(e^(s_p/τ) / (e^(s_p/τ) + Σ_n e^(s_n/τ)))``, mean over positives p (van den Oord et al., 2018, eq. 4).
+
+    The negatives n of p are the documents of a lower label, and p is a positive where it has any: with graded labels every grade
+    is held against those below it. Documents of equal label are never each other's negatives.
+    """
+    lower_NN = label_N[:, None] > label_N[None, :]
+    positive_N = lower_NN.any(dim=1)
+    if not positive_N.any():
+        return score_N.sum() * 0.0
+    scaled_N = score_N / temperature
+    own_NN = torch.eye(len(score_N), dtype=torch.bool, device=score_N.device)
+    among_NN = scaled_N[None, :].masked_fill(~(lower_NN | own_NN), -torch.inf)
+    return (among_NN.logsumexp(dim=1) - scaled_N)[positive_N].mean()
+
+
+SCORE_LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
+"""The names, as the configuration has them."""
+
+
+def score_losses(score_N: Tensor, label_N: Tensor, settings: ScoreLossSettings) -> dict[str, Tensor]:
+    """The losses of one group whose weight is above 0, by name, without their weights.
+
+    Raises:
+        ValueError: the two are no vectors of one length, at least 1, or a name of the weights is unknown.
+    """
+    if score_N.ndim != 1 or score_N.shape != label_N.shape or not len(score_N):
+        raise ValueError(f"scores {tuple(score_N.shape)} and labels {tuple(label_N.shape)} must be vectors of one length")
+    losses: dict[str, Callable[[], Tensor]] = {
+        "bce": lambda: bce(score_N, label_N),
+        "mse": lambda: mse(score_N, label_N),
+        "ranknet": lambda: ranknet(score_N, label_N),
+        "listnet": lambda: listnet(score_N, label_N, settings.listnet_temperature),
+        "infonce": lambda: infonce(score_N, label_N, settings.infonce_temperature),
+    }
+    if unknown := set(settings.weights) - set(losses):
+        raise ValueError(f"unknown losses: {', '.join(sorted(unknown))}; there are {', '.join(SCORE_LOSSES)}")
+    return {name: losses[name]() for name, weight in settings.weights.items() if weight > 0}
+
+
+def weighted(losses: Mapping[str, Tensor], settings: ScoreLossSettings) -> Tensor:
+    """The sum of the losses, each times its weight.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not losses:
+        raise ValueError("no loss has a weight above 0")
+    return torch.stack([settings.weights[name] * loss for name, loss in losses.items()]).sum()
