@@ -8,18 +8,17 @@ probability of yes over yes and no, at the place where the answer stands:
   given rank, and the failure is counted.
 * without thinking, an empty thought and ``<answer>`` follow the prompt, and the one token is all.
 
-Which two tokens these are follows from how the tokenizer writes ``<answer>yes</answer>`` and ``<answer>no</answer>``: the first
-in which they differ (in some vocabularies it carries the tag's ``>``), behind the ids that they share.
+Where that is and which two tokens these are: ``r0.answer_place``.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from math import exp
 from typing import Any
 
+from r0.answer_place import UNREADABLE, AnswerPlace, AnswerPlaces
 from r0.answers import read_lenient
 from r0.completion import ANSWER, THINK, CompletionReader
 from r0.config import RankingKeys
@@ -28,7 +27,6 @@ from r0.errors import UserError
 from r0.messages import SYSTEM_PROMPTS
 from r0.prompts import Prompter
 from r0.records import (
-    Answer,
     Finish,
     Form,
     ListLabel,
@@ -42,10 +40,6 @@ from r0.records import (
 )
 from r0.rerank.asks import Ask, Reply
 from r0.rerank.job import Job
-from r0.spans import UNKNOWN
-
-# Tokens, beyond prompt and completion, for writing the beginning of an answer once more in the tokenizer's own way.
-ANSWER_ROOM = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +79,15 @@ class Judge:
         except UserError as error:
             raise UserError(f"query {job.query_id}: {error}") from None
         if ask.form is Form.YES_NO and not self._keys.thinking:
-            opening = "" if THINK[1] in prompt.prefix else THINK[1] if prompt.prefix else "".join(THINK)
-            probability = yield from self._probability(prompter, prompt.token_ids, opening + ANSWER[0])
+            probability = yield from self._probability(self._places(prompter).without_thought(prompt))
             return Reply(((0,),), probability=probability, tokens=1)
         sampled = yield self._whole(job, ask, prompt)
         text = self._reader.text(sampled.token_ids)
         lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         probability, tokens = None, len(sampled.token_ids)
-        if ask.form is Form.YES_NO and not failures & _UNREADABLE:
-            kept, opening = self._before_answer(sampled.token_ids, text)
-            probability = yield from self._probability(prompter, (*prompt.token_ids, *kept), opening)
+        if ask.form is Form.YES_NO and not failures & UNREADABLE:
+            probability = yield from self._probability(self._places(prompter).after_thought(prompt, sampled.token_ids))
             tokens += 1
         return Reply(lenient.groups, lenient.scores, probability, failures, _thought(prompt.prefix + text), tokens)
 
@@ -105,35 +97,15 @@ class Judge:
         request = SampleRequest(prompt.token_ids, seed)
         return Wanted(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
 
-    def _probability(
-        self, prompter: Prompter, context: tuple[int, ...], opening: str
-    ) -> Generator[Wanted, Sampled, float | None]:
-        """P(yes) over yes and no where ``opening``, which ends with the answer's tag, goes on behind ``context``.
-
-        Raises:
-            UserError: the tokenizer writes both alike.
-        """
-        yes, no = (prompter.template.trusted(f"{opening}{answer.value}{ANSWER[1]}") for answer in (Answer.YES, Answer.NO))
-        shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
-        if shared is None:
-            raise UserError("model: its tokenizer writes yes and no alike, so there is no probability of yes; use another method")
-        request = SampleRequest((*context, *yes[:shared]), 0, (yes[shared], no[shared]))
+    def _probability(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
+        """P(yes) over yes and no."""
+        request = SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id))
         sampled = yield Wanted(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
         return 1.0 / (1.0 + exp(min(of_no - of_yes, 700.0)))
 
-    def _before_answer(self, token_ids: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:
-        """The ids that lie wholly before the answer's tag, and what is left of the text up to and with the tag."""
-        place = _answer_place(text)
-
-        def length(count: int) -> int:
-            return len(self._reader.text(token_ids[:count]).rstrip(UNKNOWN))
-
-        kept = token_ids[: bisect_right(range(len(token_ids) + 1), place, key=length) - 1]
-        before = self._reader.text(kept)
-        if not text.startswith(before) or len(before) > place:  # a tokenizer whose texts do not add up: written anew
-            kept, before = (), ""
-        return kept, text[len(before) : place] + ANSWER[0]
+    def _places(self, prompter: Prompter) -> AnswerPlaces:
+        return AnswerPlaces(prompter.template, self._reader)
 
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:
@@ -142,21 +114,12 @@ class Judge:
         return self._prompters[form]
 
 
-_UNREADABLE = frozenset({Violation.NO_ANSWER, Violation.BAD_ANSWER})
-
-
 def _task(job: Job, ask: Ask) -> Task:
     if ask.form is Form.YES_NO:
         return PointwiseTask(job.key, job.query, job.documents[ask.documents[0]], label=0)
     documents = tuple(job.documents[position] for position in ask.documents)
     label = ListLabel((0.0,) * len(documents), tuple(range(len(documents))))
     return ListwiseTask(job.key, job.query, documents, label, ask.form)
-
-
-def _answer_place(text: str) -> int:
-    """Where the answer begins that ``read_lenient`` reads: the last pair's tag, or the last tag where no pair is."""
-    opening = text.rfind(ANSWER[0], 0, max(text.rfind(ANSWER[1]), 0))
-    return opening if opening >= 0 else text.rfind(ANSWER[0])
 
 
 def _thought(text: str) -> str:

@@ -16,12 +16,12 @@ import numpy as np
 
 from r0.actors.engine import Device, EngineSettings, positions
 from r0.actors.pool import Pool, call_each, deferred_class
+from r0.answer_place import ANSWER_ROOM
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.models import model_folder
 from r0.rerank.asks import with_tail
 from r0.rerank.job import Job, Outcome
-from r0.rerank.judge import ANSWER_ROOM
 from r0.rerank.methods import width
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 
