@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from r0.config import SftConfig
-from r0.errors import UserError
 from r0.supervised.examples import IGNORED, Collate, OpenRows, StepRows
 from r0.supervised.job import Channel, Job, Kind, Report, micro_batch
-from r0.supervised.ranks import Watch, common_arguments, half, quiet, sum_over_ranks, with_lora
-from r0.supervised.save import known_pickles, save_model
+from r0.supervised.ranks import (
+    OrderedTrainer,
+    causal_model,
+    common_arguments,
+    fit,
+    keeps_logits,
+    quiet,
+    schedule,
+    sum_over_ranks,
+)
+from r0.supervised.save import save_model
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
@@ -28,19 +34,14 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
         UserError: what is wrong with the model or the data.
     """
     quiet()
-    arguments = TrainingArguments(**common_arguments(job), **_schedule(job))  # before the model: ZeRO-3 splits it while it loads
+    # Before the model: ZeRO-3 splits it while it loads.
+    arguments = TrainingArguments(**common_arguments(job), **schedule(job.config, job.steps))
     rows = OpenRows(job)
-    model = _model(job.config, job.model)
-    collate = Collate(rows.pad_id, "logits_to_keep" in inspect.signature(_base(model).forward).parameters)
+    model = causal_model(job.config, job.model)
+    collate = Collate(rows.pad_id, keeps_logits(model))
     train = StepRows(rows, job.config.batch_size, job.steps)
     trainer = _Trainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
-    watch = Watch(trainer, job, channel)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
-    checkpoint, _ = job.newest()
-    with known_pickles():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if watch.stopped:
+    if not fit(trainer, job, channel):
         return
     figures = {**sum_over_ranks(asdict(collate.counts)), **_heldout_loss(trainer, rows, job)}
     save_model(trainer, job, rows.tokenizer)
@@ -49,36 +50,10 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
         channel.send(Report(Kind.DONE, job.steps, values=figures))
 
 
-def _schedule(job: Job[SftConfig]) -> dict[str, Any]:
-    """Warm-up, then constant or cosine."""
-    config = job.config
-    return {
-        "lr_scheduler_type": "cosine" if config.lr_schedule == "cosine" else "constant_with_warmup",
-        "warmup_steps": round(config.warmup_ratio * job.steps),
-    }
-
-
-def _model(config: SftConfig, folder: str) -> Any:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if config.gradient_checkpointing:
-        model.config.use_cache = False
-    return with_lora(model, config, "CAUSAL_LM")
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-class _Trainer(Trainer):
-    """Rows in their own order (the source has shuffled them), and the number of trained tokens of a step kept for the record."""
+class _Trainer(OrderedTrainer):
+    """Keeps the number of trained tokens of a step for the record."""
 
     tokens = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
         """The micro-batches of a step, and its tokens over all ranks."""

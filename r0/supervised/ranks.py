@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 import warnings
@@ -11,12 +12,14 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from torch.utils.data import SequentialSampler
+from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from r0.actors.zero import effective_stage
 from r0.config import RankKeys
 from r0.errors import UserError
 from r0.supervised.job import WHOLE, Channel, Job, Kind, Report, micro_batch
+from r0.supervised.save import known_pickles
 
 
 class Reporting(Protocol):
@@ -59,6 +62,26 @@ def common_arguments(job: Job) -> dict[str, Any]:
     }
 
 
+class ScheduleKeys(Protocol):
+    """Keys of a warm-up and what follows it."""
+
+    @property
+    def warmup_ratio(self) -> float:
+        """Share of the steps in which the learning rate rises from 0."""
+
+    @property
+    def lr_schedule(self) -> str:
+        """``constant`` or ``cosine``."""
+
+
+def schedule(keys: ScheduleKeys, steps: int) -> dict[str, Any]:
+    """The Trainer's settings of a run of ``steps``: warm-up, then constant or cosine."""
+    return {
+        "lr_scheduler_type": "cosine" if keys.lr_schedule == "cosine" else "constant_with_warmup",
+        "warmup_steps": round(keys.warmup_ratio * steps),
+    }
+
+
 def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
 
@@ -86,6 +109,27 @@ def half(config: RankKeys) -> bool:
     return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
 
 
+def causal_model(config: RankKeys, folder: str) -> Any:
+    """The language model in ``folder``, with adapters where the configuration has them.
+
+    Raises:
+        UserError: it cannot be loaded; no module has one of the adapters' target names.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if config.gradient_checkpointing:
+        model.config.use_cache = False
+    return with_lora(model, config, "CAUSAL_LM")
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
 def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
     """The model with low-rank adapters of the configuration in it; the model itself where they are off.
 
@@ -107,6 +151,13 @@ def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
         return get_peft_model(model, settings)
     except ValueError as error:
         raise UserError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
+
+
+class OrderedTrainer(Trainer):
+    """Takes the rows in their own order: the source has shuffled them."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
 class Watch(TrainerCallback):
@@ -142,6 +193,17 @@ class Watch(TrainerCallback):
         dist.barrier()
         if dist.get_rank() == 0:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+def fit(trainer: Trainer, job: Job, channel: Channel) -> bool:
+    """Train, from the job's newest checkpoint if there is one; whether the run came to its end (else it was asked to stop)."""
+    watch = Watch(trainer, job, channel)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    checkpoint, _ = job.newest()
+    with known_pickles():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return not watch.stopped
 
 
 def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
