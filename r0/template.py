@@ -35,6 +35,7 @@ class Template:
         system_prompt: system message; empty for none.
 
     Attributes:
+        head, tail: the texts before and behind the user message.
         head_ids, tail_ids: the ids before and behind the user message.
         lead: white space at the head's end that is tokenized with the message.
         message: encodes the message, ``lead`` and all.
@@ -51,7 +52,7 @@ class Template:
         self._without_lead = without_lead(tokenizer)
         self.inner = PlainText(tokenizer, lead=False)
         self.note = ""
-        head, tail = self._rendered(system_prompt.strip())
+        self.head, self.tail = head, tail = self._rendered(system_prompt.strip())
         opened = _OPENED.search(tail)
         self.prefix = opened.group() if opened else ""
         self.lead, self.head_ids, self.message, self.tail_ids = self._fit(head, tail)

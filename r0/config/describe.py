@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from r0.config.load import section_of
+from r0.config.load import aliases_of, section_of
 
 
 def describe(model: type[BaseModel], above: str = "") -> list[str]:
@@ -20,8 +20,10 @@ def describe(model: type[BaseModel], above: str = "") -> list[str]:
         if section is not None:
             sections.append((name, section, field.description))
             continue
+        others = [other for other, own in aliases_of(model).items() if own == name]
+        also = f"; also {', '.join(others)}" if others else ""
         default = "required" if field.default is PydanticUndefined else f"default {show(field.default)}"
-        lines.append(f"  {above}{name} ({type_name(field.annotation)}, {default})")
+        lines.append(f"  {above}{name} ({type_name(field.annotation)}, {default}{also})")
         lines += textwrap.wrap(field.description or "", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     for name, section, meaning in sections:
         lines += ["", f"  {above}{name}: {meaning}"]

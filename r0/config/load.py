@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -22,13 +22,18 @@ def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] 
     Raises:
         UserError: anything wrong with the file, a key or a value; all wrong keys are named, one a line.
     """
-    document = yamlfile.read(path) if path is not None else yamlfile.Document()
+    document = yamlfile.read(path, aliases_of(model)) if path is not None else yamlfile.Document()
     for text in overrides:
         _override(model, document, text)
     try:
         return model.model_validate(document.values)
     except ValidationError as error:
         raise UserError("\n".join(_sentences(model, document, error))) from None
+
+
+def aliases_of(model: type[BaseModel]) -> Mapping[str, str]:
+    """Other names of the keys at the top level of a configuration: other name → own name."""
+    return getattr(model, "ALIASES", {})
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
@@ -44,6 +49,7 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
     if not equals:
         raise UserError(f"{text}: an override is written key=value")
     place = f"{text} (on the command line)"
+    path = aliases_of(model).get(path, path)
     names = path.split(".")
     values, kind = document.values, model
     for depth, name in enumerate(names):
@@ -86,7 +92,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _unknown(kind: type[BaseModel], name: str, above: str) -> str:
-    near = difflib.get_close_matches(name, kind.model_fields, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*kind.model_fields, *aliases_of(kind)], n=1, cutoff=0.5)
     where = f"in section {above}" if above else "at the top level"
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
     return f"unknown key {name} {where}; {hint}"

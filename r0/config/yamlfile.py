@@ -7,6 +7,7 @@ PyYAML follows YAML 1.1, which reads ``1e-6`` as text and ``off`` as a boolean; 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,22 @@ class Document:
     places: dict[str, str] = field(default_factory=dict)
 
 
-def read(path: str | Path) -> Document:
+def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document:
     """Read one file, and the one that its ``base:`` names, if any, below it.
+
+    Args:
+        path: the file.
+        aliases: other names of keys at the top level; what is read has the keys' own names.
 
     Raises:
         UserError: missing file, bad UTF-8, not YAML, not a mapping, a duplicate key, a base of a base.
     """
-    document = _read_one(Path(path))
+    document = _read_one(Path(path), aliases or {})
     base = document.values.pop("base", None)
     document.places.pop("base", None)
     if base is None:
         return document
-    below = _read_one(Path(path).parent / str(base))
+    below = _read_one(Path(path).parent / str(base), aliases or {})
     if "base" in below.values:
         raise UserError(f"{below.places['base']}: base: {base} has a base itself; one level is allowed, merge the two files")
     return Document(merge(below.values, document.values), {**below.places, **document.places})
@@ -74,7 +79,7 @@ def scalar(text: str) -> Any:
         return text
 
 
-def _read_one(path: Path) -> Document:
+def _read_one(path: Path, aliases: Mapping[str, str]) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -93,20 +98,24 @@ def _read_one(path: Path) -> Document:
         raise UserError(f"{path}:1: a configuration is a mapping of keys to values")
     document = Document()
     loader = _Loader("")
-    document.values = _mapping(node, "", path, document.places, loader)
+    document.values = _mapping(node, "", path, document.places, loader, aliases)
     return document
 
 
-def _mapping(node: yaml.MappingNode, above: str, path: Path, places: dict[str, str], loader: _Loader) -> dict[str, Any]:
+def _mapping(
+    node: yaml.MappingNode, above: str, path: Path, places: dict[str, str], loader: _Loader, aliases: Mapping[str, str]
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         place = f"{path}:{key_node.start_mark.line + 1}"
-        name = str(getattr(key_node, "value", ""))
+        written = str(getattr(key_node, "value", ""))
+        name = aliases.get(written, written)
         if name in values:
-            raise UserError(f"{place}: {above}{name} is given twice; keep one")
+            other = f" ({written} is another name of it)" if written != name else ""
+            raise UserError(f"{place}: {above}{name} is given twice{other}; keep one")
         places[above + name] = place
         if isinstance(value_node, yaml.MappingNode):
-            values[name] = _mapping(value_node, f"{above}{name}.", path, places, loader)
+            values[name] = _mapping(value_node, f"{above}{name}.", path, places, loader, {})
         else:
             try:
                 values[name] = loader.construct_object(value_node, deep=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -86,8 +86,10 @@ def readable_file(path: Path, what: str) -> Path:
     return path
 
 
-def read_lines(path: Path, bad: BadLines, title: str = "") -> Iterator[Line]:
+def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str] = ()) -> Iterator[Line]:
     """The lines of a file as objects, in order; bad ones go to ``bad``. ``title`` shows the progress of a long pass.
+
+    A line may be a list too where ``listed`` names its elements, in their order.
 
     Raises:
         UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read.
@@ -102,7 +104,7 @@ def read_lines(path: Path, bad: BadLines, title: str = "") -> Iterator[Line]:
             try:
                 if raw is None:
                     raise BadLine(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
-                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw))
+                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw, listed))
             except BadLine as error:
                 bad.refuse(path, number, str(error))
 
@@ -128,8 +130,8 @@ def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
         yield number, None, length + len(rest)
 
 
-def parse(raw: bytes) -> Row:
-    """One line's object.
+def parse(raw: bytes, listed: Sequence[str] = ()) -> Row:
+    """One line's object; or its list, whose elements ``listed`` names.
 
     Raises:
         BadLine: the line is refused (see the module).
@@ -150,8 +152,11 @@ def parse(raw: bytes) -> Row:
         raise BadLine("not usable: nested too deeply") from None
     except ValueError:  # an integer with thousands of digits
         raise BadLine("a number has too many digits") from None
+    if listed and isinstance(row, list) and len(row) == len(listed):
+        row = dict(zip(listed, row, strict=True))
     if not isinstance(row, dict):
-        raise BadLine(f"not an object but {_kind(row)}")
+        wanted = f"an object, nor a list of {', '.join(listed)}" if listed else "an object"
+        raise BadLine(f"not {wanted} but {_kind(row)}")
     return row
 
 

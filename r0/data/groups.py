@@ -1,0 +1,167 @@
+"""Labelled documents as training examples, one shape a loss: pairs, lists of one length, or a positive with its negatives.
+
+Everything is a pure function of the labelled documents and the seed. Where documents are drawn or dealt, their order is a shuffle
+by the hash of (seed, query), so that neither the file's order of hits nor the number of ranks says anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from r0.data.hashes import address, mix, shuffled
+from r0.data.labelled import Labelled, LabelledKind
+
+LONG = 100  # characters; shorter documents are never put in another order
+_THIRDS = 3
+
+
+class Shape(StrEnum):
+    """What an example of a loss is."""
+
+    PAIR = "pair"  # one document, one label
+    LIST = "list"  # train_group_size documents, as many labels
+    SCORED = "scored"  # the same, the highest label first
+    TUPLE = "tuple"  # a positive and its negatives, no labels
+
+
+SHAPES: Mapping[str, Shape] = {
+    "pointwise_bce": Shape.PAIR,
+    "pointwise_mse": Shape.PAIR,
+    "pairwise_ranknet": Shape.LIST,
+    "listwise_ce": Shape.LIST,
+    "listwise_lambda": Shape.LIST,
+    "listwise_mle": Shape.LIST,
+    "margin_mse": Shape.SCORED,
+    "in_batch_negatives": Shape.TUPLE,
+}
+IMPOSSIBLE = -1e4  # label whose share of a softmax is 0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example: a query with documents [N] and their labels [N]."""
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+
+
+@dataclass
+class Left:
+    """What was left out or filled up while examples were made."""
+
+    one_label: int = 0  # groups dealt from a query whose documents happened to have one label
+    repeated: int = 0  # groups filled up with documents that they or others of the query have already
+
+    def summary(self) -> str:
+        """What to tell; empty when there is nothing."""
+        said = []
+        if self.one_label:
+            said.append(f"{self.one_label} groups dealt from longer lists have one label only and are left out")
+        if self.repeated:
+            said.append(f"{self.repeated} short groups repeat documents")
+        return "; ".join(said)
+
+
+def examples(
+    found: Iterable[Labelled], kind: LabelledKind, shape: Shape, size: int, seed: int, left: Left, negatives: bool = True
+) -> Iterator[Example]:
+    """The examples of labelled documents, in their order.
+
+    Args:
+        found: labelled documents of one kind.
+        kind: theirs.
+        shape: of the loss.
+        size: documents of an example, for all shapes but pairs.
+        seed: of what is drawn.
+        left: counts what is left out and filled up.
+        negatives: for tuples: whether each has ``size`` − 1 negatives, or none.
+    """
+    for one in found:
+        if shape == Shape.PAIR:
+            yield from (
+                Example(one.query, (document,), (label,)) for document, label in zip(one.documents, one.labels, strict=True)
+            )
+        elif kind == LabelledKind.POSITIVES:
+            yield from _with_one_positive(one, size if negatives else 1, seed, left)
+        else:
+            yield from _dealt(one, size, seed, left, shape == Shape.SCORED)
+
+
+def target_labels(loss: str, example: Example) -> tuple[float, ...]:
+    """The labels [M] of an example as its loss wants them.
+
+    * listwise_ce: with one positive of label 1 among labels 0 the target is that document alone; else it is the softmax of the
+      labels (a teacher's scores, or grades).
+    * pairwise_ranknet: from 0, since only gaps count.
+    """
+    labels = example.labels
+    if loss == "listwise_ce" and set(labels) == {0.0, 1.0}:
+        positives = {document for document, label in zip(example.documents, labels, strict=True) if label}
+        if len(positives) == 1:
+            return tuple(0.0 if label else IMPOSSIBLE for label in labels)
+    if loss == "pairwise_ranknet":
+        return tuple(label - min(labels) for label in labels)
+    return labels
+
+
+def by_query(found: Iterable[Labelled]) -> list[Labelled]:
+    """Documents gathered by their query, in the order in which the queries come first."""
+    gathered: dict[str, tuple[list[str], list[float], str]] = {}
+    for one in found:
+        documents, labels, _ = gathered.setdefault(one.query, ([], [], one.place))
+        documents += one.documents
+        labels += one.labels
+    return [Labelled(query, tuple(texts), tuple(values), place) for query, (texts, values, place) in gathered.items()]
+
+
+def with_thirds_shuffled(document: str, share: float, key: int) -> str:
+    """``document``; for a ``share`` of the long ones its thirds in another order, joined by spaces.
+
+    A document counts as long above ``LONG`` characters (RAG-Retrieval's shuffle_rate).
+
+    Args:
+        document: the text.
+        share: in [0, 1].
+        key: of the draw and of the order.
+    """
+    if share <= 0 or len(document) <= LONG or mix(key) >= share * 2**64:
+        return document
+    width = -(-len(document) // _THIRDS)
+    parts = [document[start : start + width] for start in range(0, len(document), width)]
+    return " ".join(parts[place] for place in shuffled(len(parts), key + 1))
+
+
+def _dealt(one: Labelled, size: int, seed: int, left: Left, highest_first: bool) -> Iterator[Example]:
+    """Groups of ``size`` documents of one query; the last one is filled up with documents of the query from the beginning."""
+    count = len(one.documents)
+    order = shuffled(count, address(seed, "groups", one.query))
+    for start in range(0, count, size):
+        taken = order[start : start + size]
+        if len(taken) < size:
+            left.repeated += 1
+            taken += [order[place % count] for place in range(size - len(taken))]
+        labels = [one.labels[place] for place in taken]
+        if len(set(labels)) == 1:
+            left.one_label += 1
+            continue
+        if highest_first:
+            taken.sort(key=lambda place: -one.labels[place])
+        yield _example(one, taken)
+
+
+def _with_one_positive(one: Labelled, size: int, seed: int, left: Left) -> Iterator[Example]:
+    """One group a positive: it, and ``size`` − 1 negatives, which the positives of a query take in turn."""
+    positives = [place for place, label in enumerate(one.labels) if label > 0]
+    others = [place for place, label in enumerate(one.labels) if label <= 0]
+    order = [others[place] for place in shuffled(len(others), address(seed, "negatives", one.query))]
+    for number, positive in enumerate(positives):
+        wanted = range(number * (size - 1), (number + 1) * (size - 1))
+        left.repeated += len(order) < size - 1
+        yield _example(one, [positive, *(order[place % len(order)] for place in wanted)])
+
+
+def _example(one: Labelled, places: Sequence[int]) -> Example:
+    return Example(one.query, tuple(one.documents[p] for p in places), tuple(one.labels[p] for p in places))

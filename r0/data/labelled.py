@@ -1,0 +1,169 @@
+"""Labelled documents for supervised fine-tuning: what is valid in a line, and which kind of lines a file holds.
+
+* pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` become 0 to 1.
+* grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, of two hits and two different labels at least.
+* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives" (or "pos"), "negatives" (or "neg")}``. Positives
+  have the label 1, negatives 0.
+
+Other fields are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from r0.data.hashes import query_hash
+from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
+from r0.errors import UserError
+
+LISTED = ("query", "positives", "negatives")  # what the elements of a line that is a list are
+
+
+class LabelledKind(StrEnum):
+    """What the lines of a file are."""
+
+    POINTWISE = "pointwise"
+    GROUPED = "grouped"
+    POSITIVES = "positives"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line)."""
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelBounds:
+    """The labels that a file may have. Of rows they become 0 to 1; in groups they stay as they are."""
+
+    least: float | None = None
+    most: float | None = None
+
+    def __post_init__(self) -> None:
+        least, most = self._of_rows()
+        if least >= most:
+            raise UserError(f"min_label: {least:g} is not below max_label={most:g}; give the lowest and the highest label")
+
+    def _of_rows(self) -> tuple[float, float]:
+        least = 0.0 if self.least is None else self.least
+        return least, (max(1.0, least + 1.0) if self.most is None else self.most)
+
+    def scaled(self, label: float) -> float:
+        """A row's label in [0, 1].
+
+        Raises:
+            BadLine: it is outside the bounds.
+        """
+        least, most = self._of_rows()
+        if not least <= label <= most:
+            raise BadLine(f"the label {label:g} is outside {least:g} to {most:g}; declare the range: min_label=, max_label=")
+        return (label - least) / (most - least)
+
+    def checked(self, label: float, where: str) -> float:
+        """A hit's label as it is.
+
+        Raises:
+            BadLine: it is outside the bounds that were declared.
+        """
+        if (self.least is not None and label < self.least) or (self.most is not None and label > self.most):
+            bounds = " to ".join("…" if bound is None else f"{bound:g}" for bound in (self.least, self.most))
+            raise BadLine(f"{where}the label {label:g} is outside {bounds}; mend it, or min_label= and max_label=")
+        return label
+
+
+def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
+    """What a line holds.
+
+    Raises:
+        BadLine: a field is missing or wrong, there are too few documents, or they have one label only.
+    """
+    query = text_of(row, "query")
+    if kind == LabelledKind.POINTWISE:
+        return Labelled(query, (_document(row),), (bounds.scaled(number_of(row, "label")),))
+    if kind == LabelledKind.POSITIVES:
+        positives, negatives = _texts(row, "positives", "pos"), _texts(row, "negatives", "neg")
+        if not positives:
+            raise BadLine("there is no positive; a query without one teaches nothing, leave it out")
+        return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
+    hits = objects_of(row, "hits")
+    if len(hits) < 2:
+        raise BadLine(f"{len(hits)} of at least 2 hits; a group needs documents to compare, leave it out or use pointwise rows")
+    found = []
+    for index, hit in enumerate(hits):
+        where = f"hits[{index}]: "
+        found.append((_document(hit, where), bounds.checked(number_of(hit, "label", where), where)))
+    documents, labels = zip(*found, strict=True)
+    if len(set(labels)) == 1:
+        raise BadLine(f"all {len(hits)} hits have the label {labels[0]:g}, so that nothing orders them; leave the group out")
+    return Labelled(query, documents, labels)
+
+
+def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadLines, title: str = "") -> Iterator[Labelled]:
+    """The lines of a file in order; bad ones go to ``bad``.
+
+    Raises:
+        UserError: the file cannot be read; a bad line, where ``bad`` does not skip them.
+    """
+    for line in read_lines(path, bad, title, LISTED):
+        try:
+            found = labelled(line.row, kind, bounds)
+        except BadLine as error:
+            bad.refuse(path, line.number, str(error))
+            continue
+        yield Labelled(found.query, found.documents, found.labels, f"{path}:{line.number}")
+
+
+def kind_of_labelled(path: Path, skip_bad: bool) -> LabelledKind:
+    """Which kind of lines a file holds, by its first good line.
+
+    Raises:
+        UserError: none of the three, or no line at all.
+    """
+    readable_file(path, "a JSONL file of labelled documents")
+    for line in read_lines(path, BadLines(skip_bad), "", LISTED):
+        keys = line.row.keys()
+        if "hits" in keys:
+            return LabelledKind.GROUPED
+        if keys & {"positives", "pos"}:
+            return LabelledKind.POSITIVES
+        if "label" in keys and keys & {"content", "document"}:
+            return LabelledKind.POINTWISE
+        if not skip_bad:
+            wanted = '"query", "content", "label" (pointwise), "query", "hits" (grouped) or "query", "positives", "negatives"'
+            raise UserError(f"{path}:{line.number}: not labelled documents; fields must be {wanted}, found {shown(sorted(keys))}")
+    raise UserError(f"{path}: no labelled documents in it; give a file with at least one good line")
+
+
+class QueryPlaces:
+    """Which queries were seen, as the split of the data sees them (case and white space apart), and where first."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, str] = {}
+
+    def add(self, one: Labelled) -> None:
+        """A query is seen."""
+        self._places.setdefault(query_hash(one.query), one.place)
+
+    def place(self, query: str) -> str | None:
+        """Where ``query`` was seen first; None: it was not."""
+        return self._places.get(query_hash(query))
+
+
+def _document(row: Row, where: str = "") -> str:
+    return text_of(row, "document" if "document" in row and "content" not in row else "content", where)
+
+
+def _texts(row: Row, name: str, other: str) -> tuple[str, ...]:
+    key = other if name not in row and other in row else name
+    values = row.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
+        raise BadLine(f"{shown(key)} must be a list of texts that are not blank")
+    return tuple(values)

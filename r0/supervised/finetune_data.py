@@ -1,0 +1,264 @@
+"""The data of a fine-tuning: read and checked once by the driver, kept as Arrow files in the run directory, mapped by the ranks.
+
+``data/train.arrow`` has the training examples in the columns that the loss reads. ``data/validation.arrow`` has the validation
+documents by query, ``data/validation_loss.arrow`` the examples of which the validation loss is made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from r0.config import FinetuneConfig
+from r0.config.finetune import LOSSES
+from r0.data.builtin_lists import builtin_list_task
+from r0.data.groups import SHAPES, Example, Left, Shape, by_query, examples, target_labels, with_thirds_shuffled
+from r0.data.hashes import address
+from r0.data.jsonl import BadLines
+from r0.data.labelled import LabelBounds, Labelled, LabelledKind, QueryPlaces, kind_of_labelled, read_labelled
+from r0.errors import UserError
+from r0.records import Form
+
+BUILTIN = "builtin"
+BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
+ROWS_A_BATCH = 1000  # of an Arrow file
+TRAIN, VALIDATION, VALIDATION_LOSS, COUNTS = "train.arrow", "validation.arrow", "validation_loss.arrow", "counts.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the prepared data holds."""
+
+    examples: int = 0
+    validation_queries: int = 0
+    validation_examples: int = 0
+    notes: tuple[str, ...] = field(default=())  # what a person should know of it
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is read: the kinds of both sides, and whether in-batch tuples have negatives of their own."""
+
+    train: LabelledKind
+    validation: LabelledKind | None
+    negatives: bool
+
+
+def check_loss(config: FinetuneConfig) -> tuple[FinetuneConfig, LabelledKind]:
+    """The configuration with its loss, and the kind of the training data.
+
+    Raises:
+        UserError: no such loss for that kind of data; the file is of no known kind.
+    """
+    kind = _kind(config.data, config.data_type, config)
+    defaults = {"pointwise": "pointwise_bce", "grouped": "pairwise_ranknet", "positives": "listwise_ce"}
+    loss = config.loss_type or defaults[kind]
+    if loss not in LOSSES[kind]:
+        raise UserError(f"loss_type: {loss} is not for {kind} data ({config.data}); use one of {', '.join(LOSSES[kind])}")
+    return config.model_copy(update={"loss_type": loss}), kind
+
+
+def prepared(folder: Path) -> Counts | None:
+    """What ``write`` left in ``folder``; None where it did not come to its end."""
+    try:
+        values = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
+        return Counts(**{**values, "notes": tuple(values["notes"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Preparation:
+    """Reads both sides of the data. ``write`` may follow ``check``, which reads all and writes nothing.
+
+    Args:
+        config: with its loss (``check_loss``).
+        kind: of the training data.
+    """
+
+    def __init__(self, config: FinetuneConfig, kind: LabelledKind):
+        self._config, self._loss = config, str(config.loss_type)
+        self._shape = SHAPES[self._loss]
+        validation = config.validation
+        validation_kind = None if validation is None else _kind(validation, config.validation_type, config)
+        if validation_kind is not None and self._loss not in LOSSES[validation_kind]:
+            fitting = ", ".join(name for name, names in LOSSES.items() if self._loss in names)
+            raise UserError(f"validation: {validation} holds {validation_kind} data, and {self._loss} needs {fitting} data")
+        self._sources = Sources(kind, validation_kind, self._has_negatives(kind))
+
+    def check(self) -> Counts:
+        """Read everything.
+
+        Raises:
+            UserError: a bad line, a query on both sides, too few examples for one update.
+        """
+        left, bad = Left(), BadLines(self._config.skip_bad)
+        side, queries, bad_side = self._validation()
+        count = sum(1 for _ in self._training(left, bad, queries))
+        if count < self._config.batch_size:
+            size = self._config.batch_size
+            raise UserError(f"batch_size: {count} training examples are fewer than one update of {size}; lower it")
+        notes = [note for note in (left.summary(), bad.summary(), bad_side.summary()) if note]
+        return Counts(count, len(side), sum(1 for _ in self._validation_examples(side)), tuple(notes))
+
+    def write(self, folder: Path) -> Counts:
+        """Make ``folder`` with the data in it; it is whole or not there.
+
+        Raises:
+            UserError: as ``check``.
+        """
+        partial = folder.with_name(f".partial-{folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        left, bad = Left(), BadLines(self._config.skip_bad)
+        side, queries, _ = self._validation()
+        columns = _columns(self._shape, self._config.train_group_size if self._sources.negatives else 1)
+        with _writer(partial / TRAIN, columns) as write:
+            count = write(self._row(one, number) for number, one in enumerate(self._training(left, bad, queries)))
+        if side:
+            with _writer(partial / VALIDATION, _columns(Shape.LIST, 0)) as write:
+                write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side)
+            with _writer(partial / VALIDATION_LOSS, columns) as write:
+                validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
+        counts = Counts(count, len(side), validation_examples if side else 0)
+        (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        return counts
+
+    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Example]:
+        config, kind = self._config, self._sources.train
+        read = _builtin(config, kind, 0, config.builtin_rows) if config.data == BUILTIN else self._read(config.data, kind, bad)
+        shown = self._without(read, held, bad)
+        return examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
+
+    def _without(self, read: Iterable[Labelled], held: QueryPlaces, bad: BadLines) -> Iterator[Labelled]:
+        """Refuse what is also asked in validation; of the built-in task, leave it out."""
+        for one in read:
+            place = held.place(one.query)
+            if place is None:
+                yield one
+            elif self._config.data != BUILTIN:
+                path, _, number = one.place.rpartition(":")
+                bad.refuse(Path(path), int(number), f"the query {one.query[:60]!r} is a validation query too ({place})")
+
+    def _validation(self) -> tuple[list[Labelled], QueryPlaces, BadLines]:
+        config, kind, held = self._config, self._sources.validation, QueryPlaces()
+        bad = BadLines(config.skip_bad)
+        if kind is None or config.validation is None:
+            return [], held, bad
+        rows = config.builtin_rows
+        builtin = config.validation == BUILTIN
+        read = _builtin(config, kind, rows, rows + max(8, rows // 10)) if builtin else self._read(config.validation, kind, bad)
+        side = by_query(read)
+        for one in side:
+            held.add(one)
+        return side, held, bad
+
+    def _validation_examples(self, side: list[Labelled]) -> Iterator[Example]:
+        """What the loss is made of."""
+        kind, size = self._sources.validation or self._sources.train, self._config.train_group_size
+        return examples(side, kind, self._shape, size, self._config.seed, Left(), self._sources.negatives)
+
+    def _read(self, path: str, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
+        title = f"reading {Path(path).name}"
+        bounds = LabelBounds(self._config.min_label, self._config.max_label)
+        for one in read_labelled(Path(path), kind, bounds, bad, title):
+            wrong = self._wrong(one, kind)
+            if wrong:
+                name, _, number = one.place.rpartition(":")
+                bad.refuse(Path(name), int(number), wrong)
+            else:
+                yield one
+
+    def _wrong(self, one: Labelled, kind: LabelledKind) -> str:
+        """What is wrong with documents for this loss; empty when nothing is."""
+        if kind == LabelledKind.POSITIVES and self._shape != Shape.PAIR:
+            has = min(one.labels) <= 0
+            if self._shape == Shape.TUPLE and has != self._sources.negatives:
+                return "some queries have negatives and others none; give all some, or none any"
+            if self._shape != Shape.TUPLE and not has:
+                return "there is no negative to compare with; leave the query out, or use loss_type=in_batch_negatives"
+        if self._loss == "listwise_lambda" and min(one.labels) < 0:
+            return f"the label {min(one.labels):g} is negative, and listwise_lambda gains 2^label − 1; use labels from 0"
+        return ""
+
+    def _has_negatives(self, kind: LabelledKind) -> bool:
+        """Whether the first query of in-batch tuples has negatives; all others must do as it does."""
+        if self._shape != Shape.TUPLE or self._config.data == BUILTIN:
+            return True
+        bounds = LabelBounds(self._config.min_label, self._config.max_label)
+        first = next(read_labelled(Path(self._config.data), kind, bounds, BadLines(self._config.skip_bad)), None)
+        return first is None or min(first.labels) <= 0
+
+    def _row(self, one: Example, number: int | None) -> dict[str, Any]:
+        """The columns of an example; ``number`` of a training example, whose long documents may be put in another order."""
+        documents = one.documents
+        if number is not None and self._config.shuffle_rate:
+            keys = (address(self._config.seed, "thirds", number, place) for place in range(len(documents)))
+            share = self._config.shuffle_rate
+            documents = tuple(with_thirds_shuffled(text, share, key) for text, key in zip(documents, keys, strict=True))
+        labels = target_labels(self._loss, one)
+        if self._shape == Shape.PAIR:
+            return {"query": one.query, "document": documents[0], "label": labels[0]}
+        if self._shape == Shape.LIST:
+            return {"query": one.query, "documents": documents, "labels": labels}
+        row = {"query": one.query, "positive": documents[0]}
+        row |= {f"negative_{place}": text for place, text in enumerate(documents[1:], 1)}
+        return {**row, "label": labels} if self._shape == Shape.SCORED else row
+
+
+def _kind(name: str, given: str, config: FinetuneConfig) -> LabelledKind:
+    if given != "auto":
+        return LabelledKind(given)
+    if name != BUILTIN:
+        return kind_of_labelled(Path(name).expanduser(), config.skip_bad)
+    fitting = (kind for kind, losses in LOSSES.items() if config.loss_type in losses)
+    return LabelledKind.GROUPED if config.loss_type in (None, *LOSSES["grouped"]) else LabelledKind(next(fitting))
+
+
+def _builtin(config: FinetuneConfig, kind: LabelledKind, start: int, end: int) -> Iterator[Labelled]:
+    """Lists of the built-in task in the form of ``kind``; as positives, documents of the highest grade are."""
+    for index in range(start, end):
+        task = builtin_list_task(index, config.seed, Form.PERMUTATION, BUILTIN_DOCUMENTS)
+        grades = task.label.grades
+        one = Labelled(task.query, task.documents, grades, f"{BUILTIN}:{index}")
+        if kind == LabelledKind.GROUPED and len(set(grades)) > 1:
+            yield one
+        elif kind == LabelledKind.POSITIVES and 0 < grades.count(BUILTIN_GRADES) < len(grades):
+            yield Labelled(one.query, one.documents, tuple(float(grade == BUILTIN_GRADES) for grade in grades), one.place)
+        elif kind == LabelledKind.POINTWISE:
+            for document, grade in zip(one.documents, grades, strict=True):
+                yield Labelled(one.query, (document,), (grade / BUILTIN_GRADES,), one.place)
+
+
+def _columns(shape: Shape, size: int) -> pa.Schema:
+    text, number = pa.string(), pa.float64()
+    if shape == Shape.PAIR:
+        return pa.schema({"query": text, "document": text, "label": number})
+    if shape == Shape.LIST:
+        return pa.schema({"query": text, "documents": pa.list_(text), "labels": pa.list_(number)})
+    columns = {"query": text, "positive": text, **{f"negative_{place}": text for place in range(1, size)}}
+    return pa.schema({**columns, "label": pa.list_(number)} if shape == Shape.SCORED else columns)
+
+
+@contextmanager
+def _writer(path: Path, columns: pa.Schema) -> Iterator[Any]:
+    """Gives a function that writes rows to an Arrow file, a thousand at a time, and counts them."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, columns) as stream:
+
+        def write(rows: Iterator[dict[str, Any]]) -> int:
+            count = 0
+            while chunk := list(islice(rows, ROWS_A_BATCH)):
+                stream.write_batch(pa.RecordBatch.from_pylist(chunk, columns))
+                count += len(chunk)
+            return count
+
+        yield write

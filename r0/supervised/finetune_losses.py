@@ -1,0 +1,53 @@
+"""The loss of each ``loss_type``: sentence-transformers' losses, set as the formulas are written.
+
+Dimensions: B queries of a micro-batch, M documents of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sentence_transformers import CrossEncoder
+from sentence_transformers.cross_encoder import losses
+from sentence_transformers.cross_encoder.losses.lambda_loss import BaseWeightingScheme
+from torch import Tensor, nn
+
+from r0.config import FinetuneConfig
+
+AT_ONCE = -1  # all documents of a micro-batch in one forward pass
+
+
+class LabelGap(BaseWeightingScheme):
+    """Weights that make ``LambdaLoss``, with natural logarithms, RankNet weighted by the gap of the labels, summed over pairs.
+
+    Σ over pairs with r_i < r_j of (r_j − r_i) · log(1 + exp(s_i − s_j)), the mean over queries. LambdaLoss divides by the number
+    of pairs of the whole micro-batch, which is multiplied back here. Labels must be at least 0.
+    """
+
+    def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
+        """Weights [B, M, M] of the pairs in the order of the scores; ``true_sorted`` [B, M] are labels in that order."""
+        gap_BMM = (true_sorted[:, :, None] - true_sorted[:, None, :]).clamp(min=0.0)
+        return gap_BMM * (gap_BMM > 0).sum() / len(true_sorted)
+
+
+def make_loss(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
+    """The loss that the configuration names, around ``model``."""
+    makers: Mapping[str, Callable[[], nn.Module]] = {
+        "pointwise_bce": lambda: losses.BinaryCrossEntropyLoss(model),
+        "pointwise_mse": lambda: losses.MSELoss(model, activation_fn=nn.Sigmoid()),
+        "pairwise_ranknet": lambda: losses.LambdaLoss(model, LabelGap(), reduction_log="natural", mini_batch_size=AT_ONCE),
+        "listwise_ce": lambda: losses.ListNetLoss(model, mini_batch_size=AT_ONCE),
+        "listwise_lambda": lambda: losses.LambdaLoss(model, mini_batch_size=AT_ONCE),
+        "listwise_mle": lambda: losses.ListMLELoss(model, mini_batch_size=AT_ONCE, respect_input_order=False),
+        "margin_mse": lambda: losses.MarginMSELoss(model),
+        "in_batch_negatives": lambda: losses.CachedMultipleNegativesRankingLoss(
+            model, num_negatives=config.negatives, mini_batch_size=config.micro_batch_size
+        ),
+    }
+    return makers[str(config.loss_type)]()
+
+
+def sees_whole_batch(loss_type: str) -> bool:
+    """Whether a rank's share of an update has to be one batch, because its queries are compared with one another."""
+    return loss_type == "in_batch_negatives"
+

@@ -1,0 +1,120 @@
+"""Validation during a fine-tuning: the loss, and how well scores order the documents of a query. Every rank takes its share.
+
+Dimensions: P pairs of a rank's share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from r0.config import FinetuneConfig
+from r0.ranking import groups_of, ndcg
+from r0.supervised.finetune_data import VALIDATION, VALIDATION_LOSS
+from r0.supervised.job import Channel, Job, Kind, Report, micro_batch
+from r0.supervised.ranks import sum_over_ranks
+
+if TYPE_CHECKING:
+    from r0.supervised.finetune_rank import Trainer
+
+CUTOFF = 10  # of nDCG
+
+
+class Validation(TrainerCallback):
+    """Validates before the first step and whenever due; ``newest`` are the last figures."""
+
+    def __init__(self, trainer: Trainer, job: Job[FinetuneConfig], channel: Channel):
+        self._trainer, self._job, self._channel = trainer, job, channel
+        self._every = job.config.eval_every or job.steps_per_epoch
+        self.newest: dict[str, float] = {}
+        data = Path(job.run) / "data"
+        self._on = (data / VALIDATION).is_file()
+        if self._on:
+            self._queries = Dataset.from_file(str(data / VALIDATION))
+            self._examples = Dataset.from_file(str(data / VALIDATION_LOSS))
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the first step of a run that is not resumed."""
+        if state.global_step == 0:
+            self._validate(0)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """When due, and after the last step."""
+        if state.global_step % self._every == 0 or state.global_step == self._job.steps:
+            self._validate(state.global_step)
+
+    def _validate(self, step: int) -> None:
+        if not self._on:
+            return
+        model = self._trainer.model_wrapped
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(enabled=True), self._trainer.compute_loss_context_manager():
+            torch.manual_seed(self._job.config.seed)  # in-batch negatives are drawn: the same ones every time
+            self.newest = {"heldout/loss": self._loss(), **self._order()}
+        model.train()
+        if dist.get_rank() == 0:
+            self._channel.send(Report(Kind.EVALUATION, step, values=self.newest))
+
+    def _loss(self) -> float:
+        """Mean loss of a validation example. Ranks compute as many batches; those without a share of their own count nothing."""
+        trainer, micro = self._trainer, micro_batch(self._job.config)
+        loss, count = 0.0, 0
+        for mine, dummy in _shares(len(self._examples), micro):
+            batch = trainer._prepare_inputs(trainer.data_collator([self._examples[place] for place in mine]))
+            value: Any = trainer.compute_loss(trainer.model, batch)
+            if not dummy:
+                loss += value.item() * len(mine)
+                count += len(mine)
+        total = sum_over_ranks({"loss": loss, "count": count})
+        return total["loss"] / max(1.0, total["count"])
+
+    def _order(self) -> dict[str, float]:
+        """nDCG@10 and reciprocal rank of the first relevant document, means over the queries whose documents differ in label.
+
+        A document is relevant from the middle of the query's labels on.
+        """
+        measured, sums = 0, {"ndcg@10": 0.0, "mrr": 0.0}
+        for mine, dummy in _shares(len(self._queries), 1):
+            query = self._queries[mine[0]]
+            scores = self._scores(query["query"], query["documents"])
+            labels = query["labels"]
+            if dummy or len(set(labels)) < 2:
+                continue
+            grades = [label - min(0.0, *labels) for label in labels]
+            groups = groups_of(scores)
+            middle = (min(labels) + max(labels)) / 2
+            ranked = [place for group in groups for place in group]
+            measured += 1
+            sums["ndcg@10"] += ndcg(grades, groups, CUTOFF)
+            sums["mrr"] += 1 / (1 + next(rank for rank, place in enumerate(ranked) if labels[place] > middle))
+        total = sum_over_ranks({**sums, "measured": measured})
+        if not total["measured"]:
+            return {}
+        return {f"heldout/{name}": total[name] / total["measured"] for name in sums}
+
+    def _scores(self, query: str, documents: Sequence[str]) -> list[float]:
+        """Logits [P] of the documents of one query."""
+        model = self._trainer.cross_encoder
+        features = model.preprocess([(query, document) for document in documents])
+        features = {name: _to(value, self._trainer.args.device) for name, value in features.items()}
+        return self._trainer.model(features)["scores"].reshape(-1).float().tolist()
+
+
+def _shares(count: int, micro: int) -> list[tuple[list[int], bool]]:
+    """This rank's batches of ``micro`` of ``count`` examples, as many as every rank has; True where it is only to keep step."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    shares = []
+    for start in range(0, count, micro * world):
+        mine = list(range(start + rank * micro, min(count, start + (rank + 1) * micro)))
+        shares.append((mine or list(range(min(micro, count))), not mine))
+    return shares
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
