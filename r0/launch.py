@@ -18,6 +18,7 @@ from r0.config import (
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
+    FinetuneConfig,
     RerankConfig,
     RetrieveConfig,
     RolloutsConfig,
@@ -54,6 +55,7 @@ COMMANDS = {
     "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
     "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),
     "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
+    "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
@@ -131,6 +133,7 @@ def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str]
         elif argument.startswith("--"):
             key, equals, value = argument[2:].partition("=")
             key = key.replace("-", "_")
+            key = getattr(command.config, "ALIASES", {}).get(key, key)
             field = command.config.model_fields.get(key)
             if not equals and field is not None and field.annotation is bool and arguments[:1] not in (["true"], ["false"]):
                 value = "true"

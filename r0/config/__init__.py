@@ -1,6 +1,7 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
+from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
@@ -27,6 +28,7 @@ __all__ = [
     "DemoConfig",
     "EvalSection",
     "EvaluateConfig",
+    "FinetuneConfig",
     "GRPOSection",
     "LearnerSection",
     "ListKeys",
