@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.config import RankingKeys, RankKeys, RLConfig, TrainingKeys
+from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCConfig, TrainingKeys
 from r0.errors import UserError
 from r0.quiet import WORKER_VARIABLES
 
@@ -41,9 +41,7 @@ def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
         return [Bundle("rank", config.cpus, gpus)] * config.ranks
     if not isinstance(config, RLConfig | RankingKeys):
         raise TypeError(f"no placement for {type(config).__name__}")
-    rollout = config.rollout
-    rollout_gpus = rollout.gpus if rollout.gpus is not None else float(rollout.tensor_parallel_size * has_gpus)
-    rollouts = [Bundle("rollout", rollout.cpus, rollout_gpus)] * rollout.workers
+    rollouts = rollout_bundles(config.rollout, has_gpus)
     if isinstance(config, RankingKeys):
         return rollouts
     learner = config.learner
@@ -53,6 +51,18 @@ def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
         *rollouts,
         *[Bundle("reward", 1.0, 0.0)] * config.reward.workers,
     ]
+
+
+def rollout_bundles(rollout: RolloutSection, has_gpus: bool) -> list[Bundle]:
+    """One bundle a sampling worker."""
+    gpus = rollout.gpus if rollout.gpus is not None else float(rollout.tensor_parallel_size * has_gpus)
+    return [Bundle("rollout", rollout.cpus, gpus)] * rollout.workers
+
+
+def phases(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[list[Bundle]]:
+    """What the run needs at one time, one after another: stage C's engines and ranks take turns."""
+    engines = [rollout_bundles(config.rollout, has_gpus)] if isinstance(config, StageCConfig) else []
+    return [*engines, bundles(config, has_gpus)]
 
 
 def local_gpus() -> int:
@@ -80,10 +90,11 @@ def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
     else:
-        _start_here(bundles(config, has_gpus=local_gpus() > 0))
-    need = bundles(config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
-    check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    return need
+        _start_here(max(phases(config, has_gpus=local_gpus() > 0), key=lambda need: sum(bundle.cpus for bundle in need)))
+    needs = phases(config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    for need in needs:
+        check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    return needs[-1]
 
 
 def _start_here(need: Sequence[Bundle]) -> None:

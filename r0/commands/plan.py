@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from r0.actors.placement import bundles, local_gpus
+from r0.actors.placement import local_gpus, phases
 from r0.commands.output import output_path
 from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
 from r0.errors import UserError
@@ -50,10 +50,12 @@ def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
     where = config.ray.address or "a Ray started on this machine, unless RAY_ADDRESS names one"
     lines = [f"placed on {where}, if its GPUs are like this machine's:"]
     counts: dict[tuple[str, float, float], int] = {}
-    for bundle in bundles(config, gpus):
+    needs = phases(config, gpus)
+    for bundle in (bundle for need in needs for bundle in need):
         place = (bundle.role, bundle.cpus, bundle.gpus)
         counts[place] = counts.get(place, 0) + 1
-    return lines + [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
+    lines += [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
+    return [*lines, "  one kind after the other"] if len(needs) > 1 else lines
 
 
 def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
 from r0.config.finetune import FinetuneConfig
-from r0.config.lists import ListKeys, ListRewardSection
+from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
@@ -20,6 +20,7 @@ from r0.config.sections import (
     SyncSection,
     TrackingSection,
 )
+from r0.config.stage_c import ScoreLossSection, StageCConfig
 
 __all__ = [
     "CheckpointSection",
@@ -33,6 +34,7 @@ __all__ = [
     "LearnerSection",
     "ListKeys",
     "ListRewardSection",
+    "ListSourceKeys",
     "LoraSection",
     "PPOSection",
     "RLConfig",
@@ -46,10 +48,12 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScoreLossSection",
     "Section",
     "SftConfig",
     "StageAConfig",
     "StageBConfig",
+    "StageCConfig",
     "SyncSection",
     "TrackingSection",
     "TrainingKeys",

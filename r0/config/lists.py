@@ -10,12 +10,17 @@ from r0.config.presets import PRESETS
 from r0.config.sections import Count, NonNegative, RewardBase, Section, Share, key
 
 
-class ListKeys(Section):
-    """How lists are put together and shown."""
+class ListSourceKeys(Section):
+    """How lists are put together."""
 
     candidates: Annotated[int, Field(ge=2)] = key(20, "documents of a list, at most; deeper lists give windows of so many")
     lists_per_query: Count = key(1, "lists made of each query whose candidates are more than one list holds")
     random_negatives: Share = key(0.0, "share of a list's irrelevant documents that is drawn from other queries' candidates")
+
+
+class ListKeys(ListSourceKeys):
+    """How lists are put together and shown."""
+
     passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
 
 

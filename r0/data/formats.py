@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config.commands import DataKeys
-from r0.config.lists import ListKeys
+from r0.config.lists import ListSourceKeys
 from r0.data.beir import BeirRows
 from r0.data.file_pool import FilePool, RequestRows
 from r0.data.index import JsonlRows, Rows
@@ -35,8 +35,10 @@ def open_rows(keys: DataKeys, seed: int) -> Rows:
     return JsonlRows(path, kind, rule, keys.skip_bad)
 
 
-def open_lists(keys: DataKeys, lists: ListKeys, form: Form, seed: int, imitate: bool) -> Rows:
-    """The lists that ``keys`` name, put together as ``lists`` says; ``imitate``: thoughts and answers are to be imitated.
+def open_lists(keys: DataKeys, lists: ListSourceKeys, form: Form, seed: int, imitate: bool = False, spread: bool = False) -> Rows:
+    """The lists that ``keys`` name, put together as ``lists`` says.
+
+    ``imitate``: thoughts and answers are to be imitated; ``spread``: only lists whose documents differ in their grades.
 
     Raises:
         UserError: the data is missing, bad, empty, or does not fit the keys.
@@ -53,7 +55,7 @@ def open_lists(keys: DataKeys, lists: ListKeys, form: Form, seed: int, imitate: 
     else:
         check = ThoughtCheck(form, lists.candidates) if imitate and kind == DataKind.GROUPED else None
         pool = FilePool(path, kind, rule, keys.skip_bad, keys.qrels, apart, check)
-    return ListRows(pool, lists, form, rule.threshold, seed)
+    return ListRows(pool, lists, form, rule.threshold, seed, spread)
 
 
 def _kind(keys: DataKeys) -> DataKind:

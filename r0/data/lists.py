@@ -17,7 +17,7 @@ from array import array
 
 import numpy as np
 
-from r0.config.lists import ListKeys
+from r0.config.lists import ListSourceKeys
 from r0.data.hashes import address, shuffled
 from r0.data.index import RELEVANT, THOUGHT
 from r0.data.jsonl import BadLine, Row
@@ -38,19 +38,20 @@ class ListRows:
         form: what is answered.
         threshold: grades of at least this are relevant.
         seed: of windows, negatives and shuffles.
+        spread: drop lists whose documents all have the same grade, too.
 
     Raises:
         UserError: no list is left, or negatives are asked for and there is no other query.
     """
 
-    def __init__(self, pool: Pool, keys: ListKeys, form: Form, threshold: float, seed: int):
+    def __init__(self, pool: Pool, keys: ListSourceKeys, form: Form, threshold: float, seed: int, spread: bool = False):
         self.name, self.bad = pool.name, pool.bad
         self._pool, self._form, self._threshold, self._seed = pool, form, threshold, seed
         self._size, self._negatives = keys.candidates, keys.random_negatives
         self.unjudged = int(np.isnan(pool.grades_N).sum())
         if self._negatives and len(np.unique(pool.hashes_Q)) < 2:
             raise UserError(f"random_negatives: {pool.name} has one query and no other to draw from; use random_negatives=0")
-        sizes_Q = np.diff(pool.starts_Q1)
+        sizes_Q, grades_N, self.one_grade = np.diff(pool.starts_Q1), np.nan_to_num(pool.grades_N), 0
         before_N1 = np.append(0, np.cumsum(pool.grades_N >= threshold))  # NaN, without a judgement, is not relevant
         relevant_Q = np.diff(before_N1[pool.starts_Q1]) > 0
         self.too_short, self.no_relevant = int((sizes_Q < 2).sum()), int((~relevant_Q & (sizes_Q >= 2)).sum())
@@ -58,7 +59,11 @@ class ListRows:
         for query in np.flatnonzero(relevant_Q & (sizes_Q >= 2)).tolist():
             first, stop = pool.starts_Q1[query : query + 2].tolist()
             deep = stop - first > self._size
-            windows = self._windows(query, before_N1[first : stop + 1])[: keys.lists_per_query] if deep else [0]
+            windows = self._windows(query, before_N1[first : stop + 1]) if deep else [0]
+            if spread:
+                windows = [start for start in windows if np.ptp(grades_N[first + start : min(stop, first + start + self._size)])]
+                self.one_grade += not windows
+            windows = windows[: keys.lists_per_query]
             queries.extend([query] * len(windows))
             starts.extend(sorted(windows))
         if not queries:
@@ -75,11 +80,17 @@ class ListRows:
         parts = []
         if self.no_relevant:
             parts.append(f"{self.no_relevant} lists without a relevant document are dropped")
+        if self.one_grade:
+            parts.append(f"{self.one_grade} lists with one label only are dropped")
         if self.too_short:
             parts.append(f"{self.too_short} lists of fewer than 2 documents are dropped")
         if self._pool.repeats:
             parts.append(f"{self._pool.repeats} documents were there before in their list and are left out")
         return parts
+
+    def grades(self) -> np.ndarray:
+        """float64: of all judged candidates."""
+        return self._pool.grades_N[~np.isnan(self._pool.grades_N)]
 
     def query_hashes(self) -> np.ndarray:
         """uint64 [rows]."""

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from r0.actors.placement import bundles, check_nodes, start_ray
@@ -38,8 +38,12 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
-def train(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> dict[str, float]:
+def train(
+    job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest, before: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Run the ranks of a job to the end, from its newest checkpoint if there is one; the figures of the run.
+
+    ``before``: held-out figures of the starting model, which the record begins with.
 
     Raises:
         UserError: what a rank raised as one; the cluster cannot hold the ranks.
@@ -48,7 +52,10 @@ def train(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopReque
     directory.folder("checkpoints")
     directory.folder("logs")
     job.clear()
-    recorder.resume(job.newest()[1])
+    done = job.newest()[1]
+    recorder.resume(done)
+    if before and not done:
+        recorder.evaluation(0, before)
     display = _Display(recorder, stop)
     if job.config.ray.inline:
         _inline(job, display)

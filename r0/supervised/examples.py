@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import Dataset
@@ -74,7 +75,20 @@ def _careless(task: Task, seed: int) -> str:
     return warm_start_list_completion(task, seed) if isinstance(task, ListwiseTask) else warm_start_completion(task, seed)
 
 
-class StepRows(Dataset):
+Made = TypeVar("Made", covariant=True)
+
+
+class Source(Protocol[Made]):
+    """Tasks by step, and what is made of each."""
+
+    def batch(self, step: int) -> list[Task]:
+        """The tasks of a step."""
+
+    def example(self, task: Task) -> Made:
+        """A task as what a micro-batch is collated from."""
+
+
+class StepRows(Dataset, Generic[Made]):
     """The rows of all steps in their order, each made when it is asked for.
 
     Args:
@@ -83,14 +97,14 @@ class StepRows(Dataset):
         steps: of the run.
     """
 
-    def __init__(self, rows: OpenRows, batch_size: int, steps: int):
+    def __init__(self, rows: Source[Made], batch_size: int, steps: int):
         self._rows, self._batch_size, self._length = rows, batch_size, batch_size * steps
         self._step, self._tasks = -1, list[Task]()
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Made:
         """Row ``index`` counted from the first step."""
         step, place = divmod(index, self._batch_size)
         if step != self._step:

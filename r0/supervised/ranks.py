@@ -115,6 +115,7 @@ def causal_model(config: RankKeys, folder: str) -> Any:
     Raises:
         UserError: it cannot be loaded; no module has one of the adapters' target names.
     """
+    meet_deepspeed()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
     except (OSError, ValueError) as error:
@@ -122,6 +123,13 @@ def causal_model(config: RankKeys, folder: str) -> Any:
     if config.gradient_checkpointing:
         model.config.use_cache = False
     return with_lora(model, config, "CAUSAL_LM")
+
+
+def meet_deepspeed() -> None:
+    """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
 def keeps_logits(model: Any) -> bool:

@@ -22,6 +22,7 @@ COMMANDS = {
     "sft": "supervised fine-tuning on rows with thoughts",
     "stage_a": "reinforcement learning with a rule reward on single documents",
     "stage_b": "reinforcement learning with a rule reward on lists of documents",
+    "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) where the answer stands",
 }
 READS = {
     Form.YES_NO: "a query and a document and writes `<think>…</think><answer>yes</answer>` or `<answer>no</answer>`",
@@ -54,7 +55,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     values = resolved.flat(config)
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
-    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
+    own_prompt = (form != Form.YES_NO or facts.command == "stage_c") and not values.get("system_prompt")  # as the commands choose
     parts = [
         _front_matter(model),
         "# A reranker that thinks before it judges",

@@ -8,6 +8,8 @@
     queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
     run.trec        rerank: the result
     summary.json    rerank: failures, tokens, seconds
+    thoughts.jsonl  stage_c: completions of the starting model, sampled once
+    before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
     model/          the final model in Hugging Face form; adapter/ beside it after LoRA
     logs/ tensorboard/ wandb/
@@ -50,6 +52,9 @@ OWNED = (
     "queries.jsonl",
     "run.trec",
     "summary.json",
+    "thoughts.jsonl",
+    "before.json",
+    "after.json",
     "warm_start",
     "data",
     "model",

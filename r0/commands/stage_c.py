@@ -1,0 +1,41 @@
+"""``stage_c``: a score that orders close calls, from labelled lists."""
+
+from __future__ import annotations
+
+import sys
+
+from r0.commands.plan import plan
+from r0.commands.table import before_and_after
+from r0.config import StageCConfig
+from r0.tracking import read_record
+
+ROWS = (
+    ("ndcg@10", "nDCG@10 by score, held-out lists"),
+    ("ndcg@10_given", "  of the given order"),
+    ("format_rate", "format rate: completions with an answer, greedy"),
+    ("well_formed_rate", "well-formed completions, greedy"),
+    ("ece", "calibration error (ECE) of P(yes)"),
+    ("unread_share", "documents without a score: no answer to read"),
+)
+
+
+def run(config: StageCConfig, dry_run: bool) -> int:
+    """Train and show what it changed, or say what would be done. Returns the exit code: 128 + signal when stopped and saved."""
+    if dry_run:
+        print(plan("stage_c", config))
+        return 0
+    from r0.supervised import driver
+    from r0.supervised.stage_c import run as stage_c
+
+    try:
+        output = stage_c.run(config)
+    except driver.Stopped as stopped:
+        print(f"r0: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    if not config.eval_lists:
+        return 0
+    print(before_and_after(output, ROWS, after="after"))
+    p = next((line[stage_c.CHANGE_P] for line in read_record(output / "metrics.jsonl") if stage_c.CHANGE_P in line), None)
+    if p is not None:
+        print(f"nDCG@10, paired t-test of the change over the lists: p = {p:.2g}")
+    return 0

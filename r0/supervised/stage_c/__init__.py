@@ -1,0 +1,1 @@
+"""Stage C: a score that orders close calls, learned without new layers, on Ray Train."""

@@ -1,0 +1,64 @@
+"""A list as prompts of one model, and where each of its answers stands: the same ids for sampling, learning and measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from r0.actors.engine import positions, stop_ids
+from r0.answer_place import ANSWER_ROOM, UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.answers import read_lenient
+from r0.completion import CompletionReader
+from r0.config import StageCConfig
+from r0.errors import UserError
+from r0.prompts import Prompter
+from r0.records import Form, ListwiseTask, Prompt
+from r0.supervised.stage_c.lists import pairs
+
+
+class Asker:
+    """Prompts and places of the model in ``folder``.
+
+    Raises:
+        UserError: the tokenizer or its template cannot be used; its words for yes and no begin alike; prompt and completion
+            exceed the model's positions.
+    """
+
+    def __init__(self, config: StageCConfig, folder: Path):
+        _check_length(config, folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.prompter = Prompter.of(config, self.tokenizer, Form.YES_NO)
+        self.reader = CompletionReader(self.tokenizer, stop_ids(folder))
+        self.places = AnswerPlaces(self.prompter.template, self.reader)
+        self.places.check_words()
+
+    def prompts(self, task: ListwiseTask) -> list[Prompt]:
+        """[N] one a document.
+
+        Raises:
+            UserError: the query alone leaves no room for a document.
+        """
+        return [self.prompter.prompt(pair) for pair in pairs(task)]
+
+    def place(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPlace | None:
+        """Where the answer of a completion stands; None where it has none that can be read."""
+        failures = read_lenient(self.reader.text(completion_ids), Form.YES_NO, 1, prompt.prefix).failures
+        return None if failures & UNREADABLE else self.places.after_thought(prompt, completion_ids)
+
+
+def length(config: StageCConfig) -> int:
+    """Tokens of the longest sequence: prompt, completion, and an answer written once more."""
+    return config.max_prompt_tokens + config.max_new_tokens + ANSWER_ROOM
+
+
+def _check_length(config: StageCConfig, folder: Path) -> None:
+    most = positions(folder)
+    if most is not None and length(config) > most:
+        room = most - config.max_new_tokens - ANSWER_ROOM
+        remedy = f"lower max_prompt_tokens to at most {room}" if room > 0 else "lower max_new_tokens"
+        raise UserError(
+            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are, with {ANSWER_ROOM} "
+            f"kept, more than the {most} positions of {folder.name}; {remedy}"
+        )

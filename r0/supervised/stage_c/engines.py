@@ -1,0 +1,47 @@
+"""The sampling engines of stage C: up while they are needed, ended before the ranks learn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from r0.actors.engine import EngineSettings
+from r0.actors.placement import Placement, rollout_bundles
+from r0.actors.pool import Pool, call_each, deferred_class
+from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.config import StageCConfig
+from r0.supervised.stage_c.asker import length
+
+
+@contextlib.contextmanager
+def engines(config: StageCConfig, folder: Path) -> Iterator[RolloutGroup]:
+    """Workers with the model in ``folder``: in this process with ``ray.inline=true``, else Ray actors (Ray must be running).
+
+    Raises:
+        UserError: the engine is not installed; the resources are not free.
+        RoleTimeout: a worker is not ready in time.
+    """
+    settings = EngineSettings.of_rollout(config.rollout, str(folder), length(config))
+    if config.ray.inline:
+        pool = Pool("rollout", lambda index: RolloutWorker(None, index=index, settings=settings), 1)
+        try:
+            yield RolloutGroup(pool, config.ray.sample_deadline_s)
+        finally:
+            pool.close()
+        return
+    import ray
+
+    need = rollout_bundles(config.rollout, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    actor = ray.remote(deferred_class(RolloutWorker))
+    with contextlib.ExitStack() as stack:
+        placement = Placement(need)
+        stack.callback(placement.close)
+        pool = Pool(
+            "rollout",
+            lambda index: actor.options(**placement.options("rollout", index)).remote(None, "", index, settings),
+            len(need),
+        )
+        stack.callback(pool.close)
+        call_each(pool.workers, "start", [()] * len(need), config.ray.start_deadline_s, "rollout worker")
+        yield RolloutGroup(pool, config.ray.sample_deadline_s)

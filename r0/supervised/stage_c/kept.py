@@ -1,0 +1,161 @@
+"""``thoughts.jsonl``: completions that the starting model sampled once. A repeated or resumed run reads what is there.
+
+A line is a list: ``list`` (its row), ``ids`` and ``logprobs``, for each document in the order shown its token ids and their
+log-probabilities in nats (of the sampled distribution), null where none was sampled. With ``thinking`` every document has a
+completion; for the KL alone one document of each list, drawn by address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from r0.actors.rollout import RolloutGroup
+from r0.config import StageCConfig
+from r0.data.hashes import address
+from r0.data.source import TaskSource
+from r0.errors import UserError
+from r0.files import writing
+from r0.records import ListwiseTask, SampleRequest
+from r0.supervised.stage_c.asker import Asker
+
+IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A completion; ``logprobs`` [C] of its C ids, the end-of-sequence id included where it was sampled."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class KeptFile:
+    """The completions in the file at ``path``. A context manager.
+
+    Args:
+        path: the file.
+        write: false to read only, where others may write.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+
+    def __init__(self, path: Path, write: bool = True):
+        self.path = path
+        self._at: dict[int, int] = {}  # row → where its line begins, in bytes
+        with writing(path):
+            self._file = path.open("a+b" if write else "rb")
+        self._file.seek(0)
+        offset = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):  # not written to its end
+                break
+            try:
+                self._at[int(json.loads(line)["list"])] = offset
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
+            offset += len(line)
+        if write:
+            with writing(path):
+                self._file.truncate(offset)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._at
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def add(self, row: int, kept: Sequence[Kept | None]) -> None:
+        """Keep the completions of a list; they are on the disk after ``sync``."""
+        line = {
+            "list": row,
+            "ids": [one and one.token_ids for one in kept],
+            "logprobs": [one and one.logprobs for one in kept],
+        }
+        with writing(self.path):
+            self._at[row] = self._file.seek(0, os.SEEK_END)
+            self._file.write((json.dumps(line) + "\n").encode())
+
+    def sync(self) -> None:
+        """Bring what was added to the disk."""
+        with writing(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def __getitem__(self, row: int) -> list[Kept | None]:
+        """[N] the completions of a list."""
+        self._file.seek(self._at[row])
+        line = json.loads(self._file.readline())
+        both = zip(line["ids"], line["logprobs"], strict=True)
+        return [None if ids is None else Kept(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+
+def kl_document(config: StageCConfig, row: int, size: int) -> int:
+    """The document of a list whose completion the KL is of."""
+    return address("kl", config.seed, row) % size
+
+
+def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
+    """The lists of a run of ``steps``, each once, in the order of their first use."""
+    return list(dict.fromkeys(row for step in range(steps) for row in source.batch_rows(step, config.batch_size)))
+
+
+def sample_kept(
+    config: StageCConfig,
+    source: TaskSource,
+    rows: Sequence[int],
+    asker: Asker,
+    engines: RolloutGroup,
+    file: KeptFile,
+    stop: Callable[[], bool],
+) -> Iterator[ListwiseTask]:
+    """Sample and keep the completions of the lists ``rows``, many at a time; gives each list when it is kept.
+
+    Ends early after ``stop()``.
+    """
+    most = IN_FLIGHT * config.rollout.max_num_seqs * config.rollout.workers
+    waiting: list[ListwiseTask] = []
+    requests: list[SampleRequest] = []
+    for number, row in enumerate(rows, 1):
+        task = source.task(row)
+        if not isinstance(task, ListwiseTask):
+            raise TypeError(f"stage C samples for lists, not for {type(task).__name__}")
+        waiting.append(task)
+        requests += _requests(config, task, asker)
+        if len(requests) < most and number < len(rows):
+            continue
+        sampled = iter(engines.sample(requests, config.temperature, config.max_new_tokens))
+        for one in waiting:
+            kept: list[Kept | None] = [None] * one.size
+            for place in _documents(config, one):
+                completion = next(sampled)
+                kept[place] = Kept(completion.token_ids, completion.logprobs)
+            file.add(one.task_id, kept)
+        file.sync()
+        yield from waiting
+        waiting, requests = [], []
+        if stop():
+            return
+
+
+def _documents(config: StageCConfig, task: ListwiseTask) -> Sequence[int]:
+    return range(task.size) if config.thinking else (kl_document(config, task.task_id, task.size),)
+
+
+def _requests(config: StageCConfig, task: ListwiseTask, asker: Asker) -> list[SampleRequest]:
+    prompts = asker.prompts(task)
+    return [
+        SampleRequest(prompts[place].token_ids, address("thought", config.seed, task.task_id, place) >> 1)
+        for place in _documents(config, task)
+    ]

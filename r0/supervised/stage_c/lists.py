@@ -1,0 +1,57 @@
+"""What stage C learns from: labelled lists, their labels scaled to 0…1, each document as a pair of its own."""
+
+from __future__ import annotations
+
+from r0.config import StageCConfig
+from r0.data.formats import open_lists
+from r0.data.lists import ListRows
+from r0.data.readers import DataKind
+from r0.data.source import TaskSource
+from r0.errors import UserError
+from r0.records import Form, ListwiseTask, PointwiseTask
+
+BUILTIN_RANGE = (0.0, 2.0)  # grades of the built-in lists
+
+
+def stage_c_source(config: StageCConfig) -> TaskSource:
+    """The lists of the configuration. Those without a relevant document, or with one label only, are left out and counted.
+
+    Raises:
+        UserError: what is wrong with the data; a label outside the range; no list is left.
+    """
+    least, most = label_range(config)
+    rows = open_lists(config, config, Form.SCORES, config.seed, spread=True)
+    if isinstance(rows, ListRows) and len(grades := rows.grades()) and not least <= grades.min() <= grades.max() <= most:
+        outside = grades.min() if grades.min() < least else grades.max()
+        raise UserError(
+            f"data: {rows.name} has the label {outside:g}, outside {least:g} to {most:g}; declare the lowest and the highest "
+            "label with min_label= and max_label="
+        )
+    return TaskSource(rows, config.seed, config.heldout_share, unit="list")
+
+
+def label_range(config: StageCConfig) -> tuple[float, float]:
+    """The labels that become 0 and 1.
+
+    Raises:
+        UserError: the lowest is not below the highest.
+    """
+    least, most = BUILTIN_RANGE if config.data == DataKind.BUILTIN else (0.0, 1.0)
+    least = least if config.min_label is None else config.min_label
+    most = most if config.max_label is None else config.max_label
+    if least >= most:
+        raise UserError(f"min_label: {least:g} is not below max_label={most:g}; give the lowest and the highest label")
+    return least, most
+
+
+def scaled(task: ListwiseTask, least: float, most: float) -> tuple[float, ...]:
+    """[N] the labels of a list, 0 for ``least`` and 1 for ``most``. Candidates without a judgement are 0."""
+    return tuple((min(max(grade, least), most) - least) / (most - least) for grade in task.label.grades)
+
+
+def pairs(task: ListwiseTask) -> list[PointwiseTask]:
+    """[N] the documents of a list, each with its query."""
+    return [
+        PointwiseTask(task.task_id, task.query, document, int(grade >= task.label.threshold))
+        for document, grade in zip(task.documents, task.label.grades, strict=True)
+    ]

@@ -1,0 +1,120 @@
+"""What a model's scores are worth on held-out lists: order, format, calibration. All of it through the sampling engines.
+
+The score of a document is the one that ``rerank method=pointwise`` orders by; with thinking it stands behind a thought of the
+measured model itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import exp
+from pathlib import Path
+from statistics import fmean
+from typing import Self
+
+import numpy as np
+
+from r0.actors.rollout import RolloutGroup
+from r0.config import StageCConfig
+from r0.errors import UserError
+from r0.files import write_atomic
+from r0.ranking import groups_of_order, ndcg
+from r0.records import ListwiseTask, SampleRequest
+from r0.rerank.asks import Ranking
+from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.lists import label_range, scaled
+
+CUTOFF = 10  # of nDCG
+BINS = 10  # of the calibration error
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures by name, and nDCG@10 of each list."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    ndcg: Sequence[float] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """What ``write`` left at ``path``; None where there is nothing.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: is damaged ({error}); delete it and run the same command again") from None
+
+    def write(self, path: Path) -> None:
+        """Keep it in a file, whole or not at all."""
+        write_atomic(path, (json.dumps(asdict(self)) + "\n").encode())
+
+
+def measure(config: StageCConfig, tasks: Sequence[ListwiseTask], asker: Asker, engines: RolloutGroup) -> Measured:
+    """Figures of the model that the engines hold, by name:
+
+    ndcg@10              mean over lists, ordered by score; a document without one keeps its given rank
+    ndcg@10_given        of the given order
+    format_rate          share of the greedy completions, a document each, with an answer
+    well_formed_rate     share without any violation
+    ece                  calibration error of P(yes) = σ(score) against the labels scaled to 0…1
+    unread_share         share of the documents without a score (thinking only: no answer can be read)
+    """
+    prompts = [asker.prompts(task) for task in tasks]
+    flat = [prompt for each in prompts for prompt in each]
+    requests = [SampleRequest(prompt.token_ids, 0) for prompt in flat]
+    completions = engines.sample(requests, 1.0, config.max_new_tokens, greedy=True)
+    both = list(zip(flat, completions, strict=True))
+    verdicts = [asker.reader.read(one.token_ids, prompt.prefix, one.finish)[1] for prompt, one in both]
+    if config.thinking:
+        places = [asker.place(prompt, one.token_ids) for prompt, one in both]
+    else:
+        places = [asker.places.without_thought(prompt) for prompt in flat]
+    asked = [SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id)) for place in places if place]
+    answered = iter(engines.sample(asked, 1.0, 1, greedy=True))
+    scores = [_score(next(answered).allowed_logprobs) if place else None for place in places]
+    range_ = label_range(config)
+    found, given, start = [], [], 0
+    for task in tasks:
+        grades, order = task.label.grades, task.label.given
+        mine = scores[start : start + task.size]
+        ranking = Ranking.of_scores([mine[document] for document in order])
+        found.append(ndcg(grades, groups_of_order(order[place] for place in ranking.order), CUTOFF))
+        given.append(ndcg(grades, groups_of_order(order), CUTOFF))
+        start += task.size
+    labels = [label for task in tasks for label in scaled(task, *range_)]
+    judged = [(_sigma(score), label) for score, label in zip(scores, labels, strict=True) if score is not None]
+    values = {
+        f"ndcg@{CUTOFF}": fmean(found),
+        f"ndcg@{CUTOFF}_given": fmean(given),
+        "format_rate": fmean(verdict.answer is not None for verdict in verdicts),
+        "well_formed_rate": fmean(verdict.well_formed for verdict in verdicts),
+        "ece": calibration_error(*map(np.array, zip(*judged, strict=True))) if judged else float("nan"),
+    }
+    if config.thinking:
+        values["unread_share"] = 1.0 - len(judged) / len(scores)
+    return Measured({f"heldout/{name}": value for name, value in values.items()}, found)
+
+
+def calibration_error(probability_N: np.ndarray, label_N: np.ndarray) -> float:
+    """Expected calibration error (Naeini et al., 2015; Guo et al., 2017, eq. 3): |mean probability − mean label| in ten bins of
+    equal width, each weighted by its share of the N pairs. Labels may lie between 0 and 1."""
+    bin_N = np.minimum((probability_N * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bin_N, probability_N - label_N, BINS)
+    return float(np.abs(gaps).sum() / len(probability_N))
+
+
+def _score(logprobs: Sequence[float]) -> float:
+    """logit(yes) − logit(no): log-probabilities over the two differ by as much."""
+    yes, no = logprobs
+    return yes - no
+
+
+def _sigma(score: float) -> float:
+    return 1.0 / (1.0 + exp(min(-score, 700.0)))

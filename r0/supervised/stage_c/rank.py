@@ -1,0 +1,134 @@
+"""What each rank of stage C does: lists, model, transformers' Trainer over DeepSpeed, the final model.
+
+A list is one unit: all its documents are in one micro-batch, and its losses are means within it. Every micro-batch of every rank
+holds as many lists, so the mean over lists is the same however they are dealt out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+
+from r0.algos.kl import k3
+from r0.algos.score_losses import ScoreLossSettings, score_losses, weighted
+from r0.config import StageCConfig
+from r0.supervised.examples import StepRows
+from r0.supervised.job import Channel, Job, Kind, Report
+from r0.supervised.ranks import (
+    OrderedTrainer,
+    causal_model,
+    common_arguments,
+    fit,
+    keeps_logits,
+    quiet,
+    schedule,
+    sum_over_ranks,
+)
+from r0.supervised.save import save_model
+from r0.supervised.stage_c.examples import ListCollate, OpenLists
+
+
+def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
+    """Train as one rank of an initialised ``torch.distributed`` group, and save the final model with the others.
+
+    Raises:
+        UserError: what is wrong with the model or the data.
+    """
+    quiet()
+    # Before the model: ZeRO-3 splits it while it loads.
+    arguments = TrainingArguments(**common_arguments(job), **schedule(job.config, job.steps))
+    lists = OpenLists(job)
+    model = causal_model(job.config, job.model)
+    collate = ListCollate(lists.pad_id, keeps_logits(model))
+    train = StepRows(lists, job.config.batch_size, job.steps)
+    trainer = _Trainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
+    trainer.prepare(job.config)
+    if not fit(trainer, job, channel):
+        return
+    figures = sum_over_ranks(asdict(collate.counts))
+    save_model(trainer, job, lists.asker.tokenizer)
+    if dist.get_rank() == 0:
+        channel.send(Report(Kind.DONE, job.steps, values=figures))
+
+
+class _Trainer(OrderedTrainer):
+    """The loss of lists, and its parts kept for the record."""
+
+    def prepare(self, config: StageCConfig) -> None:
+        """Take what the loss needs of the configuration."""
+        loss = config.loss
+        self._losses = ScoreLossSettings(loss.weights, loss.listnet_temperature, loss.infonce_temperature)
+        self._kl_coef, self._temperature = config.kl_coef, config.temperature
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over lists: accumulation divides it
+        self._sums: dict[str, float] = {}
+        self._step: dict[str, float] = {}
+        self.add_callback(_Sums(self))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        """The mean over the lists of a micro-batch."""
+        logits_BV = model(**inputs["scored"]).logits[:, -1].float()
+        yes_B, no_B = logits_BV.gather(1, inputs["words"]).unbind(dim=1)
+        score_B = yes_B - no_B
+        found: list[Tensor] = []
+        each = zip(score_B.split(inputs["sizes"]), inputs["targets"].split(inputs["sizes"]), inputs["counts"], strict=True)
+        for score_N, label_N, counts in each:
+            if not counts:
+                found.append(score_N.sum() * 0.0)
+                continue
+            parts = score_losses(score_N, label_N, self._losses)
+            found.append(weighted(parts, self._losses))
+            self._add({name: value.item() for name, value in parts.items()})
+        loss = torch.stack(found).mean()
+        self._add({"lists": float(len(found))})
+        if self._kl_coef:
+            kl_G = self._kl(model, inputs)
+            loss = loss + self._kl_coef * kl_G.mean()
+            self._add({"kl": kl_G.sum().item()})
+        return (loss, None) if return_outputs else loss
+
+    def _kl(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """[G] KL(start ‖ model) a token, estimated on the start's own completions: k3 of the log-ratio, never negative.
+
+        The gradient is 0 while the two agree on what was sampled, whatever was sampled. What stands between the answer tags has
+        no weight: that is what is to change.
+        """
+        logits_GCV = model(**inputs["sampled"]).logits[:, :-1].float() / self._temperature
+        logp_GC = logits_GCV.gather(2, inputs["sampled_ids"][:, :, None])[:, :, 0] - logits_GCV.logsumexp(dim=2)
+        weights_GC = inputs["weights"]
+        # Padding has logits of nothing; it must not reach the exponential.
+        return (k3(inputs["start_logprobs"], torch.where(weights_GC > 0, logp_GC, inputs["start_logprobs"])) * weights_GC).sum(1)
+
+    def _add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def close_step(self) -> None:
+        """Means over the lists of the step, over all ranks; every rank calls it."""
+        names = [name for name, weight in self._losses.weights.items() if weight > 0] + (["kl"] if self._kl_coef else [])
+        total = sum_over_ranks({name: self._sums.get(name, 0.0) for name in [*names, "lists"]})
+        self._step = {name: total[name] / max(1.0, total["lists"]) for name in names}
+        self._sums = {}
+
+    def step_values(self) -> dict[str, float]:
+        """The parts of the loss, without their weights."""
+        return self._step
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: nobody reads it."""
+        return 0
+
+
+class _Sums(TrainerCallback):
+    """Closes the step's sums on every rank, before rank 0 reports."""
+
+    def __init__(self, trainer: _Trainer):
+        self._trainer = trainer
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """See ``_Trainer.close_step``."""
+        self._trainer.close_step()
