@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from datasets import Dataset
@@ -34,6 +35,8 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     """
     quiet()
     config, folder = job.config, Path(job.model)
+    if config.zero_stage:  # else ZeRO-3 takes itself for alone while the model loads
+        deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, verbose=False)
     arguments = training_arguments(job)  # before the model: ZeRO-3 splits it while it loads
     set_seed(config.seed)  # of a new score head
     weights = torch.bfloat16 if half(config) and config.zero_stage else torch.float32  # without DeepSpeed bf16 is autocast
@@ -72,6 +75,7 @@ def training_arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArgument
             "save_total_limit": config.keep,
             "logging_steps": config.log_every,
             "batch_sampler": _sampler(config.batch_size),
+            "dataloader_drop_last": True,
         }
     )
 

@@ -158,7 +158,7 @@ def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
     try:
         return get_peft_model(model, settings)
     except ValueError as error:
-        raise UserError(f"lora.target_modules: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {str(error).splitlines()[0]}") from error
 
 
 class OrderedTrainer(Trainer):
