@@ -74,9 +74,7 @@ class FinetuneConfig(RankKeys):
         "margin_mse (labels are a teacher's scores). Positives: all but margin_mse, and in_batch_negatives. Empty: "
         "pointwise_bce for rows, pairwise_ranknet for groups, listwise_ce for positives",
     )  # fmt: skip
-    train_group_size: Annotated[int, Field(ge=2)] = key(
-        8, "documents of a training group; short groups repeat some"
-    )
+    train_group_size: Annotated[int, Field(ge=2)] = key(8, "documents of a training group; short groups repeat some")
     negatives: Count = key(4, "in_batch_negatives: documents of other queries of the batch that each query is scored with")
     shuffle_rate: Share = key(0.0, "share of the long documents whose thirds are put in another order")
     max_prompt_tokens: Count = key(512, "tokens of query and document together; longer documents are cut")
@@ -94,9 +92,7 @@ class FinetuneConfig(RankKeys):
     )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
-    dtype: Literal["auto", "bf16", "fp32"] = key(
-        "auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16"
-    )
+    dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16")
     warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
     stable_ratio: Share = key(0.0, "share of the steps that follow at the peak; then it falls as a cosine")
     eval_every: Annotated[int, Field(ge=0)] = key(
@@ -137,9 +133,8 @@ class FinetuneConfig(RankKeys):
         if self.num_labels > 1:
             raise ValueError(f"num_labels: {self.num_labels} logits are not one score; use num_labels=1")
         if self.warmup_ratio + self.stable_ratio > 1:
-            raise ValueError(
-                f"stable_ratio: with warmup_ratio it is {self.warmup_ratio + self.stable_ratio:g}, more than all steps"
-            )
+            share = self.warmup_ratio + self.stable_ratio
+            raise ValueError(f"stable_ratio: with warmup_ratio it is {share:g} of the steps, more than all; lower one")
         for name in ("query_format", "document_format"):
             text = getattr(self, name)
             if text is not None and text.count("{}") != 1:
