@@ -19,7 +19,7 @@ from r0.errors import UserError
 from r0.messages import SYSTEM_PROMPTS, user_message
 from r0.records import Answer, Form
 from r0.tags import DEFUSED, TAG_NAMES
-from r0.template import Template
+from r0.template import DEFAULT_CHAT_TEMPLATE, Template
 
 QUERY_FORMAT, DOCUMENT_FORMAT, SEQ = "query: {}", "document: {}", " "
 _PAIR = "{% if messages | selectattr('role', 'equalto', 'document') | list %}"
@@ -48,7 +48,7 @@ class PairFormat:
         tags = sorted(tag for tag in added | own if len(tag) > 1)
         macro = _TEXT.replace("TAGS", json.dumps(tags, ensure_ascii=False)).replace("‹", DEFUSED)
         pair = f"{_literal(self.before)}{{{{ text('query') }}}}{_literal(self.between)}{{{{ text('document') }}}}"
-        rest = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+        rest = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else DEFAULT_CHAT_TEMPLATE
         return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"
 
 
@@ -60,7 +60,7 @@ def pair_format(config: FinetuneConfig, tokenizer: Any, yes_no: bool) -> PairFor
     """
     given = [name for name in FORMATS if getattr(config, name) is not None]
     if yes_no and not given:
-        return _own_prompt(config, tokenizer)
+        return own_prompt(tokenizer, config.system_prompt)
     query = (QUERY_FORMAT if config.query_format is None else config.query_format).partition("{}")
     document = (DOCUMENT_FORMAT if config.document_format is None else config.document_format).partition("{}")
     between = query[2] + (SEQ if config.seq is None else config.seq) + document[0]
@@ -100,9 +100,13 @@ def answer_words(tokenizer: Any, pair: PairFormat) -> AnswerWords:
     return AnswerWords(PairFormat(pair.before, pair.between, behind), yes[shared], no[shared])
 
 
-def _own_prompt(config: FinetuneConfig, tokenizer: Any) -> PairFormat:
-    """r0's prompt for one document with thinking switched off: an empty thought, then the answer's tag."""
-    template = Template(tokenizer, config.system_prompt or SYSTEM_PROMPTS[Form.YES_NO])
+def own_prompt(tokenizer: Any, system_prompt: str) -> PairFormat:
+    """r0's prompt for one document with thinking switched off: an empty thought, then the answer's tag.
+
+    Raises:
+        UserError: the tokenizer or its own chat template cannot be used.
+    """
+    template = Template(tokenizer, system_prompt or SYSTEM_PROMPTS[Form.YES_NO])
     before, between, _ = user_message("\0", "\1").replace("\1", "\0").split("\0")
     opening = "" if THINK[1] in template.prefix else THINK[1] if template.prefix else "".join(THINK)
     return PairFormat(template.head + before, between, template.tail + opening + ANSWER[0])

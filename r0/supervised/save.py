@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, Trainer
 from r0.supervised.job import Job
 
 
-def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
+def save_model(trainer: Trainer, job: Job, tokenizer: Any, more: Callable[[Path], None] = lambda folder: None) -> None:
     """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
 
-    Each folder is written beside its place and renamed: it is whole or not there.
+    Each folder is written beside its place and renamed: it is whole or not there. ``more`` adds to ``model/`` before.
     """
     split = job.config.zero_stage == 3
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # gathers; collective
@@ -33,6 +33,7 @@ def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
         with whole_folder(Path(job.run) / "model") as folder:
             model.save_pretrained(folder, state_dict=weights)
             tokenizer.save_pretrained(folder)
+            more(folder)
     dist.barrier()
 
 

@@ -15,11 +15,12 @@ from r0.config import StageCConfig
 from r0.errors import UserError
 from r0.prompts import Prompter
 from r0.records import Form, ListwiseTask, Prompt
+from r0.supervised.finetune_template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
 
 
 class Asker:
-    """Prompts and places of the model in ``folder``.
+    """Prompts and places of the model in ``folder``. ``pair`` is the prompt without a thought as text, for other libraries.
 
     Raises:
         UserError: the tokenizer or its template cannot be used; its words for yes and no begin alike; prompt and completion
@@ -33,6 +34,7 @@ class Asker:
         self.reader = CompletionReader(self.tokenizer, stop_ids(folder))
         self.places = AnswerPlaces(self.prompter.template, self.reader)
         self.places.check_words()
+        self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, config.system_prompt))
 
     def prompts(self, task: ListwiseTask) -> list[Prompt]:
         """[N] one a document.

@@ -31,6 +31,7 @@ from r0.supervised.ranks import (
 )
 from r0.supervised.save import save_model
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
+from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
 
 
 def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
@@ -51,7 +52,7 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
     if not fit(trainer, job, channel):
         return
     figures = sum_over_ranks(asdict(collate.counts))
-    save_model(trainer, job, lists.asker.tokenizer)
+    save_model(trainer, job, pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
     if dist.get_rank() == 0:
         channel.send(Report(Kind.DONE, job.steps, values=figures))
 

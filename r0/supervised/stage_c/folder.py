@@ -1,0 +1,63 @@
+"""What makes the folder of a language model a cross-encoder of sentence-transformers as well, with stage C's score without thought.
+
+sentence-transformers hands a pair to the chat template under the roles ``query`` and ``document``, and its module ``LogitScore``
+takes the difference of two logits at the last position. The files are written by hand, as the library writes them: it would have
+to load the weights once more. For everything else the folder stays what it was: other conversations are rendered as before.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from r0.supervised.stage_c.asker import Asker
+from r0.template import DEFAULT_CHAT_TEMPLATE
+
+SCORE = "1_LogitScore"
+
+
+def pair_tokenizer(asker: Asker) -> Any:
+    """The model's tokenizer with a chat template that writes pairs as well. It is the asker's own, changed."""
+    tokenizer = asker.tokenizer
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    tokenizer.chat_template = asker.pair.format.chat_template(tokenizer)
+    return tokenizer
+
+
+def write_modules(folder: Path, asker: Asker) -> None:
+    """Write what sentence-transformers reads beside model and tokenizer."""
+    inner = "sentence_transformers.base.modules.transformer.Transformer"
+    outer = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
+    forward = {"method": "forward", "method_output_name": "logits"}
+    _write(
+        folder / "modules.json",
+        [{"idx": 0, "name": "0", "path": "", "type": inner}, {"idx": 1, "name": "1", "path": SCORE, "type": outer}],
+    )
+    _write(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "text-generation",
+            "modality_config": {"text": forward, "message": {**forward, "format": "flat"}},
+            "module_output_name": "causal_logits",
+        },
+    )
+    _write(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": version("sentence-transformers"), "transformers": version("transformers")},
+            "activation_fn": "torch.nn.modules.linear.Identity",  # the score itself, which a sigmoid would round
+            "default_prompt_name": None,
+            "model_type": "CrossEncoder",
+            "prompts": {},
+        },
+    )
+    (folder / SCORE).mkdir()
+    words = {"true_token_id": asker.pair.yes, "false_token_id": asker.pair.no, "module_input_name": "causal_logits"}
+    _write(folder / SCORE / "config.json", words)
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
