@@ -17,7 +17,7 @@ from r0.supervised import driver
 from r0.supervised.finetune_data import Counts, Preparation, check_loss, prepared
 from r0.supervised.finetune_plan import plan_model
 from r0.supervised.job import Job, micro_batch, total_steps
-from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
+from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
 
 RANK = "r0.supervised.finetune_rank:train_rank"
 
@@ -53,7 +53,9 @@ def run(config: FinetuneConfig) -> Path:
         with Recorder(directory, config.tracking, job.steps, config=flat(config)) as recorder:
             figures = driver.train(job, directory, recorder, stop)
             facts = {"training examples": counts.examples, "validation queries": counts.validation_queries}
-            write_model_card(model, config, CardFacts("finetune", job.steps, facts, {}, figures))
+            before = next((line for line in read_record(directory.metrics_file) if "heldout/loss" in line), {})
+            known = {name: value for name, value in before.items() if name.startswith("heldout/") and value is not None}
+            write_model_card(model, config, CardFacts("finetune", job.steps, facts, known, figures))
             directory.finish(job.steps, figures)
             recorder.say(f"done: {job.steps} steps; the model is in {model}")
     return model

