@@ -68,7 +68,8 @@ def main() -> None:
             launch("demo", {"output": folder / "demo"})
             model = folder / "demo" / "model"
         reached = [one(model.absolute(), seed, arguments.overrides, folder / f"stage_c-{seed}") for seed in arguments.seeds]
-    print(f"targets reached (nDCG@10 +{TARGET_NDCG}, p < {ALPHA}, format within {TARGET_FORMAT}): {sum(reached)} of {len(reached)}")
+    targets = f"nDCG@10 +{TARGET_NDCG}, p < {ALPHA}, format within {TARGET_FORMAT}"
+    print(f"targets reached ({targets}): {sum(reached)} of {len(reached)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What makes the folder of a language model a cross-encoder of sentence-transformers as well, with stage C's score without thought.
+"""What makes the folder of a language model a cross-encoder of sentence-transformers as well, with stage C's score.
 
 sentence-transformers hands a pair to the chat template under the roles ``query`` and ``document``, and its module ``LogitScore``
 takes the difference of two logits at the last position. The files are written by hand, as the library writes them: it would have
