@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from r0.data.builtin_lists import builtin_list_task
 from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
 from r0.errors import UserError
+from r0.records import Form
 
+BUILTIN = "builtin"
+BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
 LISTED = ("query", "positives", "negatives")  # what the elements of a line that is a list are
 
 
@@ -140,6 +144,20 @@ def kind_of_labelled(path: Path, skip_bad: bool) -> LabelledKind:
             wanted = '"query", "content", "label" (pointwise), "query", "hits" (grouped) or "query", "positives", "negatives"'
             raise UserError(f"{path}:{line.number}: not labelled documents; fields must be {wanted}, found {shown(sorted(keys))}")
     raise UserError(f"{path}: no labelled documents in it; give a file with at least one good line")
+
+
+def builtin_labelled(kind: LabelledKind, seed: int, indices: range) -> Iterator[Labelled]:
+    """Lists of the built-in task in the form of ``kind``; as positives, documents of the highest grade are."""
+    for index in indices:
+        task = builtin_list_task(index, seed, Form.PERMUTATION, BUILTIN_DOCUMENTS)
+        grades, place = task.label.grades, f"{BUILTIN}:{index}"
+        if kind == LabelledKind.GROUPED and len(set(grades)) > 1:
+            yield Labelled(task.query, task.documents, grades, place)
+        elif kind == LabelledKind.POSITIVES and 0 < grades.count(BUILTIN_GRADES) < len(grades):
+            yield Labelled(task.query, task.documents, tuple(float(grade == BUILTIN_GRADES) for grade in grades), place)
+        elif kind == LabelledKind.POINTWISE:
+            for document, grade in zip(task.documents, grades, strict=True):
+                yield Labelled(task.query, (document,), (grade / BUILTIN_GRADES,), place)
 
 
 class QueryPlaces:

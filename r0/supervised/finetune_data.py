@@ -19,16 +19,21 @@ import pyarrow as pa
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import LOSSES
-from r0.data.builtin_lists import builtin_list_task
 from r0.data.groups import SHAPES, Example, Left, Shape, by_query, examples, target_labels, with_thirds_shuffled
 from r0.data.hashes import address
 from r0.data.jsonl import BadLines
-from r0.data.labelled import LabelBounds, Labelled, LabelledKind, QueryPlaces, kind_of_labelled, read_labelled
+from r0.data.labelled import (
+    BUILTIN,
+    LabelBounds,
+    Labelled,
+    LabelledKind,
+    QueryPlaces,
+    builtin_labelled,
+    kind_of_labelled,
+    read_labelled,
+)
 from r0.errors import UserError
-from r0.records import Form
 
-BUILTIN = "builtin"
-BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
 ROWS_A_BATCH = 1000  # of an Arrow file
 TRAIN, VALIDATION, VALIDATION_LOSS, COUNTS = "train.arrow", "validation.arrow", "validation_loss.arrow", "counts.json"
 
@@ -135,7 +140,11 @@ class Preparation:
 
     def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Example]:
         config, kind = self._config, self._sources.train
-        read = _builtin(config, kind, 0, config.builtin_rows) if config.data == BUILTIN else self._read(config.data, kind, bad)
+        read = (
+            builtin_labelled(kind, config.seed, range(config.builtin_rows))
+            if config.data == BUILTIN
+            else self._read(config.data, kind, bad)
+        )
         shown = self._without(read, held, bad)
         return examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
 
@@ -156,7 +165,8 @@ class Preparation:
             return [], held, bad
         rows = config.builtin_rows
         builtin = config.validation == BUILTIN
-        read = _builtin(config, kind, rows, rows + max(8, rows // 10)) if builtin else self._read(config.validation, kind, bad)
+        more = range(rows, rows + max(8, rows // 10))
+        read = builtin_labelled(kind, config.seed, more) if builtin else self._read(config.validation, kind, bad)
         side = by_query(read)
         for one in side:
             held.add(one)
@@ -170,7 +180,7 @@ class Preparation:
     def _read(self, path: str, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
         title = f"reading {Path(path).name}"
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        for one in read_labelled(Path(path), kind, bounds, bad, title):
+        for one in read_labelled(Path(path).expanduser(), kind, bounds, bad, title):
             wrong = self._wrong(one, kind)
             if wrong:
                 name, _, number = one.place.rpartition(":")
@@ -195,7 +205,7 @@ class Preparation:
         if self._shape != Shape.TUPLE or self._config.data == BUILTIN:
             return True
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        first = next(read_labelled(Path(self._config.data), kind, bounds, BadLines(self._config.skip_bad)), None)
+        first = next(read_labelled(Path(self._config.data).expanduser(), kind, bounds, BadLines(self._config.skip_bad)), None)
         return first is None or min(first.labels) <= 0
 
     def _row(self, one: Example, number: int | None) -> dict[str, Any]:
@@ -222,21 +232,6 @@ def _kind(name: str, given: str, config: FinetuneConfig) -> LabelledKind:
         return kind_of_labelled(Path(name).expanduser(), config.skip_bad)
     fitting = (kind for kind, losses in LOSSES.items() if config.loss_type in losses)
     return LabelledKind.GROUPED if config.loss_type in (None, *LOSSES["grouped"]) else LabelledKind(next(fitting))
-
-
-def _builtin(config: FinetuneConfig, kind: LabelledKind, start: int, end: int) -> Iterator[Labelled]:
-    """Lists of the built-in task in the form of ``kind``; as positives, documents of the highest grade are."""
-    for index in range(start, end):
-        task = builtin_list_task(index, config.seed, Form.PERMUTATION, BUILTIN_DOCUMENTS)
-        grades = task.label.grades
-        one = Labelled(task.query, task.documents, grades, f"{BUILTIN}:{index}")
-        if kind == LabelledKind.GROUPED and len(set(grades)) > 1:
-            yield one
-        elif kind == LabelledKind.POSITIVES and 0 < grades.count(BUILTIN_GRADES) < len(grades):
-            yield Labelled(one.query, one.documents, tuple(float(grade == BUILTIN_GRADES) for grade in grades), one.place)
-        elif kind == LabelledKind.POINTWISE:
-            for document, grade in zip(one.documents, grades, strict=True):
-                yield Labelled(one.query, (document,), (grade / BUILTIN_GRADES,), one.place)
 
 
 def _columns(shape: Shape, size: int) -> pa.Schema:

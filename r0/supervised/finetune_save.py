@@ -58,6 +58,7 @@ def save_final(trainer: Trainer, job: Job[FinetuneConfig], plan: Plan) -> None:
                 adapter = None if gathered is None else {name.removeprefix(INNER): value for name, value in gathered.items()}
                 _transformer(model).model.save_pretrained(folder, state_dict=adapter)
             model, weights = _merged(job, plan, model.dtype), None
+        _transformer(model).model.config.use_cache = True  # sentence-transformers had switched it off
         with whole_folder(Path(job.run) / "model") as folder:
             save_cross_encoder(model, folder, weights)
             own = Path(job.model) / "generation_config.json"
