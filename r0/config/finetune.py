@@ -75,7 +75,9 @@ class FinetuneConfig(RankKeys):
         "pointwise_bce for rows, pairwise_ranknet for groups, listwise_ce for positives",
     )  # fmt: skip
     train_group_size: Annotated[int, Field(ge=2)] = key(8, "documents of a training group; short groups repeat some")
-    negatives: Count = key(4, "in_batch_negatives: documents of other queries of the batch that each query is scored with")
+    negatives: Count = key(
+        4, "in_batch_negatives: documents of other queries that each is scored with (gradients are cached with zero_stage=0)"
+    )
     shuffle_rate: Share = key(0.0, "share of the long documents whose thirds are put in another order")
     max_prompt_tokens: Count = key(512, "tokens of query and document together; longer documents are cut")
     query_format: str | None = key(None, "decoders: text around the query, as `query: {}`; empty: see document_format")

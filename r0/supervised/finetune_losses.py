@@ -40,14 +40,22 @@ def make_loss(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
         "listwise_lambda": lambda: losses.LambdaLoss(model, mini_batch_size=AT_ONCE),
         "listwise_mle": lambda: losses.ListMLELoss(model, mini_batch_size=AT_ONCE, respect_input_order=False),
         "margin_mse": lambda: losses.MarginMSELoss(model),
-        "in_batch_negatives": lambda: losses.CachedMultipleNegativesRankingLoss(
-            model, num_negatives=config.negatives, mini_batch_size=config.micro_batch_size
-        ),
+        "in_batch_negatives": lambda: _in_batch(model, config),
     }
     return makers[str(config.loss_type)]()
+
+
+def _in_batch(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
+    """With cached gradients, ``micro_batch_size`` pairs at a time; under DeepSpeed, which takes one backward pass, without.
+
+    The loss is the same."""
+    if config.zero_stage:
+        return losses.MultipleNegativesRankingLoss(model, num_negatives=config.negatives)
+    return losses.CachedMultipleNegativesRankingLoss(
+        model, num_negatives=config.negatives, mini_batch_size=config.micro_batch_size
+    )
 
 
 def sees_whole_batch(loss_type: str) -> bool:
     """Whether a rank's share of an update has to be one batch, because its queries are compared with one another."""
     return loss_type == "in_batch_negatives"
-

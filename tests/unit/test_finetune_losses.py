@@ -133,9 +133,10 @@ def test_margin_mse_compares_margins_with_the_teachers(model: CrossEncoder) -> N
     assert found == pytest.approx(math.fsum(margins) / len(margins), rel=1e-6)
 
 
-def test_in_batch_negatives_are_a_softmax_over_own_and_others_documents(model: CrossEncoder) -> None:
+@pytest.mark.parametrize("stage", [0, 3])  # with cached gradients, and without
+def test_in_batch_negatives_are_a_softmax_over_own_and_others_documents(model: CrossEncoder, stage: int) -> None:
     """With as many negatives as there are, all documents of the batch compete; scores are 10 · σ(s)."""
-    made = make_loss(model, FinetuneConfig(loss_type="in_batch_negatives", negatives=100, micro_batch_size=2))
+    made = make_loss(model, FinetuneConfig(loss_type="in_batch_negatives", negatives=100, micro_batch_size=2, zero_stage=stage))
     columns = [["a", "b", "c"], ["0.5", "-0.4", "1.2"], ["0.1", "0.9", "-0.8"]]
     found = made(columns, None).item()
     documents = [float(text) for column in columns[1:] for text in column]
