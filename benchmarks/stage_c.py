@@ -20,8 +20,8 @@ import yaml
 from r0.launch import default_config
 
 SETTINGS = {
-    "builtin_rows": 1500, "candidates": 6, "batch_size": 8, "micro_batch_size": 8, "max_steps": 150, "eval_lists": 100,
-    "learning_rate": 5e-4, "kl_coef": 1.0, "max_prompt_tokens": 320, "max_new_tokens": 96, "gradient_checkpointing": "false",
+    "builtin_rows": 1500, "candidates": 6, "batch_size": 8, "micro_batch_size": 8, "max_steps": 100, "eval_lists": 100,
+    "learning_rate": 4e-4, "kl_coef": 1.0, "max_prompt_tokens": 320, "max_new_tokens": 96, "gradient_checkpointing": "false",
     "zero_stage": 0, "ray.inline": "true",
 }  # fmt: skip
 TARGET_NDCG, TARGET_FORMAT, ALPHA = 0.03, 0.01, 0.05

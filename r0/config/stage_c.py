@@ -44,7 +44,7 @@ class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
     )
     loss: ScoreLossSection = key(ScoreLossSection(), "the loss of a list")
     kl_coef: NonNegative = key(
-        0.0, "weight of the KL from the starting model on completions of its own, which keeps how it thinks; 0: none"
+        0.0, "weight of the KL from the starting model on completions of its own: keeps how it thinks, and yes or no its answer"
     )
     max_new_tokens: Count = key(512, "token limit of a sampled completion")
     temperature: Positive = key(1.0, "sampling temperature of kept thoughts; what is measured is sampled greedily")

@@ -81,7 +81,7 @@ def test_two_ranks_two_engines_and_the_folder_in_every_library(tmp_path):
     lines = training(output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert lines[0]["kl"] < 1e-5  # vLLM's log-probabilities are the learner's
-    parts = {"bce": 1.0, "ranknet": 1.0, "infonce": 0.5, "kl": 0.1}
+    parts = {"bce": 1.0, "ranknet": 1.0, "infonce": 0.5, "kl": 0.1, "other_words": 0.1}
     for line in lines:
         assert line["loss"] == pytest.approx(sum(weight * line[name] for name, weight in parts.items()), abs=1e-4)
     heldout = [line for line in record(output) if "heldout/ndcg@10" in line]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from r0.config import StageCConfig
 from r0.config.load import load
@@ -185,8 +185,10 @@ def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, a
     assert len(one.places) == 3  # thinking is switched off: every document has a place
     assert asker.tokenizer.decode(one.places[0].context_ids).endswith("assistant\n<think></think><answer>")
     collate = ListCollate(lists.pad_id, keeps=True)
-    batch = collate([one, replace(one, completion=replace(one.completion, completion_ids=kept[place].token_ids[:4]))])
+    batch = collate([one, one])
     weights, ids = batch["weights"], batch["sampled_ids"]
+    assert torch.equal(batch["said"], (weights == 0).float())
+    assert asker.tokenizer.decode(batch["said_words"][0]) == "yesno"
     assert weights.shape == ids.shape == batch["start_logprobs"].shape == (2, len(kept[place].token_ids))
     assert weights[0].sum().item() == pytest.approx(1.0)
     assert asker.tokenizer.decode(ids[0][weights[0] == 0]) == "yes"

@@ -37,7 +37,8 @@ class ListExample:
     cut_prompts: int
     completion: Example | None = None  # with a KL: prompt and kept completion of one document
     logprobs: tuple[float, ...] = ()  # [C] of the starting model, in nats
-    free: range = range(0)  # tokens of the completion that the KL leaves out: what stands between the answer tags
+    said: int = -1  # the token of the completion that is yes or no; −1: none
+    words: tuple[int, int] = (0, 0)  # ids of yes and no there
 
 
 class OpenLists:
@@ -79,8 +80,11 @@ class OpenLists:
         if not self._config.kl_coef or (one := kept[document]) is None:
             return ListExample(places, values, counts, left_out, cut)
         completion = Example(prompts[document].token_ids, one.token_ids, cut=False, cut_prompt=False)
-        free = self.asker.places.word_tokens(one.token_ids)
-        return ListExample(places, values, counts, left_out, cut, completion, one.logprobs, free)
+        place = self.asker.place(prompts[document], one.token_ids)
+        words = (0, 0) if place is None else (place.yes_id, place.no_id)
+        between = self.asker.places.word_tokens(one.token_ids) if place is not None else ()
+        said = next((token for token in between if one.token_ids[token] in words), -1)
+        return ListExample(places, values, counts, left_out, cut, completion, one.logprobs, said, words)
 
 
 @dataclass
@@ -107,8 +111,8 @@ class ListCollate:
 
     def __call__(self, examples: Sequence[ListExample]) -> dict[str, Any]:
         """``scored`` (the model's inputs, whose last logits are the answers'), ``words`` [B, 2] (ids of yes and no), ``targets``
-        [B], ``sizes`` [G] and ``counts`` [G]; with a KL ``sampled`` (the model's inputs), ``sampled_ids``, ``start_logprobs``
-        and ``weights``, all [G, C], each row of weights summing to 1 (or 0)."""
+        [B], ``sizes`` [G] and ``counts`` [G]; with a KL ``sampled`` (the model's inputs), ``sampled_ids``, ``start_logprobs``,
+        ``weights`` (each row sums to 1; 0 at the answer's word) and ``said`` (1 there), all [G, C], and ``said_words`` [G, 2]."""
         for one in examples:
             self.counts.lists += 1
             self.counts.documents += len(one.places) * one.counts
@@ -129,14 +133,23 @@ class ListCollate:
     def _completions(self, examples: Sequence[ListExample]) -> dict[str, Any]:
         inputs, labels = self._inputs([one.completion for one in examples if one.completion is not None])
         ids = labels[:, 1:]
-        logprobs, weights = torch.zeros(ids.shape), torch.zeros(ids.shape)
+        logprobs, weights, said = (torch.zeros(ids.shape) for _ in range(3))
         for row, one in enumerate(examples):
             size = len(one.logprobs)
             logprobs[row, ids.shape[1] - size :] = torch.tensor(one.logprobs)
             bound = torch.ones(size)
-            bound[one.free.start : one.free.stop] = 0.0
+            if one.said >= 0:
+                bound[one.said] = 0.0
+                said[row, ids.shape[1] - size + one.said] = 1.0
             weights[row, ids.shape[1] - size :] = bound / bound.sum().clamp(min=1.0)
-        return {"sampled": inputs, "sampled_ids": ids.clamp(min=0), "start_logprobs": logprobs, "weights": weights}
+        return {
+            "sampled": inputs,
+            "sampled_ids": ids.clamp(min=0),
+            "start_logprobs": logprobs,
+            "weights": weights,
+            "said": said,
+            "said_words": torch.tensor([one.words for one in examples]),
+        }
 
     def _inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Any], Tensor]:
         """What goes into the model, and the labels of its logits."""

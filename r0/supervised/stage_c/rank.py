@@ -87,22 +87,29 @@ class _Trainer(OrderedTrainer):
         loss = torch.stack(found).mean()
         self._add({"lists": float(len(found))})
         if self._kl_coef:
-            kl_G = self._kl(model, inputs)
-            loss = loss + self._kl_coef * kl_G.mean()
-            self._add({"kl": kl_G.sum().item()})
+            other_B = logits_BV.logsumexp(dim=1) - torch.stack([yes_B, no_B]).logsumexp(dim=0)
+            kl_G, other_G = self._kl(model, inputs)
+            other_G = other_G + torch.stack([other_N.mean() for other_N in other_B.split(inputs["sizes"])])
+            loss = loss + self._kl_coef * (kl_G.mean() + other_G.mean())
+            self._add({"kl": kl_G.sum().item(), "other_words": other_G.sum().item()})
         return (loss, None) if return_outputs else loss
 
-    def _kl(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """[G] KL(start ‖ model) a token, estimated on the start's own completions: k3 of the log-ratio, never negative.
+    def _kl(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """[G] KL(start ‖ model) a token, estimated on the start's own completions: k3 of the log-ratio, never negative. Its
+        gradient is 0 while the two agree on what was sampled, whatever was sampled.
 
-        The gradient is 0 while the two agree on what was sampled, whatever was sampled. What stands between the answer tags has
-        no weight: that is what is to change.
+        Which of yes and no is said is what is to change, so there the two are one outcome, which the starting model is sure of:
+        [G] −log(P(yes) + P(no)). The scores see the difference of the two logits only; nothing else keeps other words below them.
         """
         logits_GCV = model(**inputs["sampled"]).logits[:, :-1].float() / self._temperature
-        logp_GC = logits_GCV.gather(2, inputs["sampled_ids"][:, :, None])[:, :, 0] - logits_GCV.logsumexp(dim=2)
-        weights_GC = inputs["weights"]
+        all_GC = logits_GCV.logsumexp(dim=2)
+        logp_GC = logits_GCV.gather(2, inputs["sampled_ids"][:, :, None])[:, :, 0] - all_GC
+        weights_GC, start_GC, said_GC = inputs["weights"], inputs["start_logprobs"], inputs["said"]
         # Padding has logits of nothing; it must not reach the exponential.
-        return (k3(inputs["start_logprobs"], torch.where(weights_GC > 0, logp_GC, inputs["start_logprobs"])) * weights_GC).sum(1)
+        kl_GC = k3(start_GC, torch.where(weights_GC > 0, logp_GC, start_GC)) * weights_GC
+        words_GC2 = inputs["said_words"][:, None, :].expand(-1, logits_GCV.shape[1], -1)
+        other_GC = all_GC - logits_GCV.gather(2, words_GC2).logsumexp(dim=2)
+        return kl_GC.sum(dim=1), torch.where(said_GC > 0, other_GC, 0.0).sum(dim=1)
 
     def _add(self, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -110,7 +117,8 @@ class _Trainer(OrderedTrainer):
 
     def close_step(self) -> None:
         """Means over the lists of the step, over all ranks; every rank calls it."""
-        names = [name for name, weight in self._losses.weights.items() if weight > 0] + (["kl"] if self._kl_coef else [])
+        names = [name for name, weight in self._losses.weights.items() if weight > 0]
+        names += ["kl", "other_words"] if self._kl_coef else []
         total = sum_over_ranks({name: self._sums.get(name, 0.0) for name in [*names, "lists"]})
         self._step = {name: total[name] / max(1.0, total["lists"]) for name in names}
         self._sums = {}
