@@ -7,8 +7,8 @@ Synthetic, a pure function of (index, seed, form, candidates), plain Python, mad
 * grade 1, ``one``: it names one of them;
 * grade 0, ``no``: it names neither.
 
-The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it and
-says how many: ``[1] the river feeds the tax: river tax both. [2] the tax rests: tax one. [3] the map shapes the song: no.`` The
+The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it and says how
+many its number has: ``[1] the river feeds the tax: river tax 1 both. [2] the tax rests: tax 2 one. [3] the map fades: 3 no.`` The
 first stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless labeller: see
 ``ListFaults``.
 """
@@ -31,7 +31,7 @@ MOST_CANDIDATES = len(PLACES)  # every document of a list has a place of its own
 FIRST_STAGE_NOISE = 2.0  # standard deviation of what the first stage adds to the number of shared concepts
 
 _WORDS = ("no", "one", "both")  # what a thought says of a document, by grade
-_CHECK = re.compile(r"\[([0-9]{1,3})\] ([a-z ]{1,200}): ((?:[a-z]{1,30} ){0,9})(no|one|both)\.")
+_CHECK = re.compile(r"\[([0-9]{1,3})\] [a-z ]{1,200}: (?:[a-z]{1,30} ){0,9}\1 (no|one|both)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +101,16 @@ def named(concepts: Sequence[str], document: str) -> list[str]:
 
 
 def honest_list_thought(concepts: Sequence[str], documents: Sequence[str]) -> str:
-    """The thought that checks every document; about 13 tokens of r0-tiny each."""
-    return " ".join(f"[{number}] {_check(concepts, document)}" for number, document in enumerate(documents, 1))
+    """The thought that checks every document; about 15 tokens of r0-tiny each."""
+    return " ".join(_check(number, concepts, document) for number, document in enumerate(documents, 1))
 
 
-def _check(concepts: Sequence[str], document: str) -> str:
-    """The document up to its place, the concepts in it, and the word for its grade."""
+def _check(number: int, concepts: Sequence[str], document: str) -> str:
+    """The number, the document up to its place, the concepts in it, and the number again with the word for its grade: side by
+    side, because the answer looks up the one by the other."""
     found = named(concepts, document)
-    return f"{document[0].lower()}{document[1 : document.rindex(' in ')]}: {' '.join([*found, _WORDS[len(found)]])}."
+    quoted = document[0].lower() + document[1 : document.rindex(" in ")]
+    return f"[{number}] {quoted}: {' '.join([*found, str(number), _WORDS[len(found)]])}."
 
 
 def honest_list_completion(task: ListwiseTask) -> str:
@@ -145,12 +147,12 @@ def _without_last(form: Form, answer: str) -> str:
 def checks_right(task: ListwiseTask, think: str) -> list[bool]:
     """For every document whether a thought checks it rightly: quoted, its concepts named, and the word for its grade."""
     concepts = concepts_of(task.query)
-    return [f"[{number}] {_check(concepts, document)}" in think for number, document in enumerate(task.documents, 1)]
+    return [_check(number, concepts, document) in think for number, document in enumerate(task.documents, 1)]
 
 
 def claimed_grades(think: str, documents: int) -> tuple[int, ...] | None:
     """The grades that a thought concludes with; None unless it checks every document exactly once."""
-    said = [(int(number), word) for number, _, _, word in _CHECK.findall(think)]
+    said = [(int(number), word) for number, word in _CHECK.findall(think)]
     if sorted(number for number, _ in said) != list(range(1, documents + 1)):
         return None
     return tuple(_WORDS.index(word) for _, word in sorted(said))

@@ -130,7 +130,7 @@ def _list(rng: random.Random, index: int, seed: int, stage: Stage) -> TinyRow:
         judged = PointwiseTask(index, task.query, document, int(task.label.grades[0] == 2), honest_thought(concepts, document))
         system = rng.choice((DEMO_SYSTEM_PROMPT, SYSTEM_PROMPTS[form], None))
         return TinyRow(system, _pieces(rng, task.query, document), honest_completion(judged))
-    system = SYSTEM_PROMPTS[form] if draw < 0.5 else None if draw < 0.9 else rng.choice(SHORT_PROMPTS)
+    system = SYSTEM_PROMPTS[form] if draw < 0.4 else None if draw < 0.9 else rng.choice(SHORT_PROMPTS)
     return TinyRow(system, (list_message(task.query, task.documents, form),), honest_list_completion(task))
 
 
