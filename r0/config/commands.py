@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from r0.config.lists import ListKeys
+from r0.config.models import ModelKeys
 from r0.config.sections import (
     Count,
     LoraSection,
@@ -38,7 +39,7 @@ class DataKeys(Section):
     builtin_rows: Count = key(20000, "tasks generated for data=builtin")
 
 
-class RunKeys(DataKeys):
+class RunKeys(ModelKeys, DataKeys):
     """What every training command has."""
 
     model: str = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")

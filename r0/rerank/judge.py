@@ -84,7 +84,7 @@ class Judge:
             prompt = prompter.prompt(_task(job, ask))
         except UserError as error:
             raise UserError(f"query {job.query_id}: {error}") from None
-        if ask.form is Form.YES_NO and not self._keys.thinking:
+        if ask.form is Form.YES_NO and self._keys.thinking is False:
             opening = "" if THINK[1] in prompt.prefix else THINK[1] if prompt.prefix else "".join(THINK)
             probability = yield from self._probability(prompter, prompt.token_ids, opening + ANSWER[0])
             return Reply(((0,),), probability=probability, tokens=1)
