@@ -117,6 +117,11 @@ class Reranker:
             raise
         return pool
 
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._group.workers
+
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of jobs in the order in which they are done, many in work at the same time; after ``stop()`` no more come.
 

@@ -1,9 +1,9 @@
 """``queries.jsonl``: a line for every finished query, appended as it is done. An interrupted run goes on from it.
 
 A line holds ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
-falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their number by name), ``prompt_tokens``, ``new_tokens``,
-``seconds`` (from first ask to last reply, others in work at the same time), and ``replies``: ``documents`` as they were shown,
-``thought``, ``failures``.
+falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their
+number by name), ``prompt_tokens``, ``new_tokens``, ``seconds`` (from first ask to last reply, others in work at the same time),
+and ``replies``: ``documents`` as they were shown, ``thought``, ``failures``.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
         raise UserError(
-            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was reranked; "
-            "start over with fresh=true, or give the run that was reranked"
+            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was "
+            "reranked; start over with fresh=true, or give the run that was reranked"
         )
 
 

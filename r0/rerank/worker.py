@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,10 @@ class RerankWorker:
             done += self._scheduler.step()
         return done
 
+    def pid(self) -> int:
+        """The process that this worker is in."""
+        return os.getpid()
+
     def close(self) -> None:
         """Release what the engine holds."""
         self._engine.close()
@@ -100,6 +105,11 @@ class RerankGroup:
         self._pool, self._capacity = pool, capacity
         self._deadline_s, self._start_deadline_s = deadline_s, start_deadline_s
         self._lost: set[int] = set()
+
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._pool.workers
 
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of all jobs in the order in which they are done; after ``stop()`` no more come.
