@@ -3,7 +3,8 @@
 A line holds ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
 falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their
 number by name), ``prompt_tokens``, ``new_tokens``, ``seconds`` (from first ask to last reply, others in work at the same time),
-and ``replies``: ``documents`` as they were shown, ``thought``, ``failures``.
+``replies``: ``documents`` as they were shown, ``thought``, ``failures``; and ``refused``: why the query could not be shown to the
+model and keeps the given order, mostly empty.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Totals:
     prompt_tokens: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
+    refused: list[str] = field(default_factory=list)  # the sentences
 
     def add(self, row: Row) -> None:
         """Count one query."""
@@ -46,6 +48,8 @@ class Totals:
             setattr(self, name, getattr(self, name) + row[name])
         for name, count in row["failures"].items():
             self.failures[name] = self.failures.get(name, 0) + count
+        if row["refused"]:
+            self.refused.append(row["refused"])
 
 
 class Store:
@@ -148,6 +152,7 @@ def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
         "prompt_tokens": outcome.prompt_tokens,
         "new_tokens": outcome.new_tokens,
         "seconds": round(outcome.seconds, 3),
+        "refused": outcome.refused,
         "replies": [
             {
                 "documents": [ids[position] for position in ask.documents],

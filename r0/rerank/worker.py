@@ -48,7 +48,7 @@ class RerankWorker:
         """Take ``jobs`` in and work; gives what is done after ``seconds``, or when there is room for more.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
         """
         for job in jobs:
             self._scheduler.add(job)
@@ -117,7 +117,7 @@ class RerankGroup:
         Who works on what changes no outcome. Jobs go to the worker with the fewest characters in hand, as it has room.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
             RoleDied, RoleTimeout: a query was in work at two workers that died or were late.
         """
         source = iter(jobs)
