@@ -13,9 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from r0.actors.pool import Pool, RoleDied, RoleTimeout
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.data.builtin import builtin_task
+from r0.errors import UserError
 from r0.rerank import Reranker
+from r0.rerank.asks import Ranking
+from r0.rerank.job import Job, Outcome
+from r0.rerank.worker import RerankGroup
 from tests.helpers import tiny_model
 from tests.logprob_gap import load
 
@@ -271,3 +276,50 @@ def test_the_probability_without_thinking_is_that_of_the_models_own_logits(model
 def test_an_unknown_setting_is_refused_before_anything_loads():
     with pytest.raises(ValueError, match="windo"):
         Reranker("r0-tiny", windo=3)
+
+
+def troubled(ray_session, trouble, flag):
+    class Worker:  # in here, so that it travels by value: the workers cannot import this module
+        """Does what ``trouble`` says when it is given work."""
+
+        def start(self):
+            """Nothing to load."""
+
+        def work(self, jobs, seconds):
+            first = not flag.exists()
+            flag.touch()
+            if trouble == "refuses":
+                raise UserError("model: no good")
+            if trouble == "dies always" or (trouble == "dies once" and first):
+                os._exit(1)
+            if trouble == "hangs":
+                time.sleep(600)
+            return [Outcome(job.key, Ranking.of_order(range(len(job.documents))), (), 0, 0, 0.0) for job in jobs]
+
+    actor = ray_session.remote(Worker)
+    return RerankGroup(Pool("rerank", lambda _: actor.remote(), 1), capacity=2, deadline_s=3.0, start_deadline_s=60.0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "words"),
+    [
+        ("dies always", RoleDied, "rerank worker 0: its process ended"),
+        ("hangs", RoleTimeout, "rerank worker 0: no answer within 3 s"),
+        ("refuses", UserError, "model: no good"),
+    ],
+)
+def test_trouble_that_stays_ends_a_run_with_its_name(ray_session, tmp_path, trouble, error, words):
+    group = troubled(ray_session, trouble, tmp_path / "flag")
+    with pytest.raises(error) as raised:
+        list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(3)))
+    assert str(raised.value).startswith(words)
+    assert "\n" not in str(raised.value)
+    group.close()
+
+
+def test_trouble_that_passes_costs_nothing_but_time(ray_session, tmp_path, caplog):
+    group = troubled(ray_session, "dies once", tmp_path / "flag")
+    found = list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(5)))
+    assert sorted(outcome.key for outcome in found) == list(range(5))
+    assert "a new worker begins its 2 unfinished queries again" in caplog.text
+    group.close()
