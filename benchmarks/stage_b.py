@@ -44,7 +44,7 @@ def one(seed: int, answer: str, extra: list[str], folder: Path) -> dict[str, flo
     """Warm start and RL with one seed; prints the figures, returns those that decide."""
     warm, run = folder / f"warm-{seed}", folder / f"run-{seed}"
     keys = [f"seed={seed}", f"answer={answer}"]
-    seconds = [launch("sft", "stage_b_tiny_sft.yaml", *keys, f"output={warm}")]
+    seconds = [launch("sft", "sft_lists_tiny.yaml", *keys, f"output={warm}")]
     seconds += [launch("stage_b", "stage_b_tiny.yaml", *keys, f"model={warm / 'model'}", f"output={run}", *extra)]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in lines if "heldout/sampled/reward" in line]

@@ -13,6 +13,7 @@ from r0.commands.plan import plan_rerank
 from r0.config import RerankConfig
 from r0.data.candidates import CandidateLists, open_candidates
 from r0.data.runfile import write_run
+from r0.errors import UserError
 from r0.files import write_atomic
 from r0.models import model_folder
 from r0.rerank.job import Job
@@ -22,6 +23,7 @@ from r0.tracking import RunDirectory, RunState
 from r0.tracking.live import duration, progress
 
 RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
+LISTED = 10  # refused queries that are listed
 
 
 def run(config: RerankConfig, dry_run: bool) -> int:
@@ -90,6 +92,8 @@ def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: Sto
 
         began = time.monotonic()
         for outcome in progress(reranker.run(jobs(), stop), "reranking", len(left)):
+            if outcome.refused and not config.skip_bad:
+                raise UserError(f"{outcome.refused}; with skip_bad=true such queries keep the given order")
             store.add(numbers.pop(outcome.key), outcome)
             session.queries += 1
         session.seconds = time.monotonic() - began
@@ -115,6 +119,9 @@ def report(totals: Totals, session: _Session) -> str:
     width = max(map(len, totals.failures), default=0)
     for name, count in sorted(totals.failures.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"  {name:<{width}}  {count:>7}  {count / asks:>6.1%}")
+    if totals.refused:
+        lines.append(f"queries that could not be shown to the model and keep the given order: {len(totals.refused)}")
+        lines += [f"  {sentence}" for sentence in totals.refused[:LISTED]]
     return "\n".join(lines)
 
 
@@ -124,6 +131,7 @@ def _summary(totals: Totals, session: _Session) -> dict[str, Any]:
         "queries": totals.queries,
         "candidates": totals.candidates,
         "asks": totals.asks,
+        "refused": len(totals.refused),
         "failed_share": totals.failed / asks,
         "failures": {name: count / asks for name, count in sorted(totals.failures.items())},
         "prompt_tokens_a_query": totals.prompt_tokens / queries,

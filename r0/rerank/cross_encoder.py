@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -101,6 +102,10 @@ class CrossEncoderWorker:
                 batch.append(self._waiting.popleft())
             done += self._score(batch)
         return done
+
+    def pid(self) -> int:
+        """The process that this worker is in."""
+        return os.getpid()
 
     def close(self) -> None:
         """Release the model."""

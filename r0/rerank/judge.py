@@ -48,6 +48,10 @@ from r0.spans import UNKNOWN
 ANSWER_ROOM = 32
 
 
+class QueryRefused(UserError):
+    """A query that cannot be shown to the model: it is too long for the prompt budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A request and how it is to be sampled."""
@@ -77,13 +81,14 @@ class Judge:
         """Yields what is to be sampled, one after another, is sent each completion, and returns the reply.
 
         Raises:
-            UserError: the query alone leaves no room for the documents.
+            QueryRefused: the query alone leaves no room for the documents.
+            UserError: the tokenizer cannot be used.
         """
         prompter = self._prompter(ask.form)
         try:
             prompt = prompter.prompt(_task(job, ask))
         except UserError as error:
-            raise UserError(f"query {job.query_id}: {error}") from None
+            raise QueryRefused(f"query {job.query_id}: {error}") from None
         if ask.form is Form.YES_NO and self._keys.thinking is False:
             opening = "" if THINK[1] in prompt.prefix else THINK[1] if prompt.prefix else "".join(THINK)
             probability = yield from self._probability(prompter, prompt.token_ids, opening + ANSWER[0])

@@ -114,10 +114,16 @@ class Reranker:
             raise
         return pool
 
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._group.workers
+
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of jobs in the order in which they are done, many in work at the same time; after ``stop()`` no more come.
 
-        The keys of the jobs must differ from all that this reranker was given before (``job`` sees to it).
+        A query that cannot be shown to the model has the given order and says why (``Outcome.refused``). The keys of the jobs
+        must differ from all that this reranker was given before (``job`` sees to it).
         """
         return self._group.run(jobs, stop)
 
@@ -144,8 +150,12 @@ class Reranker:
         Returns:
             For each document ``corpus_id`` (position in ``documents``), ``score`` (falling; of the method's own scale),
             ``thought`` (what the model thought when it last saw the document) and, if asked for, ``text``.
+
+        Raises:
+            UserError: the query is too long for the prompt budget.
         """
         (outcome,) = self.run([self.job(_text(query), query, documents)])
+        _check(outcome)
         ranking = with_tail(outcome.ranking, len(documents))
         found: list[dict[str, Any]] = []
         for position in ranking.order[:top_k]:
@@ -172,6 +182,9 @@ class Reranker:
         Returns:
             [N] float64 in 0…1; of a cross-encoder on its own scale. A completion without an answer that can be read counts 0.5
             (how many is logged as a warning).
+
+        Raises:
+            UserError: a query is too long for the prompt budget.
         """
         if inputs2 is not None:
             queries, documents = ([text for batch in side for text in batch["text"]] for side in (inputs1, inputs2))  # type: ignore[call-overload]
@@ -185,6 +198,7 @@ class Reranker:
         jobs = {job.key: (job, numbers) for job, numbers in ((self._pairs(pairs, numbers), numbers) for numbers in places)}
         found_N = np.full(len(pairs), np.nan)
         for outcome in self.run(job for job, _numbers in jobs.values()):
+            _check(outcome)
             for ask, reply in outcome.replies:
                 if reply.probability is not None:
                     found_N[jobs[outcome.key][1][ask.documents[0]]] = reply.probability
@@ -247,6 +261,11 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
             f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
+
+
+def _check(outcome: Outcome) -> None:
+    if outcome.refused:
+        raise UserError(outcome.refused)
 
 
 def _text(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class RerankWorker:
         """Take ``jobs`` in and work; gives what is done after ``seconds``, or when there is room for more.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
         """
         for job in jobs:
             self._scheduler.add(job)
@@ -56,6 +57,10 @@ class RerankWorker:
         while not self._scheduler.idle and time.monotonic() < end and not (done and self._scheduler.hungry):
             done += self._scheduler.step()
         return done
+
+    def pid(self) -> int:
+        """The process that this worker is in."""
+        return os.getpid()
 
     def close(self) -> None:
         """Release what the engine holds."""
@@ -101,13 +106,18 @@ class RerankGroup:
         self._deadline_s, self._start_deadline_s = deadline_s, start_deadline_s
         self._lost: set[int] = set()
 
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._pool.workers
+
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of all jobs in the order in which they are done; after ``stop()`` no more come.
 
         Who works on what changes no outcome. Jobs go to the worker with the fewest characters in hand, as it has room.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
             RoleDied, RoleTimeout: a query was in work at two workers that died or were late.
         """
         source = iter(jobs)

@@ -57,7 +57,7 @@ def train_rank(job: Job, channel: Channel) -> None:
     if watch.stopped:
         return
     figures = {**sum_over_ranks(asdict(collate.counts)), **_heldout_loss(trainer, rows, job)}
-    save_model(trainer, job, rows.tokenizer)
+    save_model(trainer, job, rows.prompter)
     if dist.get_rank() == 0:
         channel.send(Report(Kind.EVALUATION, job.steps, values=figures))
         channel.send(Report(Kind.DONE, job.steps, values=figures))

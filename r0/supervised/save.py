@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, Trainer
 
+from r0.prompts import Prompter
 from r0.supervised.job import Job
+from r0.told import remember
 
 
-def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
+def save_model(trainer: Trainer, job: Job, prompter: Prompter) -> None:
     """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
 
     Each folder is written beside its place and renamed: it is whole or not there.
@@ -32,7 +34,8 @@ def save_model(trainer: Trainer, job: Job, tokenizer: Any) -> None:
         model.config.use_cache = True
         with _whole_folder(Path(job.run) / "model") as folder:
             model.save_pretrained(folder, state_dict=weights)
-            tokenizer.save_pretrained(folder)
+            prompter.tokenizer.save_pretrained(folder)
+            remember(folder, job.config.form, prompter.system_prompt)
     dist.barrier()
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from r0.answers import best_answer, read_strict
+from r0.answers import read_strict
 from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
-from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades
+from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades, linked_answer
 from r0.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.ranking import groups_of_order, ndcg
 from r0.records import Form, ListLabel, ListwiseTask, PointwiseTask, Task
@@ -84,12 +84,12 @@ def _list_shares(
         answer = rest.removeprefix("<answer>").removesuffix("</answer>")
         read = read_strict(answer, form, documents)
         claimed = claimed_grades(think, documents)
-        follows = claimed is not None and answer == best_answer(form, ListLabel(tuple(map(float, claimed)), task.label.given))
+        follows = claimed is not None and answer == linked_answer(form, ListLabel(tuple(map(float, claimed)), task.label.given))
         values = {
             "list_format": text == f"<think>{think}</think><answer>{answer}</answer>" and read.answer is not None,
             "list_checks": sum(checks_right(task, think)) / documents,
             "list_answer_follows": follows,
-            "list_best_answer": answer == best_answer(form, task.label),
+            "list_best_answer": answer == linked_answer(form, task.label),
             "list_ndcg@10": ndcg(task.label.grades, read.ranking or groups_of_order(task.label.given), 10),
             "list_ndcg@10_given": ndcg(task.label.grades, groups_of_order(task.label.given), 10),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from r0.data.builtin_lists import (
     checks_right,
     claimed_grades,
     honest_list_completion,
+    linked_answer,
     named,
     warm_start_list_completion,
 )
@@ -80,12 +82,21 @@ def test_honest_completions_check_every_document_and_conclude(form):
     for row in range(300):
         task = builtin_list_task(row, 1, form, 2 + row % 9)
         completion = honest_list_completion(task)
-        assert completion == f"<think>{task.think}</think><answer>{best_answer(form, task.label)}</answer>"
+        assert completion == f"<think>{task.think}</think><answer>{linked_answer(form, task.label)}</answer>"
         assert all(checks_right(task, task.think))
         assert claimed_grades(task.think, task.size) == tuple(map(int, task.label.grades))
         read = read_strict(answer_of(completion), form, task.size)
-        assert not read.violations
+        assert read.ranking == read_strict(best_answer(form, task.label), form, task.size).ranking
         assert task.label.grades[read.ranking[0][0]] == 2.0
+
+
+def test_the_answer_follows_the_links_of_the_thought():
+    for task in TASKS[:300]:
+        before = {int(here): int(linked) for here, linked in re.findall(r" ([0-9]+) (?:no|one|both) as ([0-9]+)\.", task.think)}
+        for group in answer_of(honest_list_completion(task)).split(" > "):
+            numbers = [int(label.strip("[]")) for label in group.split(" = ")]
+            assert numbers[1:] == [before[number] for number in numbers[:-1]]
+            assert numbers[-1] not in before
 
 
 def test_other_thoughts_claim_nothing():
@@ -154,7 +165,7 @@ def test_a_faulty_answer_of_any_form(form):
     for task in tasks:
         read = read_strict(answer_of(warm_start_list_completion(task, 3, promoted)), form, 6)
         seen = ListLabel(tuple(3.0 if grade == 1 else grade for grade in task.label.grades), task.label.given)
-        assert read.answer == best_answer(form, seen)
+        assert read.answer == linked_answer(form, seen)
 
 
 def test_rows_of_lists():

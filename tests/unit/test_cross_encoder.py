@@ -112,7 +112,7 @@ def test_control_tokens_in_a_document_are_text(folders, name, control):
     seen = []
     formats = FORMAT if name == "decoder" else {}
     with Reranker(folders[name], "pointwise", **formats) as reranker:
-        model = reranker._group._pool.workers[0]._model
+        model = reranker.workers[0]._model
         model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]["input_ids"][0].tolist()))
         reranker.predict([(QUERY, "a")])
         reranker.predict([(QUERY, f"a{control}")])

@@ -314,6 +314,12 @@ def test_a_weight_on_scores_needs_scores():
     assert StageBConfig(answer="scores", **keys).reward.js_weight == 0.1
 
 
+def test_a_bonus_that_no_thought_can_earn_is_refused():
+    ListRewardSection(min_think_tokens=9, max_think_tokens=8)
+    with pytest.raises(ValidationError, match="9 is above max_think_tokens=8, so no thought can earn think_bonus"):
+        ListRewardSection(min_think_tokens=9, max_think_tokens=8, think_bonus=0.1)
+
+
 def test_a_worker_judges_lists_by_the_tasks_form_and_size():
     task = ListwiseTask(7, "q", ("a", "b", "c", "d"), LABEL)
     ids = tuple(TOKENIZER.encode(completion(PERFECT) + "<|end|>", add_special_tokens=False))
