@@ -16,6 +16,7 @@ from r0.data.runfile import write_run
 from r0.errors import UserError
 from r0.files import write_atomic
 from r0.models import model_folder
+from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job
 from r0.rerank.store import Store, Totals
 from r0.signals import StopRequest
@@ -35,7 +36,7 @@ def run(config: RerankConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan_rerank(config))
         return 0
-    model_folder(config.model)
+    is_cross_encoder(model_folder(config.model), config)  # refuses what model and method cannot do together
     output = output_path("rerank", config)
     what = "stopping; finished queries are kept, and the same command goes on from them"
     with RunDirectory.open(output, "rerank", config, fresh=config.fresh) as directory, StopRequest(what) as stop:

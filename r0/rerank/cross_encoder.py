@@ -30,6 +30,7 @@ from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_format import PairFormat
+from r0.tags import defuse
 
 # Their position embeddings begin behind the padding id.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
@@ -88,7 +89,7 @@ class CrossEncoderWorker:
     def __init__(self, keys: RankingKeys, settings: EngineSettings):
         self._keys, self._batch = keys, settings.max_num_seqs
         self._model = _load(keys, settings)
-        self._control = sorted(self._model.tokenizer.all_special_tokens, key=len, reverse=True)
+        self._control = _control_texts(self._model.tokenizer)
         self._waiting: deque[Job] = deque()
 
     def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
@@ -190,6 +191,13 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
         model.max_seq_length = most
     model.tokens = {}
     return model
+
+
+def _control_texts(tokenizer: Any) -> list[str]:
+    """Texts of control tokens, the longest first: special ones, and tags of r0 or of a chat template that are one token each."""
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {token.content for token in added if token.special or defuse(token.content) != token.content}
+    return sorted(texts | set(tokenizer.all_special_tokens), key=len, reverse=True)
 
 
 def _saved_as_cross_encoder(folder: Path) -> bool:

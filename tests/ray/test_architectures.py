@@ -24,8 +24,8 @@ pytestmark = pytest.mark.ray
 
 GAP = 1e-3  # nats, float32
 TRAINING = {
-    "system_prompt": "Judge.", "builtin_rows": 60, "heldout_share": 0.2, "max_steps": 2, "batch_size": 4, "max_prompt_tokens": 900,
-    "learning_rate": 1e-2, "gradient_checkpointing": "false", "ray.inline": "true",
+    "system_prompt": "Judge.", "builtin_rows": 60, "heldout_share": 0.2, "max_steps": 2, "batch_size": 4, "learning_rate": 1e-2,
+    "max_prompt_tokens": 900, "gradient_checkpointing": "false", "ray.inline": "true",
 }  # fmt: skip
 RL = {
     **TRAINING, "algo": "grpo", "grpo.num_generations": 4, "max_new_tokens": 24, "eval.every": 0, "rollout.engine": "vllm",
