@@ -32,6 +32,7 @@ from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_format import PairFormat
 from r0.tags import defuse
 
+SORTED = 8  # batches of pairs that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 
@@ -99,7 +100,7 @@ class CrossEncoderWorker:
         done: list[Outcome] = []
         while self._waiting and time.monotonic() < end:
             batch = [self._waiting.popleft()]
-            while self._waiting and sum(len(job.documents) for job in batch) < self._batch:
+            while self._waiting and sum(len(job.documents) for job in batch) < SORTED * self._batch:
                 batch.append(self._waiting.popleft())
             done += self._score(batch)
         return done

@@ -8,12 +8,18 @@ from r0.config.load import load
 from r0.config.models import FOLDER, NAMES, notice, preset
 from r0.errors import UserError
 from r0.launch import COMMANDS, parse
+from r0.prompts import Prompter
+from r0.records import Form, PointwiseTask
+from r0.rerank.asks import Ask
+from r0.rerank.job import Job
+from r0.rerank.judge import Judge
 from r0.tracking.modelcard import CardFacts, model_card
 from tests.architectures import ARCHITECTURES
 
 NEEDED = {"rerank": ["data=x"]}  # keys that a command cannot do without
 PAIRS = [(name, command) for name in NAMES for command in preset(name).commands if command in COMMANDS]
 MOBILE = "mobilellm-r1-950m"
+JOB = Job(0, "q", "q", ("d",))
 
 
 def test_every_file_has_its_name_and_a_tiny_model():
@@ -87,3 +93,26 @@ def test_the_model_card_of_what_was_trained_from_it_says_so_too():
     assert "FAIR Noncommercial Research License" in card
     assert "base_model: facebook/MobileLLM-R1-950M" in card
     assert "Noncommercial" not in model_card(load(StageAConfig, None, []), CardFacts("stage_a", 1))
+
+
+# What stands behind the user message, and behind it what r0 writes where thinking is switched off.
+ENDINGS = {
+    "deepseek-r1-distill-qwen-1.5b": ("<｜Assistant｜><think>\n", "</think><answer>"),
+    "qwen3-0.6b": ("<|im_start|>assistant\n", "<think></think><answer>"),
+    "qwen2.5-1.5b": ("<|im_start|>assistant\n", "<think></think><answer>"),
+    "mobilellm-r1-950m": ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<think></think><answer>"),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_prompts_keep_the_models_own_convention_for_thoughts(name):
+    tokenizer = ARCHITECTURES[name].tokenizer()
+    opened, closed = ENDINGS[name]
+    prompt = Prompter(tokenizer, "Judge.").prompt(PointwiseTask(0, "q", "d", label=1))
+    text = tokenizer.decode(prompt.token_ids)
+    assert "Query: q\nDocument: d" in text
+    assert text.endswith(opened)
+    assert prompt.prefix == ("<think>\n" if "<think>" in opened else "")
+    asked = next(Judge(tokenizer, RankingKeys(thinking=False, system_prompt="Judge."), 900).converse(JOB, Ask((0,), Form.YES_NO)))
+    assert tokenizer.decode(asked.request.prompt_ids) == text + closed
+    assert tokenizer.convert_ids_to_tokens(list(asked.request.allowed_ids)) == ["yes", "no"]
