@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,17 @@ def run(config: RerankConfig, dry_run: bool) -> int:
     return 0
 
 
-class _Session:
-    """What this process did of a run: wall time and queries."""
+@dataclass
+class Session:
+    """What this process did of a run."""
 
-    def __init__(self) -> None:
-        self.queries, self.seconds = 0, 0.0
+    queries: int = 0
+    seconds: float = 0.0  # wall time
 
 
-def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> _Session:
+def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> Session:
     """Rerank what is not in the store yet."""
-    session = _Session()
+    session = Session()
     left = [index for index in range(len(lists)) if index not in store]
     if not left:
         return session
@@ -105,7 +107,7 @@ def _inventory(lists: CandidateLists) -> str:
     return f"{lists.name}: {len(lists)} queries, {count} candidates"
 
 
-def report(totals: Totals, session: _Session) -> str:
+def report(totals: Totals, session: Session) -> str:
     """What the queries took and what failed, in words and as a table."""
     queries, asks = max(1, totals.queries), max(1, totals.asks)
     lines = [
@@ -125,7 +127,7 @@ def report(totals: Totals, session: _Session) -> str:
     return "\n".join(lines)
 
 
-def _summary(totals: Totals, session: _Session) -> dict[str, Any]:
+def _summary(totals: Totals, session: Session) -> dict[str, Any]:
     queries, asks = max(1, totals.queries), max(1, totals.asks)
     return {
         "queries": totals.queries,
