@@ -13,11 +13,12 @@ from r0.commands.output import output_path
 from r0.commands.plan import plan_rerank
 from r0.config import RerankConfig
 from r0.data.candidates import CandidateLists, open_candidates
-from r0.data.runfile import write_run
+from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
 from r0.files import write_atomic
 from r0.models import model_folder
 from r0.rerank.job import Job
+from r0.rerank.reranker import Reranker, prompt_budget
 from r0.rerank.store import Store, Totals
 from r0.signals import StopRequest
 from r0.tracking import RunDirectory, RunState
@@ -36,20 +37,22 @@ def run(config: RerankConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan_rerank(config))
         return 0
-    model_folder(config.model)
+    check_tag(config.tag)
+    prompt_budget(config, model_folder(config.model))
     output = output_path("rerank", config)
+    lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
+    inventory = _inventory(lists)
     what = "stopping; finished queries are kept, and the same command goes on from them"
     with RunDirectory.open(output, "rerank", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
         if directory.state == RunState.FINISHED:
             print(f"{directory.path / RUN}: finished before (fresh=true starts over)")
             return 0
-        lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
-        print("\n".join(filter(None, [_inventory(lists), lists.bad.summary()])))
+        print("\n".join(filter(None, [inventory, lists.bad.summary()])))
         with Store(directory.path / QUERIES, lists) as store:
             if len(store):
                 print(f"{len(store)} queries were finished before")
             session = _rerank(config, lists, store, stop)
-            if stop():
+            if stop() and len(store) < len(lists):
                 print(f"stopped after {len(store)} of {len(lists)} queries; the same command goes on with the others")
                 return stop.exit_code
             write_run(directory.path / RUN, store.rankings(), config.tag)
@@ -77,8 +80,6 @@ def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: Sto
         return session
     from transformers.utils import logging as transformers_logging
 
-    from r0.rerank.reranker import Reranker
-
     transformers_logging.disable_progress_bar()
     with Reranker.of(config) as reranker:
         stop.install()  # Ray has handlers of its own
@@ -103,7 +104,20 @@ def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: Sto
 
 
 def _inventory(lists: CandidateLists) -> str:
-    count = sum(len(lists.document_ids(index)) for index in range(len(lists)))
+    """How much there is, in words.
+
+    Raises:
+        UserError: an id cannot be written into a run.
+    """
+    count = 0
+    for index in range(len(lists)):
+        ids = lists.document_ids(index)
+        count += len(ids)
+        for name in (lists.query_id(index), *ids):
+            try:
+                check_id(name)
+            except UserError as error:
+                raise UserError(f"{lists.name}: {error}") from None
     return f"{lists.name}: {len(lists)} queries, {count} candidates"
 
 

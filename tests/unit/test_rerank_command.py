@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from r0.actors.placement import bundles
-from r0.commands.rerank import Session, report
-from r0.config import RankingKeys, RaySection, RolloutSection
+from r0.commands.rerank import Session, report, run
+from r0.config import RankingKeys, RaySection, RerankConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.methods import width
@@ -89,6 +89,23 @@ def test_the_report_has_a_table_of_failures_and_what_a_query_took():
     totals.add({**row, "refused": "query q: too long", "prompt_tokens": 0, "new_tokens": 0, "seconds": 0.0})
     assert report(totals, Session()).splitlines()[-1] == "  query q: too long"
     assert "0.0%" in report(Totals(), Session())
+
+
+@pytest.mark.parametrize(
+    ("document", "tag", "words"),
+    [
+        ("d\t1", "r0", r"requests.jsonl: the id .* cannot stand in a TREC run"),
+        ("d1", "two words", "tag: .* cannot stand in a run's last column"),
+    ],
+)
+def test_what_no_run_can_hold_is_refused_before_a_model_works(tmp_path, document, tag, words):
+    candidates = [{"docid": name, "score": 1.0, "doc": {"contents": "text"}} for name in (document, "d2")]
+    request = {"query": {"text": "query", "qid": "q"}, "candidates": candidates}
+    (tmp_path / "requests.jsonl").write_text(json.dumps(request) + "\n")
+    config = RerankConfig(model="r0-tiny", data=str(tmp_path / "requests.jsonl"), output=str(tmp_path / "run"), tag=tag)
+    with pytest.raises(UserError, match=words):
+        run(config, dry_run=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_methods_can_be_imported_without_engines_and_tokenizers():
