@@ -40,7 +40,10 @@ class RankingKeys(ModelKeys):
         None, "pointwise: the probability of yes after a thought, or with thinking switched off; empty: a sentence-transformers "
         "CrossEncoder scores as it was trained to, others think"
     )  # fmt: skip
-    query_format: str | None = key(None, "pointwise: text around the query, as `query: {}`; the score is then of yes against no")
+    query_format: str | None = key(
+        None, "pointwise: text around the query, as `query: {}`. Where any of the four is given, a language model's score is of yes "
+        "against no behind them; those that are empty are `query: {}`, `document: {}`, a space and nothing"
+    )  # fmt: skip
     document_format: str | None = key(None, "pointwise: text around the document, as `document: {}`")
     seq: str | None = key(None, "pointwise: text between query and document")
     special_token: str | None = key(None, "pointwise: text behind the document, where the score is read")

@@ -30,7 +30,7 @@ from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_format import PairFormat
-from r0.tags import defuse
+from r0.tags import DEFUSED, defuse
 
 SORTED = 8  # batches of pairs that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.
@@ -135,10 +135,10 @@ class CrossEncoderWorker:
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)
 
     def _plain(self, text: str) -> str:
-        """``text`` without control tokens: a space behind the first letter of each."""
+        """``text`` without control tokens: the rule of ``r0.tags``, and ``[ SEP]`` for those that begin otherwise."""
         for token in self._control:
             if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
+                text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
         return text
 
 
@@ -151,6 +151,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     import torch
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
+    from transformers import AutoTokenizer
 
     class Counting(CrossEncoder):
         """Notes the tokens of pairs on their way into the model."""
@@ -164,15 +165,18 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     if not on_gpu:
         torch.set_num_threads(settings.threads)
     half = settings.dtype == "bf16" or (settings.dtype == "auto" and on_gpu)
-    formats = PairFormat.of(keys)
+    formats, template = PairFormat.of(keys), {}
     try:
+        if formats is not None:
+            tokenizer = AutoTokenizer.from_pretrained(settings.model)
+            template = {"chat_template": formats.chat_template(tokenizer), "padding_side": "left"}
         model = Counting(
             settings.model,
             device="cuda" if on_gpu else "cpu",
             local_files_only=True,
             max_length=keys.max_prompt_tokens,
             model_kwargs={"dtype": torch.bfloat16 if half else torch.float32},
-            processor_kwargs=None if formats is None else {"chat_template": formats.chat_template(), "padding_side": "left"},
+            processor_kwargs=template,
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -195,7 +199,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
 
 
 def _control_texts(tokenizer: Any) -> list[str]:
-    """Texts of control tokens, the longest first: special ones, and tags of r0 or of a chat template that are one token each."""
+    """Control tokens' texts, the longest first: special ones, and tags of r0 or of a chat template that are one token each."""
     added = tokenizer.added_tokens_decoder.values()
     texts = {token.content for token in added if token.special or defuse(token.content) != token.content}
     return sorted(texts | set(tokenizer.all_special_tokens), key=len, reverse=True)

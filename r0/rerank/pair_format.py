@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from r0.errors import UserError
 
@@ -45,35 +45,39 @@ class PairFormat:
     def of(cls, keys: FormatKeys) -> Self | None:
         """The format that a configuration gives; None where none of the four keys is given.
 
+        The keys that are not given are ``query: {}``, ``document: {}``, a space, and nothing.
+
         Raises:
             UserError: ``{}`` is not once in each format.
         """
         if keys.query_format is keys.document_format is keys.seq is keys.special_token is None:
             return None
         halves = []
-        for name in ("query_format", "document_format"):
+        for name, usual in (("query_format", "query: {}"), ("document_format", "document: {}")):
             text = getattr(keys, name)
-            parts = ("{}" if text is None else text).split("{}")
+            parts = (usual if text is None else text).split("{}")
             if len(parts) != 2:
                 raise UserError(f"{name}: {text!r} must have {{}} once, where the text goes")
             halves.append(parts)
         (before, behind_query), (before_document, behind_document) = halves
-        return cls(
-            before, f"{behind_query}{keys.seq or ''}{before_document}", f"{behind_document}{keys.special_token or ''}"
-        )  # fmt: skip
+        seq = " " if keys.seq is None else keys.seq
+        return cls(before, f"{behind_query}{seq}{before_document}", f"{behind_document}{keys.special_token or ''}")
 
     def text(self, query: str, document: str) -> str:
         """A pair as the model reads it."""
         return f"{self.before}{query}{self.between}{document}{self.behind}"
 
-    def chat_template(self) -> str:
-        """The format as a Jinja template over the messages ``query`` and ``document``."""
+    def chat_template(self, tokenizer: Any) -> str:
+        """The format as a Jinja template over the messages ``query`` and ``document``.
+
+        The token that the tokenizer puts before a text is written too: behind a chat template it puts none.
+        """
+        bos = tokenizer.bos_token
+        begin = bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
         query, document = (
             f"{{{{ messages | selectattr('role', 'eq', '{role}') | map(attribute='content') | first }}}}"
             for role in ("query", "document")
         )
-        before, between, behind = (f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else "" for text in self._texts())
+        texts = (begin + self.before, self.between, self.behind)
+        before, between, behind = (f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else "" for text in texts)
         return f"{before}{query}{between}{document}{behind}"
-
-    def _texts(self) -> tuple[str, str, str]:
-        return self.before, self.between, self.behind

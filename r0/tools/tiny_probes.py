@@ -62,14 +62,13 @@ def probe(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: in
 
 
 def _probe_lists(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
-    """Lists of six documents to be ordered; half as many for the other forms and lengths."""
-    found = _list_shares(model, tokenizer, Form.PERMUTATION, 6, count)
-    found |= {
-        "list_ndcg@10_4_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 4, count // 2)["list_ndcg@10"],
-        "list_ndcg@10_10_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 10, count // 2)["list_ndcg@10"],
-        "list_best_answer_pick": _list_shares(model, tokenizer, Form.PICK, 6, count // 2)["list_best_answer"],
-        "list_best_answer_scores": _list_shares(model, tokenizer, Form.SCORES, 6, count // 2)["list_best_answer"],
-    }
+    """Lists of four documents to be ordered; half as many for other lengths and forms."""
+    found = _list_shares(model, tokenizer, Form.PERMUTATION, 4, count)
+    for documents in (6, 10):
+        more = _list_shares(model, tokenizer, Form.PERMUTATION, documents, count // 2)
+        found |= {f"{name}_{documents}_documents": more[name] for name in ("list_format", "list_ndcg@10")}
+    for form in (Form.PICK, Form.SCORES):
+        found[f"list_best_answer_{form}"] = _list_shares(model, tokenizer, form, 4, count // 2)["list_best_answer"]
     return found
 
 

@@ -169,6 +169,7 @@ def test_bad_input_is_refused_in_a_sentence(model, data, tmp_path, settings, wor
     refused = launch(values, settings.get("model", model), data, tmp_path / "run", code=2)
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_where_and_what_is_missing(model, data, tmp_path):

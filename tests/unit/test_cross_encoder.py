@@ -93,7 +93,8 @@ def test_a_preset_writes_qwen3_rerankers_template_and_reads_yes_against_no(folde
 def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tmp_path):
     from sentence_transformers import CrossEncoder
 
-    template = {"chat_template": PairFormat.of(RankingKeys(**FORMAT)).chat_template()}
+    tokenizer = ARCHITECTURES[QWEN].tokenizer()
+    template = {"chat_template": PairFormat.of(RankingKeys(**FORMAT)).chat_template(tokenizer)}
     CrossEncoder(folders["decoder"], device="cpu", processor_kwargs=template).save_pretrained(str(tmp_path / "one"))
     with Reranker(tmp_path / "one", "pointwise") as reranker:
         saved = reranker.predict(pairs())
@@ -184,7 +185,12 @@ def test_a_format_is_put_together_as_rag_retrieval_does():
     keys = RankingKeys(query_format="query: {}", document_format="document: {}", seq=" ", special_token="</s>")
     assert PairFormat.of(keys).text("a", "b") == "query: a document: b</s>"
     assert PairFormat.of(RankingKeys()) is None
-    assert PairFormat.of(RankingKeys(seq="\n")).text("a", "b") == "a\nb"
+    assert PairFormat.of(RankingKeys(seq="\n")).text("a", "b") == "query: a\ndocument: b"
+
+
+def test_a_template_writes_the_token_that_a_tokenizer_puts_before_a_text():
+    template = PairFormat.of(RankingKeys(seq="\n")).chat_template(ARCHITECTURES["bge-reranker-v2-m3"].tokenizer())
+    assert template.startswith('{{ "<s>query: " }}')
 
 
 @pytest.mark.parametrize("text", ['"quoted" {{ braces }} {% raw %}', "line\nand ‹tab\t", "emoji 😀 日本 \\n", "{# comment"])
@@ -192,5 +198,5 @@ def test_a_format_as_a_template_writes_the_same_text(text):
     tokenizer = ARCHITECTURES[QWEN].tokenizer()
     made = PairFormat.of(RankingKeys(query_format=text + "{}", document_format="{}" + text, seq=text, special_token=text))
     turns = [{"role": "query", "content": "{{ q }}"}, {"role": "document", "content": text}]
-    written = tokenizer.apply_chat_template(turns, chat_template=made.chat_template(), tokenize=False)
+    written = tokenizer.apply_chat_template(turns, chat_template=made.chat_template(tokenizer), tokenize=False)
     assert written == made.text("{{ q }}", text)
