@@ -41,7 +41,7 @@ class RankingKeys(ModelKeys):
         "CrossEncoder scores as it was trained to, others think"
     )  # fmt: skip
     query_format: str | None = key(
-        None, "pointwise: text around the query, as `query: {}`. Where any of the four is given, a language model's score is of yes "
+        None, "pointwise: text around the query, as `query: {}`. Where any of the four is given, a language model's score is yes "
         "against no behind them; those that are empty are `query: {}`, `document: {}`, a space and nothing"
     )  # fmt: skip
     document_format: str | None = key(None, "pointwise: text around the document, as `document: {}`")
