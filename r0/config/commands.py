@@ -98,7 +98,7 @@ class ConvertConfig(Section):
     max_think_chars: Count = key(1_200_000, "thoughts are cut to this many characters")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
     rows: Count = key(100, "with `builtin`: lists to write")
-    candidates: Annotated[int, Field(ge=2)] = key(6, "with `builtin`: documents of a list")
+    candidates: Annotated[int, Field(ge=2)] = key(4, "with `builtin`: documents of a list")
     seed: Annotated[int, Field(ge=0)] = key(1, "with `builtin`: of the lists; another than a training's, and they are new to it")
 
 

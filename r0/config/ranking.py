@@ -58,7 +58,7 @@ class RankingKeys(ModelKeys):
     fusion_weight: Share = key(0.0, "share of the first stage's score in the final one, both scaled to 0…1 within the query")
     temperature: NonNegative = key(0.0, "sampling temperature; 0 takes the likeliest token")
     seed: Annotated[int, Field(ge=0)] = key(42, "of shuffles and sampling")
-    system_prompt: str = key("", "system message; empty: r0's own for the method's answer form")
+    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own for the answer form")
     passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
     max_prompt_tokens: Count | None = key(
         None, "prompt budget; empty: 8192, or less where the model has fewer positions; of a cross-encoder, all its positions"

@@ -15,7 +15,7 @@ in which they differ (in some vocabularies it carries the tag's ``>``), behind t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from math import exp
 from typing import Any
@@ -70,9 +70,18 @@ class Judge:
         keys: the configuration.
         max_prompt_tokens: budget of a whole prompt.
         stop_ids: ids that end a completion.
+        own_prompt: the system prompt of an answer form where the configuration gives none.
     """
 
-    def __init__(self, tokenizer: Any, keys: RankingKeys, max_prompt_tokens: int, stop_ids: Iterable[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        keys: RankingKeys,
+        max_prompt_tokens: int,
+        stop_ids: Iterable[int] = (),
+        own_prompt: Callable[[Form], str] = SYSTEM_PROMPTS.__getitem__,
+    ):
+        self._own_prompt = own_prompt
         self._tokenizer, self._keys, self._max_prompt_tokens = tokenizer, keys, max_prompt_tokens
         self._reader = CompletionReader(tokenizer, stop_ids)
         self._prompters: dict[Form, Prompter] = {}
@@ -142,7 +151,7 @@ class Judge:
 
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:
-            system = self._keys.system_prompt or SYSTEM_PROMPTS[form]
+            system = self._keys.system_prompt or self._own_prompt(form)
             self._prompters[form] = Prompter(self._tokenizer, system, self._max_prompt_tokens, self._keys.passage_tokens)
         return self._prompters[form]
 

@@ -44,7 +44,7 @@ class Reranker:
         engine: vllm or hf; None: vLLM where it is installed.
         device: auto takes a GPU where there is one.
         workers: engines; one is in this process, several are Ray actors.
-        system_prompt: empty for r0's own.
+        system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
 
     Raises:

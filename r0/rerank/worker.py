@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
+from r0.told import told
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,9 @@ class RerankWorker:
     def __init__(self, keys: RankingKeys, settings: EngineSettings, max_prompt_tokens: int):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(settings.model)
-        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(Path(settings.model)))
+        folder = Path(settings.model)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(told, folder))
         self._engine = make_engine(settings)
         self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * settings.max_num_seqs)
 
