@@ -28,6 +28,7 @@ from r0.config import (
     StageBConfig,
     StageCConfig,
 )
+from r0.config.models import check_preset, notice
 from r0.errors import UserError
 from r0.quiet import quiet
 
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_help(name))
             return 0
         config, dry_run = parse(name, arguments)
+        if said := notice(getattr(config, "model", "")):
+            print(f"r0: {said}", file=sys.stderr)
         quiet()
         return COMMANDS[name].run(config, dry_run)
     except UserError as error:
@@ -111,7 +114,9 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     if len(positionals) > 1:
         raise UserError(f"{name}: takes one configuration file, not {len(positionals)}: {', '.join(positionals)}")
     default = _shipped(name, overrides) if command.shipped else None
-    return load(command.config, positionals[0] if positionals else default, overrides), dry_run
+    config = load(command.config, positionals[0] if positionals else default, overrides)
+    check_preset(name, config)
+    return config, dry_run
 
 
 def _shipped(name: str, overrides: Sequence[str]) -> Path:

@@ -66,7 +66,7 @@ class Prompter:
         self, tokenizer: Any, system_prompt: str = "", max_prompt_tokens: int = 2048, passage_tokens: int = PASSAGE_TOKENS
     ):
         self.tokenizer, self.max_prompt_tokens, self.passage_tokens = tokenizer, max_prompt_tokens, passage_tokens
-        self.template = Template(tokenizer, system_prompt)
+        self.system_prompt, self.template = system_prompt, Template(tokenizer, system_prompt)
         self.prefix, self.template_note = self.template.prefix, self.template.note
         fixed = len(self.template.head_ids) + len(self.template.tail_ids)
         if fixed >= max_prompt_tokens:

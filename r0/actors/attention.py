@@ -52,6 +52,9 @@ def shared_prefix_attention(
         if options.get(name) is not None:
             raise AttentionRefused(f"the model's attention uses {name}")
     longest = max(span.prompt + max(span.lengths, default=0) for span in r0_layout.spans)
+    chunk = getattr(getattr(module, "config", None), "attention_chunk_size", None)
+    if chunk is not None and longest > chunk:
+        raise AttentionRefused(f"a sequence of {longest} tokens is longer than the model's attention chunks of {chunk}")
     if sliding_window is not None and longest > sliding_window:
         raise AttentionRefused(f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}")
 

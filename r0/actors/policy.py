@@ -63,8 +63,9 @@ class _Backbone(nn.Module):
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, source_C: torch.Tensor, layout: Layout | None
     ) -> torch.Tensor:
         extra = {} if layout is None else {"r0_layout": layout}
-        base = getattr(self.model, self.model.base_model_prefix)
-        output = base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **extra)
+        # Llama 4's text model calls its decoder otherwise than its own ``base_model_prefix`` says.
+        decoder = getattr(self.model, self.model.base_model_prefix, None) or self.model.model
+        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **extra)
         return output.last_hidden_state.flatten(0, 1).index_select(0, source_C)
 
 

@@ -71,7 +71,7 @@ def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) 
     count = parameters(folder)
     if isinstance(config, RankingKeys):
         engine = count * (2 if _half(config.rollout.dtype, gpus) else 4)
-        return [f"memory of {count / 1e6:.1f} M weights: rollout worker {engine / 2**30:.2f} GiB + key-value cache"]
+        return [f"memory of {count / 1e6:.1f} M weights: {_scorer(config, folder, missing)} {engine / 2**30:.2f} GiB"]
     if not isinstance(config, RLConfig):
         return [f"model: {count / 1e6:.1f} M weights"]
     rank = learner_bytes(count, config.learner, gpus) * (2 if config.algo == "ppo" else 1)
@@ -81,6 +81,17 @@ def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) 
         f"memory of {count / 1e6:.1f} M weights, without activations:",
         f"  learner rank {(rank + reference) / 2**30:.2f} GiB, rollout worker {engine / 2**30:.2f} GiB + key-value cache",
     ]
+
+
+def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
+    """What a worker of ``rerank`` is."""
+    from r0.rerank.cross_encoder import is_cross_encoder
+
+    try:
+        return "cross-encoder" if is_cross_encoder(folder, config) else "rollout worker, beside its key-value cache,"
+    except UserError as error:
+        missing.append(str(error))
+        return "worker"
 
 
 def learner_bytes(count: int, learner: LearnerSection, gpus: bool) -> float:

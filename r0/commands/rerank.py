@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from r0.commands.output import output_path
 from r0.commands.plan import plan_rerank
 from r0.config import RerankConfig
 from r0.data.candidates import CandidateLists, open_candidates
-from r0.data.runfile import write_run
+from r0.data.runfile import check_id, check_tag, write_run
+from r0.errors import UserError
 from r0.files import write_atomic
 from r0.models import model_folder
+from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job
+from r0.rerank.reranker import Reranker, prompt_budget
 from r0.rerank.store import Store, Totals
 from r0.signals import StopRequest
 from r0.tracking import RunDirectory, RunState
 from r0.tracking.live import duration, progress
 
 RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
+LISTED = 10  # refused queries that are listed
 
 
 def run(config: RerankConfig, dry_run: bool) -> int:
@@ -33,20 +38,24 @@ def run(config: RerankConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan_rerank(config))
         return 0
-    model_folder(config.model)
+    check_tag(config.tag)
+    folder = model_folder(config.model)
+    if not is_cross_encoder(folder, config):
+        prompt_budget(config, folder)
     output = output_path("rerank", config)
+    lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
+    inventory = _inventory(lists)
     what = "stopping; finished queries are kept, and the same command goes on from them"
     with RunDirectory.open(output, "rerank", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
         if directory.state == RunState.FINISHED:
             print(f"{directory.path / RUN}: finished before (fresh=true starts over)")
             return 0
-        lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
-        print("\n".join(filter(None, [_inventory(lists), lists.bad.summary()])))
+        print("\n".join(filter(None, [inventory, lists.bad.summary()])))
         with Store(directory.path / QUERIES, lists) as store:
             if len(store):
                 print(f"{len(store)} queries were finished before")
             session = _rerank(config, lists, store, stop)
-            if stop():
+            if stop() and len(store) < len(lists):
                 print(f"stopped after {len(store)} of {len(lists)} queries; the same command goes on with the others")
                 return stop.exit_code
             write_run(directory.path / RUN, store.rankings(), config.tag)
@@ -58,22 +67,21 @@ def run(config: RerankConfig, dry_run: bool) -> int:
     return 0
 
 
-class _Session:
-    """What this process did of a run: wall time and queries."""
+@dataclass
+class Session:
+    """What this process did of a run."""
 
-    def __init__(self) -> None:
-        self.queries, self.seconds = 0, 0.0
+    queries: int = 0
+    seconds: float = 0.0  # wall time
 
 
-def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> _Session:
+def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> Session:
     """Rerank what is not in the store yet."""
-    session = _Session()
+    session = Session()
     left = [index for index in range(len(lists)) if index not in store]
     if not left:
         return session
     from transformers.utils import logging as transformers_logging
-
-    from r0.rerank.reranker import Reranker
 
     transformers_logging.disable_progress_bar()
     with Reranker.of(config) as reranker:
@@ -90,6 +98,8 @@ def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: Sto
 
         began = time.monotonic()
         for outcome in progress(reranker.run(jobs(), stop), "reranking", len(left)):
+            if outcome.refused and not config.skip_bad:
+                raise UserError(f"{outcome.refused}; with skip_bad=true such queries keep the given order")
             store.add(numbers.pop(outcome.key), outcome)
             session.queries += 1
         session.seconds = time.monotonic() - began
@@ -97,11 +107,24 @@ def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: Sto
 
 
 def _inventory(lists: CandidateLists) -> str:
-    count = sum(len(lists.document_ids(index)) for index in range(len(lists)))
+    """How much there is, in words.
+
+    Raises:
+        UserError: an id cannot be written into a run.
+    """
+    count = 0
+    for index in range(len(lists)):
+        ids = lists.document_ids(index)
+        count += len(ids)
+        for name in (lists.query_id(index), *ids):
+            try:
+                check_id(name)
+            except UserError as error:
+                raise UserError(f"{lists.name}: {error}") from None
     return f"{lists.name}: {len(lists)} queries, {count} candidates"
 
 
-def report(totals: Totals, session: _Session) -> str:
+def report(totals: Totals, session: Session) -> str:
     """What the queries took and what failed, in words and as a table."""
     queries, asks = max(1, totals.queries), max(1, totals.asks)
     lines = [
@@ -115,15 +138,19 @@ def report(totals: Totals, session: _Session) -> str:
     width = max(map(len, totals.failures), default=0)
     for name, count in sorted(totals.failures.items(), key=lambda item: (-item[1], item[0])):
         lines.append(f"  {name:<{width}}  {count:>7}  {count / asks:>6.1%}")
+    if totals.refused:
+        lines.append(f"queries that could not be shown to the model and keep the given order: {len(totals.refused)}")
+        lines += [f"  {sentence}" for sentence in totals.refused[:LISTED]]
     return "\n".join(lines)
 
 
-def _summary(totals: Totals, session: _Session) -> dict[str, Any]:
+def _summary(totals: Totals, session: Session) -> dict[str, Any]:
     queries, asks = max(1, totals.queries), max(1, totals.asks)
     return {
         "queries": totals.queries,
         "candidates": totals.candidates,
         "asks": totals.asks,
+        "refused": len(totals.refused),
         "failed_share": totals.failed / asks,
         "failures": {name: count / asks for name, count in sorted(totals.failures.items())},
         "prompt_tokens_a_query": totals.prompt_tokens / queries,

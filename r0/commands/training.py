@@ -14,6 +14,7 @@ from r0.errors import UserError
 from r0.models import model_folder
 from r0.rewards import check_reward
 from r0.signals import StopRequest
+from r0.told import remember
 from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
 
 
@@ -73,6 +74,7 @@ def _train(
         if complete:
             team.learner.save_model(str(directory.folder("model")))
             facts = _facts(command, steps, source, directory)
+            remember(directory.path / "model", config.form, prompter.system_prompt)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")

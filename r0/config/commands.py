@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from r0.config.lists import ListKeys
+from r0.config.models import ModelKeys
 from r0.config.sections import (
     Count,
     LoraSection,
@@ -38,7 +39,7 @@ class DataKeys(Section):
     builtin_rows: Count = key(20000, "tasks generated for data=builtin")
 
 
-class TrainingKeys(Section):
+class TrainingKeys(ModelKeys):
     """What every training command has."""
 
     model: str = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
@@ -107,7 +108,7 @@ class ConvertConfig(Section):
     max_think_chars: Count = key(1_200_000, "thoughts are cut to this many characters")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
     rows: Count = key(100, "with `builtin`: lists to write")
-    candidates: Annotated[int, Field(ge=2)] = key(6, "with `builtin`: documents of a list")
+    candidates: Annotated[int, Field(ge=2)] = key(4, "with `builtin`: documents of a list")
     seed: Annotated[int, Field(ge=0)] = key(1, "with `builtin`: of the lists; another than a training's, and they are new to it")
 
 

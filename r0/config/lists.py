@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -58,3 +58,10 @@ class ListRewardSection(RewardBase):
         if not isinstance(given, dict):
             return given
         return {**PRESETS.get(str(given.get("preset", "r0")), {}), **given}
+
+    @model_validator(mode="after")
+    def _check_think_tokens(self) -> Self:
+        least, most = self.min_think_tokens, self.max_think_tokens
+        if self.think_bonus and least > most:
+            raise ValueError(f"min_think_tokens: {least} is above max_think_tokens={most}, so no thought can earn think_bonus")
+        return self

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from r0.config import yamlfile
+from r0.config.models import NAMES, preset
 from r0.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -23,6 +24,10 @@ def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] 
         UserError: anything wrong with the file, a key or a value; all wrong keys are named, one a line.
     """
     document = yamlfile.read(path, aliases_of(model)) if path is not None else yamlfile.Document()
+    overrides = list(overrides)
+    for text in overrides:
+        if text.startswith("model_preset=") and (name := text.partition("=")[2]) in NAMES:
+            document.values = yamlfile.merge(document.values, preset(name).values_for(model))
     for text in overrides:
         _override(model, document, text)
     try:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from r0.config.commands import DEFAULT_MODEL
+from r0.config.models import ModelKeys
 from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, key
 from r0.records import Form
 
@@ -29,13 +30,23 @@ class RetrieveConfig(Section):
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
 
 
-class RankingKeys(Section):
+class RankingKeys(ModelKeys):
     """How a model orders candidates: what the rerank command and ``r0.rerank.Reranker`` have in common."""
 
     model: str = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
     method: Literal["pointwise", "listwise", "setwise", "groupwise"] = key("listwise", "how a list is ordered")
     depth: Count = key(100, "candidates of a query that are reranked; the others follow in the given order")
-    thinking: bool = key(True, "pointwise: the probability of yes after a thought, or with thinking switched off")
+    thinking: bool | None = key(
+        None, "pointwise: the probability of yes after a thought, or with thinking switched off; empty: a sentence-transformers "
+        "CrossEncoder scores as it was trained to, others think"
+    )  # fmt: skip
+    query_format: str | None = key(
+        None, "pointwise: text around the query, as `query: {}`. Where any of the four is given, a language model's score is yes "
+        "against no behind them; those that are empty are `query: {}`, `document: {}`, a space and nothing"
+    )  # fmt: skip
+    document_format: str | None = key(None, "pointwise: text around the document, as `document: {}`")
+    seq: str | None = key(None, "pointwise: text between query and document")
+    special_token: str | None = key(None, "pointwise: text behind the document, where the score is read")
     window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents of a window")
     step: Count = key(10, "listwise: by how many documents a window moves towards the head")
     passes: Count = key(1, "listwise: times that the windows run over the list")
@@ -47,9 +58,11 @@ class RankingKeys(Section):
     fusion_weight: Share = key(0.0, "share of the first stage's score in the final one, both scaled to 0…1 within the query")
     temperature: NonNegative = key(0.0, "sampling temperature; 0 takes the likeliest token")
     seed: Annotated[int, Field(ge=0)] = key(42, "of shuffles and sampling")
-    system_prompt: str = key("", "system message; empty: r0's own for the method's answer form")
+    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own for the answer form")
     passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
-    max_prompt_tokens: Count | None = key(None, "prompt budget; empty: 8192, or less where the model has fewer positions")
+    max_prompt_tokens: Count | None = key(
+        None, "prompt budget; empty: 8192, or less where the model has fewer positions; of a cross-encoder, all its positions"
+    )  # fmt: skip
     max_new_tokens: Count = key(1024, "token limit of a completion")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers")
     ray: RaySection = key(RaySection(), "where they run")

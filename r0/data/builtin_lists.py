@@ -7,10 +7,11 @@ Synthetic, a pure function of (index, seed, form, candidates), plain Python, mad
 * grade 1, ``one``: it names one of them;
 * grade 0, ``no``: it names neither.
 
-The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it and
-says how many: ``[1] the river feeds the tax: river tax both. [2] the tax rests: tax one. [3] the map shapes the song: no.`` The
-first stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless labeller: see
-``ListFaults``.
+The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it, says how
+many its number has, and as which document before it: ``[1] the river feeds the tax: river tax 1 both. [2] the tax rests: tax 2
+one. [3] the river fades: river 3 one as 2.`` The answer follows these links: documents of a grade stand from the last to the
+first. The first stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless
+labeller: see ``ListFaults``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from r0.answers import best_answer
 from r0.data.builtin import address, concepts_of, draw_query
 from r0.data.builtin_words import NOUNS, PLACES, RELATIONS, STATES
+from r0.ranking import ideal_groups
 from r0.records import Form, ListLabel, ListwiseTask
 
 LIST_KIND = "list"
@@ -31,7 +33,7 @@ MOST_CANDIDATES = len(PLACES)  # every document of a list has a place of its own
 FIRST_STAGE_NOISE = 2.0  # standard deviation of what the first stage adds to the number of shared concepts
 
 _WORDS = ("no", "one", "both")  # what a thought says of a document, by grade
-_CHECK = re.compile(r"\[([0-9]{1,3})\] ([a-z ]{1,200}): ((?:[a-z]{1,30} ){0,9})(no|one|both)\.")
+_CHECK = re.compile(r"\[([0-9]{1,3})\] [a-z ]{1,200}: (?:[a-z]{1,30} ){0,9}\1 (no|one|both)(?: as [0-9]{1,3})?\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +103,42 @@ def named(concepts: Sequence[str], document: str) -> list[str]:
 
 
 def honest_list_thought(concepts: Sequence[str], documents: Sequence[str]) -> str:
-    """The thought that checks every document; about 13 tokens of r0-tiny each."""
-    return " ".join(f"[{number}] {_check(concepts, document)}" for number, document in enumerate(documents, 1))
+    """The thought that checks every document; about 16 tokens of r0-tiny each."""
+    return " ".join(_checks(concepts, documents))
 
 
-def _check(concepts: Sequence[str], document: str) -> str:
-    """The document up to its place, the concepts in it, and the word for its grade."""
-    found = named(concepts, document)
-    return f"{document[0].lower()}{document[1 : document.rindex(' in ')]}: {' '.join([*found, _WORDS[len(found)]])}."
+def _checks(concepts: Sequence[str], documents: Sequence[str]) -> list[str]:
+    """For each document its number, the document up to its place, the concepts in it, the number again beside the word for its
+    grade (the answer looks up the one by the other), and the last number before it with the same word."""
+    last: dict[int, int] = {}
+    checks = []
+    for number, document in enumerate(documents, 1):
+        found = named(concepts, document)
+        grade = len(found)
+        quoted = document[0].lower() + document[1 : document.rindex(" in ")]
+        tied = f" as {last[grade]}" if grade in last else ""
+        checks.append(f"[{number}] {quoted}: {' '.join([*found, str(number), _WORDS[grade]])}{tied}.")
+        last[grade] = number
+    return checks
+
+
+def linked_answer(form: Form, label: ListLabel) -> str:
+    """The best answer; of an order, documents of one grade from the last to the first, as the thought links them."""
+    if form != Form.PERMUTATION:
+        return best_answer(form, label)
+    return " > ".join(" = ".join(f"[{place + 1}]" for place in reversed(group)) for group in ideal_groups(label.grades))
 
 
 def honest_list_completion(task: ListwiseTask) -> str:
     """The completion that earns the full reward, without the end-of-sequence token."""
-    return f"<think>{task.think}</think><answer>{best_answer(task.form, task.label)}</answer>"
+    return f"<think>{task.think}</think><answer>{linked_answer(task.form, task.label)}</answer>"
 
 
 def warm_start_list_completion(task: ListwiseTask, seed: int, faults: ListFaults = LIST_FAULTS) -> str:
     """The completion that the warm-start log holds for a list: faulty as ``faults`` declares; a pure function."""
     rng = address("warm-start-list", seed, task.task_id)
     seen = tuple(3.0 if grade == 1 and rng.random() < faults.mention_first else grade for grade in task.label.grades)
-    answer = best_answer(task.form, ListLabel(seen, task.label.given))
+    answer = linked_answer(task.form, ListLabel(seen, task.label.given))
     remark, draw = rng.choice(_REMARKS), rng.random()
     start = f"<think>{task.think}</think><answer>"
     styles = (
@@ -144,13 +162,12 @@ def _without_last(form: Form, answer: str) -> str:
 
 def checks_right(task: ListwiseTask, think: str) -> list[bool]:
     """For every document whether a thought checks it rightly: quoted, its concepts named, and the word for its grade."""
-    concepts = concepts_of(task.query)
-    return [f"[{number}] {_check(concepts, document)}" in think for number, document in enumerate(task.documents, 1)]
+    return [check in think for check in _checks(concepts_of(task.query), task.documents)]
 
 
 def claimed_grades(think: str, documents: int) -> tuple[int, ...] | None:
     """The grades that a thought concludes with; None unless it checks every document exactly once."""
-    said = [(int(number), word) for number, _, _, word in _CHECK.findall(think)]
+    said = [(int(number), word) for number, word in _CHECK.findall(think)]
     if sorted(number for number, _ in said) != list(range(1, documents + 1)):
         return None
     return tuple(_WORDS.index(word) for _, word in sorted(said))

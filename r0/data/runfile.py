@@ -95,8 +95,7 @@ def write_run(path: Path, lists: Iterable[tuple[str, Sequence[tuple[str, float]]
         UserError: an id or the tag cannot stand in a run, or the file system refuses.
         ValueError: scores that rise (in single precision) or are not finite.
     """
-    if not tag or len(tag.split()) != 1:
-        raise UserError(f"tag: {shown(tag)} cannot stand in a run's last column; give one word")
+    check_tag(tag)
     content = "".join(line for query, documents in lists for line in _lines(query, documents, tag))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +103,10 @@ def write_run(path: Path, lists: Iterable[tuple[str, Sequence[tuple[str, float]]
 
 
 def _lines(query: str, documents: Sequence[tuple[str, float]], tag: str) -> Iterator[str]:
-    _check_id(query)
+    check_id(query)
     falling = _falling([score for _, score in documents])
     for rank, ((document, _), score) in enumerate(zip(documents, falling, strict=True), 1):
-        _check_id(document)
+        check_id(document)
         columns = (query, "Q0", document, str(rank), str(score), tag)
         yield ("\t" if len(query.split()) + len(document.split()) > 2 else " ").join(columns) + "\n"
 
@@ -127,6 +126,21 @@ def _falling(scores: Sequence[float]) -> list[np.float32]:
     return found
 
 
-def _check_id(name: str) -> None:
+def check_tag(tag: str) -> None:
+    """Refuse a run's name that is not one word.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not tag or len(tag.split()) != 1:
+        raise UserError(f"tag: {shown(tag)} cannot stand in a run's last column; give one word")
+
+
+def check_id(name: str) -> None:
+    """Refuse an id that cannot be written into a run.
+
+    Raises:
+        UserError: it cannot.
+    """
     if not name or name != name.strip() or any(letter in name for letter in "\t\r\n"):
         raise UserError(f"the id {shown(name)} cannot stand in a TREC run (empty, a tab, a line break or outer space); rename it")

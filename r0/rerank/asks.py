@@ -37,7 +37,7 @@ class Reply:
     # (then it is the last group). Where nothing was read, all are one group.
     groups: tuple[tuple[int, ...], ...]
     scores: tuple[float | None, ...] | None = None  # [M] Form.SCORES: by position in ``Ask.documents``; None: not scored
-    probability: float | None = None  # Form.YES_NO: of yes, over yes and no; None: could not be had
+    probability: float | None = None  # Form.YES_NO: of yes, over yes and no, or a cross-encoder's score; None: not to be had
     failures: frozenset[Violation] = frozenset()
     thought: str = ""
     tokens: int = 0  # sampled

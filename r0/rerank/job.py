@@ -30,6 +30,7 @@ class Outcome:
     prompt_tokens: int
     new_tokens: int  # sampled
     seconds: float  # from the first ask to the last reply
+    refused: str = ""  # why the query could not be shown to the model, in a sentence; the ranking is then the given order
 
     @property
     def failures(self) -> dict[str, int]:

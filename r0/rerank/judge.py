@@ -13,7 +13,7 @@ Where that is and which two tokens these are: ``r0.answer_place``.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from math import exp
 from typing import Any
@@ -42,6 +42,10 @@ from r0.rerank.asks import Ask, Reply
 from r0.rerank.job import Job
 
 
+class QueryRefused(UserError):
+    """A query that cannot be shown to the model: it is too long for the prompt budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A request and how it is to be sampled."""
@@ -60,9 +64,18 @@ class Judge:
         keys: the configuration.
         max_prompt_tokens: budget of a whole prompt.
         stop_ids: ids that end a completion.
+        own_prompt: the system prompt of an answer form where the configuration gives none.
     """
 
-    def __init__(self, tokenizer: Any, keys: RankingKeys, max_prompt_tokens: int, stop_ids: Iterable[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        keys: RankingKeys,
+        max_prompt_tokens: int,
+        stop_ids: Iterable[int] = (),
+        own_prompt: Callable[[Form], str] = SYSTEM_PROMPTS.__getitem__,
+    ):
+        self._own_prompt = own_prompt
         self._tokenizer, self._keys, self._max_prompt_tokens = tokenizer, keys, max_prompt_tokens
         self._reader = CompletionReader(tokenizer, stop_ids)
         self._prompters: dict[Form, Prompter] = {}
@@ -71,14 +84,15 @@ class Judge:
         """Yields what is to be sampled, one after another, is sent each completion, and returns the reply.
 
         Raises:
-            UserError: the query alone leaves no room for the documents.
+            QueryRefused: the query alone leaves no room for the documents.
+            UserError: the tokenizer cannot be used.
         """
         prompter = self._prompter(ask.form)
         try:
             prompt = prompter.prompt(_task(job, ask))
         except UserError as error:
-            raise UserError(f"query {job.query_id}: {error}") from None
-        if ask.form is Form.YES_NO and not self._keys.thinking:
+            raise QueryRefused(f"query {job.query_id}: {error}") from None
+        if ask.form is Form.YES_NO and self._keys.thinking is False:
             probability = yield from self._probability(self._places(prompter).without_thought(prompt))
             return Reply(((0,),), probability=probability, tokens=1)
         sampled = yield self._whole(job, ask, prompt)
@@ -109,7 +123,7 @@ class Judge:
 
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:
-            system = self._keys.system_prompt or SYSTEM_PROMPTS[form]
+            system = self._keys.system_prompt or self._own_prompt(form)
             self._prompters[form] = Prompter(self._tokenizer, system, self._max_prompt_tokens, self._keys.passage_tokens)
         return self._prompters[form]
 

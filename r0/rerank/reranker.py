@@ -21,6 +21,7 @@ from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.models import model_folder
 from r0.rerank.asks import with_tail
+from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.methods import width
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
@@ -38,12 +39,12 @@ class Reranker:
     """Orders documents by how well they answer a query.
 
     Args:
-        model: a model folder, a name on the Hugging Face Hub, or r0-tiny.
+        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, and no engine.
         method: how a list is ordered.
         engine: vllm or hf; None: vLLM where it is installed.
         device: auto takes a GPU where there is one.
         workers: engines; one is in this process, several are Ray actors.
-        system_prompt: empty for r0's own.
+        system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
 
     Raises:
@@ -85,19 +86,15 @@ class Reranker:
         self.keys = keys
         self._keys_of_jobs = count()
         folder = model_folder(keys.model)
-        prompt_tokens = prompt_budget(keys, folder)
-        length = prompt_tokens + keys.max_new_tokens + ANSWER_ROOM
-        settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
-        arguments = (keys, settings, prompt_tokens)
+        work, arguments, capacity = _worker(keys, folder, device)
         self._placement: Any = None
         if keys.ray.inline:
-            pool = Pool("rerank", lambda _: RerankWorker(*arguments), 1)
+            pool = Pool("rerank", lambda _: work(*arguments), 1)
         else:
-            pool = self._on_ray(keys, folder, arguments)
-        capacity = max(2, -(-QUEUED * keys.rollout.max_num_seqs // width(keys, keys.depth)))
+            pool = self._on_ray(keys, folder, work, arguments)
         self._group = RerankGroup(pool, capacity, keys.ray.sample_deadline_s, keys.ray.start_deadline_s)
 
-    def _on_ray(self, keys: RankingKeys, folder: Path, arguments: tuple) -> Pool:
+    def _on_ray(self, keys: RankingKeys, folder: Path, work: type, arguments: tuple) -> Pool:
         import ray
 
         from r0.actors.placement import Placement, check_nodes, start_ray
@@ -105,7 +102,7 @@ class Reranker:
         need = start_ray(keys)
         check_nodes(folder)
         placement = self._placement = Placement(need)
-        actor = ray.remote(deferred_class(RerankWorker))
+        actor = ray.remote(deferred_class(work))
         pool = None
         try:
             pool = Pool("rerank", lambda i: actor.options(**placement.options("rollout", i)).remote(*arguments), len(need))
@@ -117,10 +114,16 @@ class Reranker:
             raise
         return pool
 
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._group.workers
+
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of jobs in the order in which they are done, many in work at the same time; after ``stop()`` no more come.
 
-        The keys of the jobs must differ from all that this reranker was given before (``job`` sees to it).
+        A query that cannot be shown to the model has the given order and says why (``Outcome.refused``). The keys of the jobs
+        must differ from all that this reranker was given before (``job`` sees to it).
         """
         return self._group.run(jobs, stop)
 
@@ -147,8 +150,12 @@ class Reranker:
         Returns:
             For each document ``corpus_id`` (position in ``documents``), ``score`` (falling; of the method's own scale),
             ``thought`` (what the model thought when it last saw the document) and, if asked for, ``text``.
+
+        Raises:
+            UserError: the query is too long for the prompt budget.
         """
         (outcome,) = self.run([self.job(_text(query), query, documents)])
+        _check(outcome)
         ranking = with_tail(outcome.ranking, len(documents))
         found: list[dict[str, Any]] = []
         for position in ranking.order[:top_k]:
@@ -164,7 +171,7 @@ class Reranker:
         inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Probabilities of yes, each document judged by itself, whatever the method of this reranker.
+        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; a cross-encoder's scores.
 
         Args:
             inputs1: [N] (query, document) pairs, as ``CrossEncoder.predict`` takes them; or, with ``inputs2``, batches with the
@@ -173,7 +180,11 @@ class Reranker:
             _: what both callers also pass (batch size, progress bar, the task): nothing depends on it.
 
         Returns:
-            [N] float64 in 0…1. A completion without an answer that can be read counts 0.5 (how many is logged as a warning).
+            [N] float64 in 0…1; of a cross-encoder on its own scale. A completion without an answer that can be read counts 0.5
+            (how many is logged as a warning).
+
+        Raises:
+            UserError: a query is too long for the prompt budget.
         """
         if inputs2 is not None:
             queries, documents = ([text for batch in side for text in batch["text"]] for side in (inputs1, inputs2))  # type: ignore[call-overload]
@@ -187,6 +198,7 @@ class Reranker:
         jobs = {job.key: (job, numbers) for job, numbers in ((self._pairs(pairs, numbers), numbers) for numbers in places)}
         found_N = np.full(len(pairs), np.nan)
         for outcome in self.run(job for job, _numbers in jobs.values()):
+            _check(outcome)
             for ask, reply in outcome.replies:
                 if reply.probability is not None:
                     found_N[jobs[outcome.key][1][ask.documents[0]]] = reply.probability
@@ -213,6 +225,22 @@ class Reranker:
         self.close()
 
 
+def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tuple, int]:
+    """The class of a worker for the model in ``folder``, its arguments, and how many queries one has in hand, at most.
+
+    Raises:
+        UserError: model and configuration do not fit each other.
+    """
+    most = QUEUED * keys.rollout.max_num_seqs
+    if is_cross_encoder(folder, keys):
+        settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
+        return CrossEncoderWorker, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
+    prompt_tokens = prompt_budget(keys, folder)
+    length = prompt_tokens + keys.max_new_tokens + ANSWER_ROOM
+    settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
+    return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // width(keys, keys.depth)))
+
+
 def prompt_budget(keys: RankingKeys, folder: Path) -> int:
     """Tokens of a prompt, at most: as configured, else what fits the model.
 
@@ -233,6 +261,11 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
             f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
+
+
+def _check(outcome: Outcome) -> None:
+    if outcome.refused:
+        raise UserError(outcome.refused)
 
 
 def _text(text: str) -> str:

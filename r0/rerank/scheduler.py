@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from r0.actors.engine import Engine
 from r0.config import RankingKeys
 from r0.records import Sampled
-from r0.rerank.asks import Ask, Exchange, Reply
+from r0.rerank.asks import Ask, Exchange, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
-from r0.rerank.judge import Judge, Wanted
+from r0.rerank.judge import Judge, QueryRefused, Wanted
 from r0.rerank.methods import each, make_method
 
 
@@ -32,6 +32,7 @@ class _Query:
     replies: list[tuple[int, Ask, Reply]] = field(default_factory=list)  # with the number of the ask
     asked: int = 0
     prompt_tokens: int = 0
+    refused: str = ""
 
 
 @dataclass
@@ -78,8 +79,10 @@ class Scheduler:
     def step(self) -> list[Outcome]:
         """Begin what there is room for, let the engine work for a moment, take its replies; gives the jobs that are done.
 
+        A query that cannot be shown to the model is done with the given order, and says why.
+
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
         """
         while self._waiting and len(self._talks) < self._in_flight:
             self._begin(self._waiting.popleft())
@@ -97,14 +100,18 @@ class Scheduler:
     def _ask(self, query: _Query, asks: list[Ask]) -> None:
         """Put asks in flight; with none left to answer the query is done."""
         for ask in asks:
+            if query.refused:
+                return
             talk = _Talk(query, ask, query.asked, self._judge.converse(query.job, ask))
             query.asked += 1
             self._advance(talk, None)
         if query.exchange.ranking is not None:
-            self._finish(query)
+            self._finish(query, query.exchange.ranking)
 
     def _advance(self, talk: _Talk, sampled: Sampled | None) -> None:
         """Send a completion (none at the beginning) and submit what is wanted next, or hand the reply on."""
+        if talk.query.refused:
+            return
         try:
             wanted = next(talk.talk) if sampled is None else talk.talk.send(sampled)
         except StopIteration as done:
@@ -112,17 +119,18 @@ class Scheduler:
             query.replies.append((talk.number, talk.ask, done.value))
             self._ask(query, query.exchange.answer(talk.ask, done.value))
             return
+        except QueryRefused as error:
+            talk.query.refused = str(error)
+            self._finish(talk.query, Ranking.of_order(range(len(talk.query.job.documents))))
+            return
         talk.query.prompt_tokens += len(wanted.request.prompt_ids)
         key, self._next_key = self._next_key, self._next_key + 1
         self._talks[key] = talk
         self._engine.submit(key, wanted.request, wanted.temperature, wanted.max_new_tokens, wanted.greedy)
 
-    def _finish(self, query: _Query) -> None:
-        ranking = query.exchange.ranking
-        if ranking is None:
-            raise RuntimeError("a query without a ranking is not done")
+    def _finish(self, query: _Query, ranking: Ranking) -> None:
         job = query.job
-        if job.scores and job.documents:
+        if job.scores and job.documents and not query.refused:
             ranking = fuse(ranking, job.scores, self._keys.fusion_weight)
         # Samples run side by side, so the numbers of their asks depend on the clock; within a sample they follow each other.
         ordered = sorted(query.replies, key=lambda one: (one[1].sample % self._keys.samples, one[0], one[1].documents))
@@ -134,5 +142,6 @@ class Scheduler:
                 query.prompt_tokens,
                 sum(reply.tokens for _, _, reply in ordered),
                 time.monotonic() - query.began,
+                query.refused,
             )
         )

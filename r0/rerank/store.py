@@ -1,9 +1,10 @@
 """``queries.jsonl``: a line for every finished query, appended as it is done. An interrupted run goes on from it.
 
 A line holds ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
-falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their number by name), ``prompt_tokens``, ``new_tokens``,
-``seconds`` (from first ask to last reply, others in work at the same time), and ``replies``: ``documents`` as they were shown,
-``thought``, ``failures``.
+falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their
+number by name), ``prompt_tokens``, ``new_tokens``, ``seconds`` (from first ask to last reply, others in work at the same time),
+``replies``: ``documents`` as they were shown, ``thought``, ``failures``; and ``refused``: why the query could not be shown to the
+model and keeps the given order, mostly empty.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Totals:
     prompt_tokens: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
+    refused: list[str] = field(default_factory=list)  # the sentences
 
     def add(self, row: Row) -> None:
         """Count one query."""
@@ -46,6 +48,8 @@ class Totals:
             setattr(self, name, getattr(self, name) + row[name])
         for name, count in row["failures"].items():
             self.failures[name] = self.failures.get(name, 0) + count
+        if row["refused"]:
+            self.refused.append(row["refused"])
 
 
 class Store:
@@ -125,8 +129,8 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{self.path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
         raise UserError(
-            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was reranked; "
-            "start over with fresh=true, or give the run that was reranked"
+            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was "
+            "reranked; start over with fresh=true, or give the run that was reranked"
         )
 
 
@@ -148,6 +152,7 @@ def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
         "prompt_tokens": outcome.prompt_tokens,
         "new_tokens": outcome.new_tokens,
         "seconds": round(outcome.seconds, 3),
+        "refused": outcome.refused,
         "replies": [
             {
                 "documents": [ids[position] for position in ask.documents],

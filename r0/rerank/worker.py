@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
+from r0.told import told
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +41,9 @@ class RerankWorker:
     def __init__(self, keys: RankingKeys, settings: EngineSettings, max_prompt_tokens: int):
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(settings.model)
-        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(Path(settings.model)))
+        folder = Path(settings.model)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(told, folder))
         self._engine = make_engine(settings)
         self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * settings.max_num_seqs)
 
@@ -47,7 +51,7 @@ class RerankWorker:
         """Take ``jobs`` in and work; gives what is done after ``seconds``, or when there is room for more.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
         """
         for job in jobs:
             self._scheduler.add(job)
@@ -56,6 +60,10 @@ class RerankWorker:
         while not self._scheduler.idle and time.monotonic() < end and not (done and self._scheduler.hungry):
             done += self._scheduler.step()
         return done
+
+    def pid(self) -> int:
+        """The process that this worker is in."""
+        return os.getpid()
 
     def close(self) -> None:
         """Release what the engine holds."""
@@ -101,13 +109,18 @@ class RerankGroup:
         self._deadline_s, self._start_deadline_s = deadline_s, start_deadline_s
         self._lost: set[int] = set()
 
+    @property
+    def workers(self) -> list[Any]:
+        """The workers: a plain object, or Ray actors."""
+        return self._pool.workers
+
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Outcomes of all jobs in the order in which they are done; after ``stop()`` no more come.
 
         Who works on what changes no outcome. Jobs go to the worker with the fewest characters in hand, as it has room.
 
         Raises:
-            UserError: a query alone leaves no room for its documents.
+            UserError: the tokenizer cannot be used.
             RoleDied, RoleTimeout: a query was in work at two workers that died or were late.
         """
         source = iter(jobs)

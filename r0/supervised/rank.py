@@ -23,6 +23,7 @@ from r0.supervised.ranks import (
     sum_over_ranks,
 )
 from r0.supervised.save import save_model
+from r0.told import remember
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
@@ -44,7 +45,8 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
     if not fit(trainer, job, channel):
         return
     figures = {**sum_over_ranks(asdict(collate.counts)), **_heldout_loss(trainer, rows, job)}
-    save_model(trainer, job, rows.tokenizer)
+    prompter = rows.prompter
+    save_model(trainer, job, prompter.tokenizer, lambda folder: remember(folder, job.config.form, prompter.system_prompt))
     if dist.get_rank() == 0:
         channel.send(Report(Kind.EVALUATION, job.steps, values=figures))
         channel.send(Report(Kind.DONE, job.steps, values=figures))

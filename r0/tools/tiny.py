@@ -28,7 +28,7 @@ from r0.tools.tiny_tokenizer import build_tokenizer, encode_row
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "assets" / "r0-tiny"
 LONG_EVERY = 8  # one batch in so many has long prompts or long documents
-EASY_LIST_STEPS = 200  # the first batches of lists are short
+EASY_LIST_STEPS = 100  # the first batches of lists are short
 EASY_STEPS = 120  # the first batches have documents of two or three sentences and no system prompt: copying is found sooner
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from r0.answers import best_answer, read_strict
+from r0.answers import read_strict
 from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
-from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades
+from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades, linked_answer
 from r0.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.ranking import groups_of_order, ndcg
 from r0.records import Form, ListLabel, ListwiseTask, PointwiseTask, Task
@@ -62,14 +62,13 @@ def probe(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: in
 
 
 def _probe_lists(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
-    """Lists of six documents to be ordered; half as many for the other forms and lengths."""
-    found = _list_shares(model, tokenizer, Form.PERMUTATION, 6, count)
-    found |= {
-        "list_ndcg@10_4_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 4, count // 2)["list_ndcg@10"],
-        "list_ndcg@10_10_documents": _list_shares(model, tokenizer, Form.PERMUTATION, 10, count // 2)["list_ndcg@10"],
-        "list_best_answer_pick": _list_shares(model, tokenizer, Form.PICK, 6, count // 2)["list_best_answer"],
-        "list_best_answer_scores": _list_shares(model, tokenizer, Form.SCORES, 6, count // 2)["list_best_answer"],
-    }
+    """Lists of four documents to be ordered; half as many for other lengths and forms."""
+    found = _list_shares(model, tokenizer, Form.PERMUTATION, 4, count)
+    for documents in (6, 10):
+        more = _list_shares(model, tokenizer, Form.PERMUTATION, documents, count // 2)
+        found |= {f"{name}_{documents}_documents": more[name] for name in ("list_format", "list_ndcg@10")}
+    for form in (Form.PICK, Form.SCORES):
+        found[f"list_best_answer_{form}"] = _list_shares(model, tokenizer, form, 4, count // 2)["list_best_answer"]
     return found
 
 
@@ -84,12 +83,12 @@ def _list_shares(
         answer = rest.removeprefix("<answer>").removesuffix("</answer>")
         read = read_strict(answer, form, documents)
         claimed = claimed_grades(think, documents)
-        follows = claimed is not None and answer == best_answer(form, ListLabel(tuple(map(float, claimed)), task.label.given))
+        follows = claimed is not None and answer == linked_answer(form, ListLabel(tuple(map(float, claimed)), task.label.given))
         values = {
             "list_format": text == f"<think>{think}</think><answer>{answer}</answer>" and read.answer is not None,
             "list_checks": sum(checks_right(task, think)) / documents,
             "list_answer_follows": follows,
-            "list_best_answer": answer == best_answer(form, task.label),
+            "list_best_answer": answer == linked_answer(form, task.label),
             "list_ndcg@10": ndcg(task.label.grades, read.ranking or groups_of_order(task.label.given), 10),
             "list_ndcg@10_given": ndcg(task.label.grades, groups_of_order(task.label.given), 10),
         }

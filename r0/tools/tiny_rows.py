@@ -86,7 +86,7 @@ BASE_SHARES = ((CONNECTED, 0.35), (UNCONNECTED, 0.3), (MISSING, 0.35))
 
 # Rows of Stage.LIST: forms (of YES_NO one document is shown), numbers of documents, and how many rows share them.
 LIST_SHARES = {Form.PERMUTATION: 0.66, Form.PICK: 0.12, Form.SCORES: 0.14, Form.YES_NO: 0.08}
-LIST_LENGTHS = (2, 3, 4, 5, 6, 6, 6, 6, 7, 8, 10)
+LIST_LENGTHS = (2, 3, 3, 4, 4, 4, 5, 5, 6, 6, 8)
 LIST_BLOCK = 24
 
 
@@ -130,7 +130,7 @@ def _list(rng: random.Random, index: int, seed: int, stage: Stage) -> TinyRow:
         judged = PointwiseTask(index, task.query, document, int(task.label.grades[0] == 2), honest_thought(concepts, document))
         system = rng.choice((DEMO_SYSTEM_PROMPT, SYSTEM_PROMPTS[form], None))
         return TinyRow(system, _pieces(rng, task.query, document), honest_completion(judged))
-    system = SYSTEM_PROMPTS[form] if draw < 0.5 else None if draw < 0.9 else rng.choice(SHORT_PROMPTS)
+    system = SYSTEM_PROMPTS[form] if draw < 0.4 else None if draw < 0.9 else rng.choice(SHORT_PROMPTS)
     return TinyRow(system, (list_message(task.query, task.documents, form),), honest_list_completion(task))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from r0.config import RunKeys
+from r0.config.models import notice
 from r0.files import write_atomic
 from r0.messages import SYSTEM_PROMPTS
 from r0.records import Form
@@ -69,6 +70,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
         "# A reranker that scores" if scores else "# A reranker that thinks before it judges",
         f"Trained from `{model}` by r0's `{facts.command}` ({COMMANDS.get(facts.command, 'training')}), {facts.steps} steps. "
         f"{reads}" + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
+        f"**{notice(model)}.**" if notice(model) else "",
         _synthetic(model, data),
         _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
         _figures(facts),

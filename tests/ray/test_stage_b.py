@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray
 MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
 SMALL = {
     "algo": "grpo", "grpo.num_generations": 4, "batch_size": 4, "max_steps": 2, "builtin_rows": 120, "heldout_share": 0.2,
-    "max_prompt_tokens": 900, "max_new_tokens": 120, "candidates": 5, "learning_rate": 1e-4, "eval.every": 2, "eval.tasks": 6,
+    "max_prompt_tokens": 900, "max_new_tokens": 120, "candidates": 4, "learning_rate": 1e-4, "eval.every": 2, "eval.tasks": 6,
     "gradient_checkpointing": "false",
 }  # fmt: skip
 INLINE = {"ray.inline": "true", "rollout.engine": "hf"}
@@ -25,7 +25,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path):
     launch(
         "sft",
         {
-            "model": "r0-tiny", "output": warm, "answer": "permutation", "candidates": 5, "builtin_rows": 160, "max_steps": 3,
+            "model": "r0-tiny", "output": warm, "answer": "permutation", "candidates": 4, "builtin_rows": 160, "max_steps": 3,
             "batch_size": 16, "max_prompt_tokens": 900, "zero_stage": 0, "learning_rate": 1e-5, "ray.inline": "true",
         },
     )  # fmt: skip
@@ -39,6 +39,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path):
     assert heldout[-1]["heldout/greedy/format_rate"] > 0.5  # r0-tiny can write an order
 
     launch("convert", {"input": "builtin", "output": data, "rows": 12})
+    assert json.loads((run / "model" / "r0_prompt.json").read_text())["answer"] == "permutation"
     settings = {
         "model": run / "model", "data": data, "run": data / "given.trec", "output": ranked, "method": "listwise",
         "max_prompt_tokens": 900, "max_new_tokens": 120,

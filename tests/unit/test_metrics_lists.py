@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
+from r0.config import StageBConfig
 from r0.data.builtin_lists import builtin_list_task
+from r0.data.source import open_source
 from r0.metrics import paired_p, rollout_metrics
 from r0.probes import probes
 from r0.ranking import ideal_groups
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
 
+MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
 # Grades 0, 2, 1 in the given order: DCG = 2 / log2(3) + 1 / log2(4), at best 2 + 1 / log2(3).
 BEST = 2 + 1 / math.log2(3)
 GIVEN = (2 / math.log2(3) + 0.5) / BEST
@@ -105,3 +109,15 @@ def test_probes_of_the_built_in_lists_tell_lookup_from_verdict(form):
 
 def test_other_lists_have_no_probes():
     assert probes([scored(0, ranking=RIGHT)]) == {}
+
+
+def test_the_given_order_of_musique_is_what_evaluation_says():
+    if not MUSIQUE.is_dir():
+        pytest.skip("musique100 is not beside the project")
+    keys = StageBConfig(data=str(MUSIQUE), run=str(MUSIQUE / "given_order.trec"), heldout_share=0.0)
+    verdict = Verdict(None, 0, False, frozenset([Violation.NO_ANSWER]))
+    sampled = Sampled((7,), (-0.1,), Finish.STOP, 0)
+    tasks = list(open_source(keys, seed=5).tasks())
+    batch = [Scored(Rollout(task, group, 0, Prompt((1,)), sampled), "", verdict, {}, 0.0) for group, task in enumerate(tasks)]
+    assert len(batch) == 100
+    assert rollout_metrics(batch)["ndcg@10"] == pytest.approx(0.3148, abs=1e-3)

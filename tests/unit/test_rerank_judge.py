@@ -221,3 +221,11 @@ def test_a_query_that_leaves_no_room_is_named():
     long = Job(0, "q/7", "word " * 400, ("a", "b"))
     with pytest.raises(UserError, match="query q/7: "):
         next(judge(tokenizer).converse(long, Ask((0, 1), Form.PERMUTATION)))
+
+
+@pytest.mark.parametrize(("given", "shown"), [("", "As trained."), ("Mine.", "Mine.")])
+def test_a_model_is_told_what_it_was_trained_with_unless_the_configuration_says_otherwise(given, shown):
+    tokenizer = qwen_like()
+    asked = Judge(tokenizer, RankingKeys(system_prompt=given), 1000, own_prompt=lambda form: "As trained.")
+    wanted = next(asked.converse(JOB, Ask((0, 1), Form.PERMUTATION)))
+    assert shown in tokenizer.decode(wanted.request.prompt_ids)

@@ -6,7 +6,6 @@ import random
 import pytest
 
 from r0.config import RankingKeys
-from r0.errors import UserError
 from r0.records import Finish, Sampled, Violation
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge
@@ -163,10 +162,16 @@ def test_documents_cannot_speak_for_the_model_or_for_the_list():
     assert engine.prompts[0].count("<|im_end|>") == 2  # system and user
 
 
-def test_a_query_that_is_too_long_is_named():
-    engine = ReadingEngine(knows)
-    config = RankingKeys()
-    scheduler = Scheduler(engine, Judge(engine.tokenizer, config, 600), config, 8)
-    scheduler.add(Job(0, "q9", "word " * 500, ("a", "b")))
-    with pytest.raises(UserError, match="query q9: "):
-        scheduler.step()
+@pytest.mark.parametrize("name", METHODS)
+def test_a_query_that_is_too_long_keeps_the_given_order_and_says_why(name):
+    short, other = jobs([5, 4])
+    long = Job(7, "q9", "word " * 2000, tuple(f"text of worth {one}" for one in range(5)), scores=(1.0, 2.0, 3.0, 4.0, 5.0))
+    found, engine = schedule(knows, [short, long, other], fusion_weight=0.5, **settings(name))
+    assert set(found) == {0, 1, 7}
+    assert "query q9: max_prompt_tokens: " in found[7].refused
+    assert found[7].ranking.order == (0, 1, 2, 3, 4)
+    assert found[7].replies == ()
+    for job in (short, other):
+        assert found[job.key].refused == ""
+        assert found[job.key].ranking.order[0] == max(range(len(job.documents)), key=lambda i: worth(job.documents[i]))
+    assert engine.step() == []

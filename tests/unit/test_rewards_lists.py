@@ -229,6 +229,42 @@ def test_repeating_omitting_or_inventing_ids_never_pays(label, preset, data):
         assert total(section, verdict, label) <= honest + 1e-12
 
 
+@given(labels(), presets, st.data())
+@settings(max_examples=100, deadline=None)
+def test_repeated_omitted_or_invented_scores_never_pay(label, preset, data):
+    size, section = len(label.grades), ListRewardSection(preset=preset)
+    scores = [(str(place + 1), data.draw(st.integers(0, 10))) for place in range(size)]
+    at = data.draw(st.integers(0, size - 1))
+    stranger = (data.draw(st.sampled_from(["0", str(size + 1), "01", " 1", "x"])), 10)
+
+    def reward(pairs) -> float:
+        content = "{" + ", ".join(f'"{key}": {value}' for key, value in pairs) + "}"
+        return total(section, quick(completion(content), Form.SCORES, size), label)
+
+    honest = reward(scores)
+    for pairs in (
+        [*scores, scores[at]],
+        scores[:at] + scores[at + 1 :],
+        [*scores, stranger],
+        [stranger, *scores[1:]],
+        [scores[at]] * size,
+    ):
+        assert reward(pairs) <= honest + 1e-12
+
+
+tails = st.lists(
+    st.sampled_from(["<answer>", "</answer>", "<think>", "</think>", PERFECT, "[1]", " word", "\n", ".", "<answer>[1]</answer>"]),
+    max_size=6,
+).map("".join)
+
+
+@given(presets, st.permutations(range(1, 5)), tails, st.sampled_from([1, 70]))
+@settings(max_examples=200, deadline=None)
+def test_text_added_after_a_whole_answer_never_raises_its_reward(preset, numbers, tail, words):
+    section, text = ListRewardSection(preset=preset), completion(" > ".join(f"[{number}]" for number in numbers), words)
+    assert total(section, quick(text + tail)) <= total(section, quick(text)) + 1e-12
+
+
 @given(labels(), weights, st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_tie_never_gains_over_the_mean_of_its_orders(label, section, data):
@@ -276,6 +312,12 @@ def test_a_weight_on_scores_needs_scores():
     with pytest.raises(ValidationError, match="compares scores, and answer=permutation has none; use answer=scores"):
         StageBConfig(**keys)
     assert StageBConfig(answer="scores", **keys).reward.js_weight == 0.1
+
+
+def test_a_bonus_that_no_thought_can_earn_is_refused():
+    ListRewardSection(min_think_tokens=9, max_think_tokens=8)
+    with pytest.raises(ValidationError, match="9 is above max_think_tokens=8, so no thought can earn think_bonus"):
+        ListRewardSection(min_think_tokens=9, max_think_tokens=8, think_bonus=0.1)
 
 
 def test_a_worker_judges_lists_by_the_tasks_form_and_size():

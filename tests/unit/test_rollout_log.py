@@ -277,10 +277,11 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, log, capsys):
     assert not set(out) & set("\x1b\x07\u202e\ud800")
 
 
-def test_on_a_terminal_there_are_frames_and_the_text_is_no_markup(tmp_path, log):
+@pytest.mark.parametrize("batch", [[scored(text=HOSTILE)], [replace(LISTS[0], text=HOSTILE), *LISTS[1:]]], ids=["pair", "lists"])
+def test_on_a_terminal_there_are_frames_and_the_text_is_no_markup(tmp_path, log, batch):
     import pty
 
-    log.write(1, [scored(text=HOSTILE)])
+    log.write(1, batch)
     code = "import sys\nfrom r0.launch import main\nsys.exit(main(['rollouts', sys.argv[1]]))\n"
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}

@@ -1,0 +1,85 @@
+"""Model presets: what is special about a model, for every command that it is meant for (``configs/models/*.yaml``).
+
+A preset names the commands that it is for, its model, and keys of these commands; a command takes those that it has. In a file,
+``model_preset`` lies below the file's other keys, as a ``base:`` does; on the command line it lies over the file, and below the
+other keys on the command line. ``notice`` is what whoever uses the model must know, such as a licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, model_validator
+
+from r0.config import yamlfile
+from r0.config.sections import Section, key
+from r0.errors import UserError
+
+Name = Literal[
+    "bert-base-uncased",
+    "bge-reranker-v2-m3",
+    "deepseek-r1-distill-qwen-1.5b",
+    "mobilellm-r1-950m",
+    "qwen2.5-1.5b",
+    "qwen3-0.6b",
+    "qwen3-reranker-0.6b",
+    "qwen3-reranker-8b",
+]
+NAMES: tuple[str, ...] = get_args(Name)
+FOLDER = Path(str(files("r0"))) / "configs" / "models"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of ``configs/models``."""
+
+    name: str
+    commands: tuple[str, ...]  # that the model is meant for
+    values: Mapping[str, Any]  # keys of these commands, sections as mappings
+    notice: str = ""
+
+    def values_for(self, config: type[BaseModel]) -> dict[str, Any]:
+        """The values whose keys this configuration has."""
+        return {name: value for name, value in self.values.items() if name in config.model_fields}
+
+
+@cache
+def preset(name: str) -> Preset:
+    """The preset ``name``, one of ``NAMES``."""
+    values = dict(yamlfile.read(FOLDER / f"{name}.yaml").values)
+    return Preset(name, tuple(values.pop("commands")), notice=values.pop("notice", ""), values=values)
+
+
+class ModelKeys(Section):
+    """Keys of every command that uses a model."""
+
+    model_preset: Name | None = key(None, "a model with the settings that suit it, of the shipped configs/models")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_preset(cls, given: Any) -> Any:
+        """The preset's values hold where nothing else is given."""
+        if not isinstance(given, dict) or given.get("model_preset") not in NAMES:
+            return given  # the field's own validation says what is wrong
+        return yamlfile.merge(preset(given["model_preset"]).values_for(cls), given)
+
+
+def check_preset(command: str, config: BaseModel) -> None:
+    """Refuse a preset that is not meant for the command.
+
+    Raises:
+        UserError: with the commands that it is meant for.
+    """
+    name = getattr(config, "model_preset", None)
+    if name is not None and command not in preset(name).commands:
+        raise UserError(f"model_preset: {name} is for {', '.join(preset(name).commands)}, not for {command}; use another model")
+
+
+def notice(model: str) -> str:
+    """What whoever uses ``model`` must know; mostly nothing."""
+    return next((one.notice for one in map(preset, NAMES) if one.values["model"] == model), "")

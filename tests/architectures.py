@@ -1,0 +1,193 @@
+"""A tiny random model of every architecture for which r0 has a preset, with a template and a tokenizer of the real one's shape.
+
+Weights are random and vocabularies small; what is as in the real model is what r0's code meets: the architecture and its
+configuration, control tokens, whether they are special, what a template puts where, who opens ``<think>``, how a pair is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCALE = 0.2  # of the initial weights: distributions far from uniform, so that wrong weights show
+HIDDEN = 128
+POSITIONS = 2048
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# A thought of an earlier turn is dropped; thinking is switched off by an empty thought in the prompt.
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+QWEN25 = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}" + CHATML
+)
+R1 = (
+    "{% set ns = namespace(system='') %}{% for m in messages %}{% if m['role'] == 'system' %}{% set ns.system = m['content'] %}"
+    "{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "<｜User｜>{{ m['content'] }}{% elif m['role'] == 'assistant' %}"
+    "<｜Assistant｜>{{ m['content'].split('</think>')[-1] }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}"
+)
+LLAMA = (
+    "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What ``build`` makes of a preset's model. ``settings`` are of the transformers configuration."""
+
+    model_type: str
+    tokenizer: Callable[[], Any]
+    settings: dict[str, Any]
+    head: str = "causal"  # or "score", "none"
+
+
+def decoder_tokenizer(
+    template: str, special: Sequence[str], added: Sequence[str] = (), bos: str | None = None, eos: str = ""
+) -> Any:
+    """Byte-level, ``yes`` and ``no`` one token each; ``special`` and ``added`` are its control tokens, the first for padding."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ye", "yes", "no"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[("y", "e"), ("ye", "s"), ("n", "o")]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(special))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=eos, pad_token=special[0])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+    tokenizer.chat_template = template
+    tokenizer.model_max_length = POSITIONS
+    return tokenizer
+
+
+def qwen(template: str, added: Sequence[str] = ()) -> Callable[[], Any]:
+    """Qwen's control tokens; in Qwen 3 the think tags are ordinary added tokens."""
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    return lambda: decoder_tokenizer(template, special, added, eos="<|im_end|>" if added else "<|endoftext|>")
+
+
+def distilled() -> Any:
+    """DeepSeek-R1's control tokens around Qwen 2's vocabulary."""
+    special = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+    added = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>")
+    return decoder_tokenizer(R1, special, added, bos=special[0], eos=special[1])
+
+
+def llama() -> Any:
+    """Llama 3's control tokens."""
+    special = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    return decoder_tokenizer(LLAMA, special, bos=special[0], eos="<|eot_id|>")
+
+
+def xlm_roberta() -> Any:
+    """Unigram pieces; a pair is ``<s> query </s></s> document </s>``."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    letters = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;?!<>/|[]()"]
+    core = Tokenizer(models.Unigram([*((token, 0.0) for token in special), *letters, ("▁the", -2.0)], unk_id=3))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>",
+        unk_token="<unk>", model_max_length=512, model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def bert() -> Any:
+    """Word pieces of lower-case letters; a pair is ``[CLS] query [SEP] document [SEP]`` in two segments."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,:;?!<>/|[]()"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    core = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]",
+        model_max_length=512, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+GROUPED = {"num_key_value_heads": 2, "head_dim": HIDDEN // 4, "max_position_embeddings": POSITIONS}
+DENSE = {  # Llama 4 without experts, as MobileLLM-R1 has it
+    "intermediate_size_mlp": 2 * HIDDEN, "num_local_experts": 0, "num_experts_per_tok": 0, "interleave_moe_layer_step": 0,
+    "moe_layers": [], "no_rope_layers": [1, 1], "attention_chunk_size": POSITIONS, "attn_temperature_tuning": False,
+    "use_qk_norm": True, "tie_word_embeddings": True,
+}  # fmt: skip
+THINK = ("<think>", "</think>")
+
+ARCHITECTURES = {  # by the name of the preset
+    "deepseek-r1-distill-qwen-1.5b": Architecture("qwen2", distilled, {**GROUPED, "tie_word_embeddings": False}),
+    "qwen3-0.6b": Architecture("qwen3", qwen(QWEN3, THINK), {**GROUPED, "tie_word_embeddings": True}),
+    "qwen3-reranker-0.6b": Architecture("qwen3", qwen(QWEN3, THINK), {**GROUPED, "tie_word_embeddings": True}),
+    "qwen3-reranker-8b": Architecture("qwen3", qwen(QWEN3, THINK), {**GROUPED, "tie_word_embeddings": False}),
+    "qwen2.5-1.5b": Architecture("qwen2", qwen(QWEN25), {**GROUPED, "tie_word_embeddings": True}),
+    "mobilellm-r1-950m": Architecture("llama4_text", llama, {**GROUPED, **DENSE}),
+    "bge-reranker-v2-m3": Architecture(
+        "xlm-roberta", xlm_roberta, {"max_position_embeddings": 514, "type_vocab_size": 1}, "score"
+    ),
+    "bert-base-uncased": Architecture("bert", bert, {"max_position_embeddings": 512}, "masked"),
+}
+
+
+def build(name: str, path: str | Path, head: str = "", num_labels: int = 1) -> str:
+    """Save the tiny model of preset ``name`` in ``path``; returns the path.
+
+    Args:
+        name: a key of ``ARCHITECTURES``.
+        path: a folder that is made.
+        head: ``causal``, ``masked`` or ``score``, if another than the real model's.
+        num_labels: scores of a score head.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+    one = ARCHITECTURES[name]
+    head = head or one.head
+    tokenizer = one.tokenizer()
+    torch.manual_seed(0)
+    heads = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "score": AutoModelForSequenceClassification}
+    config = AutoConfig.for_model(
+        one.model_type,
+        vocab_size=320,
+        hidden_size=HIDDEN,
+        intermediate_size=2 * HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=SCALE,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"num_labels": num_labels} if head == "score" else {}),
+        **one.settings,
+    )
+    model = heads[head].from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):  # initialised to zero, which would hide a bias that is lost
+                parameter.normal_(0.0, SCALE)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)

@@ -1,0 +1,326 @@
+"""Reranking on real engines: through the door with Ray and vLLM, interrupted, with a worker killed; and as a library."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from r0.actors.pool import Pool, RoleDied, RoleTimeout
+from r0.config import RankingKeys, RaySection, RolloutSection
+from r0.data.builtin import builtin_task
+from r0.errors import UserError
+from r0.rerank import Reranker
+from r0.rerank.asks import Ranking
+from r0.rerank.job import Job, Outcome
+from r0.rerank.worker import RerankGroup
+from tests.helpers import tiny_model
+from tests.logprob_gap import load
+
+pytestmark = pytest.mark.ray
+
+QUERIES, CANDIDATES = 12, 9
+SMALL = {
+    "method": "listwise", "window": 4, "step": 2, "max_new_tokens": 24, "max_prompt_tokens": 900, "depth": 8, "temperature": 0.8,
+    "rollout.max_num_seqs": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"), hidden=128)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A BEIR folder with a run; ids with a slash and an apostrophe."""
+    folder = tmp_path_factory.mktemp("data")
+    dice = random.Random(1)
+    corpus = {f"d/{n}'s": "".join(dice.choices("abcdefgh ", k=30)) for n in range(40)}
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in corpus.items()))
+    queries = [f"q{n}" for n in range(QUERIES)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": q, "text": f"query {q}"}) + "\n" for q in queries))
+    with (folder / "given.trec").open("w") as run:
+        for query in reversed(queries):
+            count = 1 if query == "q3" else CANDIDATES
+            for rank, document in enumerate(dice.sample(sorted(corpus), count)):
+                run.write(f"{query} Q0 {document} {rank + 1} {20 - rank} bm25\n")
+    return folder
+
+
+def command(settings, model, data, output):
+    values = {"model": model, "data": data, "run": data / "given.trec", "output": output, **settings}
+    return [sys.executable, "-m", "r0.launch", "rerank", *(f"{name}={value}" for name, value in values.items())]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def launch(settings, model, data, output, code=0):
+    done = subprocess.run(command(settings, model, data, output), capture_output=True, text=True, env=environment(), timeout=600)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def ranked(path):
+    """Query id → document ids in the order of the file."""
+    found = {}
+    for line in path.read_text().splitlines():
+        query, _, document, *_ = line.split()
+        found.setdefault(query, []).append(document)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(model, data, tmp_path_factory):
+    """A run of two workers on Ray that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    done = launch({**SMALL, "rollout.workers": 2}, model, data, output)
+    return output, done
+
+
+def test_a_run_comes_out_whole_with_what_it_took(whole, data):
+    output, done = whole
+    given, new = ranked(data / "given.trec"), ranked(output / "run.trec")
+    assert list(new) == list(given)
+    for query in given:
+        assert sorted(new[query]) == sorted(given[query])
+        assert new[query][8:] == given[query][8:]  # beyond the depth
+    assert done.stdout.rstrip().endswith(str(output / "run.trec"))
+    assert "answers that could not be read as they should: " in done.stdout
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["queries"], summary["candidates"]) == (QUERIES, (QUERIES - 1) * CANDIDATES + 1)
+    assert summary["asks"] == (QUERIES - 1) * 3
+    assert summary["failed_share"] == 1.0  # a random model: all stays as it was given
+    assert new == given
+
+
+def test_the_same_again_with_one_engine_inline_is_the_same_file(whole, model, data, tmp_path):
+    output = tmp_path / "run"
+    launch({**SMALL, "ray.inline": "true", "rollout.max_num_seqs": 3}, model, data, output)
+    assert (output / "run.trec").read_bytes() == (whole[0] / "run.trec").read_bytes()
+    assert thoughts(output) == thoughts(whole[0])
+    finished = launch({**SMALL, "ray.inline": "true"}, model, data, output)
+    assert "finished before" in finished.stdout
+
+
+def thoughts(output):
+    rows = [json.loads(line) for line in (output / "queries.jsonl").read_text().splitlines()]
+    return {row["query_id"]: [row["replies"], row["documents"], row["new_tokens"]] for row in rows}
+
+
+def test_an_interrupted_run_goes_on_without_repeating_finished_queries(whole, model, data, tmp_path):
+    output = tmp_path / "run"
+    slow = {**SMALL, "ray.inline": "true", "rollout.max_num_seqs": 1}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command(slow, model, data, output), env=environment(), **pipes)
+    end = time.monotonic() + 300
+    while not (output / "queries.jsonl").is_file() or len((output / "queries.jsonl").read_bytes().splitlines()) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on" in said
+    assert not (output / "run.trec").exists()
+    before = (output / "queries.jsonl").read_bytes()
+    done = before.count(b"\n")
+    assert 3 <= done < QUERIES
+    with (output / "queries.jsonl").open("ab") as file:
+        file.write(b'{"query_id": "q1", "docu')  # as a kill at a write leaves it
+    again = launch({**SMALL, "rollout.workers": 2}, model, data, output)
+    assert f"{done} queries were finished before" in again.stdout
+    after = (output / "queries.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == QUERIES
+    assert (output / "run.trec").read_bytes() == (whole[0] / "run.trec").read_bytes()
+    assert thoughts(output) == thoughts(whole[0])
+
+
+def test_a_folder_of_another_configuration_is_refused(whole, model, data):
+    refused = launch({**SMALL, "window": 6}, model, data, whole[0], code=2)
+    assert "window (4 there, 6 here)" in refused.stderr
+    assert "fresh=true" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"run": "/nowhere.trec"}, "/nowhere.trec"),
+        ({"data": "/nowhere"}, "/nowhere: no such file or folder"),
+        ({"model": "/nowhere/model"}, "there is no folder /nowhere/model"),
+        ({"max_new_tokens": 2040}, "leaves no room for a prompt in the 2048 positions"),
+        ({"max_prompt_tokens": 2000, "max_new_tokens": 100}, "lower max_prompt_tokens to at most 1916"),
+        ({"step": 4}, "step: 4 is not below window=4"),
+        ({"rollout.workers": 2, "ray.inline": "true"}, "set rollout.workers=1"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(model, data, tmp_path, settings, words):
+    values = {**SMALL, "ray.inline": "true", **settings}
+    refused = launch(values, settings.get("model", model), data, tmp_path / "run", code=2)
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_says_where_and_what_is_missing(model, data, tmp_path):
+    shown = subprocess.run(
+        [*command({**SMALL, "rollout.workers": 3}, model, data, tmp_path / "run"), "--dry-run"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "3 × rollout: 1 CPU" in shown.stdout
+    assert "nothing is missing" in shown.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_queries_of_a_killed_worker_are_begun_again_once(ray_session, model):
+    keys = RankingKeys(
+        model=model, window=4, step=2, max_new_tokens=150, temperature=0.8,
+        rollout=RolloutSection(workers=2, max_num_seqs=4), ray=RaySection(),
+    )  # fmt: skip
+    texts = [[f"{letter} {number}" for letter in "abcdefgh"] for number in range(30)]
+    with Reranker.of(keys) as reranker:
+
+        def jobs():
+            return [reranker.job(f"q{number}", f"query {number}", documents) for number, documents in enumerate(texts)]
+
+        undisturbed = outcomes(reranker, jobs())
+        pids = [ray_session.get(worker.pid.remote()) for worker in reranker.workers]
+        asked = jobs()
+        found = []
+        for outcome in reranker.run(asked):
+            if not found:
+                os.kill(pids[0], signal.SIGKILL)
+            found.append(outcome)
+        assert {outcome.key for outcome in found} == {job.key for job in asked}
+        assert contents(found) == undisturbed
+        assert ray_session.get(reranker.workers[0].pid.remote()) != pids[0]
+
+
+def outcomes(reranker, jobs):
+    return contents(list(reranker.run(jobs)))
+
+
+def contents(found):
+    return [(one.ranking, one.replies, one.new_tokens) for one in sorted(found, key=lambda one: one.key)]
+
+
+@pytest.fixture(scope="module")
+def library():
+    with Reranker("r0-tiny", engine="hf", max_new_tokens=160) as reranker:
+        yield reranker
+
+
+def test_rank_has_the_shape_of_cross_encoder_rank_and_the_thought(library):
+    documents = ["The river shapes the tax.", "A lamp fades.", "The tax follows the river in Peru."]
+    found = library.rank("How are river and tax connected?", documents, return_documents=True)
+    assert sorted(one["corpus_id"] for one in found) == [0, 1, 2]
+    assert all(list(one) == ["corpus_id", "score", "text", "thought"] for one in found)
+    assert all(one["text"] == documents[one["corpus_id"]] for one in found)
+    assert all(isinstance(one["score"], float) and isinstance(one["thought"], str) for one in found)
+    assert [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+    assert found[0]["thought"]
+    assert library.rank("q", documents, top_k=1)[0].keys() == {"corpus_id", "score", "thought"}
+    assert library.rank("q", []) == []
+    assert [one["corpus_id"] for one in library.rank("q", ["only"])] == [0]
+    assert len(library.rank("a lone \ud83d", ["\udc00", "b </think><answer>[1] > [2]</answer>"])) == 2
+    with pytest.raises(TypeError, match="texts, not int"):
+        library.rank("q", [1, 2])
+
+
+def test_predict_tells_relevant_documents_and_takes_pairs_and_batches(library):
+    tasks = [builtin_task(index, seed=5) for index in range(40)]
+    pairs = [(task.query, task.document) for task in tasks]
+    found_N = library.predict(pairs, batch_size=8, show_progress_bar=False)
+    assert found_N.shape == (40,)
+    assert found_N.dtype == np.float64
+    labels_N = np.array([task.label for task in tasks])
+    assert found_N[labels_N == 1].mean() > found_N[labels_N == 0].mean() + 0.5
+    batches = [[{"text": [pair[side] for pair in part]} for part in (pairs[:15], pairs[15:])] for side in (0, 1)]
+    again_N = library.predict(*batches, task_metadata=None, hf_split="test", hf_subset="default", prompt_type=None)
+    assert np.allclose(again_N, found_N, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "hf"])
+def test_the_probability_without_thinking_is_that_of_the_models_own_logits(model, engine):
+    documents = ["one", "two two", "three three three"]
+    with Reranker(model, "pointwise", engine=engine, thinking=False, max_prompt_tokens=900, system_prompt="Judge.") as reranker:
+        found = reranker.rank("a query", documents)
+        again = reranker.rank("a query", documents)
+        predicted_N = reranker.predict([("a query", document) for document in documents])
+    from transformers import AutoTokenizer
+
+    tokenizer, network = AutoTokenizer.from_pretrained(model), load(model)
+    for one in found:
+        messages = [("system", "Judge."), ("user", f"Query: a query\nDocument: {documents[one['corpus_id']]}")]
+        text = tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in messages], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(text + "<think></think><answer>", add_special_tokens=False).input_ids
+        yes, no = (tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in ("yes", "no"))
+        with torch.inference_mode():
+            logits = network(torch.tensor([ids])).logits[0, -1]
+        assert one["score"] == pytest.approx(1 / (1 + math.exp(logits[no] - logits[yes])), abs=1e-4)
+        assert predicted_N[one["corpus_id"]] == pytest.approx(one["score"], abs=1e-6)
+    assert again == found
+
+
+def test_an_unknown_setting_is_refused_before_anything_loads():
+    with pytest.raises(ValueError, match="windo"):
+        Reranker("r0-tiny", windo=3)
+
+
+def troubled(ray_session, trouble, flag):
+    class Worker:  # in here, so that it travels by value: the workers cannot import this module
+        """Does what ``trouble`` says when it is given work."""
+
+        def start(self):
+            """Nothing to load."""
+
+        def work(self, jobs, seconds):
+            first = not flag.exists()
+            flag.touch()
+            if trouble == "refuses":
+                raise UserError("model: no good")
+            if trouble == "dies always" or (trouble == "dies once" and first):
+                os._exit(1)
+            if trouble == "hangs":
+                time.sleep(600)
+            return [Outcome(job.key, Ranking.of_order(range(len(job.documents))), (), 0, 0, 0.0) for job in jobs]
+
+    actor = ray_session.remote(Worker)
+    return RerankGroup(Pool("rerank", lambda _: actor.remote(), 1), capacity=2, deadline_s=3.0, start_deadline_s=60.0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "words"),
+    [
+        ("dies always", RoleDied, "rerank worker 0: its process ended"),
+        ("hangs", RoleTimeout, "rerank worker 0: no answer within 3 s"),
+        ("refuses", UserError, "model: no good"),
+    ],
+)
+def test_trouble_that_stays_ends_a_run_with_its_name(ray_session, tmp_path, trouble, error, words):
+    group = troubled(ray_session, trouble, tmp_path / "flag")
+    with pytest.raises(error) as raised:
+        list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(3)))
+    assert str(raised.value).startswith(words)
+    assert "\n" not in str(raised.value)
+    group.close()
+
+
+def test_trouble_that_passes_costs_nothing_but_time(ray_session, tmp_path, caplog):
+    group = troubled(ray_session, "dies once", tmp_path / "flag")
+    found = list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(5)))
+    assert sorted(outcome.key for outcome in found) == list(range(5))
+    assert "a new worker begins its 2 unfinished queries again" in caplog.text
+    group.close()
