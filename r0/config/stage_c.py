@@ -48,7 +48,7 @@ class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
     )
     max_new_tokens: Count = key(512, "token limit of a sampled completion")
     temperature: Positive = key(1.0, "sampling temperature of kept thoughts; what is measured is sampled greedily")
-    system_prompt: str = key("", "system message, the one that the model was trained with; empty: r0's own")
+    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
     batch_size: Count = key(8, "lists an update sees over all ranks")
     micro_batch_size: Count = key(1, "lists a rank computes at one time")
     eval_lists: Annotated[int, Field(ge=0)] = key(100, "held-out lists measured before and after, at most; 0: none")

@@ -13,7 +13,9 @@ from r0.commands.training import model_config
 from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
 from r0.errors import UserError
+from r0.records import Form
 from r0.supervised.finetune_template import PairFormat, answer_words, pair_format
+from r0.told import told
 
 # Position ids of these begin behind the padding's id, so that they have fewer positions than rows of the table.
 _OFFSET = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
@@ -59,7 +61,8 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
         raise UserError("model: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
     if kind == "bert_encoder":
         return Plan(kind, pad)
-    pair, words = pair_format(config, tokenizer, kind == "yes_no"), None
+    system_prompt = config.system_prompt or told(folder, Form.YES_NO)
+    pair, words = pair_format(config, tokenizer, kind == "yes_no", system_prompt), None
     if kind == "yes_no":
         place = answer_words(tokenizer, pair)
         pair, words = place.format, (place.yes, place.no)

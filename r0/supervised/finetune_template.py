@@ -16,8 +16,8 @@ from r0.completion import ANSWER, THINK
 from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
 from r0.errors import UserError
-from r0.messages import SYSTEM_PROMPTS, user_message
-from r0.records import Answer, Form
+from r0.messages import user_message
+from r0.records import Answer
 from r0.tags import DEFUSED, TAG_NAMES
 from r0.template import DEFAULT_CHAT_TEMPLATE, Template
 
@@ -52,15 +52,15 @@ class PairFormat:
         return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"
 
 
-def pair_format(config: FinetuneConfig, tokenizer: Any, yes_no: bool) -> PairFormat:
-    """The format that the configuration asks for.
+def pair_format(config: FinetuneConfig, tokenizer: Any, yes_no: bool, system_prompt: str = "") -> PairFormat:
+    """The format that the configuration asks for; ``system_prompt`` is that of r0's own prompt for yes and no.
 
     Raises:
         UserError: the tokenizer or its own chat template cannot be used.
     """
     given = [name for name in FORMATS if getattr(config, name) is not None]
     if yes_no and not given:
-        return own_prompt(tokenizer, config.system_prompt)
+        return own_prompt(tokenizer, system_prompt)
     query = (QUERY_FORMAT if config.query_format is None else config.query_format).partition("{}")
     document = (DOCUMENT_FORMAT if config.document_format is None else config.document_format).partition("{}")
     between = query[2] + (SEQ if config.seq is None else config.seq) + document[0]
@@ -106,7 +106,7 @@ def own_prompt(tokenizer: Any, system_prompt: str) -> PairFormat:
     Raises:
         UserError: the tokenizer or its own chat template cannot be used.
     """
-    template = Template(tokenizer, system_prompt or SYSTEM_PROMPTS[Form.YES_NO])
+    template = Template(tokenizer, system_prompt)
     before, between, _ = user_message("\0", "\1").replace("\1", "\0").split("\0")
     opening = "" if THINK[1] in template.prefix else THINK[1] if template.prefix else "".join(THINK)
     return PairFormat(template.head + before, between, template.tail + opening + ANSWER[0])

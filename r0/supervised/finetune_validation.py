@@ -1,11 +1,10 @@
 """Validation during a fine-tuning: the loss, and how well scores order the documents of a query. Every rank takes its share.
 
-Dimensions: P pairs of a rank's share.
+Dimensions: P pairs of all validation queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from r0.supervised.finetune_rank import Trainer
 
 CUTOFF = 10  # of nDCG
+PAIRS = 32  # scored at one time
 
 
 class Validation(TrainerCallback):
@@ -79,31 +79,38 @@ class Validation(TrainerCallback):
 
         A document is relevant from the middle of the query's labels on.
         """
-        measured, sums = 0, {"ndcg@10": 0.0, "mrr": 0.0}
-        for mine, dummy in _shares(len(self._queries), 1):
-            query = self._queries[mine[0]]
-            scores = self._scores(query["query"], query["documents"])
-            labels = query["labels"]
-            if dummy or len(set(labels)) < 2:
+        scores_P = self._scores().tolist()
+        start, found = 0, []
+        for labels in self._queries["labels"]:
+            scores, start = scores_P[start : start + len(labels)], start + len(labels)
+            if len(set(labels)) < 2:
                 continue
-            grades = [label - min(0.0, *labels) for label in labels]
             groups = groups_of(scores)
             middle = (min(labels) + max(labels)) / 2
             ranked = [place for group in groups for place in group]
-            measured += 1
-            sums["ndcg@10"] += ndcg(grades, groups, CUTOFF)
-            sums["mrr"] += 1 / (1 + next(rank for rank, place in enumerate(ranked) if labels[place] > middle))
-        total = sum_over_ranks({**sums, "measured": measured})
-        if not total["measured"]:
+            first = next(rank for rank, place in enumerate(ranked, 1) if labels[place] > middle)
+            found.append((ndcg([label - min(0.0, *labels) for label in labels], groups, CUTOFF), 1 / first))
+        if not found:
             return {}
-        return {f"heldout/{name}": total[name] / total["measured"] for name in sums}
+        gains, reciprocal = zip(*found, strict=True)
+        return {"heldout/ndcg@10": sum(gains) / len(found), "heldout/mrr": sum(reciprocal) / len(found)}
 
-    def _scores(self, query: str, documents: Sequence[str]) -> list[float]:
-        """Logits [P] of the documents of one query."""
+    def _scores(self) -> torch.Tensor:
+        """Logits [P] of all validation documents, query by query; every rank has them all."""
+        lengths = [len(labels) for labels in self._queries["labels"]]
+        places = [(query, document) for query, length in enumerate(lengths) for document in range(length)]
+        device = self._trainer.args.device
+        scores_P = torch.zeros(len(places), dtype=torch.float64, device=device)
         model = self._trainer.cross_encoder
-        features = model.preprocess([(query, document) for document in documents])
-        features = {name: _to(value, self._trainer.args.device) for name, value in features.items()}
-        return self._trainer.model(features)["scores"].reshape(-1).float().tolist()
+        for mine, dummy in _shares(len(places), PAIRS):
+            rows = [self._queries[places[place][0]] for place in mine]
+            pairs = [(row["query"], row["documents"][places[place][1]]) for row, place in zip(rows, mine, strict=True)]
+            features = {name: _to(value, device) for name, value in model.preprocess(pairs).items()}
+            scores = self._trainer.model(features)["scores"].reshape(-1)
+            if not dummy:
+                scores_P[mine[0] : mine[-1] + 1] = scores.double()
+        dist.all_reduce(scores_P)
+        return scores_P
 
 
 def _shares(count: int, micro: int) -> list[tuple[list[int], bool]]:

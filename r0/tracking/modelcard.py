@@ -62,7 +62,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     values = resolved.flat(config)
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
-    own_prompt = (form != Form.YES_NO or facts.command == "stage_c") and not values.get("system_prompt")  # as the commands choose
+    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
     scores = facts.command == "finetune"  # it does not write, it scores
     reads = f"It reads {READS[form]}." if not scores else SCORES
     parts = [

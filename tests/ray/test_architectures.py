@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "sft": {**TRAINING, "max_new_tokens": 400, "lora.r": 4},
     "stage_a": RL,
     "stage_b": {**RL, "candidates": 4, "learner.lora.r": 4},
+    "stage_c": {**TRAINING, "candidates": 4, "max_new_tokens": 24, "eval_lists": 2},
 }
 REPRESENTATIVE = ("mobilellm-r1-950m", "stage_a")
 CASES = [(name, command) for name in NAMES for command in preset(name).commands if command in SETTINGS]

@@ -13,6 +13,7 @@ import pytest
 
 from r0.config import FinetuneConfig, LoraSection, RaySection
 from r0.errors import UserError
+from r0.ranking import groups_of, ndcg
 from r0.supervised import finetune
 from tests.helpers import tiny_model
 from tests.launching import command, environment, record
@@ -64,13 +65,15 @@ def scores_of(run: Path) -> list[list[float]]:
 
 def check_model(run: Path, tolerance: float = 1e-4) -> list[float]:
     """The folder scores as the ranks did in memory: the last validation loss, RankNet by its formula, comes out again."""
-    losses = []
+    losses, gains = [], []
     scores = scores_of(run)
     for one, logits in zip(validation(run), scores, strict=True):
         known = list(zip(one["labels"], logits, strict=True))
         losses.append(sum((b - a) * math.log1p(math.exp(s - t)) for a, s in known for b, t in known if a < b))
+        gains.append(ndcg(one["labels"], groups_of(logits), 10))
     first, *_, last = [line for line in record(run) if "heldout/loss" in line]
     assert last["heldout/loss"] == pytest.approx(sum(losses) / len(losses), rel=tolerance)
+    assert last["heldout/ndcg@10"] == pytest.approx(sum(gains) / len(gains), abs=1e-6 if tolerance < 1e-3 else 0.1)
     assert abs(last["heldout/loss"] - first["heldout/loss"]) > 1e-3  # so the weights are the trained ones
     assert (run / "model" / "README.md").is_file()
     return [score for row in scores for score in row]

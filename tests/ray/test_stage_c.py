@@ -71,9 +71,9 @@ def check_folder(run: Path, tmp_path: Path) -> list[float]:
     return ours
 
 
-def test_two_ranks_two_engines_and_the_folder_in_every_library(tmp_path):
+def test_two_ranks_and_the_folder_in_every_library(tmp_path):
     output = tmp_path / "run"
-    wide = {"output": output, "ranks": 2, "rollout.workers": 2, "kl_coef": 0.1, "zero_stage": 2, "loss.infonce_weight": 0.5}
+    wide = {"output": output, "ranks": 2, "kl_coef": 0.1, "zero_stage": 2, "loss.infonce_weight": 0.5}
     done = launch("stage_c", {**SMALL, **wide})
     assert "nDCG@10 by score, held-out lists" in done.stdout
     assert "format rate: completions with an answer" in done.stdout
@@ -90,11 +90,6 @@ def test_two_ranks_two_engines_and_the_folder_in_every_library(tmp_path):
     scores = check_folder(output, tmp_path)
     assert scores_of_rerank(output / "model", "vllm", thinking=False) == pytest.approx(scores, abs=1e-4)
     assert "finished before" in launch("stage_c", {**SMALL, **wide}).stdout
-    # The same lists by one rank, several at one time: what is learned depends on neither.
-    one = config(tmp_path / "one", kl_coef=0.1, zero_stage=0, micro_batch_size=4, loss={"infonce_weight": 0.5}, eval_lists=0)
-    (tmp_path / "one").mkdir()
-    stage_c.run(one.model_copy(update={"output": str(tmp_path / "one")}))
-    assert [line["loss"] for line in training(tmp_path / "one")] == pytest.approx([line["loss"] for line in lines], abs=5e-4)
 
 
 def test_an_interrupted_run_with_thoughts_goes_on_to_the_same_weights(tmp_path):
@@ -163,10 +158,13 @@ def test_lora_leaves_an_adapter_and_merged_weights(tmp_path):
 @pytest.mark.parametrize("thinking", [False, True])
 def test_every_zero_stage_over_two_ranks_saves_what_it_learned(tmp_path, zero_stage, thinking):
     loss = {"mse_weight": 1.0, "listnet_weight": 1.0, "bce_weight": 0.0, "ranknet_weight": 0.0}
-    one = stage_c.run(config(tmp_path / "one", thinking=thinking, zero_stage=0, loss=loss, eval_lists=0, kl_coef=0.1))
-    output, flags = tmp_path / "run", {f"loss.{name}": value for name, value in loss.items()}
-    wide = {"output": output, "ranks": 2, "zero_stage": zero_stage, "thinking": str(thinking).lower(), "kl_coef": 0.1}
-    launch("stage_c", {**SMALL, **wide, **flags, "eval_lists": 0, "rollout.engine": "hf"})
+    same = {"thinking": thinking, "loss": loss, "eval_lists": 0, "kl_coef": 0.1, "learning_rate": 1e-4}
+    one = stage_c.run(config(tmp_path / "one", **same, zero_stage=0, micro_batch_size=4))
+    output, flags = tmp_path / "run", {f"loss.{name}": value for name, value in same.pop("loss").items()}
+    wide = {"output": output, "ranks": 2, "zero_stage": zero_stage, "rollout.engine": "hf", **same, **flags}
+    launch("stage_c", {**SMALL, **wide, "thinking": str(thinking).lower()})
+    # One rank with several lists at one time learned the same: neither ranks nor micro-batches change the loss.
+    assert [line["loss"] for line in training(output)] == pytest.approx([line["loss"] for line in training(one)], abs=1e-3)
     assert check_folder(output, tmp_path) == pytest.approx(scores_of_rerank(one / "model", thinking=False), abs=2e-2)
 
 

@@ -17,6 +17,7 @@ from r0.prompts import Prompter
 from r0.records import Form, ListwiseTask, Prompt
 from r0.supervised.finetune_template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
+from r0.told import told
 
 
 class Asker:
@@ -30,11 +31,12 @@ class Asker:
     def __init__(self, config: StageCConfig, folder: Path):
         _check_length(config, folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.prompter = Prompter.of(config, self.tokenizer, Form.YES_NO)
+        system = config.system_prompt or told(folder, Form.YES_NO)
+        self.prompter = Prompter(self.tokenizer, system, config.max_prompt_tokens)
         self.reader = CompletionReader(self.tokenizer, stop_ids(folder))
         self.places = AnswerPlaces(self.prompter.template, self.reader)
         self.places.check_words()
-        self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, config.system_prompt))
+        self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, system))
 
     def prompts(self, task: ListwiseTask) -> list[Prompt]:
         """[N] one a document.

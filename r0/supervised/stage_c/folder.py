@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from r0.records import Form
 from r0.supervised.stage_c.asker import Asker
 from r0.template import DEFAULT_CHAT_TEMPLATE
+from r0.told import remember
 
 SCORE = "1_LogitScore"
 
@@ -28,7 +30,8 @@ def pair_tokenizer(asker: Asker) -> Any:
 
 
 def write_modules(folder: Path, asker: Asker) -> None:
-    """Write what sentence-transformers reads beside model and tokenizer."""
+    """Write what sentence-transformers reads beside model and tokenizer, and what the model is told."""
+    remember(folder, Form.YES_NO, asker.prompter.system_prompt)
     inner = "sentence_transformers.base.modules.transformer.Transformer"
     outer = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
     forward = {"method": "forward", "method_output_name": "logits"}
