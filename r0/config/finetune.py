@@ -87,7 +87,7 @@ class FinetuneConfig(RankKeys):
     )  # fmt: skip
     seq: str | None = key(None, "decoders: text between query and document")
     special_token: str | None = key(None, "decoders: text behind the document, where the score is read")
-    system_prompt: str = key("", "yes_no with r0's own prompt: system message; empty: what the model was trained with, or r0's own")
+    system_prompt: str = key("", "yes_no in r0's own prompt: system message; empty: the model's own, or r0's")
     batch_size: Count = key(32, "rows (or groups) an update sees over all ranks; but see gradient_accumulation_steps")
     gradient_accumulation_steps: Count | None = key(
         None, "if given, batch_size is what a rank computes at one time, and an update sees batch_size × this × ranks"
