@@ -1,6 +1,7 @@
 """Score pairs with a saved cross-encoder, by sentence-transformers and by transformers alone: ``FOLDER PAIRS.json``.
 
-Prints ``{"sentence_transformers": [logits], "transformers": [logits]}``. A process of its own, as a user has.
+Prints ``{"sentence_transformers": [logits], "transformers": [logits]}``, computed in float32: in bf16 a batch and a single row
+differ by a rounding. A process of its own, as a user has.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ def main(folder: str, pairs_file: str) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     pairs = [tuple(pair) for pair in json.loads(Path(pairs_file).read_text())]
-    model = CrossEncoder(folder, device="cpu")
+    model = CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.float32})
     assert all(parameter.numel() for parameter in model.parameters())
     scores = model.predict(pairs, activation_fn=torch.nn.Identity()).tolist()
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     words = Path(folder, "1_LogitScore", "config.json")
     auto = AutoModelForCausalLM if words.is_file() else AutoModelForSequenceClassification
-    plain = auto.from_pretrained(folder)
+    plain = auto.from_pretrained(folder, dtype=torch.float32)
     logits = []
     for query, document in pairs:
         if tokenizer.chat_template:
