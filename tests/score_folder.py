@@ -1,7 +1,7 @@
-"""Score pairs with a saved cross-encoder, by sentence-transformers and by transformers alone: ``FOLDER PAIRS.json``.
+"""Score pairs with a saved cross-encoder, by sentence-transformers, by transformers alone and by r0: ``FOLDER PAIRS.json``.
 
-Prints ``{"sentence_transformers": [logits], "transformers": [logits]}``, computed in float32: in bf16 a batch and a single row
-differ by a rounding. A process of its own, as a user has.
+Prints ``{"sentence_transformers": [logits], "transformers": [logits], "predicted": […], "r0": […]}``, the last two behind the
+folder's own activation. All in float32: in bf16 a batch and a single row differ by a rounding. A process of its own, as a user has.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ def main(folder: str, pairs_file: str) -> None:
     import torch
     from sentence_transformers import CrossEncoder
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from r0.rerank import Reranker
 
     pairs = [tuple(pair) for pair in json.loads(Path(pairs_file).read_text())]
     model = CrossEncoder(folder, device="cpu", model_kwargs={"dtype": torch.float32})
@@ -39,7 +41,10 @@ def main(folder: str, pairs_file: str) -> None:
             logits.append((found[0, -1, known["true_token_id"]] - found[0, -1, known["false_token_id"]]).item())
         else:
             logits.append(found[0, 0].item())
-    print(json.dumps({"sentence_transformers": scores, "transformers": logits}))
+    predicted = model.predict(pairs).tolist()
+    with Reranker(folder, method="pointwise", engine="hf", dtype="fp32") as reranker:
+        mine = [float(score) for score in reranker.predict(pairs)]
+    print(json.dumps({"sentence_transformers": scores, "transformers": logits, "predicted": predicted, "r0": mine}))
 
 
 if __name__ == "__main__":

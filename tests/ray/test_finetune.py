@@ -49,7 +49,7 @@ def validation(run: Path) -> list[dict]:
 
 
 def scores_of(run: Path) -> list[list[float]]:
-    """Logits of the final model for the validation documents, by query; in a new process, by two libraries that agree."""
+    """Logits of the final model for the validation documents, by query; in a new process, by three libraries that agree."""
     queries = validation(run)
     pairs = [(one["query"], document) for one in queries for document in one["documents"]]
     file = run / "pairs.json"
@@ -59,6 +59,7 @@ def scores_of(run: Path) -> list[list[float]]:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["transformers"] == pytest.approx(found["sentence_transformers"], abs=1e-4)
+    assert found["r0"] == pytest.approx(found["predicted"], abs=1e-4)
     logits = iter(found["sentence_transformers"])
     return [[next(logits) for _ in one["documents"]] for one in queries]
 
