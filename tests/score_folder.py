@@ -1,7 +1,7 @@
 """Score pairs with a saved cross-encoder, by sentence-transformers, by transformers alone and by r0: ``FOLDER PAIRS.json``.
 
 Prints ``{"sentence_transformers": [logits], "transformers": [logits], "predicted": […], "r0": […]}``, the last two behind the
-folder's own activation. All in float32: in bf16 a batch and a single row differ by a rounding. In a process of its own, as users do.
+folder's own activation. All in float32: in bf16 a batch and a single row differ by a rounding. In a process of its own.
 """
 
 from __future__ import annotations
