@@ -261,8 +261,8 @@ def _lenient_scores(content: str, size: int) -> tuple[tuple[float | None, ...], 
     """The first score of every known document; those out of range do not count."""
     scores: list[float | None] = [None] * size
     pairs = _pairs(content)
-    if pairs is None:
-        pairs = [(match[1], float(match[2])) for match in _SCORE.finditer(content)]
+    if pairs is None or not any(key in _places(size) and _is_score(value) for key, value in pairs):
+        pairs = [(match[1], float(match[2])) for match in _SCORE.finditer(content)] or pairs or []
     places = [_places(size).get(key) for key, _ in pairs]
     for place, (_, value) in zip(places, pairs, strict=True):
         if place is not None and scores[place] is None and _is_score(value):

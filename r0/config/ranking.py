@@ -48,7 +48,7 @@ class RankingKeys(ModelKeys):
     seq: str | None = key(None, "pointwise: text between query and document")
     special_token: str | None = key(None, "pointwise: text behind the document, where the score is read")
     window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents of a window")
-    step: Count = key(10, "listwise: by how many documents a window moves towards the head")
+    step: Count | None = key(None, "listwise: by how many documents a window moves towards the head; empty: half of window")
     passes: Count = key(1, "listwise: times that the windows run over the list")
     top_k: Count = key(10, "setwise: documents of the head that are sorted")
     set_size: Annotated[int, Field(ge=2)] = key(4, "setwise: documents compared at one time (a parent and its children)")
@@ -69,7 +69,7 @@ class RankingKeys(ModelKeys):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.step >= self.window:
+        if self.step is not None and self.step >= self.window:
             raise ValueError(f"step: {self.step} is not below window={self.window}, so that windows would not overlap")
         if self.samples > 1 and self.method == "pointwise":
             raise ValueError("samples: pointwise shows one document at a time, so there is no list to shuffle; use samples=1")

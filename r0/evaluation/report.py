@@ -100,12 +100,13 @@ def _labels(patterns: Sequence[str]) -> list[str]:
 
     ``run.trec`` says nothing, because every rerank folder has one, and neither does a data set's name.
     """
-    parts = [(*(path := Path(pattern)).parts[:-1], path.name.removesuffix(".trec")) for pattern in patterns]
+    paths = [Path(pattern) for pattern in patterns]
+    parts = [tuple(part for part in (*path.parts[:-1], path.name.removesuffix(".trec")) if part != DATASET) for path in paths]
     labels = []
     for mine in parts:
         tail = 1
         while tail < len(mine) and (
-            mine[-tail:] in [other[-tail:] for other in parts if other is not mine] or set(mine[-tail:]) <= {"run", DATASET}
+            mine[-tail:] in [other[-tail:] for other in parts if other is not mine] or mine[-tail:] == ("run",)
         ):
             tail += 1
         labels.append("/".join(mine[-tail:]))

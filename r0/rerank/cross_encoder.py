@@ -25,7 +25,7 @@ from typing import Any
 from r0.actors.engine import EngineSettings, positions
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.records import Form
+from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
@@ -131,7 +131,11 @@ class CrossEncoderWorker:
         ranking = Ranking.of_order(range(len(values))) if job.each else Ranking.of_scores(values)
         if job.scores and values:
             ranking = fuse(ranking, job.scores, self._keys.fusion_weight)
-        replies = tuple((Ask((i,), Form.YES_NO), Reply(((0,),), probability=value)) for i, value in enumerate(values))
+        wrong = frozenset({Violation.BAD_ANSWER})  # no number: the document keeps its given rank
+        replies = tuple(
+            (Ask((i,), Form.YES_NO), Reply(((0,),), probability=value, failures=wrong if value is None else frozenset()))
+            for i, value in enumerate(values)
+        )
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)
 
     def _plain(self, text: str) -> str:

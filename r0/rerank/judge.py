@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 from typing import Any
 
 from r0.answer_place import UNREADABLE, AnswerPlace, AnswerPlaces
@@ -94,7 +94,7 @@ class Judge:
             raise QueryRefused(f"query {job.query_id}: {error}") from None
         if ask.form is Form.YES_NO and self._keys.thinking is False:
             probability = yield from self._probability(self._places(prompter).without_thought(prompt))
-            return Reply(((0,),), probability=probability, tokens=1)
+            return Reply(((0,),), probability=probability, failures=_none(probability), tokens=1)
         sampled = yield self._whole(job, ask, prompt)
         text = self._reader.text(sampled.token_ids)
         lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
@@ -102,6 +102,7 @@ class Judge:
         probability, tokens = None, len(sampled.token_ids)
         if ask.form is Form.YES_NO and not failures & UNREADABLE:
             probability = yield from self._probability(self._places(prompter).after_thought(prompt, sampled.token_ids))
+            failures |= _none(probability)
             tokens += 1
         return Reply(lenient.groups, lenient.scores, probability, failures, _thought(prompt.prefix + text), tokens)
 
@@ -112,10 +113,12 @@ class Judge:
         return Wanted(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
 
     def _probability(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
-        """P(yes) over yes and no."""
+        """P(yes) over yes and no; None where the model gives no numbers."""
         request = SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id))
         sampled = yield Wanted(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
+        if not isfinite(of_no - of_yes):
+            return None
         return 1.0 / (1.0 + exp(min(of_no - of_yes, 700.0)))
 
     def _places(self, prompter: Prompter) -> AnswerPlaces:
@@ -126,6 +129,11 @@ class Judge:
             system = self._keys.system_prompt or self._own_prompt(form)
             self._prompters[form] = Prompter(self._tokenizer, system, self._max_prompt_tokens, self._keys.passage_tokens)
         return self._prompters[form]
+
+
+def _none(probability: float | None) -> frozenset[Violation]:
+    """What fails where there is no probability."""
+    return frozenset({Violation.BAD_ANSWER}) if probability is None else frozenset()
 
 
 def _task(job: Job, ask: Ask) -> Task:

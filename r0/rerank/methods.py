@@ -21,7 +21,7 @@ def make_method(keys: RankingKeys, n: int, query_id: str) -> Method:
         if keys.method == "pointwise":
             return pointwise(n)
         if keys.method == "listwise":
-            return listwise(n, keys.window, keys.step, keys.passes)
+            return listwise(n, keys.window, keys.step or keys.window // 2, keys.passes)
         if keys.method == "setwise":
             return setwise(n, keys.set_size, keys.top_k)
         return groupwise(n, keys.group_size, keys.partitions, address(seed, "groups", number))

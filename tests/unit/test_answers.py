@@ -265,3 +265,8 @@ def test_hostile_answers_of_100_kb_take_milliseconds():
             read_strict(content, form, 20)
             read_lenient("<answer>" + content, form, 20)
             assert time.process_time() - began < 0.5, (content[:20], form)
+
+
+@pytest.mark.parametrize("content", ['{"[1]": 7, "[2]": 3}', '{"1": "7", "2": "3"}', '{"scores": {"1": 7, "2": 3}}'])
+def test_scores_in_another_json_are_read_leniently(content):
+    assert read_lenient(f"<answer>{content}</answer>", Form.SCORES, 2).scores == (7.0, 3.0)

@@ -229,3 +229,17 @@ def test_a_model_is_told_what_it_was_trained_with_unless_the_configuration_says_
     asked = Judge(tokenizer, RankingKeys(system_prompt=given), 1000, own_prompt=lambda form: "As trained.")
     wanted = next(asked.converse(JOB, Ask((0, 1), Form.PERMUTATION)))
     assert shown in tokenizer.decode(wanted.request.prompt_ids)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_model_that_gives_no_numbers_has_no_probability_and_it_is_a_failure(thinking):
+    ask, nothing = Ask((0,), Form.YES_NO), (math.nan, math.nan)
+    _, reply = talk(tiny_tokenizer(), ask, "<think>a</think><answer>yes</answer>", allowed=nothing, thinking=thinking)
+    assert reply.probability is None
+    assert Violation.BAD_ANSWER in reply.failures
+
+
+def test_a_window_moves_by_half_of_it_where_nothing_is_said():
+    assert RankingKeys(window=10).step is None
+    with pytest.raises(ValueError, match="step: 10 is not below window=10"):
+        RankingKeys(window=10, step=10)
