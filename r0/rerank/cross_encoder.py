@@ -4,7 +4,7 @@ Scored so, with method=pointwise and without vLLM, are
 
 * a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder that was given one);
 * a folder that sentence-transformers or r0 saved as a ``CrossEncoder``, a decoder's logit(yes) − logit(no) among them. With
-  ``thinking=true`` or another method such a decoder is a language model like others;
+  ``thinking`` true or false, or another method, such a decoder is a language model like others;
 * a language model for which the configuration gives the format of a pair (``query_format`` …), read as yes against no.
 
 The scores are those of ``sentence_transformers.CrossEncoder.predict`` with the activation that the folder names (a sigmoid where
@@ -57,7 +57,7 @@ def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
     elif not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
         what = name or "model of no known kind"
         raise UserError(f"model: {folder} is a {what}, which neither writes nor scores; finetune it first")
-    elif keys.method != "pointwise" or keys.thinking or not _saved_as_cross_encoder(folder):
+    elif keys.method != "pointwise" or keys.thinking is not None or not _saved_as_cross_encoder(folder):
         return False
     most = pair_tokens(folder)
     if keys.max_prompt_tokens is not None and most is not None and keys.max_prompt_tokens > most:

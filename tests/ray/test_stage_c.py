@@ -136,7 +136,8 @@ def test_the_score_behind_a_thought_is_what_rerank_orders_by(tmp_path):
     output = stage_c.run(config(tmp_path / "run", thinking=True, zero_stage=0))
     asker = Asker(config(tmp_path / "other"), output / "model")
     assert asker.pair.format.behind.endswith("<think></think><answer>")
-    with Reranker(str(output / "model"), "pointwise", engine="hf", system_prompt="Judge.", max_new_tokens=64) as reranker:
+    keys = {"engine": "hf", "system_prompt": "Judge.", "max_new_tokens": 64, "thinking": True}
+    with Reranker(str(output / "model"), "pointwise", **keys) as reranker:
         ranked = reranker.rank(QUERY, DOCUMENTS)
         probabilities = reranker.predict([(QUERY, document) for document in DOCUMENTS])
     known = [entry["corpus_id"] for entry in ranked if entry["thought"]]

@@ -101,8 +101,9 @@ def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tm
     assert saved == pytest.approx(theirs(tmp_path / "one", pairs()), abs=1e-5)
     with Reranker(folders["decoder"], "pointwise", **FORMAT) as reranker:
         assert reranker.predict(pairs()) == pytest.approx(saved, abs=1e-5)
-    assert is_cross_encoder(tmp_path / "one", RankingKeys(method="pointwise", thinking=False))
-    assert not is_cross_encoder(tmp_path / "one", RankingKeys(method="pointwise", thinking=True))
+    assert is_cross_encoder(tmp_path / "one", RankingKeys(method="pointwise"))
+    for thinking in (True, False):  # who says so means a language model
+        assert not is_cross_encoder(tmp_path / "one", RankingKeys(method="pointwise", thinking=thinking))
     assert not is_cross_encoder(tmp_path / "one", RankingKeys(method="listwise"))
     assert not is_cross_encoder(Path(folders["decoder"]), RankingKeys(method="pointwise"))
 
