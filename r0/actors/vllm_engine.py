@@ -10,6 +10,7 @@ import gc
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,6 +174,7 @@ def _start(settings: EngineSettings) -> Any:
 
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
     _quiet()
+    _settle_llvmlite()
     if on_cpu:
         torch.set_num_threads(settings.threads)
     set_num_threads = torch.set_num_threads
@@ -238,6 +240,23 @@ def _quiet() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
+
+
+def _settle_llvmlite() -> None:
+    """Let vLLM look at all modules. llvmlite's wrapper of its library has a function for every name, ``__dict__`` too, and vLLM's
+    walk over what is imported stumbles over that where something imported numba before (bm25s does)."""
+    wrapper: Any = type(getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None))
+    found = wrapper.__dict__.get("__getattr__")
+    if found is None or getattr(found, "settled", False):
+        return
+
+    def attribute(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return found(self, name)
+
+    attribute.settled = True  # type: ignore[attr-defined]
+    wrapper.__getattr__ = attribute
 
 
 def _environment() -> None:

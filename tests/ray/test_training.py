@@ -56,7 +56,7 @@ def test_ppo_on_ray_with_critic_and_reference(model, tmp_path):
     assert lines[-1]["kl"] != 0.0
 
 
-@pytest.mark.parametrize("settings", [GRPO, PPO], ids=["grpo", "ppo"])
+@pytest.mark.parametrize("settings", [GRPO, pytest.param(PPO, marks=pytest.mark.slow)], ids=["grpo", "ppo"])
 def test_a_run_that_was_terminated_repeats_the_record_bit_for_bit(model, tmp_path, settings):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {**settings, **INLINE, "max_steps": 5}
