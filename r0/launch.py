@@ -73,11 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if arguments else 2
     try:
-        name = arguments.pop(0)
-        if name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
-            raise UserError(f"unknown command {name}; {hint}")
+        name = _command(arguments)
         if "-h" in arguments or "--help" in arguments:
             print(_help(name))
             return 0
@@ -92,6 +88,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"r0: {interrupt or 'interrupted'}", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
+
+
+def _command(arguments: list[str]) -> str:
+    """The command that a command line begins with, of one word or two (``esci eval``); it is taken off.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    name = " ".join(arguments[:2])
+    if name not in COMMANDS:
+        name = arguments[0]
+    if name not in COMMANDS:
+        words = [word for command in COMMANDS for word in (command, command.partition(" ")[0])]
+        near = difflib.get_close_matches(" ".join(arguments[:2]), words, n=1) or difflib.get_close_matches(name, words, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name}; {hint}")
+    del arguments[: len(name.split())]
+    return name
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
@@ -128,7 +142,7 @@ def _shipped(name: str, overrides: Sequence[str]) -> Path:
 
 def default_config(name: str) -> Path:
     """The shipped configuration of a command."""
-    return Path(str(files("r0"))) / "configs" / f"{name}.yaml"
+    return Path(str(files("r0"))) / "configs" / f"{name.replace(' ', '_')}.yaml"
 
 
 def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str], bool]:

@@ -9,21 +9,17 @@ model and keeps the given order, mostly empty.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from r0.appended import AppendedLines, Row
 from r0.data.candidates import CandidateLists
 from r0.data.hashes import address
 from r0.errors import UserError
-from r0.files import writing
 from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
-
-Row = dict[str, Any]
 
 
 @dataclass
@@ -60,45 +56,35 @@ class Store:
     """
 
     def __init__(self, path: Path, lists: CandidateLists):
-        self.path, self._lists = path, lists
+        self._lists = lists
         self.totals = Totals()
         self._numbers = {lists.query_id(index): index for index in range(len(lists))}
-        self._at: dict[int, int] = {}  # number of a finished query → where its line begins, in bytes
-        with writing(path):
-            self._file = path.open("a+b")
-        try:
-            self._read()
-        except BaseException:
-            self._file.close()
-            raise
+        self._lines = AppendedLines(path, self._index)
+        for index in self._lines:
+            self.totals.add(self._lines[index])
 
     def __contains__(self, index: int) -> bool:
         """Whether query ``index`` is finished."""
-        return index in self._at
+        return index in self._lines
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._lines)
 
     def add(self, index: int, outcome: Outcome) -> None:
         """Keep the outcome of query ``index``: its line is on the disk when this returns."""
         row = _row(self._lists, index, outcome)
-        with writing(self.path):
-            self._at[index] = self._file.seek(0, os.SEEK_END)
-            self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._lines.add(row)
         self.totals.add(row)
 
     def rankings(self) -> Iterator[tuple[str, Sequence[tuple[str, float]]]]:
         """(query id, [(document id, score), … best first]) of the finished queries, in the order of the given run."""
-        for _index, offset in sorted(self._at.items()):
-            self._file.seek(offset)
-            row = json.loads(self._file.readline())
+        for index in sorted(self._lines):
+            row = self._lines[index]
             yield row["query_id"], list(zip(row["documents"], row["scores"], strict=True))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,32 +92,20 @@ class Store:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _read(self) -> None:
-        """Find the finished queries. A last line that was not written to its end is cut off."""
-        self._file.seek(0)
-        offset = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                with writing(self.path):
-                    self._file.truncate(offset)
-                return
-            self._take(number, line, offset)
-            offset += len(line)
+    def _index(self, row: Row) -> int:
+        """The number of a line's query.
 
-    def _take(self, number: int, line: bytes, offset: int) -> None:
-        try:
-            row = json.loads(line)
-            index = self._numbers.get(row["query_id"])
-            if index is not None and row["given"] == _given(self._lists, index):
-                self.totals.add(row)
-                self._at[index] = offset
-                return
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
-        raise UserError(
-            f"{self.path}:{number}: query {row['query_id']} has other candidates, or in another order, than when it was "
-            "reranked; start over with fresh=true, or give the run that was reranked"
-        )
+        Raises:
+            UserError: the query has other candidates here.
+        """
+        Totals().add(row)  # has all that is counted
+        index = self._numbers.get(row["query_id"])
+        if index is None or row["given"] != _given(self._lists, index):
+            raise UserError(
+                f"query {row['query_id']} has other candidates, or in another order, than when it was reranked; start over "
+                "with fresh=true, or give the run that was reranked"
+            )
+        return index
 
 
 def _given(lists: CandidateLists, index: int) -> str:

@@ -7,19 +7,16 @@ completion; for the KL alone one document of each list, drawn by address.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from r0.actors.rollout import RolloutGroup
+from r0.appended import AppendedLines
 from r0.config import StageCConfig
 from r0.data.hashes import address
 from r0.data.source import TaskSource
-from r0.errors import UserError
-from r0.files import writing
 from r0.records import ListwiseTask, SampleRequest
 from r0.supervised.stage_c.asker import Asker
 
@@ -46,29 +43,13 @@ class KeptFile:
     """
 
     def __init__(self, path: Path, write: bool = True):
-        self.path = path
-        self._at: dict[int, int] = {}  # row → where its line begins, in bytes
-        with writing(path):
-            self._file = path.open("a+b" if write else "rb")
-        self._file.seek(0)
-        offset = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):  # not written to its end
-                break
-            try:
-                self._at[int(json.loads(line)["list"])] = offset
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}:{number}: is damaged; delete the line, or start over with fresh=true") from None
-            offset += len(line)
-        if write:
-            with writing(path):
-                self._file.truncate(offset)
+        self._lines = AppendedLines(path, lambda line: int(line["list"]), write)
 
     def __contains__(self, row: int) -> bool:
-        return row in self._at
+        return row in self._lines
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._lines)
 
     def add(self, row: int, kept: Sequence[Kept | None]) -> None:
         """Keep the completions of a list; they are on the disk after ``sync``."""
@@ -77,20 +58,15 @@ class KeptFile:
             "ids": [one and one.token_ids for one in kept],
             "logprobs": [one and one.logprobs for one in kept],
         }
-        with writing(self.path):
-            self._at[row] = self._file.seek(0, os.SEEK_END)
-            self._file.write((json.dumps(line) + "\n").encode())
+        self._lines.add(line, sync=False)
 
     def sync(self) -> None:
         """Bring what was added to the disk."""
-        with writing(self.path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._lines.sync()
 
     def __getitem__(self, row: int) -> list[Kept | None]:
         """[N] the completions of a list."""
-        self._file.seek(self._at[row])
-        line = json.loads(self._file.readline())
+        line = self._lines[row]
         both = zip(line["ids"], line["logprobs"], strict=True)
         return [None if ids is None else Kept(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
 
@@ -98,7 +74,7 @@ class KeptFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.close()
+        self._lines.close()
 
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
