@@ -19,7 +19,7 @@ from r0.rerank.asks import Ask, Exchange, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge, QueryRefused, Wanted
-from r0.rerank.methods import each, make_method
+from r0.rerank.methods import method_of
 
 
 @dataclass
@@ -92,9 +92,7 @@ class Scheduler:
         return done
 
     def _begin(self, job: Job) -> None:
-        n = len(job.documents)
-        method = each(n) if job.each else make_method(self._keys, n, job.query_id)
-        query = _Query(job, Exchange(method), time.monotonic())
+        query = _Query(job, Exchange(method_of(self._keys, job)), time.monotonic())
         self._ask(query, query.exchange.asks)
 
     def _ask(self, query: _Query, asks: list[Ask]) -> None:
