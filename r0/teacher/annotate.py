@@ -6,7 +6,7 @@ A pair's samples are addressed by its texts, so neither workers nor interruption
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,33 +80,49 @@ class Session:
 
 
 def annotate(keys: RankingKeys, samples: int, pairs: Pairs, done: Annotations, skip_bad: bool, stop: StopRequest) -> Session:
-    """Annotate what is not done yet.
+    """Start the engines and annotate what is not done yet.
 
     Raises:
-        UserError: a pair cannot be shown to the model, and such pairs are not skipped.
+        UserError: as ``annotate_with``.
     """
-    session = Session()
     left = [key for key in pairs if key not in done]
     if not left:
-        return session
+        return Session()
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     with Reranker.of(keys) as reranker:
         stop.install()  # Ray has handlers of its own
-        began = time.monotonic()
-        for key, outcome in progress(outcomes(reranker, samples, pairs, left, stop), "annotating", len(left)):
-            if outcome.refused:
-                outcome = _refused(pairs, outcome, skip_bad)
-            done.add(key, pairs.known(outcome.key), outcome)
-            session.pairs += 1
-            session.tokens += outcome.new_tokens
+        return annotate_with(reranker, samples, pairs, left, done, skip_bad, stop)
+
+
+def annotate_with(
+    reranker: Reranker,
+    samples: int,
+    pairs: Pairs,
+    left: Sequence[int],
+    done: Annotations,
+    skip_bad: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Session:
+    """Annotate the pairs with the keys ``left``, ``samples`` of a pair at most, into ``done``.
+
+    Raises:
+        UserError: a pair cannot be shown to the model, and such pairs are not skipped.
+    """
+    session, began = Session(), time.monotonic()
+    for key, outcome in progress(_outcomes(reranker, samples, pairs, left, stop), "annotating", len(left)):
+        if outcome.refused:
+            outcome = _refused(pairs, outcome, skip_bad)
+        done.add(key, pairs.known(outcome.key), outcome)
+        session.pairs += 1
+        session.tokens += outcome.new_tokens
         session.seconds = time.monotonic() - began
     return session
 
 
-def outcomes(
-    reranker: Reranker, samples: int, pairs: Pairs, keys: list[int], stop: Callable[[], bool]
+def _outcomes(
+    reranker: Reranker, samples: int, pairs: Pairs, keys: Sequence[int], stop: Callable[[], bool]
 ) -> Iterator[tuple[int, Outcome]]:
     """(key, outcome) of pairs in the order in which they are done; a job's own key is the pair's row."""
     in_work: dict[int, int] = {}
