@@ -1,18 +1,22 @@
 """``annotate`` with two workers against the same engines called directly, start-up left out.
 
-    python benchmarks/annotate.py [--rounds 5] [--pairs 256] [--new-tokens 128] [--at-once 32] [--width 512]
+    python benchmarks/annotate.py [--rounds 5] [--pairs 384] [--new-tokens 128] [--at-once 32] [--width 512]
 
 Baseline: two processes side by side, each with one vLLM engine (float32, one thread, prefix caching on) that is handed the
 token ids of half of a round's requests in one call of ``generate``. Against it: ``annotate`` with two workers of one thread
 each on Ray, from the texts of the same pairs to the lines of ``annotations.jsonl``; it writes the prompts, deals them out,
-reads the completions and keeps them. All four engines are up before anything is timed; rounds have pairs of their own, and in
-a round the two sides take turns, in an order that changes, so that each has both cores. A worker's tokens a second are what
-it sampled by the wall time until all are done, and its ratio is to the mean of the two direct engines in the same round. The
-model is a random Qwen2 with the tokenizer of r0-tiny, of 9.6 M parameters at --width 512; what it writes ends with
---new-tokens tokens.
+reads the completions and keeps them. All four engines are up before anything is timed. Rounds have pairs of their own; in a
+round the two sides take turns, in an order that changes, so that each has both cores. The model is a random Qwen2 with the
+tokenizer of r0-tiny, of 9.8 M parameters at --width 512; what it writes ends with --new-tokens tokens.
 
-Printed: tokens a second of both sides by round, for each worker the median ratio (target: at least 0.95), and whether both sides
-sampled the same number of tokens, as the same requests and seeds must.
+Of every engine two figures: tokens a second of wall time, until the last of its own completions is there; and the same
+without the time in which its thread could have run but other processes had the cores (Linux counts that:
+/proc/PID/task/TID/schedstat). The second does not depend on what else the machine does. From it the ratio is taken, and there
+half of the CPU seconds of the driver are charged to each worker, as on a machine of two cores, beside all time that a worker
+waits for the driver. A worker's ratio is to the mean of the two direct engines in the same round.
+
+Printed: both figures by round, for each worker the median ratio (target: at least 0.95), and whether both sides sampled the
+same number of tokens, as the same requests and seeds must.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import time
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -63,8 +67,32 @@ def build_model(folder: Path, width: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
+class Spent(NamedTuple):
+    """What an engine did in a round."""
+
+    tokens: int
+    wall_s: float
+    queued_s: float  # of them: ready to run, and other processes had the cores
+    charged_s: float = 0.0  # of the driver's work
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of wall time."""
+        return self.tokens / self.wall_s
+
+    @property
+    def own_rate(self) -> float:
+        """Tokens a second, as if nothing else had run but the driver."""
+        return self.tokens / (self.wall_s - self.queued_s + self.charged_s)
+
+
+def queued(pid: int) -> float:
+    """Seconds for which the main thread of a process has waited for a core."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int) -> None:
-    """A process with one engine: is sent requests, answers with (tokens, seconds)."""
+    """A process with one engine: is sent requests, answers with what it spent."""
     from r0.actors.engine import make_engine
     from r0.quiet import quiet
 
@@ -72,9 +100,10 @@ def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int)
     engine = make_engine(settings)
     pipe.send("ready")
     while requests := pipe.recv():
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), queued(os.getpid())
         sampled = engine.sample(requests, temperature, new_tokens, greedy=False)
-        pipe.send((sum(len(one.token_ids) for one in sampled), time.perf_counter() - began))
+        tokens = sum(len(one.token_ids) for one in sampled)
+        pipe.send(Spent(tokens, time.perf_counter() - began, queued(os.getpid()) - waited))
     engine.close()
 
 
@@ -102,42 +131,63 @@ def requests_of(pairs: Any, keys: Any, tokenizer: Any) -> list[Any]:
     return found
 
 
-def count_by_worker(reranker: Any) -> Counter[int]:
-    """Counts, from now on, the tokens that each worker of a reranker sampled."""
-    tokens: Counter[int] = Counter()
-    group, one_round = reranker._group, reranker._group._round
+class Meter:
+    """What each worker of a reranker spends."""
 
-    def counted(shares: Any) -> Any:
-        found = one_round(shares)
-        for share, outcomes in found:
-            tokens[share.index] += sum(outcome.new_tokens for outcome in outcomes)
+    def __init__(self, reranker: Any):
+        import ray
+
+        self._pids = ray.get([worker.pid.remote() for worker in reranker.workers])
+        group, one_round = reranker._group, reranker._group._round
+        self.start()
+
+        def counted(shares: Any) -> Any:
+            found = one_round(shares)
+            for share, outcomes in found:
+                if outcomes:
+                    self._tokens[share.index] += sum(outcome.new_tokens for outcome in outcomes)
+                    self._last[share.index] = time.perf_counter(), queued(self._pids[share.index])
+            return found
+
+        group._round = counted
+
+    def start(self) -> None:
+        """Begin a round."""
+        self._tokens: Counter[int] = Counter()
+        self._last: dict[int, tuple[float, float]] = {}
+        self._began, self._queued, self._driver = time.perf_counter(), list(map(queued, self._pids)), time.process_time()
+
+    def spent(self) -> list[Spent]:
+        """Of the round, worker by worker."""
+        each = (time.process_time() - self._driver) / len(self._pids)
+        found = []
+        for index, before in enumerate(self._queued):
+            ended, waited = self._last[index]
+            found.append(Spent(self._tokens[index], ended - self._began, waited - before, each))
         return found
 
-    group._round = counted
-    return tokens
 
-
-def called_directly(pipes: list[Connection], requests: list[Any]) -> list[tuple[int, float]]:
-    """(tokens, seconds) of each process."""
+def called_directly(pipes: list[Connection], requests: list[Any]) -> list[Spent]:
+    """What each process spends on its part of the requests."""
     for number, pipe in enumerate(pipes):
         pipe.send(requests[number :: len(pipes)])
     return [pipe.recv() for pipe in pipes]
 
 
-def annotated(reranker: Any, tokens: Counter[int], pairs: Any, folder: Path) -> tuple[list[int], float]:
-    """Tokens of each worker, and seconds."""
+def annotated(reranker: Any, meter: Meter, pairs: Any, folder: Path) -> list[Spent]:
+    """What each worker spends on annotating the pairs."""
     from r0.teacher.annotate import annotate_with
     from r0.teacher.annotate_store import Annotations
 
-    tokens.clear()
     with Annotations(folder / f"{time.monotonic_ns()}.jsonl", pairs, lambda row: None) as done:
-        session = annotate_with(reranker, 1, pairs, list(pairs), done)
-    return [tokens[index] for index in range(2)], session.seconds
+        meter.start()
+        annotate_with(reranker, 1, pairs, list(pairs), done)
+        return meter.spent()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    for name, default in (("rounds", 5), ("pairs", 256), ("new-tokens", 128), ("at-once", 32), ("width", 512)):
+    for name, default in (("rounds", 5), ("pairs", 384), ("new-tokens", 128), ("at-once", 32), ("width", 512)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
 
@@ -186,29 +236,30 @@ def measure(
     asked: argparse.Namespace, keys: Any, tokenizer: Any, reranker: Any, pipes: list[Connection], folder: Path
 ) -> tuple[bool, list[list[float]]]:
     """Whether the tokens were the same in all rounds, and the ratios of both workers by round."""
-    tokens = count_by_worker(reranker)
+    meter = Meter(reranker)
     same, ratios = True, []
     for number in range(asked.rounds + 1):  # the first to warm up
-        pairs = pairs_of(number, asked.pairs if number else 2 * asked.at_once)
+        pairs = pairs_of(number, asked.pairs if number else 4 * asked.at_once)
         requests = requests_of(pairs, keys, tokenizer)
-        if number % 2:
-            alone = called_directly(pipes, requests)
-            by_worker, seconds = annotated(reranker, tokens, pairs, folder)
-        else:
-            by_worker, seconds = annotated(reranker, tokens, pairs, folder)
-            alone = called_directly(pipes, requests)
+        sides = {}
+        for side in ("direct", "annotate") if number % 2 else ("annotate", "direct"):
+            direct_now = side == "direct"
+            sides[side] = called_directly(pipes, requests) if direct_now else annotated(reranker, meter, pairs, folder)
         if not number:
             continue
-        same = same and sum(by_worker) == sum(count for count, _ in alone)
-        rates = [count / took for count, took in alone]
-        ours = [count / seconds for count in by_worker]
-        ratios.append([rate / statistics.mean(rates) for rate in ours])
-        print(
-            f"round {number}: directly {rates[0]:,.0f} and {rates[1]:,.0f} tokens/s; annotate {ours[0]:,.0f} and {ours[1]:,.0f}; "
-            f"ratios {ratios[-1][0]:.3f} and {ratios[-1][1]:.3f}",
-            flush=True,
-        )
+        alone, ours = sides["direct"], sides["annotate"]
+        same = same and sum(one.tokens for one in ours) == sum(one.tokens for one in alone)
+        ratios.append([one.own_rate / statistics.mean(other.own_rate for other in alone) for one in ours])
+        print(f"round {number}: {shown('directly', alone)}; {shown('annotate', ours)}", end="; ")
+        print(f"ratios {ratios[-1][0]:.3f} and {ratios[-1][1]:.3f}", flush=True)
     return same, ratios
+
+
+def shown(name: str, both: list[Spent]) -> str:
+    """Tokens a second of both engines."""
+    return (
+        f"{name} {both[0].own_rate:,.0f} and {both[1].own_rate:,.0f} tokens/s (wall {both[0].rate:,.0f} and {both[1].rate:,.0f})"
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge, QueryRefused, Wanted
 from r0.rerank.methods import method_of
 
+ENOUGH = 0.75  # so jobs come in batches, not one by one, while the engine still has requests that it has not begun
+
 
 @dataclass
 class _Query:
@@ -73,8 +75,8 @@ class Scheduler:
 
     @property
     def hungry(self) -> bool:
-        """Whether more jobs could be begun than there are."""
-        return not self._waiting and len(self._talks) < self._in_flight
+        """Whether more jobs should come: nothing waits, and less than ``ENOUGH`` of what may be in flight is."""
+        return not self._waiting and len(self._talks) < ENOUGH * self._in_flight
 
     def step(self) -> list[Outcome]:
         """Begin what there is room for, let the engine work for a moment, take its replies; gives the jobs that are done.
