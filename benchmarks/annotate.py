@@ -257,9 +257,8 @@ def measure(
 
 def shown(name: str, both: list[Spent]) -> str:
     """Tokens a second of both engines."""
-    return (
-        f"{name} {both[0].own_rate:,.0f} and {both[1].own_rate:,.0f} tokens/s (wall {both[0].rate:,.0f} and {both[1].rate:,.0f})"
-    )
+    own, wall = [one.own_rate for one in both], [one.rate for one in both]
+    return f"{name} {own[0]:,.0f} and {own[1]:,.0f} tokens/s (wall {wall[0]:,.0f} and {wall[1]:,.0f})"
 
 
 if __name__ == "__main__":

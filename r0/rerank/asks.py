@@ -43,6 +43,7 @@ class Reply:
     tokens: int = 0  # sampled
     answer: Answer | None = None  # of a verdict (``Job.samples``): as the model states it; None: it cannot be read
     think_tokens: int = 0  # of a verdict: sampled within the thought
+    cut_tokens: int = 0  # of a verdict: of the document, which did not fit the prompt
 
 
 @dataclass(frozen=True, slots=True)

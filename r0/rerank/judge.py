@@ -101,7 +101,7 @@ class Judge:
         sampled = yield self._whole(job, ask, prompt)
         text = self._reader.text(sampled.token_ids)
         if job.samples:
-            return self._stated(prompt.prefix, text, sampled)
+            return self._stated(prompt, text, sampled)
         lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         probability, tokens = None, len(sampled.token_ids)
@@ -111,13 +111,13 @@ class Judge:
             tokens += 1
         return Reply(lenient.groups, lenient.scores, probability, failures, _thought(prompt.prefix + text), tokens)
 
-    def _stated(self, prefix: str, text: str, sampled: Sampled) -> Reply:
+    def _stated(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
         """A verdict as it stands; one that the token limit cut counts as none, whatever stands there."""
-        stated = read_stated(prefix + text)
+        stated = read_stated(prompt.prefix + text)
         failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
-        tokens = self._reader.verdict(sampled.token_ids, text, prefix, sampled.finish).think_tokens
+        tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
         answer = None if failures else stated.answer
-        return Reply(((0,),), None, None, failures, stated.thought, len(sampled.token_ids), answer, tokens)
+        return Reply(((0,),), None, None, failures, stated.thought, len(sampled.token_ids), answer, tokens, prompt.cut_tokens)
 
     def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
         seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1

@@ -1,9 +1,9 @@
 """``annotations.jsonl``: a line for every pair that is done, appended as it is done. An interrupted run goes on from it.
 
 A line holds ``pair`` (the pair's key, 16 hex digits), ``known`` (its label as an answer, or null), ``kept`` (whether the last
-sample is the pair's annotation; all before it were rejected), ``prompt_tokens``, ``samples`` in their order (``answer``: null
-where none can be read, ``failures``, ``think_tokens``, ``tokens``, ``think``), and ``refused``: why the pair could not be
-shown to the model, mostly empty.
+sample is the pair's annotation; all before it were rejected), ``prompt_tokens``, ``cut_tokens`` (of the document, which did
+not fit the prompt), ``samples`` in their order (``answer``: null where none can be read, ``failures``, ``think_tokens``,
+``tokens``, ``think``), and ``refused``: why the pair could not be shown to the model, mostly empty.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def _row(key: int, known: Answer | None, outcome: Outcome) -> Row:
         "known": known,
         "kept": bool(replies) and agrees(replies[-1], known),
         "prompt_tokens": outcome.prompt_tokens,
+        "cut_tokens": replies[0].cut_tokens if replies else 0,
         "samples": [
             {
                 "answer": reply.answer,

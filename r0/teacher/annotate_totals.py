@@ -32,6 +32,7 @@ class Totals:
     lengths: array[int] = field(default_factory=lambda: array("i"))  # of the thoughts kept, in tokens
     prompt_tokens: int = 0
     new_tokens: int = 0
+    cut: int = 0  # pairs whose document did not fit the prompt
     refused: list[str] = field(default_factory=list)  # the sentences
 
     def add(self, row: Row) -> None:
@@ -42,6 +43,7 @@ class Totals:
             self.refused.append(row["refused"])
             return
         samples = row["samples"]
+        self.cut += row["cut_tokens"] > 0
         self.first[row["known"] or NONE, samples[0]["answer"] or UNREADABLE] += 1
         self.samples += len(samples)
         self.new_tokens += sum(sample["tokens"] for sample in samples)
@@ -81,6 +83,7 @@ class Totals:
             "think_tokens": dict(zip(("low_10", "median", "high_90"), self.quantiles() or (None,) * 3, strict=True)),
             "prompt_tokens": self.prompt_tokens,
             "new_tokens": self.new_tokens,
+            "cut_documents": self.cut,
             "not_shown": len(self.refused),
         }
 
@@ -102,6 +105,8 @@ class Totals:
             low, middle, high = quantiles
             lines.append(f"thoughts kept, in tokens: median {middle}, 10 % up to {low}, 10 % from {high}")
         lines.append(self._rejected())
+        if self.cut:
+            lines.append(f"pairs whose document was cut to fit max_prompt_tokens: {self.cut}")
         if self.refused:
             lines.append(f"pairs that could not be shown to the model: {len(self.refused)}")
             lines += [f"  {sentence}" for sentence in self.refused[:LISTED]]

@@ -69,7 +69,7 @@ class Teacher(ReadingEngine):
 
     def _sampled(self, request):
         assert not request.allowed_ids, "asked for a probability"
-        document = re.findall(r"Document: (.*?)<\|im_end\|>", self.tokenizer.decode(request.prompt_ids))[-1]
+        document = re.findall(r"Document: (.*?)(?:<\|im_end\|>|$)", self.tokenizer.decode(request.prompt_ids))[-1]
         number = self.asked[document] = self.asked.get(document, -1) + 1
         self.seeds.add(request.seed)
         ids = tuple(self.tokenizer(self._write(document, number), add_special_tokens=False).input_ids)
@@ -114,6 +114,12 @@ def test_a_verdict_that_the_token_limit_cut_counts_as_none():
     found, _ = annotate([("d", NO)], lambda document, number: "<think>a</think>no", finish=Finish.LENGTH)
     assert answers(found[0]) == [None, None, None]
     assert found[0].failures == {"cut": 3}
+
+
+def test_a_document_that_is_cut_to_fit_is_counted():
+    found, _ = annotate([("d", NO), ("long " * 1000, NO)], lambda document, number: "<think>a</think>no")
+    assert found[0].replies[0][1].cut_tokens == 0
+    assert 1000 < found[1].replies[0][1].cut_tokens < 5000
 
 
 def test_a_document_cannot_state_the_verdict():
