@@ -10,6 +10,7 @@ import pytest
 
 from r0.config import ConvertConfig
 from r0.data.convert_builtin import RUN_NAME, convert_builtin
+from r0.launch import main
 from tests.helpers import tiny_model
 from tests.launching import command, environment, launch, record
 
@@ -53,10 +54,6 @@ def test_a_beir_user_gets_a_warm_start(whole: tuple[Path, str], beir: Path, tmp_
     assert summary["samples"] == sum(len(line["samples"]) for line in pairs(output).values()) < 140  # not four of every pair
     assert "agreement with the known label: " in said
     assert "tokens a second" in said
-    again = launch("annotate", settings(beir, output))
-    assert "finished before" in again.stdout
-    refused = launch("annotate", settings(beir, output, samples=2), code=2)
-    assert "samples (4 there, 2 here)" in refused.stderr
     student = tiny_model(tmp_path / "student", scale=0.02)
     warm: dict[str, object] = {
         "data": output / "rows.jsonl", "model": student, "output": tmp_path / "warm", "heldout_share": 0.0, "batch_size": 16,
@@ -67,6 +64,15 @@ def test_a_beir_user_gets_a_warm_start(whole: tuple[Path, str], beir: Path, tmp_
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.5
     assert (tmp_path / "warm" / "model" / "model.safetensors").is_file()
+
+
+def test_a_finished_run_is_not_done_again_and_other_settings_are_refused(
+    whole: tuple[Path, str], beir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(command("annotate", settings(beir, whole[0]))[3:]) == 0
+    assert "finished before" in capsys.readouterr().out
+    assert main(command("annotate", settings(beir, whole[0], samples=2))[3:]) == 2
+    assert "samples (4 there, 2 here)" in capsys.readouterr().err
 
 
 def interrupt(values: dict[str, object], output: Path, after: int) -> bytes:
