@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from r0.config import (
+    AnnotateConfig,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
@@ -53,6 +54,9 @@ COMMANDS = {
     "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run"),
     "convert": Command(
         ConvertConfig, "raw production logs to pointwise rows", "r0.commands.convert:run", positionals=("input", "output")
+    ),
+    "annotate": Command(
+        AnnotateConfig, "a teacher writes thoughts and verdicts for a warm start", "r0.commands.annotate:run", shipped=False
     ),
     "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
     "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),

@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import local_gpus, phases
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
+from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -30,13 +30,18 @@ def plan(command: str, config: TrainingKeys) -> str:
 
 def plan_rerank(config: RerankConfig) -> str:
     """The text of a dry run of ``rerank``. Nothing is loaded, started or written."""
+    return plan_engines("rerank", config, config)
+
+
+def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys) -> str:
+    """The text of a dry run of a command whose workers are those of ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
     gpus = local_gpus() > 0
-    parts += _places(config, gpus)
-    parts += _memory(config, gpus, missing)
-    parts.append(_output("rerank", config, missing))
-    named = (("data", config.data), ("run", config.run))
+    parts += _places(keys, gpus)
+    parts += _memory(keys, gpus, missing)
+    parts.append(_output(command, config, missing))
+    named = (("data", config.data if config.data != "builtin" else None), ("run", config.run))
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
     if config.run is None and Path(config.data).is_dir():
         missing.append(f"run: the BEIR folder {config.data} needs a TREC run with the candidates of each query")
@@ -111,7 +116,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: TrainingKeys | RerankConfig, missing: list[str]) -> str:
+def _output(command: str, config: TrainingKeys | RerankConfig | AnnotateConfig, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

@@ -1,6 +1,7 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
-from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
+from r0.config.annotate import AnnotateConfig
+from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
@@ -23,6 +24,7 @@ from r0.config.sections import (
 from r0.config.stage_c import ScoreLossSection, StageCConfig
 
 __all__ = [
+    "AnnotateConfig",
     "CheckpointSection",
     "ConvertConfig",
     "DataKeys",
@@ -51,6 +53,7 @@ __all__ = [
     "ScoreLossSection",
     "Section",
     "SftConfig",
+    "SourceKeys",
     "StageAConfig",
     "StageBConfig",
     "StageCConfig",

@@ -9,6 +9,8 @@ probability of yes over yes and no, at the place where the answer stands:
 * without thinking, an empty thought and ``<answer>`` follow the prompt, and the one token is all.
 
 Where that is and which two tokens these are: ``r0.answer_place``.
+
+Where the verdict itself is wanted (``Job.samples``), it is read as it stands (``r0.rerank.stated``), and one completion is all.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from r0.records import (
 )
 from r0.rerank.asks import Ask, Reply
 from r0.rerank.job import Job
+from r0.rerank.stated import read_stated
 
 
 class QueryRefused(UserError):
@@ -97,6 +100,8 @@ class Judge:
             return Reply(((0,),), probability=probability, failures=_none(probability), tokens=1)
         sampled = yield self._whole(job, ask, prompt)
         text = self._reader.text(sampled.token_ids)
+        if job.samples:
+            return self._stated(prompt, text, sampled)
         lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         probability, tokens = None, len(sampled.token_ids)
@@ -105,6 +110,14 @@ class Judge:
             failures |= _none(probability)
             tokens += 1
         return Reply(lenient.groups, lenient.scores, probability, failures, _thought(prompt.prefix + text), tokens)
+
+    def _stated(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
+        """A verdict as it stands; one that the token limit cut counts as none, whatever stands there."""
+        stated = read_stated(prompt.prefix + text)
+        failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
+        tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
+        answer = None if failures else stated.answer
+        return Reply(((0,),), None, None, failures, stated.thought, len(sampled.token_ids), answer, tokens, prompt.cut_tokens)
 
     def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
         seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1

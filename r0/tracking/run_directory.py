@@ -7,7 +7,9 @@
     rollouts/       what was sampled and how it was judged, a file a step
     queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
     run.trec        rerank: the result
-    summary.json    rerank: failures, tokens, seconds
+    annotations.jsonl   annotate: what each pair got; what a resumed run does not do again
+    rows.jsonl, raw_log.jsonl   annotate: the result
+    summary.json    rerank, annotate: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
     before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
@@ -51,6 +53,9 @@ OWNED = (
     "rollouts",
     "queries.jsonl",
     "run.trec",
+    "annotations.jsonl",
+    "rows.jsonl",
+    "raw_log.jsonl",
     "summary.json",
     "thoughts.jsonl",
     "before.json",
