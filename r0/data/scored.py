@@ -16,7 +16,7 @@ from r0.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class ScoredList:
-    """A query with documents [N], their labels [N] and a teacher's raw scores [N], None where it gave none; ``place``: file:line."""
+    """A query with documents [N], labels [N] and a teacher's raw scores [N], None where it gave none; ``place`` is file:line."""
 
     query: str
     documents: tuple[str, ...]
