@@ -23,6 +23,7 @@ from r0.config import (
     RerankConfig,
     RetrieveConfig,
     RolloutsConfig,
+    ScoreConfig,
     Section,
     SftConfig,
     StageAConfig,
@@ -66,6 +67,12 @@ COMMANDS = {
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
+    "distill score": Command(
+        ScoreConfig,
+        "a teacher's raw logits for labelled data, one document at a time (pointwise)",
+        "r0.commands.distill_score:run",
+        shipped=False,
+    ),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
 }
 

@@ -20,7 +20,7 @@ def environment() -> dict[str, str]:
 
 def command(name: str, settings: dict[str, object]) -> list[str]:
     """The command line of ``name`` with ``key=value`` settings."""
-    return [sys.executable, "-m", "r0.launch", name, *(f"{key}={value}" for key, value in settings.items())]
+    return [sys.executable, "-m", "r0.launch", *name.split(), *(f"{key}={value}" for key, value in settings.items())]
 
 
 def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -32,13 +32,13 @@ def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float
 
 def refused(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
     """What the door says to bad input, in this process, which costs no imports; its exit code must be 2."""
-    assert main([name, *(f"{key}={value}" for key, value in settings.items())]) == 2
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 2
     return capsys.readouterr().err
 
 
 def here(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
     """What a command prints that needs neither Ray nor engines, run in this process; its exit code must be 0."""
-    assert main([name, *(f"{key}={value}" for key, value in settings.items())]) == 0
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 0
     return capsys.readouterr().out
 
 

@@ -2,9 +2,10 @@
 
 from r0.config.annotate import AnnotateConfig
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
+from r0.config.distill import ScoreConfig
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
-from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
+from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -50,7 +51,9 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScoreConfig",
     "ScoreLossSection",
+    "ScoringKeys",
     "Section",
     "SftConfig",
     "SourceKeys",

@@ -5,11 +5,12 @@
     metrics.jsonl   the record: only what a repeated run repeats
     timings.jsonl   seconds, tokens a second, memory
     rollouts/       what was sampled and how it was judged, a file a step
-    queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
+    queries.jsonl   rerank, distill score: one line a finished query; what a resumed run does not do again
     run.trec        rerank: the result
     annotations.jsonl   annotate: what each pair got; what a resumed run does not do again
     rows.jsonl, raw_log.jsonl   annotate: the result
-    summary.json    rerank, annotate: failures, tokens, seconds
+    scores.jsonl    distill score: the result
+    summary.json    rerank, annotate, distill score: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
     before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
@@ -56,6 +57,7 @@ OWNED = (
     "annotations.jsonl",
     "rows.jsonl",
     "raw_log.jsonl",
+    "scores.jsonl",
     "summary.json",
     "thoughts.jsonl",
     "before.json",
@@ -101,7 +103,7 @@ class Finished:
 
 def default_output(command: str, config: BaseModel) -> Path:
     """``runs/<command>-<hash>``; the hash is of the configuration without ``output`` and ``fresh``."""
-    return Path("runs") / f"{command}-{resolved.config_hash(command, config)}"
+    return Path("runs") / f"{command.replace(' ', '_')}-{resolved.config_hash(command, config)}"
 
 
 class RunDirectory:
