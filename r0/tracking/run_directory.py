@@ -96,7 +96,7 @@ class Finished:
 
 def default_output(command: str, config: BaseModel) -> Path:
     """``runs/<command>-<hash>``; the hash is of the configuration without ``output`` and ``fresh``."""
-    return Path("runs") / f"{command}-{resolved.config_hash(command, config)}"
+    return Path("runs") / f"{command.replace(' ', '_')}-{resolved.config_hash(command, config)}"
 
 
 class RunDirectory:
