@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
+from r0.data.jsonl import PACKED, BadLine, BadLines, Row, parse, read_lines, readable_file
 from r0.data.readers import DataKind, Judged, LabelRule, judged
 from r0.errors import UserError
 from r0.records import PointwiseTask, Task
@@ -44,11 +44,13 @@ class Rows(Protocol):
 class FileRows:
     """Lines of a file by offset and length. Safe to fork and to pickle: reads carry their own position, handles stay behind.
 
-    Raises (on reading):
-        UserError: the file is gone or is no longer what was indexed.
+    Raises:
+        UserError: the file is packed; on reading, it is gone or is no longer what was indexed.
     """
 
     def __init__(self, path: Path):
+        if path.name.endswith(PACKED):
+            raise UserError(f"{path}: is packed, and its rows are read where they stand; unpack it first with `gunzip -k {path}`")
         self.path = path.resolve()
         self._print = _fingerprint(self.path)
         self._fd: int | None = None

@@ -2,8 +2,8 @@
 
 * pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` become 0 to 1.
 * grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, of two hits and two different labels at least.
-* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives" (or "pos"), "negatives" (or "neg")}``. Positives
-  have the label 1, negatives 0.
+* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``; also under the names ``pos`` and
+  ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have the label 1, negatives 0.
 * triplets: ``{"query", "positive", "negative", "score_diff"}``, the difference of a teacher's scores (``r0.distill.triplets``).
   The two documents have the labels score_diff and 0.
 * scored: groups with a teacher's scores (``r0.data.scored``), which are the labels. Hits without one are left out and counted.
@@ -15,7 +15,7 @@ Other fields are passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +30,7 @@ from r0.records import Form
 BUILTIN = "builtin"
 BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
 LISTED = ("query", "positives", "negatives")  # what the elements of a line that is a list are
+POSITIVES, NEGATIVES = ("positives", "pos", "positive"), ("negatives", "neg", "negative")  # names of the lists
 
 
 class LabelledKind(StrEnum):
@@ -106,7 +107,7 @@ def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
     if kind == LabelledKind.POINTWISE:
         return Labelled(query, (_document(row),), (bounds.scaled(number_of(row, "label")),))
     if kind == LabelledKind.POSITIVES:
-        positives, negatives = _texts(row, "positives", "pos"), _texts(row, "negatives", "neg")
+        positives, negatives = _texts(row, POSITIVES), _texts(row, NEGATIVES)
         if not positives:
             raise BadLine("there is no positive; a query without one teaches nothing, leave it out")
         return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
@@ -156,7 +157,7 @@ def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKi
             return hits
         if "score_diff" in keys:
             return LabelledKind.TRIPLETS
-        if keys & {"positives", "pos"}:
+        if keys & set(POSITIVES):
             return LabelledKind.POSITIVES
         if "label" in keys and keys & {"content", "document"}:
             return LabelledKind.POINTWISE
@@ -207,8 +208,8 @@ def _document(row: Row, where: str = "") -> str:
     return text_of(row, "document" if "document" in row and "content" not in row else "content", where)
 
 
-def _texts(row: Row, name: str, other: str) -> tuple[str, ...]:
-    key = other if name not in row and other in row else name
+def _texts(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    key = next((name for name in names if name in row), names[0])
     values = row.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise BadLine(f"{shown(key)} must be a list of texts that are not blank")

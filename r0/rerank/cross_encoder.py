@@ -1,14 +1,16 @@
 """Cross-encoders: models that read query and document together and give one score. sentence-transformers runs them.
 
-Scored so, with method=pointwise and without vLLM, are
+Scored so, with method=pointwise and without vLLM or any other engine, are
 
 * a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder that was given one);
 * a folder that sentence-transformers or r0 saved as a ``CrossEncoder``, a decoder's logit(yes) − logit(no) among them. With
   ``thinking`` true or false, or another method, such a decoder is a language model like others;
-* a language model for which the configuration gives the format of a pair (``query_format`` …), read as yes against no.
+* a language model for which the configuration gives the format of a pair (``query_format`` …), read as yes against no, where
+  rollout.engine is hf. vLLM scores it otherwise, from token ids (``r0.rerank.pair_prompts``).
 
-The scores are those of ``sentence_transformers.CrossEncoder.predict`` with the activation that the folder names (a sigmoid where
-it names none), but for one thing: a control token spelled in a query or a document is text here, and a control token there.
+The scores of a ranking are those of ``sentence_transformers.CrossEncoder.predict`` with the activation that the folder names (a
+sigmoid where it names none), but for one thing: a control token spelled in a query or a document is text here, and a control
+token there. A reply has the score before the activation beside it (``Reply.logit``).
 """
 
 from __future__ import annotations
@@ -51,12 +53,14 @@ def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
             raise UserError(f"method: {folder.name} scores documents one by one ({name}); use method=pointwise")
         if keys.thinking:
             raise UserError(f"thinking: {folder.name} has a score head and writes nothing ({name}); leave thinking out")
-    elif formats is not None:
-        if keys.method != "pointwise" or keys.thinking:
-            raise UserError("query_format: a pair's format gives scores without a thought; use method=pointwise without thinking")
     elif not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
         what = name or "model of no known kind"
         raise UserError(f"model: {folder} is a {what}, which neither writes nor scores; finetune it first")
+    elif formats is not None:
+        if keys.method != "pointwise" or keys.thinking:
+            raise UserError("query_format: a pair's format gives scores without a thought; use method=pointwise without thinking")
+        if keys.rollout.engine == "vllm":
+            return False
     elif keys.method != "pointwise" or keys.thinking is not None or not _saved_as_cross_encoder(folder):
         return False
     most = pair_tokens(folder)
@@ -116,26 +120,34 @@ class CrossEncoderWorker:
     def _score(self, jobs: Sequence[Job]) -> list[Outcome]:
         began = time.monotonic()
         pairs = [(self._plain(job.query), self._plain(document)) for job in jobs for document in job.documents]
-        scores = self._model.predict(pairs, batch_size=self._batch, show_progress_bar=False).tolist() if pairs else []
+        logits = self._logits(pairs)
         seconds, place, found = time.monotonic() - began, 0, []
         for job in jobs:
             end = place + len(job.documents)
             tokens = sum(self._model.tokens[pair] for pair in pairs[place:end])
-            found.append(self._outcome(job, scores[place:end], tokens, seconds))
+            found.append(self._outcome(job, logits[place:end], tokens, seconds))
             place = end
         self._model.tokens.clear()
         return found
 
-    def _outcome(self, job: Job, scores: Sequence[float], tokens: int, seconds: float) -> Outcome:
-        values = [score if math.isfinite(score) else None for score in scores]
+    def _logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """[pairs] scores before the activation that the folder names."""
+        if not pairs:
+            return []
+        from torch.nn import Identity
+
+        raw = Identity()
+        return self._model.predict(pairs, batch_size=self._batch, activation_fn=raw, show_progress_bar=False).tolist()
+
+    def _outcome(self, job: Job, logits: Sequence[float], tokens: int, seconds: float) -> Outcome:
+        import torch
+
+        scores = self._model.activation_fn(torch.tensor(logits).unsqueeze(-1)).flatten().tolist()
+        replies = tuple((Ask((i,), Form.YES_NO), _reply(*both)) for i, both in enumerate(zip(logits, scores, strict=True)))
+        values = [reply.probability for _, reply in replies]
         ranking = Ranking.of_order(range(len(values))) if job.each else Ranking.of_scores(values)
         if job.scores and values:
             ranking = fuse(ranking, job.scores, self._keys.fusion_weight)
-        wrong = frozenset({Violation.BAD_ANSWER})  # no number: the document keeps its given rank
-        replies = tuple(
-            (Ask((i,), Form.YES_NO), Reply(((0,),), probability=value, failures=wrong if value is None else frozenset()))
-            for i, value in enumerate(values)
-        )
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)
 
     def _plain(self, text: str) -> str:
@@ -144,6 +156,13 @@ class CrossEncoderWorker:
             if token in text:
                 text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
         return text
+
+
+def _reply(logit: float, score: float) -> Reply:
+    """One document's; without a number it fails, and the document keeps its given rank."""
+    if not (math.isfinite(logit) and math.isfinite(score)):
+        return Reply(((0,),), failures=frozenset({Violation.BAD_ANSWER}))
+    return Reply(((0,),), probability=score, logit=logit)
 
 
 def _load(keys: RankingKeys, settings: EngineSettings) -> Any:

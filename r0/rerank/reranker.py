@@ -24,6 +24,7 @@ from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.methods import width
+from r0.rerank.pair_format import PairFormat
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 
 logger = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
         return CrossEncoderWorker, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
     prompt_tokens = prompt_budget(keys, folder)
-    length = prompt_tokens + keys.max_new_tokens + ANSWER_ROOM
+    length = prompt_tokens + _new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
     return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // width(keys, keys.depth)))
 
@@ -248,7 +249,7 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
         UserError: prompt and completion together have more tokens than the model has positions.
     """
     most = positions(folder)
-    room = DEFAULT_PROMPT_TOKENS if most is None else most - keys.max_new_tokens - ANSWER_ROOM
+    room = DEFAULT_PROMPT_TOKENS if most is None else most - _new_tokens(keys)
     if room < SMALLEST_PROMPT:
         raise UserError(
             f"max_new_tokens={keys.max_new_tokens} leaves no room for a prompt in the {most} positions of {folder.name}; lower it"
@@ -256,11 +257,21 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
     if keys.max_prompt_tokens is None:
         return min(DEFAULT_PROMPT_TOKENS, room)
     if most is not None and keys.max_prompt_tokens > room:
+        if PairFormat.of(keys):
+            raise UserError(
+                f"max_prompt_tokens: {keys.max_prompt_tokens} and the answer's token are more than the {most} positions of "
+                f"{folder.name}; use max_prompt_tokens={room}"
+            )
         raise UserError(
             f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
             f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
+
+
+def _new_tokens(keys: RankingKeys) -> int:
+    """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
+    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_ROOM
 
 
 def _check(outcome: Outcome) -> None:
