@@ -17,6 +17,8 @@ from pathlib import Path
 from r0.config import (
     ConvertConfig,
     DemoConfig,
+    DistillConfig,
+    DistillEvalConfig,
     DistillTrainConfig,
     DistillTripletsConfig,
     EvaluateConfig,
@@ -24,6 +26,7 @@ from r0.config import (
     RerankConfig,
     RetrieveConfig,
     RolloutsConfig,
+    ScoreConfig,
     Section,
     SftConfig,
     StageAConfig,
@@ -67,9 +70,19 @@ COMMANDS = {
     "distill train": Command(
         DistillTrainConfig, "a student learns from a teacher's scores", "r0.commands.distill_train:run", shipped=False
     ),
+    "distill eval": Command(
+        DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
+    ),
+    "distill": Command(DistillConfig, "score, triplets, train and eval in one run", "r0.commands.distill:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
+    "distill score": Command(
+        ScoreConfig,
+        "a teacher's raw logits for labelled data, one document at a time (pointwise)",
+        "r0.commands.distill_score:run",
+        shipped=False,
+    ),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
 }
 

@@ -36,6 +36,8 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
         gain = gained(config, directory.path)
         if directory.state != RunState.FINISHED:
             write_atomic(directory.path / TABLE, render(gain, "json").encode())
-            directory.finish(len(gain.after.query_ids), {f"after/{row['measure']}": float(row["after"] or 0) for row in gain.rows()})
+            directory.finish(
+                len(gain.after.query_ids), {f"after/{row['measure']}": float(row["after"] or 0) for row in gain.rows()}
+            )
         print(render(gain, config.format), end="")
     return 0

@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import local_gpus, phases
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
+from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -40,6 +40,20 @@ def plan_rerank(config: RerankConfig) -> str:
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
     if config.run is None and Path(config.data).is_dir():
         missing.append(f"run: the BEIR folder {config.data} needs a TREC run with the candidates of each query")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def plan_score(config: ScoreConfig) -> str:
+    """The text of a dry run of ``distill score``. Nothing is loaded, started or written."""
+    missing: list[str] = []
+    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
+    gpus, ranking = local_gpus() > 0, config.ranking()
+    parts += _places(ranking, gpus)
+    parts += _memory(ranking, gpus, missing)
+    parts.append(_output("distill score", config, missing))
+    if config.data != "builtin" and not Path(config.data).expanduser().exists():
+        missing.append(f"data: there is no {config.data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
 
@@ -111,7 +125,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: TrainingKeys | RerankConfig, missing: list[str]) -> str:
+def _output(command: str, config: TrainingKeys | RerankConfig | ScoreConfig, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

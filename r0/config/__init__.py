@@ -1,10 +1,12 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
+from r0.config.distill import ScoreConfig
+from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
-from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
+from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -28,6 +30,8 @@ __all__ = [
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",
+    "DistillConfig",
+    "DistillEvalConfig",
     "DistillTrainConfig",
     "DistillTripletsConfig",
     "EvalSection",
@@ -51,13 +55,16 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScoreConfig",
     "ScoreLossSection",
+    "ScoringKeys",
     "Section",
     "SftConfig",
     "StageAConfig",
     "StageBConfig",
     "StageCConfig",
     "SyncSection",
+    "TeacherSection",
     "TrackingSection",
     "TrainingKeys",
     "WarmStartSection",

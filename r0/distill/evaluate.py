@@ -35,9 +35,7 @@ def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig
         keys |= {"thinking": None, "system_prompt": "", **dict.fromkeys(FORMATS[:-1])}
     elif not config.thinking:
         keys["max_new_tokens"] = 1
-    return ScoreConfig(
-        **keys, data=config.data, builtin_rows=config.builtin_rows, output=str(output), skip_bad=config.skip_bad
-    )  # type: ignore[arg-type]
+    return ScoreConfig(**keys, data=config.data, builtin_rows=config.builtin_rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
 
 
 def gained(config: DistillEvalConfig, folder: Path) -> Gain:

@@ -5,13 +5,16 @@
     metrics.jsonl   the record: only what a repeated run repeats
     timings.jsonl   seconds, tokens a second, memory
     rollouts/       what was sampled and how it was judged, a file a step
-    queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
+    queries.jsonl   rerank, distill score: one line a finished query; what a resumed run does not do again
     run.trec        rerank: the result
-    summary.json    rerank: failures, tokens, seconds
+    scores.jsonl    distill score: the result
+    summary.json    rerank, distill score: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
     before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
     model/          the final model in Hugging Face form; adapter/ beside it after LoRA
+    score/ triplets.jsonl train/ score_test/ eval/   distill: its steps, each as the command of its name leaves it
+    before/ after/ gain.json   distill eval: the scores of both models, and the measures
     logs/ tensorboard/ wandb/
     finished.json   written last: the run is over
 
@@ -51,11 +54,20 @@ OWNED = (
     "rollouts",
     "queries.jsonl",
     "run.trec",
+    "scores.jsonl",
     "summary.json",
     "thoughts.jsonl",
     "before.json",
     "after.json",
     "warm_start",
+    "score",
+    "triplets.jsonl",
+    "train",
+    "score_test",
+    "eval",
+    "before",
+    "after",
+    "gain.json",
     "data",
     "model",
     "adapter",
