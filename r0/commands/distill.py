@@ -69,17 +69,16 @@ def _check(config: DistillConfig) -> str | None:
     training = train_config(config, Path())
     micro_batch(training)
     scored = scores_already(training, plan_model(training, student), student)
-    scoring = score_config(config, config.data, Path()).ranking()
-    if not is_cross_encoder(teacher, scoring):
-        prompt_budget(scoring, teacher)
-    lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)
+    asked = score_config(config, config.data, Path())
+    if not is_cross_encoder(teacher, asked.ranking()):
+        prompt_budget(asked.ranking(), teacher)
+    lists = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
     if config.test is not None:
         known = {query_hash(one.query) for one in lists}
         asked = score_config(config, config.test, Path(), test=True)
-        if all(
-            query_hash(one.query) in known for one in LabelledLists(config.test, asked.builtin_rows, asked.seed, config.skip_bad)
-        ):
-            raise UserError(f"test: every query of {config.test} is in {config.data} too, so nothing would be left to measure")
+        test = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
+        if all(query_hash(one.query) in known for one in test):
+            raise UserError(f"test: every query of {config.test} is in {config.data} too; give lists of other queries")
     return config.model if scored else None
 
 
@@ -103,7 +102,7 @@ def _steps(config: DistillConfig, folder: Path, before: str | None) -> Iterator[
 
 def score_config(config: DistillConfig, data: str, output: Path, test: bool = False) -> ScoreConfig:
     """The teacher's scoring of ``data``. Built-in tests are a tenth of the training lists, and others."""
-    keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": config.seed + test}
+    keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": config.teacher.seed + test}
     rows = max(8, config.builtin_rows // 10) if test else config.builtin_rows
     return ScoreConfig(**keys, data=data, builtin_rows=rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
 
@@ -120,8 +119,8 @@ def eval_config(config: DistillConfig, folder: Path, before: str | None) -> Dist
     test = score_config(config, str(config.test), folder, test=True)
     formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "max_prompt_tokens", "ray", "format")
     return DistillEvalConfig(
-        **{name: getattr(config, name) for name in formats}, rollout=config.teacher.rollout, model=str(folder / "train" / "model"),
-        before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed, skip_bad=config.skip_bad,
+        **{name: getattr(config, name) for name in formats}, rollout=config.teacher.rollout,
+        model=str(folder / "train" / "model"), before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed, skip_bad=config.skip_bad,
         teacher_scores=str(folder / "score_test" / "scores.jsonl"), seen=(str(folder / "score" / "scores.jsonl"),),
         output=str(folder / "eval"),
     )  # fmt: skip

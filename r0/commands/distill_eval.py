@@ -14,7 +14,7 @@ TABLE = "gain.json"
 
 
 def run(config: DistillEvalConfig, dry_run: bool) -> int:
-    """Score and measure, or say what would be done. Returns the exit code: 128 + signal when stopped (the same command goes on)."""
+    """Score and measure, or say what would be done. Returns the exit code: 128 + signal when stopped (the same goes on)."""
     output = output_path("distill eval", config)
     if dry_run:
         models = ", ".join(filter(None, (config.before, config.model)))

@@ -15,7 +15,7 @@ Table = Literal["text", "markdown", "json"]
 
 
 class DistillEvalConfig(ScoringKeys):
-    """A student before and after: MAP, MRR@10 and nDCG@10 on lists that were not trained on. The keys of scoring hold for both."""
+    """A student before and after: MAP, MRR@10, nDCG@10 on lists that were not trained on. The keys of scoring hold for both."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {"after": "model", "test": "data"}
 
