@@ -120,7 +120,7 @@ def eval_config(config: DistillConfig, folder: Path, before: str | None) -> Dist
     formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "max_prompt_tokens", "ray", "format")
     return DistillEvalConfig(
         **{name: getattr(config, name) for name in formats}, rollout=config.teacher.rollout,
-        model=str(folder / "train" / "model"), before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed, skip_bad=config.skip_bad,
-        teacher_scores=str(folder / "score_test" / "scores.jsonl"), seen=(str(folder / "score" / "scores.jsonl"),),
-        output=str(folder / "eval"),
+        model=str(folder / "train" / "model"), before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed,
+        skip_bad=config.skip_bad, teacher_scores=str(folder / "score_test" / "scores.jsonl"),
+        seen=(str(folder / "score" / "scores.jsonl"),), output=str(folder / "eval"),
     )  # fmt: skip
