@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r0.commands.output import output_path
 from r0.commands.plan import plan
@@ -15,6 +16,9 @@ from r0.config.distill_run import keys_in_common
 from r0.config.models import check_preset
 from r0.errors import UserError
 from r0.tracking import RunDirectory, RunState
+
+if TYPE_CHECKING:
+    from r0.teacher.labelled_lists import LabelledLists
 
 Step = tuple[str, Callable[[], int]]  # title, and what returns an exit code
 OWN_DATA = (
@@ -39,9 +43,9 @@ def run(config: DistillConfig, dry_run: bool) -> int:
         steps = "score, triplets, train" if config.loss_type == "margin_mse" else "score, train"
         print(f"{plan('distill', config)}\nsteps: {steps}{', eval' if config.test else ''}")
         return 0
-    before = _check(config)
+    lists, before = _check(config)
     with RunDirectory.open(output_path("distill", config), "distill", config, fresh=config.fresh) as directory:
-        for title, step in _steps(config, directory.path, before):
+        for title, step in _steps(config, directory.path, lists, before):
             print(f"— {title}", flush=True)
             if code := step():
                 return code
@@ -51,8 +55,8 @@ def run(config: DistillConfig, dry_run: bool) -> int:
     return 0
 
 
-def _check(config: DistillConfig) -> str | None:
-    """What can be known before anything is written; the student before its training, where it has scores already.
+def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
+    """What can be known before anything is written: the lists, and the student before its training where it has scores already.
 
     Raises:
         UserError: a model, its settings or the data cannot be used; no test query is new.
@@ -79,14 +83,20 @@ def _check(config: DistillConfig) -> str | None:
         test = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
         if all(query_hash(one.query) in known for one in test):
             raise UserError(f"test: every query of {config.test} is in {config.data} too; give lists of other queries")
-    return config.model if scored else None
+    return lists, config.model if scored else None
 
 
-def _steps(config: DistillConfig, folder: Path, before: str | None) -> Iterator[Step]:
-    """The steps in their order. The test is read by the last two alone."""
+def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: str | None) -> Iterator[Step]:
+    """The steps in their order; a step is made when the one before it is done. Nothing of the test is in any but the last two.
+
+    Raises:
+        UserError: the data is no longer what was scored.
+    """
     from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
+    from r0.distill.match import check_match
 
     yield "score", lambda: distill_score.run(score_config(config, config.data, folder / "score"), False)
+    check_match(folder / "score" / "scores.jsonl", lists)
     if config.loss_type == "margin_mse" and not (folder / "triplets.jsonl").is_file():
         triplets = DistillTripletsConfig(
             data=str(folder / "score" / "scores.jsonl"), output=str(folder / "triplets.jsonl"), seed=config.seed,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from r0.commands.output import output_path
 from r0.config import DistillEvalConfig
-from r0.data.jsonl import readable_file
 from r0.files import write_atomic
 from r0.tracking import RunDirectory, RunState
 
@@ -21,11 +18,10 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
         print(f"would score {config.data} with {models} and measure; output: {output}")
         return 0
     from r0.commands import distill_score
-    from r0.distill.evaluate import gained, sides
+    from r0.distill.evaluate import gained, judged_lists, sides
     from r0.distill.gain import render
 
-    for path in (*config.seen, *filter(None, [config.teacher_scores])):
-        readable_file(Path(path).expanduser(), "a JSONL file")
+    judged = judged_lists(config)
     with RunDirectory.open(output, "distill eval", config, fresh=config.fresh) as directory:
         for name, scoring in sides(config, directory.path).items():
             if (directory.path / name / "finished.json").is_file():
@@ -33,7 +29,7 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
             print(f"{name}: {scoring.model}")
             if code := distill_score.run(scoring, dry_run=False):
                 return code
-        gain = gained(config, directory.path)
+        gain = gained(config, judged, directory.path)
         if directory.state != RunState.FINISHED:
             write_atomic(directory.path / TABLE, render(gain, "json").encode())
             directory.finish(

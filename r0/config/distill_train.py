@@ -15,6 +15,7 @@ class DistillTripletsConfig(Section):
 
     data: str = key(..., "a teacher's scores, as `distill score` writes them")
     output: str = key(..., "triplets to write (JSONL)")
+    source: str | None = key(None, "the data that was scored; scores of other queries or documents are refused")
     max_per_query: Count | None = key(None, "triplets of a query, at most, drawn by seed; empty: all")
     seed: Annotated[int, Field(ge=0)] = key(42, "of what is drawn")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")

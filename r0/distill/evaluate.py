@@ -13,6 +13,7 @@ from r0.data.labelled import LISTED
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.gain import Gain, JudgedLists
 from r0.models import model_folder
+from r0.teacher.labelled_lists import LabelledLists
 
 SCORES = "scores.jsonl"  # what `distill score` leaves in its folder
 FORMATS = ("query_format", "document_format", "seq", "special_token", "system_prompt")
@@ -38,21 +39,32 @@ def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig
     return ScoreConfig(**keys, data=config.data, builtin_rows=config.builtin_rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
 
 
-def gained(config: DistillEvalConfig, folder: Path) -> Gain:
-    """The measures of the models that were scored in ``folder``.
+def judged_lists(config: DistillEvalConfig) -> JudgedLists:
+    """What is measured on.
 
     Raises:
-        UserError: the teacher's scores are of other lists; every query was trained on; a label is no grade.
+        UserError: the data cannot be used; every query was trained on; a label is no grade; the teacher scored other lists.
     """
-    after = _read(folder / "after" / SCORES)
-    judged = JudgedLists.of(after, frozenset().union(*(_queries(Path(path).expanduser()) for path in config.seen)))
-    scored = {"after": after}
-    if config.before is not None:
-        scored["before"] = _read(folder / "before" / SCORES)
+    lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)
+    seen = frozenset[int]().union(*(_queries(Path(path).expanduser()) for path in config.seen))
+    found = (ScoredList(one.query, one.documents, one.labels, (None,) * len(one.documents), one.place) for one in lists)
+    judged = JudgedLists.of(found, seen)
     if config.teacher_scores is not None:
-        scored["teacher"] = _read(Path(config.teacher_scores).expanduser())
-    places = {"teacher": str(config.teacher_scores)}
-    found = {name: judged.measure(lists, places.get(name, name)) for name, lists in scored.items()}
+        judged.measure(_read(config.teacher_scores), config.teacher_scores)
+    return judged
+
+
+def gained(config: DistillEvalConfig, judged: JudgedLists, folder: Path) -> Gain:
+    """The measures of the models that were scored in ``folder``, and of the teacher.
+
+    Raises:
+        UserError: a file of scores is damaged, or of other lists.
+    """
+    paths = {"after": str(folder / "after" / SCORES), "before": str(folder / "before" / SCORES), "teacher": config.teacher_scores}
+    if config.before is None:
+        paths["before"] = None
+    scored = {name: _read(path) for name, path in paths.items() if path is not None}
+    found = {name: judged.measure(lists, str(paths[name])) for name, lists in scored.items()}
     notes = [f"{len(judged.lists)} queries of {config.data}"]
     if judged.left_out:
         notes.append(f"{judged.left_out} queries were trained on too and are left out")
@@ -62,8 +74,8 @@ def gained(config: DistillEvalConfig, folder: Path) -> Gain:
     return Gain(found["after"], found.get("before"), found.get("teacher"), tuple(notes))
 
 
-def _read(path: Path) -> list[ScoredList]:
-    return list(read_scored(path, BadLines()))
+def _read(path: str) -> list[ScoredList]:
+    return list(read_scored(Path(path).expanduser(), BadLines()))
 
 
 def _queries(path: Path) -> frozenset[int]:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from r0.config import DistillTripletsConfig
 from r0.data.hashes import address, shuffled
-from r0.data.jsonl import BadLines, Row
+from r0.data.jsonl import BadLines, Row, readable_file
 from r0.data.scored import ScoredList, read_scored
+from r0.distill.match import check_match
 from r0.errors import UserError
 from r0.files import write_atomic, writing
+from r0.teacher.labelled_lists import LabelledLists
 
 
 @dataclass(slots=True)
@@ -72,6 +74,9 @@ def write_triplets(config: DistillTripletsConfig) -> Statistics:
     scores, output = Path(config.data).expanduser(), Path(config.output).expanduser()
     if output.exists():
         raise UserError(f"output: {output} is there already; delete it, or give another output=")
+    readable_file(scores, "the scores.jsonl that `distill score` wrote")
+    if config.source is not None:
+        check_match(scores, LabelledLists(config.source, 1, 0, config.skip_bad))
     found = Statistics(BadLines(config.skip_bad))
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
