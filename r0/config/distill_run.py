@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.distill_train import STUDENT
 from r0.config.finetune import FinetuneConfig
 from r0.config.ranking import Names, ScoringKeys
 from r0.config.sections import Count, RaySection, Section, Share, key
@@ -47,6 +48,7 @@ class TeacherSection(ScoringKeys):
 class DistillConfig(FinetuneConfig):
     """Distillation in one command: score, triplets, train, eval. Keys without a section are the student's, as in finetune."""
 
+    model: str = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
     teacher: TeacherSection = key(..., "who is learned from")
     data: str = key(..., "labelled lists that the teacher scores: what `distill score` reads, or `builtin`")
     test: str | None = key(None, "like data, of other queries, for before and after; read by the evaluation alone; empty: none")

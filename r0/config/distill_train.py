@@ -9,6 +9,8 @@ from pydantic import Field
 from r0.config.finetune import FinetuneConfig
 from r0.config.sections import Count, Section, Share, key
 
+STUDENT = "BAAI/bge-reranker-v2-m3"
+
 
 class DistillTripletsConfig(Section):
     """A teacher's scores to triplets: query, positive, negative, difference of the scores."""
@@ -26,5 +28,6 @@ class DistillTrainConfig(FinetuneConfig):
 
     HITS: ClassVar[str] = "scored"
 
+    model: str = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
     data: str = key(..., "triplets of `distill triplets` (margin_mse), or a teacher's scores of `distill score` (listwise_kl)")
     validation_share: Share = key(0.1, "share of the queries in data (by hash) that validate instead of being trained on")
