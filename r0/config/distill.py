@@ -10,8 +10,8 @@ class ScoreConfig(ScoringKeys):
     """A teacher's raw logit for every query and document of labelled data."""
 
     data: str = key(
-        "builtin", "`builtin` (lists of the built-in task), or a JSONL file, also packed (.jsonl.gz): {query, positive, negative} "
-        "with lists of texts, as MTEB's reranking sets, or {query, hits: [{content, label}]}"
+        "builtin", "`builtin` (lists of the built-in task), or a JSONL file, also packed (.jsonl.gz): {query, positive, "
+        "negative} with lists of texts, as MTEB's reranking sets, or {query, hits: [{content, label}]}"
     )  # fmt: skip
     builtin_rows: Count = key(500, "lists generated for data=builtin")
     output: str | None = key(

@@ -27,11 +27,11 @@ class ScoredList:
 
 def scored_row(one: ScoredList) -> Row:
     """One line of the file."""
-    hits = zip(one.documents, one.labels, one.scores, strict=True)
-    return {
-        "query": one.query,
-        "hits": [{"content": document, "label": label, "score": score} for document, label, score in hits],
-    }
+    hits = [
+        {"content": document, "label": int(label) if label == int(label) else label, "score": score}
+        for document, label, score in zip(one.documents, one.labels, one.scores, strict=True)
+    ]
+    return {"query": one.query, "hits": hits}
 
 
 def scored_list(row: Row, place: str = "") -> ScoredList:

@@ -53,9 +53,11 @@ def test_positives_and_negatives_come_as_a_list_or_as_an_object(tmp_path: Path) 
         ["q", ["a"], ["b", "c"]],
         {"query": "r", "positives": ["a", "b"], "negatives": ["c"]},
         {"query": "s", "pos": ["a"], "neg": ["b"]},
+        {"query": "t", "positive": ["a"], "negative": ["b", "c"]},
     )
     found = rows(tmp_path, *lines, loss_type="pointwise_bce")
     expected = {("q", 1.0): 1, ("q", 0.0): 2, ("r", 1.0): 2, ("r", 0.0): 1, ("s", 1.0): 1, ("s", 0.0): 1}
+    expected |= {("t", 1.0): 1, ("t", 0.0): 2}
     assert Counter((row["query"], row["label"]) for row in found) == expected
 
 
