@@ -38,8 +38,10 @@ def make_student(folder: Path, seed: int, width: int = 128, layers: int = 2) -> 
     from r0.models import model_folder
 
     core = AutoTokenizer.from_pretrained(model_folder("r0-tiny")).backend_tokenizer
-    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "<|pad|>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, cls_token="[CLS]", sep_token="[SEP]", pad_token="<|pad|>",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
     first, between = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", first), ("[SEP]", between)]

@@ -216,3 +216,23 @@ def test_a_file_for_validation_takes_the_place_of_the_share() -> None:
 def test_the_built_in_task_has_no_teacher() -> None:
     with pytest.raises(UserError, match="no scores of a teacher"):
         check_loss(FinetuneConfig(data="builtin", data_type="triplets"))
+
+
+def test_scores_of_other_data_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "train.jsonl"
+    lists = [{"query": one["query"], "positive": ["a"], "negative": ["b"]} for one in SCORES[:2]]
+    scores = [line(one["query"], ("a", 1, 1.0), ("b", 0, 0.0)) for one in SCORES[:2]]
+    write(source, *lists)
+    assert triplets(tmp_path, *scores, source=str(source))[0]
+    (tmp_path / "triplets.jsonl").unlink()
+    for others, reason in (
+        ((scores[0],), "1 of the 2 queries in .* have no scores"),
+        (
+            (*scores, line("more", ("a", 1, 1.0), ("b", 0, 0.0))),
+            "scores.jsonl:3: the query 'more' with these documents is not in",
+        ),
+        ((scores[0], line("rain", ("a", 1, 1.0), ("c", 0, 0.0))), "scores.jsonl:2: the query 'rain'"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            triplets(tmp_path, *others, source=str(source))
+        assert not (tmp_path / "triplets.jsonl").exists()
