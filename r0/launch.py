@@ -18,6 +18,10 @@ from r0.config import (
     AnnotateConfig,
     ConvertConfig,
     DemoConfig,
+    DistillConfig,
+    DistillEvalConfig,
+    DistillTrainConfig,
+    DistillTripletsConfig,
     EvaluateConfig,
     FinetuneConfig,
     RerankConfig,
@@ -64,6 +68,16 @@ COMMANDS = {
     "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
     "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run"),
     "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
+    "distill triplets": Command(
+        DistillTripletsConfig, "a teacher's scores to triplets", "r0.commands.distill_triplets:run", shipped=False
+    ),
+    "distill train": Command(
+        DistillTrainConfig, "a student learns from a teacher's scores", "r0.commands.distill_train:run", shipped=False
+    ),
+    "distill eval": Command(
+        DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
+    ),
+    "distill": Command(DistillConfig, "score, triplets, train and eval in one run", "r0.commands.distill:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),

@@ -3,6 +3,8 @@
 from r0.config.annotate import AnnotateConfig
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
 from r0.config.distill import ScoreConfig
+from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
+from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
@@ -30,6 +32,10 @@ __all__ = [
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",
+    "DistillConfig",
+    "DistillEvalConfig",
+    "DistillTrainConfig",
+    "DistillTripletsConfig",
     "EvalSection",
     "EvaluateConfig",
     "FinetuneConfig",
@@ -61,6 +67,7 @@ __all__ = [
     "StageBConfig",
     "StageCConfig",
     "SyncSection",
+    "TeacherSection",
     "TrackingSection",
     "TrainingKeys",
     "WarmStartSection",

@@ -4,6 +4,11 @@
 * grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, of two hits and two different labels at least.
 * positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``; also under the names ``pos`` and
   ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have the label 1, negatives 0.
+* triplets: ``{"query", "positive", "negative", "score_diff"}``, the difference of a teacher's scores (``r0.distill.triplets``).
+  The two documents have the labels score_diff and 0.
+* scored: groups with a teacher's scores (``r0.data.scored``), which are the labels. Hits without one are left out and counted.
+
+Of triplets and scored groups what the data itself says stands in ``grades``, for validation.
 
 Other fields are passed over.
 """
@@ -11,13 +16,14 @@ Other fields are passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from r0.data.builtin_lists import builtin_list_task
 from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
+from r0.data.scored import ScoredList, scored_list
 from r0.errors import UserError
 from r0.records import Form
 
@@ -33,16 +39,23 @@ class LabelledKind(StrEnum):
     POINTWISE = "pointwise"
     GROUPED = "grouped"
     POSITIVES = "positives"
+    TRIPLETS = "triplets"
+    SCORED = "scored"
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line)."""
+    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line).
+
+    Where labels are a teacher's, ``grades`` [N] are the data's own, and ``unscored`` documents had no label.
+    """
 
     query: str
     documents: tuple[str, ...]
     labels: tuple[float, ...]
     place: str = ""
+    grades: tuple[float, ...] = ()
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +111,11 @@ def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
         if not positives:
             raise BadLine("there is no positive; a query without one teaches nothing, leave it out")
         return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
+    if kind == LabelledKind.TRIPLETS:
+        documents = text_of(row, "positive"), text_of(row, "negative")
+        return Labelled(query, documents, (number_of(row, "score_diff"), 0.0), grades=(1.0, 0.0))
+    if kind == LabelledKind.SCORED:
+        return _of_scored(scored_list(row))
     hits = objects_of(row, "hits")
     if len(hits) < 2:
         raise BadLine(f"{len(hits)} of at least 2 hits; a group needs documents to compare, leave it out or use pointwise rows")
@@ -123,20 +141,22 @@ def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadL
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue
-        yield Labelled(found.query, found.documents, found.labels, f"{path}:{line.number}")
+        yield replace(found, place=f"{path}:{line.number}")
 
 
-def kind_of_labelled(path: Path, skip_bad: bool) -> LabelledKind:
-    """Which kind of lines a file holds, by its first good line.
+def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKind.GROUPED) -> LabelledKind:
+    """Which kind of lines a file holds, by its first good line; ``hits`` is what lines with hits are taken for.
 
     Raises:
-        UserError: none of the three, or no line at all.
+        UserError: none of them, or no line at all.
     """
     readable_file(path, "a JSONL file of labelled documents")
     for line in read_lines(path, BadLines(skip_bad), "", LISTED):
         keys = line.row.keys()
         if "hits" in keys:
-            return LabelledKind.GROUPED
+            return hits
+        if "score_diff" in keys:
+            return LabelledKind.TRIPLETS
         if keys & set(POSITIVES):
             return LabelledKind.POSITIVES
         if "label" in keys and keys & {"content", "document"}:
@@ -174,6 +194,14 @@ class QueryPlaces:
     def place(self, query: str) -> str | None:
         """Where ``query`` was seen first; None: it was not."""
         return self._places.get(query_hash(query))
+
+
+def _of_scored(one: ScoredList) -> Labelled:
+    """The documents that the teacher scored."""
+    hits = zip(one.documents, one.scores, one.labels, strict=True)
+    known = [(text, score, grade) for text, score, grade in hits if score is not None]
+    documents, labels, grades = zip(*known, strict=True) if known else ((), (), ())
+    return Labelled(one.query, documents, labels, grades=grades, unscored=len(one.documents) - len(known))
 
 
 def _document(row: Row, where: str = "") -> str:

@@ -130,7 +130,10 @@ class Judge:
         failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
         answer = None if failures else stated.answer
-        return Reply(((0,),), None, None, failures, stated.thought, len(sampled.token_ids), answer, tokens, prompt.cut_tokens)
+        return Reply(
+            ((0,),), failures=failures, thought=stated.thought, tokens=len(sampled.token_ids), answer=answer, think_tokens=tokens,
+            cut_tokens=prompt.cut_tokens,
+        )  # fmt: skip
 
     def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
         seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1

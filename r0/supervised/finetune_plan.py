@@ -71,6 +71,13 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     return Plan(kind, pad, template, words)
 
 
+def scores_already(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
+    """Whether a start model has scores before it is trained: a head of its own, or its yes and no."""
+    if plan.kind == "bert_encoder":
+        return str((model_config(folder).get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+    return plan.kind in ("saved", "yes_no")
+
+
 def _check_positions(config: FinetuneConfig, settings: dict[str, Any], folder: Path) -> None:
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:

@@ -15,6 +15,8 @@
     before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
     model/          the final model in Hugging Face form; adapter/ beside it after LoRA
+    score/ triplets.jsonl train/ score_test/ eval/   distill: its steps, each as the command of its name leaves it
+    before/ after/ gain.json   distill eval: the scores of both models, and the measures
     logs/ tensorboard/ wandb/
     finished.json   written last: the run is over
 
@@ -63,6 +65,14 @@ OWNED = (
     "before.json",
     "after.json",
     "warm_start",
+    "score",
+    "triplets.jsonl",
+    "train",
+    "score_test",
+    "eval",
+    "before",
+    "after",
+    "gain.json",
     "data",
     "model",
     "adapter",
