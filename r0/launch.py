@@ -17,6 +17,8 @@ from pathlib import Path
 from r0.config import (
     ConvertConfig,
     DemoConfig,
+    EsciConfig,
+    EsciEvalConfig,
     EvaluateConfig,
     FinetuneConfig,
     RerankConfig,
@@ -59,6 +61,8 @@ COMMANDS = {
     "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
     "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run"),
     "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
+    "esci": Command(EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run"),
+    "esci eval": Command(EsciEvalConfig, "measure an ESCI reranker on labelled rows", "r0.commands.esci_eval:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),

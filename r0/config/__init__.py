@@ -1,6 +1,7 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
+from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
@@ -27,6 +28,9 @@ __all__ = [
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",
+    "EsciConfig",
+    "EsciEvalConfig",
+    "EsciLoraSection",
     "EvalSection",
     "EvaluateConfig",
     "FinetuneConfig",

@@ -74,7 +74,7 @@ class TaskSource:
     ):
         self.rows, self.seed, self.balanced, self._unit = rows, seed, balanced, unit
         hashes_N = rows.query_hashes()
-        held_N = _held_out(hashes_N, heldout_share)
+        held_N = held_out(hashes_N, heldout_share)
         used_N = rows.flags_N & THOUGHT != 0 if with_thought else np.ones(len(held_N), bool)
         self.left_out = len(used_N) - int(used_N.sum())
         if with_thought and not used_N.any():
@@ -209,8 +209,8 @@ class TaskSource:
         return "\n".join(part for part in ("; ".join(parts), self.rows.bad.summary()) if part)
 
 
-def _held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
-    """bool [rows]: which rows are held out."""
+def held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
+    """bool [rows]: which rows are held out, by the hashes of their queries."""
     if share <= 0:
         return np.zeros(len(hashes_N), bool)
     if share >= 1:
