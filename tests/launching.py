@@ -16,7 +16,7 @@ def environment() -> dict[str, str]:
 
 def command(name: str, settings: dict[str, object]) -> list[str]:
     """The command line of ``name`` with ``key=value`` settings."""
-    return [sys.executable, "-m", "r0.launch", name, *(f"{key}={value}" for key, value in settings.items())]
+    return [sys.executable, "-m", "r0.launch", *name.split(), *(f"{key}={value}" for key, value in settings.items())]
 
 
 def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float = 600) -> subprocess.CompletedProcess[str]:

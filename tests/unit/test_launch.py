@@ -20,7 +20,7 @@ def test_help_imports_neither_torch_nor_vllm_nor_ray():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_key(name, capsys):
-    assert main([name, "--help"]) == 0
+    assert main([*name.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     for key, field in COMMANDS[name].config.model_fields.items():
         assert f"  {key}" in shown

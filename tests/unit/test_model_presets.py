@@ -16,7 +16,7 @@ from r0.rerank.judge import Judge
 from r0.tracking.modelcard import CardFacts, model_card
 from tests.architectures import ARCHITECTURES
 
-NEEDED = {"rerank": ["data=x"]}  # keys that a command cannot do without
+NEEDED = {"rerank": ["data=x"], "esci": ["data=x"], "esci eval": ["data=x"]}  # keys that a command cannot do without
 PAIRS = [(name, command) for name in NAMES for command in preset(name).commands if command in COMMANDS]
 MOBILE = "mobilellm-r1-950m"
 JOB = Job(0, "q", "q", ("d",))

@@ -6,7 +6,7 @@ Dimensions: N rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ def evaluate(config: EsciEvalConfig) -> tuple[Measured, BadLines]:
     """Score all rows, write them where that is asked for, and measure.
 
     Raises:
-        UserError: model, adapter, data or the place of the scores cannot be used; all that can be is checked before the model loads.
+        UserError: model, adapter, data or the scores' place cannot be used; what can be checked before the model loads is.
     """
     target = None if config.save_scores_path is None else Path(config.save_scores_path).expanduser()
     if target is not None and target.exists():
@@ -49,7 +49,7 @@ def table(found: Measured) -> str:
         [f"{found.rows} rows of {found.queries} queries", f"accuracy {found.accuracy:.4f}   cross-entropy {found.loss:.4f} nats"],
         _confusion(found),
         _report(found),
-        ["mean score of a class", *_row_of_scores(found)],
+        [f"{'score, mean of':<20}{_cells(WORDS)}", f"{'':<20}{_cells(map(_shown, found.mean_scores))}"],
         [
             "AUC of exact against the rest, by score: " + _shown(found.auc, "not defined, since the rows are all on one side"),
             f"nDCG {_shown(found.ndcg)}   nDCG@{CUTOFF} {_shown(found.ndcg_10)}   (gains 3, 2, 1, 0; mean over "
@@ -60,22 +60,21 @@ def table(found: Measured) -> str:
 
 
 def _confusion(found: Measured) -> list[str]:
-    head = f"{'label \\ predicted':<20}" + "".join(f"{word:>12}" for word in WORDS)
+    head = f"{'label, predicted →':<20}" + _cells(WORDS)
     rows = zip(WORDS, found.confusion.tolist(), strict=True)
-    return [head, *(f"{word:<20}" + "".join(f"{count:>12}" for count in counts) for word, counts in rows)]
+    return [head, *(f"{word:<20}" + _cells(counts) for word, counts in rows)]
 
 
 def _report(found: Measured) -> list[str]:
-    lines = [f"{'':<20}" + "".join(f"{name:>12}" for name in ("precision", "recall", "F1", "support"))]
+    lines = [f"{'':<20}" + _cells(("precision", "recall", "F1", "support"))]
     for name, one in found.report.items():
-        shares = "".join(f"{one[key]:>12.4f}" for key in ("precision", "recall", "f1-score"))
-        lines.append(f"{name:<20}{shares}{one['support']:>12.0f}")
+        shares = [f"{one[key]:.4f}" for key in ("precision", "recall", "f1-score")]
+        lines.append(f"{name:<20}{_cells([*shares, int(one['support'])])}")
     return lines
 
 
-def _row_of_scores(found: Measured) -> list[str]:
-    pairs = zip(WORDS, found.mean_scores, strict=True)
-    return [f"{'':<20}" + "".join(f"{word:>12}" for word in WORDS), f"{'':<20}" + "".join(f"{_shown(one):>12}" for _, one in pairs)]
+def _cells(values: Iterable[object]) -> str:
+    return "".join(f"{value:>12}" for value in values)
 
 
 def _shown(value: float | None, absent: str = "–") -> str:

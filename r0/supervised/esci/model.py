@@ -82,11 +82,8 @@ def classifier(config: PreTrainedConfig, weights: Mapping[str, Tensor], head: Te
     settings.pad_token_id = pad_id
     made = _CLASSIFIERS[type(config)]
     settings.architectures = [made.__name__]
-    with torch.device("meta"):
-        model = made(settings)
     body = {name: tensor for name, tensor in weights.items() if not name.startswith("lm_head.")}
-    model.load_state_dict({**body, SCORE: head.clone()}, assign=True)
-    return model.to(head.dtype)
+    return made.from_pretrained(None, config=settings, state_dict={**body, SCORE: head}, dtype=head.dtype)
 
 
 def head_name(model: Any) -> str:

@@ -135,5 +135,3 @@ def _label_words(template: Template, opening: str, words: tuple[str, ...]) -> tu
                 "stand for both; use another model"
             )
     return tuple(written[0][:shared]), tuple(int(first) for first in firsts if first is not None)
-
-
