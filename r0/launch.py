@@ -22,6 +22,8 @@ from r0.config import (
     DistillEvalConfig,
     DistillTrainConfig,
     DistillTripletsConfig,
+    EsciConfig,
+    EsciEvalConfig,
     EvaluateConfig,
     FinetuneConfig,
     RerankConfig,
@@ -78,6 +80,8 @@ COMMANDS = {
         DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
     ),
     "distill": Command(DistillConfig, "score, triplets, train and eval in one run", "r0.commands.distill:run", shipped=False),
+    "esci": Command(EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run"),
+    "esci eval": Command(EsciEvalConfig, "measure an ESCI reranker on labelled rows", "r0.commands.esci_eval:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),

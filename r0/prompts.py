@@ -93,6 +93,10 @@ class Prompter:
         passage_tokens = getattr(config, "passage_tokens", PASSAGE_TOKENS)
         return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens)
 
+    def message(self, query: str, document: str) -> str:
+        """The user message of one document, which ends with it."""
+        return user_message(query, document)
+
     def prompt(self, task: Task) -> Prompt:
         """The task as token ids; its documents cut where the budget ends.
 
@@ -135,7 +139,7 @@ class Prompter:
     def _pair(self, task: PointwiseTask) -> tuple[list[int], int]:
         """Ids of the message of one document, and how many of its tokens were cut."""
         # Defused as a whole (it keeps its length): a "<" at a query's end and the "Document" behind it look like a tag too.
-        text = self.template.lead + self.template.message.defuse(user_message(task.query, task.document))
+        text = self.template.lead + self.template.message.defuse(self.message(task.query, task.document))
         ids = self.template.message.encode(text)
         if len(ids) <= self._room:
             return ids, 0

@@ -5,6 +5,7 @@ from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig
 from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
+from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
@@ -36,6 +37,9 @@ __all__ = [
     "DistillEvalConfig",
     "DistillTrainConfig",
     "DistillTripletsConfig",
+    "EsciConfig",
+    "EsciEvalConfig",
+    "EsciLoraSection",
     "EvalSection",
     "EvaluateConfig",
     "FinetuneConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -11,8 +12,12 @@ from pydantic_core import PydanticUndefined
 from r0.config.load import aliases_of, section_of
 
 
-def describe(model: type[BaseModel], above: str = "") -> list[str]:
-    """One entry a key, sections after plain keys, e.g. ``learning_rate (float, default 1e-06)`` and its meaning below."""
+def describe(model: type[BaseModel], above: str = "", aliases: Mapping[str, str] | None = None) -> list[str]:
+    """One entry a key, sections after plain keys, e.g. ``learning_rate (float, default 1e-06)`` and its meaning below.
+
+    ``aliases`` are those of the whole configuration, where ``model`` is a section of it.
+    """
+    aliases = aliases_of(model) if aliases is None else aliases
     lines: list[str] = []
     sections = []
     for name, field in model.model_fields.items():
@@ -20,14 +25,14 @@ def describe(model: type[BaseModel], above: str = "") -> list[str]:
         if section is not None:
             sections.append((name, section, field.description))
             continue
-        others = [other for other, own in aliases_of(model).items() if own == name]
+        others = [other for other, own in aliases.items() if own == above + name]
         also = f"; also {', '.join(others)}" if others else ""
         default = "required" if field.default is PydanticUndefined else f"default {show(field.default)}"
         lines.append(f"  {above}{name} ({type_name(field.annotation)}, {default}{also})")
         lines += textwrap.wrap(field.description or "", 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     for name, section, meaning in sections:
         lines += ["", f"  {above}{name}: {meaning}"]
-        lines += describe(section, f"{above}{name}.")
+        lines += describe(section, f"{above}{name}.", aliases)
     return lines
 
 

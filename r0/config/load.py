@@ -37,7 +37,7 @@ def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] 
 
 
 def aliases_of(model: type[BaseModel]) -> Mapping[str, str]:
-    """Other names of the keys at the top level of a configuration: other name → own name."""
+    """Other names of keys, written at the top level of a configuration: other name → own name, such as ``lora.r``."""
     return getattr(model, "ALIASES", {})
 
 

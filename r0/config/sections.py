@@ -161,5 +161,6 @@ class TrackingSection(Section):
 
     wandb: Literal["off", "offline", "online"] = key("off", "mirror to Weights & Biases")
     wandb_project: str = key("r0", "its project")
+    wandb_name: str | None = key(None, "name of the run there; empty: the run directory's")
     tensorboard: bool = key(False, "mirror to TensorBoard, under OUTPUT/tensorboard")
     rollouts_every: Count = key(1, "steps between steps whose rollouts are kept in OUTPUT/rollouts")

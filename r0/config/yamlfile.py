@@ -45,7 +45,7 @@ def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document
 
     Args:
         path: the file.
-        aliases: other names of keys at the top level; what is read has the keys' own names.
+        aliases: other names of keys, at the top level (a section's key as ``lora.r``); what is read has the keys' own names.
 
     Raises:
         UserError: missing file, bad UTF-8, not YAML, not a mapping, a duplicate key, a base of a base.
@@ -105,20 +105,32 @@ def _read_one(path: Path, aliases: Mapping[str, str]) -> Document:
 def _mapping(
     node: yaml.MappingNode, above: str, path: Path, places: dict[str, str], loader: _Loader, aliases: Mapping[str, str]
 ) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key_node, value_node in node.value:
+    whole: dict[str, Any] = {}
+    named = [(str(getattr(key_node, "value", "")), key_node, value_node) for key_node, value_node in node.value]
+    # Other names that point into a section come last, so that they are laid over what the section itself has.
+    for written, key_node, value_node in sorted(named, key=lambda one: "." in aliases.get(one[0], "")):
         place = f"{path}:{key_node.start_mark.line + 1}"
-        written = str(getattr(key_node, "value", ""))
         name = aliases.get(written, written)
-        if name in values:
+        values, inner = _section(whole, name) if name != written else (whole, name)
+        if inner in values:
             other = f" ({written} is another name of it)" if written != name else ""
             raise UserError(f"{place}: {above}{name} is given twice{other}; keep one")
         places[above + name] = place
         if isinstance(value_node, yaml.MappingNode):
-            values[name] = _mapping(value_node, f"{above}{name}.", path, places, loader, {})
+            values[inner] = _mapping(value_node, f"{above}{name}.", path, places, loader, {})
         else:
             try:
-                values[name] = loader.construct_object(value_node, deep=True)
+                values[inner] = loader.construct_object(value_node, deep=True)
             except (yaml.YAMLError, ValueError) as error:
                 raise UserError(f"{place}: {above}{name}: {getattr(error, 'problem', None) or error}") from None
-    return values
+    return whole
+
+
+def _section(values: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The mapping that ``path`` (``lora.r``) leads into from ``values``, and its last name; sections are made on the way."""
+    *sections, last = path.split(".")
+    for name in sections:
+        if not isinstance(values.get(name), dict):
+            values[name] = {}
+        values = values[name]
+    return values, last

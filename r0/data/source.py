@@ -210,7 +210,7 @@ class TaskSource:
 
 
 def held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
-    """bool [rows]: which rows are held out."""
+    """bool [rows]: which rows are held out, by the hashes of their queries."""
     if share <= 0:
         return np.zeros(len(hashes_N), bool)
     if share >= 1:

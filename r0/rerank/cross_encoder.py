@@ -19,6 +19,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,6 +176,9 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
     from transformers import AutoTokenizer
+
+    # An ESCI folder's softmax, whose dimension its file cannot name; of two dimensions it is the right one.
+    warnings.filterwarnings("ignore", message="Implicit dimension choice for softmax")
 
     class Counting(CrossEncoder):
         """Notes the tokens of pairs on their way into the model."""

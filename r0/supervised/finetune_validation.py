@@ -65,7 +65,7 @@ class Validation(TrainerCallback):
         """Mean loss of a validation example. Ranks compute as many batches; those without a share of their own count nothing."""
         trainer, micro = self._trainer, micro_batch(self._job.config)
         loss, count = 0.0, 0
-        for mine, dummy in _shares(len(self._examples), micro):
+        for mine, dummy in shares(len(self._examples), micro):
             batch = trainer._prepare_inputs(trainer.data_collator([self._examples[place] for place in mine]))
             value: Any = trainer.compute_loss(trainer.model, batch)
             if not dummy:
@@ -102,7 +102,7 @@ class Validation(TrainerCallback):
         device = self._trainer.args.device
         scores_P = torch.zeros(len(places), dtype=torch.float64, device=device)
         model = self._trainer.cross_encoder
-        for mine, dummy in _shares(len(places), PAIRS):
+        for mine, dummy in shares(len(places), PAIRS):
             rows = [self._queries[places[place][0]] for place in mine]
             pairs = [(row["query"], row["documents"][places[place][1]]) for row, place in zip(rows, mine, strict=True)]
             features = {name: _to(value, device) for name, value in model.preprocess(pairs).items()}
@@ -113,7 +113,7 @@ class Validation(TrainerCallback):
         return scores_P
 
 
-def _shares(count: int, micro: int) -> list[tuple[list[int], bool]]:
+def shares(count: int, micro: int) -> list[tuple[list[int], bool]]:
     """This rank's batches of ``micro`` of ``count`` examples, as many as every rank has; True where it is only to keep step."""
     world, rank = dist.get_world_size(), dist.get_rank()
     shares = []

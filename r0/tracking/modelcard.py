@@ -23,6 +23,7 @@ COMMANDS = {
     "sft": "supervised fine-tuning on rows with thoughts",
     "finetune": "supervised fine-tuning on labelled documents",
     "distill train": "distillation: supervised fine-tuning on the scores of a teacher",
+    "esci": "four classes (exact, substitute, complement, irrelevant), read at the tokens of their words",
     "stage_a": "reinforcement learning with a rule reward on single documents",
     "stage_b": "reinforcement learning with a rule reward on lists of documents",
     "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) where the answer stands",
@@ -64,7 +65,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
     own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
-    scores = facts.command in ("finetune", "distill train")  # it does not write, it scores
+    scores = facts.command in ("finetune", "distill train", "esci")  # it does not write, it scores
     reads = f"It reads {READS[form]}." if not scores else SCORES
     parts = [
         _front_matter(model, "sentence-transformers" if scores else "transformers"),

@@ -143,7 +143,8 @@ def _mirrors(run: RunDirectory, tracking: TrackingSection, config: Mapping[str, 
         mirrors.append(TensorBoardMirror(run.folder("tensorboard")))
     if tracking.wandb != "off":
         told = WandbRun(
-            tracking.wandb_project, run.path.name, run.marker.run_id, str(run.folder("wandb")), tracking.wandb, dict(config)
-        )
+            tracking.wandb_project, tracking.wandb_name or run.path.name, run.marker.run_id, str(run.folder("wandb")),
+            tracking.wandb, dict(config),
+        )  # fmt: skip
         mirrors.append(WandbMirror(told, run.folder("logs") / "wandb.log"))
     return mirrors

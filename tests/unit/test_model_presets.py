@@ -20,6 +20,8 @@ NEEDED = {  # keys that a command cannot do without
     "rerank": ["data=x"],
     "distill train": ["data=x"],
     "distill": ["data=x", "teacher.model=y"],
+    "esci": ["data=x"],
+    "esci eval": ["data=x"],
 }
 PAIRS = [(name, command) for name in NAMES for command in preset(name).commands if command in COMMANDS]
 MOBILE = "mobilellm-r1-950m"

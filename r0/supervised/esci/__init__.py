@@ -1,0 +1,1 @@
+"""The four-class ESCI reranker: exact, substitute, complement, irrelevant."""

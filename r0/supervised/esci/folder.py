@@ -1,0 +1,83 @@
+"""The folder of a trained ESCI model: a classifier for transformers, and for sentence-transformers a cross-encoder of one score.
+
+Behind the four logits stand two modules of the library's own: softmax, and (3P(E) + 2P(S) + P(C)) / 3. So its ``CrossEncoder``
+predicts the score in 0…1 and ranks by it, as ``r0.rerank`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from r0.config import EsciConfig
+from r0.data.esci import GAINS
+from r0.supervised.esci.model import classifier, head_name
+from r0.supervised.esci.prompt import EsciPrompter
+from r0.supervised.job import Job
+from r0.supervised.save import whole_folder
+
+
+def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> None:
+    """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
+
+    Each folder is written beside its place and renamed: it is whole or not there.
+    """
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if job.config.zero_stage == 3 else None  # collective
+    if dist.get_rank() == 0:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        dtype = model.dtype
+        if job.config.lora.r:
+            with whole_folder(Path(job.run) / "adapter") as folder:
+                model.save_pretrained(folder, state_dict=gathered)
+                prompter.told.remember(folder)
+            model, gathered = _merged(job), None
+        weights = {name: tensor.detach().cpu() for name, tensor in (gathered or model.state_dict()).items()}
+        head = weights[head_name(model)][list(prompter.words)]
+        made = classifier(model.config, weights, head, prompter.tokenizer.pad_token_id).to(dtype)
+        with whole_folder(Path(job.run) / "model") as folder:
+            write_model(folder, made, prompter)
+    dist.barrier()
+
+
+def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
+    """Write classifier, tokenizer and what other libraries read into ``folder``."""
+    tokenizer = prompter.tokenizer
+    tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
+    tokenizer.model_max_length = prompter.told.max_prompt_tokens
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    transformer = Transformer(str(folder), transformer_task="sequence-classification", model_kwargs={"dtype": model.dtype})
+    modules = [transformer, *score_modules()]
+    inner = ["1.linear", "2.linear"]  # two thirds are no number of bf16
+    encoder = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity(), keep_in_fp32_modules=inner)
+    encoder.save_pretrained(str(folder), create_model_card=False)
+    prompter.told.remember(folder)
+
+
+def score_modules() -> list[torch.nn.Module]:
+    """From logits [B, 4] to probabilities, and from these to the score [B, 1]."""
+    share = torch.tensor([[gain / max(GAINS) for gain in GAINS]])
+    softmax = Dense(
+        len(GAINS), len(GAINS), bias=False, activation_function=torch.nn.Softmax(), init_weight=torch.eye(len(GAINS)),
+        module_input_name="scores", module_output_name="probabilities",
+    )  # fmt: skip
+    score = Dense(
+        len(GAINS), 1, bias=False, activation_function=torch.nn.Identity(), init_weight=share,
+        module_input_name="probabilities", module_output_name="scores",
+    )  # fmt: skip
+    return [softmax, score]
+
+
+def _merged(job: Job[EsciConfig]) -> Any:
+    """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
+    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
+    base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload()

@@ -1,0 +1,114 @@
+"""An ESCI model that is used: a classifier of r0's, or a language model with or without an adapter. On one device.
+
+Dimensions: B rows of a batch, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from r0.commands.training import model_config
+from r0.config import EsciEvalConfig
+from r0.data.esci import EsciRow
+from r0.errors import UserError
+from r0.models import model_folder
+from r0.supervised.esci.examples import EsciCollate
+from r0.supervised.esci.model import class_logits, open_causal
+from r0.supervised.esci.prompt import EsciPrompter
+from r0.supervised.esci.told import FILE, Told, to_tell, told
+from r0.supervised.ranks import keeps_logits
+
+ADAPTER = "adapter_config.json"
+SORTED = 16  # batches whose rows are sorted by length together, so that a batch needs little padding
+
+
+class Scorer:
+    """Everything that can be known before the weights are loaded is checked here; ``load`` loads them.
+
+    Raises:
+        UserError: model, adapter or tokenizer cannot be used.
+    """
+
+    def __init__(self, config: EsciEvalConfig):
+        self._config, self._folder = config, model_folder(config.model)
+        architecture = next(iter(model_config(self._folder).get("architectures") or []), "")
+        self._classifies = architecture.endswith("ForSequenceClassification")
+        self._adapter = _adapter_folder(config.adapter)
+        known = told(self._adapter or self._folder)
+        if self._classifies and known is None:
+            raise UserError(f"model: {self._folder} is a classifier without {FILE}; give the model/ of an esci run")
+        if self._classifies and self._adapter:
+            raise UserError("adapter: model is the trained one already; leave adapter out, or give the base model")
+        if not self._classifies and not architecture.endswith("ForCausalLM"):
+            raise UserError(f"model: {self._folder} is {architecture or 'of no known kind'} and no language model; choose one")
+        self.told: Told = to_tell(config, known)
+        self.prompter = EsciPrompter.open(self._folder, self.told)
+        self._gpu = torch.cuda.is_available()
+        self._device = torch.device("cuda" if self._gpu else "cpu")
+
+    def load(self) -> None:
+        """Load the weights.
+
+        Raises:
+            UserError: they cannot be loaded, or the adapter is of another model.
+        """
+        config = self._config
+        half = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
+        weights = torch.bfloat16 if half else torch.float32
+        if self._classifies:
+            model = AutoModelForSequenceClassification.from_pretrained(self._folder, dtype=weights)
+            self._keeps = False
+        else:
+            model = open_causal(self._folder, half, config.no_flash_attn, weights)
+            self._keeps = keeps_logits(model)
+            if self._adapter:
+                model = _with_adapter(model, self._adapter)
+        self._model: Any = model.to(self._device).eval()
+
+    def probabilities(self, rows: Sequence[EsciRow]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Places in ``rows`` and their class probabilities [B, 4], batch by batch until all rows are done.
+
+        Raises:
+            UserError: a query leaves no room for its item.
+        """
+        size, collate = self._config.batch_size, EsciCollate(self.prompter, self._keeps)
+        for start in range(0, len(rows), SORTED * size):
+            places = range(start, min(len(rows), start + SORTED * size))
+            prompts = {place: self.prompter.ids(rows[place].query, rows[place].item) for place in places}
+            order = sorted(places, key=lambda place: len(prompts[place]))
+            for first in range(0, len(order), size):
+                batch = order[first : first + size]
+                yield batch, self._logits(collate.inputs([prompts[place] for place in batch])).double().softmax(dim=1).cpu()
+
+    @torch.no_grad()
+    def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+        inputs = {name: value.to(self._device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        if self._classifies:
+            return self._model(**inputs).logits.float()
+        return class_logits(self._model, inputs, self.prompter.words)
+
+
+def _adapter_folder(given: str | None) -> Path | None:
+    """The folder of the adapter: the one that is given, or the one in the run that is given."""
+    if given is None:
+        return None
+    folder = Path(given).expanduser()
+    for one in (folder, folder / "adapter"):
+        if (one / ADAPTER).is_file():
+            return one
+    raise UserError(f"adapter: {folder} holds no {ADAPTER}; give the adapter/ of an esci run with lora.r above 0")
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"adapter: {folder} does not fit the model ({reason}); give the base model it was trained on") from error

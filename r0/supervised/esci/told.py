@@ -1,0 +1,57 @@
+"""What an ESCI model was trained with, kept beside its weights (``r0_esci.json``), so that whoever measures it asks the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from r0.config import EsciConfig, EsciEvalConfig
+from r0.data.esci import CLASSES, WORDS
+from r0.errors import UserError
+from r0.files import write_atomic
+
+FILE = "r0_esci.json"
+SYSTEM_PROMPT = (
+    "You grade the results of a shop's search. Answer with one word: exact if the item is what the query asks for, substitute if "
+    "it could be bought instead, complement if it goes with what is asked for, irrelevant if it does none of these."
+)
+INSTRUCTION = "Say how the item relates to the query."
+
+
+@dataclass(frozen=True)
+class Told:
+    """The system prompt, the first line of the user message, the budget of a prompt, and the labels' words, as ``CLASSES``."""
+
+    system_prompt: str = SYSTEM_PROMPT
+    instruction: str = INSTRUCTION
+    max_prompt_tokens: int = 512
+    words: tuple[str, ...] = WORDS
+
+    def remember(self, folder: Path) -> None:
+        """Write it into ``folder``."""
+        content = asdict(self) | {"words": dict(zip(CLASSES, self.words, strict=True))}
+        write_atomic(folder / FILE, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def told(folder: Path) -> Told | None:
+    """What ``remember`` left in ``folder``; None where there is nothing.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        words = tuple(str(content["words"][name]) for name in CLASSES)
+        return Told(str(content["system_prompt"]), str(content["instruction"]), int(content["max_prompt_tokens"]), words)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / FILE}: is damaged ({error}); copy it again from the run") from None
+
+
+def to_tell(config: EsciConfig | EsciEvalConfig, known: Told | None) -> Told:
+    """What the configuration asks for; where it says nothing, ``known`` (what the model was trained with), or r0's own."""
+    known = known or Told()
+    given = {"system_prompt": config.system_prompt, "max_prompt_tokens": config.max_prompt_tokens}
+    return replace(known, **{name: value for name, value in given.items() if value})
