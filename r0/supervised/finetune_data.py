@@ -1,11 +1,13 @@
 """The data of a fine-tuning: read and checked once by the driver, kept as Arrow files in the run directory, mapped by the ranks.
 
-``data/train.arrow`` has the training examples in the columns that the loss reads. ``data/validation.arrow`` has the validation
+``data/train.arrow`` has the training examples in the columns that the loss reads, those of each epoch's file after another where
+there are several. ``data/validation.arrow`` has the validation
 documents by query, ``data/validation_loss.arrow`` the examples of which the validation loss is made.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -29,6 +31,7 @@ from r0.data.labelled import (
     LabelledKind,
     QueryPlaces,
     builtin_labelled,
+    epoch_files,
     kind_of_labelled,
     read_labelled,
 )
@@ -42,10 +45,11 @@ TRAIN, VALIDATION, VALIDATION_LOSS, COUNTS = "train.arrow", "validation.arrow", 
 class Counts:
     """What the prepared data holds."""
 
-    examples: int = 0
+    examples: int = 0  # of an epoch
     validation_queries: int = 0
     validation_examples: int = 0
     notes: tuple[str, ...] = field(default=())  # what a person should know of it
+    parts: tuple[int, ...] = field(default=())  # examples of each epoch's file
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def prepared(folder: Path) -> Counts | None:
     """What ``write`` left in ``folder``; None where it did not come to its end."""
     try:
         values = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
-        return Counts(**{**values, "notes": tuple(values["notes"])})
+        return Counts(**{**values, "notes": tuple(values["notes"]), "parts": tuple(values["parts"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -97,6 +101,9 @@ class Preparation:
             fitting = ", ".join(name for name, names in LOSSES.items() if self._loss in names)
             raise UserError(f"validation: {validation} holds {validation_kind} data, and {self._loss} needs {fitting} data")
         self._sources = Sources(kind, validation_kind, self._has_negatives(kind))
+        self._files = [None] if config.data == BUILTIN else epoch_files(config.data)
+        if len(self._files) > config.epochs and not config.max_steps:
+            raise UserError(f"epochs: {config.epochs:g} are fewer than the files of data; use epochs={len(self._files)}")
 
     def check(self) -> Counts:
         """Read everything.
@@ -106,12 +113,15 @@ class Preparation:
         """
         left, bad = Left(), BadLines(self._config.skip_bad)
         side, queries, bad_side = self._validation()
-        count = sum(1 for _ in self._training(left, bad, queries))
+        parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, queries))
+        count = min(parts)
         if count < self._config.batch_size:
             size = self._config.batch_size
             raise UserError(f"batch_size: {count} training examples are fewer than one update of {size}; lower it")
         notes = [note for note in (left.summary(), bad.summary(), bad_side.summary()) if note]
-        return Counts(count, len(side), sum(1 for _ in self._validation_examples(side)), tuple(notes))
+        if max(parts) > count:
+            notes.append(f"the epochs' files give {', '.join(map(str, parts))} examples, and an epoch uses {count} of its own")
+        return Counts(count, len(side), sum(1 for _ in self._validation_examples(side)), tuple(notes), parts)
 
     def write(self, folder: Path) -> Counts:
         """Make ``folder`` with the data in it; it is whole or not there.
@@ -126,27 +136,28 @@ class Preparation:
         side, queries, _ = self._validation()
         columns = _columns(self._shape, self._config.train_group_size if self._sources.negatives else 1)
         with _writer(partial / TRAIN, columns) as write:
-            count = write(self._row(one, number) for number, one in enumerate(self._training(left, bad, queries)))
+            numbers = itertools.count()
+            training = self._training(left, bad, queries)
+            parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
         if side:
             with _writer(partial / VALIDATION, _columns(Shape.LIST, 0)) as write:
                 write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side)
             with _writer(partial / VALIDATION_LOSS, columns) as write:
                 validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
-        counts = Counts(count, len(side), validation_examples if side else 0)
+        counts = Counts(min(parts), len(side), validation_examples if side else 0, parts=parts)
         (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         return counts
 
-    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Example]:
+    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
+        """The examples of each epoch's file."""
         config, kind = self._config, self._sources.train
-        read = (
-            builtin_labelled(kind, config.seed, range(config.builtin_rows))
-            if config.data == BUILTIN
-            else self._read(config.data, kind, bad)
-        )
-        shown = self._without(read, held, bad)
-        return examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
+        for file in self._files:
+            builtin = builtin_labelled(kind, config.seed, range(config.builtin_rows))
+            read = builtin if file is None else self._read(file, kind, bad)
+            shown = self._without(read, held, bad)
+            yield examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
 
     def _without(self, read: Iterable[Labelled], held: QueryPlaces, bad: BadLines) -> Iterator[Labelled]:
         """Refuse what is also asked in validation; of the built-in task, leave it out."""
@@ -166,7 +177,7 @@ class Preparation:
         rows = config.builtin_rows
         builtin = config.validation == BUILTIN
         more = range(rows, rows + max(8, rows // 10))
-        read = builtin_labelled(kind, config.seed, more) if builtin else self._read(config.validation, kind, bad)
+        read = builtin_labelled(kind, config.seed, more) if builtin else self._read(Path(config.validation), kind, bad)
         side = by_query(read)
         for one in side:
             held.add(one)
@@ -177,10 +188,10 @@ class Preparation:
         kind, size = self._sources.validation or self._sources.train, self._config.train_group_size
         return examples(side, kind, self._shape, size, self._config.seed, Left(), self._sources.negatives)
 
-    def _read(self, path: str, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
-        title = f"reading {Path(path).name}"
+    def _read(self, path: Path, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
+        title = f"reading {path.name}"
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        for one in read_labelled(Path(path).expanduser(), kind, bounds, bad, title):
+        for one in read_labelled(path.expanduser(), kind, bounds, bad, title):
             wrong = self._wrong(one, kind)
             if wrong:
                 name, _, number = one.place.rpartition(":")
@@ -205,7 +216,7 @@ class Preparation:
         if self._shape != Shape.TUPLE or self._config.data == BUILTIN:
             return True
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        first = next(read_labelled(Path(self._config.data).expanduser(), kind, bounds, BadLines(self._config.skip_bad)), None)
+        first = next(read_labelled(epoch_files(self._config.data)[0], kind, bounds, BadLines(self._config.skip_bad)), None)
         return first is None or min(first.labels) <= 0
 
     def _row(self, one: Example, number: int | None) -> dict[str, Any]:
@@ -229,7 +240,7 @@ def _kind(name: str, given: str, config: FinetuneConfig) -> LabelledKind:
     if given != "auto":
         return LabelledKind(given)
     if name != BUILTIN:
-        return kind_of_labelled(Path(name).expanduser(), config.skip_bad)
+        return kind_of_labelled(epoch_files(name)[0], config.skip_bad)
     fitting = (kind for kind, losses in LOSSES.items() if config.loss_type in losses)
     return LabelledKind.GROUPED if config.loss_type in (None, *LOSSES["grouped"]) else LabelledKind(next(fitting))
 
