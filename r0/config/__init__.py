@@ -3,6 +3,7 @@
 from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
+from r0.config.mining import MineConfig
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
@@ -36,6 +37,7 @@ __all__ = [
     "ListRewardSection",
     "ListSourceKeys",
     "LoraSection",
+    "MineConfig",
     "PPOSection",
     "RLConfig",
     "RankKeys",
