@@ -22,7 +22,7 @@ def plan(command: str, config: TrainingKeys) -> str:
     parts += _memory(config, gpus, missing)
     parts.append(_output(command, config, missing))
     data = getattr(config, "data", "builtin")
-    if data != "builtin" and not Path(data).exists():
+    if data != "builtin" and not Path(data.replace("{}", "1")).exists():
         missing.append(f"data: there is no {data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)

@@ -8,6 +8,7 @@ from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
 from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
+from r0.config.mining import MineConfig
 from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
@@ -49,6 +50,7 @@ __all__ = [
     "ListRewardSection",
     "ListSourceKeys",
     "LoraSection",
+    "MineConfig",
     "PPOSection",
     "RLConfig",
     "RankKeys",

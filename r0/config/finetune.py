@@ -56,7 +56,9 @@ class FinetuneConfig(RankKeys):
         "logit of no; auto: yes_no for a causal language model, else bert_encoder",
     )
     num_labels: Count = key(1, "logits of the score head; every loss here wants 1")
-    data: str = key("builtin", "`builtin` (lists with grades 0 to 2), or a JSONL file")
+    data: str = key(
+        "builtin", "`builtin` (lists with grades 0 to 2), or a JSONL file; with {} in its name a file an epoch, from 1 (`mine`)"
+    )
     data_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key(
         "auto",
         "rows {query, content, label}; groups {query, hits: [{content, label}]}; positives [query, positives, negatives]; "

@@ -167,6 +167,22 @@ def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKi
     raise UserError(f"{path}: no labelled documents in it; give a file with at least one good line")
 
 
+def epoch_files(name: str) -> list[Path]:
+    """The files that ``name`` means: one, or with ``{}`` in it those with 1, 2, … in that place, one an epoch.
+
+    Raises:
+        UserError: ``{}`` is in it and there is no file with 1.
+    """
+    if "{}" not in name:
+        return [Path(name).expanduser()]
+    found: list[Path] = []
+    while (path := Path(name.replace("{}", str(len(found) + 1))).expanduser()).is_file():
+        found.append(path)
+    if not found:
+        raise UserError(f"data: there is no {path}; {{}} stands for the epochs from 1, a file each, such as `mine` writes them")
+    return found
+
+
 def builtin_labelled(kind: LabelledKind, seed: int, indices: range) -> Iterator[Labelled]:
     """Lists of the built-in task in the form of ``kind``; as positives, documents of the highest grade are."""
     for index in indices:

@@ -1,11 +1,13 @@
 """The data of a fine-tuning: read and checked once by the driver, kept as Arrow files in the run directory, mapped by the ranks.
 
-``data/train.arrow`` has the training examples in the columns that the loss reads. ``data/validation.arrow`` has the validation
+``data/train.arrow`` has the training examples in the columns that the loss reads, those of one epoch's file after another's
+where every epoch has a file of its own. ``data/validation.arrow`` has the validation
 documents by query, ``data/validation_loss.arrow`` the examples of which the validation loss is made.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -27,6 +29,7 @@ from r0.data.labelled import (
     LabelledKind,
     QueryPlaces,
     builtin_labelled,
+    epoch_files,
     kind_of_labelled,
     read_labelled,
 )
@@ -47,6 +50,7 @@ class Counts:
     validation_queries: int = 0
     validation_examples: int = 0
     notes: tuple[str, ...] = field(default=())  # what a person should know of it
+    parts: tuple[int, ...] = field(default=())  # training examples of each epoch's file; ``examples`` are the fewest of them
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def prepared(folder: Path) -> Counts | None:
     """What ``write`` left in ``folder``; None where it did not come to its end."""
     try:
         values = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
-        return Counts(**{**values, "notes": tuple(values["notes"])})
+        return Counts(**{**values, "notes": tuple(values["notes"]), "parts": tuple(values["parts"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -107,6 +111,9 @@ class Preparation:
         if validation_kind is not None and self._loss not in LOSSES[validation_kind]:
             fitting = ", ".join(name for name, names in LOSSES.items() if self._loss in names)
             raise UserError(f"validation: {validation} holds {validation_kind} data, and {self._loss} needs {fitting} data")
+        self._files = [None] if config.data == BUILTIN else epoch_files(config.data)
+        if len(self._files) > config.epochs and not config.max_steps:
+            raise UserError(f"epochs: {config.epochs:g} are fewer than the files of data; use epochs={len(self._files)}")
         self._sources = Sources(kind, validation_kind, self._has_negatives(kind))
 
     def check(self) -> Counts:
@@ -117,12 +124,15 @@ class Preparation:
         """
         left, bad = Left(), BadLines(self._config.skip_bad)
         side, bad_side = self._validation()
-        count = sum(1 for _ in self._training(left, bad, side.places))
+        parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, side.places))
+        count = min(parts)
         if count < self._config.batch_size:
             size = self._config.batch_size
             raise UserError(f"batch_size: {count} training examples are fewer than one update of {size}; lower it")
         notes = [note for note in (left.summary(), bad.summary(), bad_side.summary()) if note]
-        return Counts(count, len(side.queries), sum(1 for _ in self._validation_examples(side)), tuple(notes))
+        if max(parts) > count:
+            notes.append(f"the epochs' files give {', '.join(map(str, parts))} examples, and an epoch uses {count} of its own")
+        return Counts(count, len(side.queries), sum(1 for _ in self._validation_examples(side)), tuple(notes), parts)
 
     def write(self, folder: Path) -> Counts:
         """Make ``folder`` with the data in it; it is whole or not there.
@@ -138,29 +148,33 @@ class Preparation:
         documents = 2 if self._sources.train == LabelledKind.TRIPLETS else self._config.train_group_size
         schema = columns(self._shape, documents if self._sources.negatives else 1)
         with writer(partial / TRAIN, schema) as write:
-            count = write(self._row(one, number) for number, one in enumerate(self._training(left, bad, side.places)))
+            numbers, training = itertools.count(), self._training(left, bad, side.places)
+            parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
         validation_examples = 0
         if side.queries:
             with writer(partial / VALIDATION, columns(Shape.LIST, 0)) as write:
                 write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side.queries)
             with writer(partial / VALIDATION_LOSS, schema) as write:
                 validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
-        counts = Counts(count, len(side.queries), validation_examples)
+        counts = Counts(min(parts), len(side.queries), validation_examples, parts=parts)
         (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         return counts
 
-    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Example]:
+    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
+        """The examples of each epoch's file."""
         config, kind = self._config, self._sources.train
-        shown = self._without(self._all_training(bad), held, bad)
-        return examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
+        for file in self._files:
+            shown = self._without(self._labelled(file, bad), held, bad)
+            yield examples(shown, kind, self._shape, config.train_group_size, config.seed, left, self._sources.negatives)
 
-    def _all_training(self, bad: BadLines) -> Iterator[Labelled]:
+    def _labelled(self, file: Path | None, bad: BadLines) -> Iterator[Labelled]:
+        """What is in a training file; None is the built-in task."""
         config, kind = self._config, self._sources.train
-        if config.data == BUILTIN:
+        if file is None:
             return builtin_labelled(kind, config.seed, range(config.builtin_rows))
-        return self._read(config.data, kind, bad)
+        return self._read(file, kind, bad)
 
     def _without(self, read: Iterable[Labelled], held: QueryPlaces, bad: BadLines) -> Iterator[Labelled]:
         """Refuse what is also asked in validation; of the built-in task, or where a share of data validates, leave it out."""
@@ -183,7 +197,7 @@ class Preparation:
             rows = config.builtin_rows
             found = list(builtin_labelled(kind, config.seed, range(rows, rows + max(8, rows // 10))))
         else:
-            found = list(self._read(str(config.validation), kind, bad))
+            found = list(self._read(Path(str(config.validation)), kind, bad))
         queries = by_query(found)
         side = Side(found if kind in TEACHERS else queries, queries)
         for one in queries:
@@ -191,21 +205,21 @@ class Preparation:
         return side, bad
 
     def _share(self) -> list[Labelled]:
-        """The training data of the queries that validate. Bad lines are said where the training data is read."""
-        skip = BadLines(self._config.skip_bad)
-        hashes_N = np.array([query_hash(one.query) for one in self._all_training(skip)], np.uint64)
+        """The training data, of the first epoch, of the queries that validate. Bad lines are said where all of it is read."""
+        first, skip = self._files[0], BadLines(self._config.skip_bad)
+        hashes_N = np.array([query_hash(one.query) for one in self._labelled(first, skip)], np.uint64)
         held = set(hashes_N[held_out(hashes_N, self._config.validation_share)].tolist()) if len(hashes_N) else set()
-        return [one for one in self._all_training(BadLines(skip.skip)) if query_hash(one.query) in held]
+        return [one for one in self._labelled(first, BadLines(skip.skip)) if query_hash(one.query) in held]
 
     def _validation_examples(self, side: Side) -> Iterator[Example]:
         """What the loss is made of."""
         kind, size = self._sources.validation or self._sources.train, self._config.train_group_size
         return examples(side.found, kind, self._shape, size, self._config.seed, Left(), self._sources.negatives)
 
-    def _read(self, path: str, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
-        title = f"reading {Path(path).name}"
+    def _read(self, path: Path, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
+        title = f"reading {path.name}"
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        for one in read_labelled(Path(path).expanduser(), kind, bounds, bad, title):
+        for one in read_labelled(path.expanduser(), kind, bounds, bad, title):
             wrong = self._wrong(one, kind)
             if wrong:
                 name, _, number = one.place.rpartition(":")
@@ -232,7 +246,7 @@ class Preparation:
         if self._shape != Shape.TUPLE or self._config.data == BUILTIN:
             return True
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        first = next(read_labelled(Path(self._config.data).expanduser(), kind, bounds, BadLines(self._config.skip_bad)), None)
+        first = next(read_labelled(epoch_files(self._config.data)[0], kind, bounds, BadLines(self._config.skip_bad)), None)
         return first is None or min(first.labels) <= 0
 
     def _row(self, one: Example, number: int | None) -> dict[str, Any]:
@@ -258,6 +272,6 @@ def _kind(name: str, given: str, config: FinetuneConfig) -> LabelledKind:
     if given != "auto":
         return LabelledKind(given)
     if name != BUILTIN:
-        return kind_of_labelled(Path(name).expanduser(), config.skip_bad, LabelledKind(config.HITS))
+        return kind_of_labelled(epoch_files(name)[0], config.skip_bad, LabelledKind(config.HITS))
     fitting = (kind for kind, losses in LOSSES.items() if config.loss_type in losses)
     return LabelledKind.GROUPED if config.loss_type in (None, *LOSSES["grouped"]) else LabelledKind(next(fitting))
