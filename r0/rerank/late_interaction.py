@@ -42,7 +42,7 @@ def is_late_interaction(folder: Path, keys: RankingKeys) -> bool:
         return False
     if not is_multi_vector(folder):
         raise UserError(
-            f"method: {folder} is no multi-vector encoder, as {METHOD} needs one; give a folder that sentence-transformers' "
+            f"model: {folder} is no multi-vector encoder, which method={METHOD} needs; give a folder that sentence-transformers' "
             "MultiVectorEncoder, PyLate or ColBERT saved, or use another method"
         )
     if keys.thinking:

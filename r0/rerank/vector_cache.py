@@ -77,14 +77,14 @@ class VectorCache:
 
     def __init__(self, path: Path, dtype: torch.dtype):
         self.path, self._dtype = path, dtype
+        self._file: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: sqlite3.Connection | None = sqlite3.connect(
-                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            with self._writing(self._file):
-                self._file.execute(TABLE)
+            self._file = file = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            with self._writing(file):
+                file.execute(TABLE)
         except (OSError, sqlite3.Error) as error:
+            self.close()
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(
                 f"vector_cache: {path} cannot be used: {reason}; delete it if it is damaged, or give another vector_cache="
@@ -105,12 +105,12 @@ class VectorCache:
         return found
 
     def put(self, vectors: Mapping[str, torch.Tensor]) -> None:
-        """Keep the vectors, [tokens, dim] on any device, of these texts."""
+        """Keep the vectors, [tokens, dim] on any device, of these texts, in the model's dtype."""
         import torch
 
         rows = []
         for text, tensor_TD in vectors.items():
-            content = tensor_TD.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            content = tensor_TD.to("cpu", self._dtype).contiguous().view(torch.uint8).numpy().tobytes()
             dim = tensor_TD.shape[1]
             rows.append((_key(text), dim, zlib.crc32(content, dim), content))
         with self._forgiving() as file:

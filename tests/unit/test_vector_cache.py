@@ -36,6 +36,10 @@ def test_what_is_kept_comes_back_bit_by_bit_in_another_opening(tmp_path, dtype):
     assert found.keys() == kept.keys()
     assert all(torch.equal(found[text], kept[text]) and found[text].dtype == dtype for text in TEXTS)
     assert found[""].shape == (0, 3)  # a document without a token that counts
+    cache = VectorCache(tmp_path / "deep" / "one.sqlite", dtype)
+    cache.put({"wider": torch.ones((2, 3), dtype=torch.float64)})
+    assert torch.equal(cache.get(["wider"])["wider"], torch.ones((2, 3), dtype=dtype))
+    cache.close()
 
 
 def test_many_texts_are_asked_for_in_parts(tmp_path, monkeypatch):
