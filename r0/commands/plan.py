@@ -40,6 +40,7 @@ def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: Rank
     gpus = local_gpus() > 0
     parts += _places(keys, gpus)
     parts += _memory(keys, gpus, missing)
+    parts += _vectors(keys, missing)
     parts.append(_output(command, config, missing))
     named = (("data", config.data if config.data != "builtin" else None), ("run", config.run))
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
@@ -105,12 +106,30 @@ def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) 
 def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
     """What a worker of ``rerank`` is."""
     from r0.rerank.cross_encoder import is_cross_encoder
+    from r0.rerank.late_interaction import is_late_interaction
 
     try:
+        if is_late_interaction(folder, config):
+            return "multi-vector encoder"
         return "cross-encoder" if is_cross_encoder(folder, config) else "rollout worker, beside its key-value cache,"
     except UserError as error:
         missing.append(str(error))
         return "worker"
+
+
+def _vectors(config: RankingKeys, missing: list[str]) -> list[str]:
+    """Where late interaction keeps the vectors of documents."""
+    from r0.rerank.late_interaction import METHOD
+    from r0.rerank.vector_cache import cache_folder
+
+    if config.method != METHOD:
+        return []
+    try:
+        return [f"document vectors: {cache_folder(config.vector_cache) or 'not kept'}"]
+    except UserError as error:
+        if str(error) not in missing:
+            missing.append(str(error))
+        return []
 
 
 def learner_bytes(count: int, learner: LearnerSection, gpus: bool) -> float:

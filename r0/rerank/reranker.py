@@ -23,6 +23,7 @@ from r0.models import model_folder
 from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
+from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import width
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
@@ -33,14 +34,15 @@ DEFAULT_PROMPT_TOKENS = 8192
 SMALLEST_PROMPT = 64  # tokens; with less no document is worth showing
 PREDICT_PAIRS = 64  # pairs of one query that are one job
 
-MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise"]
+MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"]
 
 
 class Reranker:
     """Orders documents by how well they answer a query.
 
     Args:
-        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, and no engine.
+        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, a
+            multi-vector encoder method=late_interaction; neither has an engine.
         method: how a list is ordered.
         engine: vllm or hf; None: vLLM where it is installed.
         device: auto takes a GPU where there is one.
@@ -172,7 +174,8 @@ class Reranker:
         inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; a cross-encoder's scores.
+        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; scores of a cross-encoder,
+        or of late interaction (MaxSim: those of one query can be compared, of two queries not).
 
         Args:
             inputs1: [N] (query, document) pairs, as ``CrossEncoder.predict`` takes them; or, with ``inputs2``, batches with the
@@ -181,7 +184,7 @@ class Reranker:
             _: what both callers also pass (batch size, progress bar, the task): nothing depends on it.
 
         Returns:
-            [N] float64 in 0…1; of a cross-encoder on its own scale. A completion without an answer that can be read counts 0.5
+            [N] float64 in 0…1; of an encoder on its own scale. A completion without an answer that can be read counts 0.5
             (how many is logged as a warning).
 
         Raises:
@@ -233,9 +236,11 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
         UserError: model and configuration do not fit each other.
     """
     most = QUEUED * keys.rollout.max_num_seqs
-    if is_cross_encoder(folder, keys):
+    late = is_late_interaction(folder, keys)
+    if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        return CrossEncoderWorker, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
+        encoder = LateInteractionWorker if late else CrossEncoderWorker
+        return encoder, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
     prompt_tokens = prompt_budget(keys, folder)
     length = prompt_tokens + _new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)

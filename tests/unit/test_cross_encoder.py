@@ -12,7 +12,8 @@ from r0.config.models import preset
 from r0.errors import UserError
 from r0.plain_text import added_ids
 from r0.rerank import Reranker
-from r0.rerank.cross_encoder import is_cross_encoder, pair_tokens
+from r0.rerank.cross_encoder import is_cross_encoder
+from r0.rerank.encoder_worker import text_tokens
 from r0.rerank.pair_format import PairFormat
 from tests.architectures import ARCHITECTURES, build
 
@@ -147,7 +148,7 @@ def test_control_tokens_in_a_document_are_text(folders, name, control):
 
 @pytest.mark.parametrize("name", ["bge", "bert"])
 def test_a_long_document_is_cut_to_the_models_positions(folders, name):
-    assert pair_tokens(Path(folders[name])) == 512
+    assert text_tokens(Path(folders[name])) == 512
     with Reranker(folders[name], "pointwise") as reranker:
         (outcome,) = reranker.run([reranker.job("q", QUERY, ["a b c " * 2000])])
     assert outcome.prompt_tokens == 512
