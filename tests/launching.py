@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def here(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, obje
 def record(output: Path, name: str = "metrics.jsonl") -> list[dict]:
     """The lines of a run's record."""
     return [json.loads(line) for line in (output / name).read_text().splitlines()]
+
+
+def scores_elsewhere(folder: Path, pairs: Sequence[tuple[str, str]], file: Path) -> dict[str, list[float]]:
+    """The scores of a cross-encoder's folder in a new process, by ``score_folder.py``; ``file`` is made for the pairs."""
+    file.write_text(json.dumps(pairs))
+    line = [sys.executable, str(Path(__file__).parent / "score_folder.py"), str(folder), str(file)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def steps(output: Path) -> list[dict]:

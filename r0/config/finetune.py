@@ -89,7 +89,7 @@ class FinetuneConfig(RankKeys):
     )
     train_group_size: Annotated[int, Field(ge=2)] = key(8, "documents of a training group; short groups repeat some")
     negatives: Count = key(
-        4, "in_batch_negatives: documents of other queries that each is scored with (gradients are cached with zero_stage=0)"
+        4, "in_batch_negatives: documents of other queries that each is scored with (gradients are cached on plain ranks)"
     )
     shuffle_rate: Share = key(0.0, "share of the long documents whose thirds are put in another order")
     max_prompt_tokens: Count = key(512, "tokens of query and document together; longer documents are cut")
@@ -106,6 +106,7 @@ class FinetuneConfig(RankKeys):
         None, "if given, batch_size is what a rank computes at one time, and an update sees batch_size × this × ranks"
     )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
+    fsdp: bool = key(False, "split weights, gradients and optimizer over the ranks by PyTorch's FSDP, in place of zero_stage")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16")
     warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
@@ -149,6 +150,10 @@ class FinetuneConfig(RankKeys):
     def _check(self) -> Self:
         if self.num_labels > 1:
             raise ValueError(f"num_labels: {self.num_labels} logits are not one score; use num_labels=1")
+        if self.fsdp and self.zero_stage:
+            raise ValueError(f"fsdp: zero_stage={self.zero_stage} splits the model over the ranks too; leave one of them out")
+        if self.fsdp and self.ranks == 1:
+            raise ValueError("fsdp: one rank has nobody to share the model with; set ranks=2 or more, or leave it out")
         if self.warmup_ratio + self.stable_ratio > 1:
             share = self.warmup_ratio + self.stable_ratio
             raise ValueError(f"stable_ratio: with warmup_ratio it is {share:g} of the steps, more than all; lower one")

@@ -24,7 +24,7 @@ from r0.tags import DEFUSED, defuse
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
+OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 # What sentence-transformers raises for a folder that it cannot load.
 LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 

@@ -1,4 +1,4 @@
-"""What each rank of a fine-tuning does: sentence-transformers' CrossEncoderTrainer over plain data parallelism or DeepSpeed."""
+"""What each rank of a fine-tuning does: sentence-transformers' CrossEncoderTrainer over plain ranks, DeepSpeed or FSDP."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from r0.supervised.finetune_model import adapted, open_model
 from r0.supervised.finetune_plan import plan_model
 from r0.supervised.finetune_save import save_cross_encoder, save_final
 from r0.supervised.finetune_validation import Validation
+from r0.supervised.fsdp import shard
 from r0.supervised.job import Channel, Job, Kind, Report
 from r0.supervised.ranks import common_arguments, fit, half, quiet
 
@@ -45,6 +46,8 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     model = adapted(open_model(config, folder, plan, weights, str(arguments.device)), config)
     train = Dataset.from_file(str(Path(job.run) / "data" / TRAIN))
     trainer = Trainer(model=model, args=arguments, train_dataset=train, loss=make_loss(model, config))
+    if config.fsdp:
+        shard(trainer, model[0].model)
     validation = Validation(trainer, job, channel)
     trainer.add_callback(validation)
     if not fit(trainer, job, channel):
@@ -61,6 +64,8 @@ def training_arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArgument
     settings = common_arguments(job)
     if not config.zero_stage:
         settings |= {"deepspeed": None, "ddp_find_unused_parameters": False, "ddp_backend": dist.get_backend()}
+    if config.fsdp:
+        settings["fsdp"] = True
     if sees_whole_batch(str(config.loss_type)):
         settings |= {"per_device_train_batch_size": config.batch_size // config.ranks, "gradient_accumulation_steps": 1}
     return CrossEncoderTrainingArguments(
@@ -126,4 +131,3 @@ def _sampler(batch_size: int, parts: Sequence[int]) -> type[DefaultBatchSampler]
             return length // self.batch_size
 
     return Order
-
