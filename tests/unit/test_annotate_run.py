@@ -1,6 +1,7 @@
 """What annotation keeps, counts, writes and refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from r0.messages import SYSTEM_PROMPTS
 from r0.records import Answer, Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
-from r0.teacher.annotate import LABELLING_PROMPT, teacher_keys
+from r0.teacher.annotate import LABELLING_PROMPT, annotate_with, teacher_keys
 from r0.teacher.annotate_output import write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
@@ -207,3 +208,39 @@ def test_a_dry_run_says_what_is_placed_and_missing_and_writes_nothing(tmp_path, 
     assert launch.main(["annotate", *settings, "data=/nowhere"]) == 0
     assert "data: there is no /nowhere" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+class Shy:
+    """A reranker that cannot show the pairs of query r, and says no to all others."""
+
+    def run(self, jobs, stop):
+        for job in jobs:
+            if stop():
+                return
+            done = replace(outcome(["no"]), key=job.key)
+            refused = f"query {job.query_id}: max_prompt_tokens: too long; raise it"
+            yield replace(done, replies=(), new_tokens=0, refused=refused) if job.query == "r" else done
+
+
+def test_a_pair_that_cannot_be_shown_is_named_or_skipped_and_counted(tmp_path):
+    pairs, totals = data(tmp_path), Totals()
+    with (
+        Annotations(tmp_path / "one.jsonl", pairs, lambda row: None) as done,
+        pytest.raises(UserError, match=r'data.jsonl: query "r": max_prompt_tokens: too long; raise it; with skip_bad=true such'),
+    ):
+        annotate_with(Shy(), 1, pairs, list(pairs), done)
+    with Annotations(tmp_path / "two.jsonl", pairs, totals.add) as done:
+        session = annotate_with(Shy(), 1, pairs, list(pairs), done, skip_bad=True)
+    assert (session.pairs, session.tokens) == (6, 5 * 30)
+    shown = 'pairs that could not be shown to the model: 1\n  query "r": max_prompt_tokens: too long; raise it'
+    assert totals.report().endswith(shown)
+    assert "3 of 6 kept; 2 left out" in totals.report()
+    with Annotations(tmp_path / "two.jsonl", pairs, lambda row: None) as again:
+        assert len(again) == 6
+
+
+def test_a_stopped_run_keeps_what_is_done(tmp_path):
+    pairs, asked = data(tmp_path), iter([False, False, True])
+    with Annotations(tmp_path / "a.jsonl", pairs, lambda row: None) as done:
+        assert annotate_with(Shy(), 1, pairs, list(pairs), done, stop=lambda: next(asked)).pairs == 2
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
