@@ -15,7 +15,6 @@ from r0.appended import AppendedLines, Row
 from r0.errors import UserError
 from r0.rerank.job import Outcome
 
-
 FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
 
 
