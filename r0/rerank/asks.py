@@ -38,13 +38,13 @@ class Reply:
     groups: tuple[tuple[int, ...], ...]
     scores: tuple[float | None, ...] | None = None  # [M] Form.SCORES: by position in ``Ask.documents``; None: not scored
     probability: float | None = None  # Form.YES_NO: of yes, over yes and no, or a cross-encoder's score; None: not to be had
-    logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
     failures: frozenset[Violation] = frozenset()
     thought: str = ""
     tokens: int = 0  # sampled
     answer: Answer | None = None  # of a verdict (``Job.samples``): as the model states it; None: it cannot be read
     think_tokens: int = 0  # of a verdict: sampled within the thought
     cut_tokens: int = 0  # of a verdict: of the document, which did not fit the prompt
+    logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
 
 
 @dataclass(frozen=True, slots=True)
