@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from r0.launch import main
+
 
 def environment() -> dict[str, str]:
     """One thread, nothing from the network."""
@@ -24,6 +28,18 @@ def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float
     done = subprocess.run(command(name, settings), capture_output=True, text=True, env=environment(), timeout=timeout)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def refused(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
+    """What the door says to bad input, in this process, which costs no imports; its exit code must be 2."""
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 2
+    return capsys.readouterr().err
+
+
+def here(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
+    """What a command prints that needs neither Ray nor engines, run in this process; its exit code must be 0."""
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 0
+    return capsys.readouterr().out
 
 
 def record(output: Path, name: str = "metrics.jsonl") -> list[dict]:

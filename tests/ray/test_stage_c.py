@@ -20,7 +20,7 @@ from r0.models import model_folder
 from r0.rerank import Reranker
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
-from tests.launching import command, environment, launch, record
+from tests.launching import command, environment, here, launch, record
 
 pytestmark = pytest.mark.ray
 
@@ -71,7 +71,7 @@ def check_folder(run: Path, tmp_path: Path) -> list[float]:
     return ours
 
 
-def test_two_ranks_and_the_folder_in_every_library(tmp_path):
+def test_two_ranks_and_the_folder_in_every_library(tmp_path, capsys):
     output = tmp_path / "run"
     wide = {"output": output, "ranks": 2, "kl_coef": 0.1, "zero_stage": 2, "loss.infonce_weight": 0.5}
     done = launch("stage_c", {**SMALL, **wide})
@@ -89,7 +89,7 @@ def test_two_ranks_and_the_folder_in_every_library(tmp_path):
     assert all(0 <= line[f"heldout/{name}"] <= 1 for line in heldout for name in ("ndcg@10", "format_rate", "ece"))
     scores = check_folder(output, tmp_path)
     assert scores_of_rerank(output / "model", "vllm", thinking=False) == pytest.approx(scores, abs=1e-4)
-    assert "finished before" in launch("stage_c", {**SMALL, **wide}).stdout
+    assert "finished before" in here(capsys, "stage_c", {**SMALL, **wide})
 
 
 def test_an_interrupted_run_with_thoughts_goes_on_to_the_same_weights(tmp_path):
