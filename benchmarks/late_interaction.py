@@ -1,12 +1,12 @@
 """Late interaction over kept document vectors, against encoding them, and against a cross-encoder of the same backbone.
 
-    python benchmarks/late_interaction.py [--queries 40] [--documents 100] [--corpus 1000] [--rounds 3]
+    python benchmarks/late_interaction.py [--queries 20] [--documents 100] [--corpus 500] [--rounds 3]
 
 Every query has --documents candidates, drawn from a corpus of --corpus built-in documents of about --words words. Three sides, in
 turn, each with one thread in float32 through the Reranker that stands behind the command: late interaction that keeps vectors in
 an empty folder (cold), the same again (warm), and a cross-encoder. The backbone is a random BERT of --layers layers of --width.
-Loading is not counted. Printed: documents scored a second, the ratios of each round and their median, and the largest difference
-between cold and warm scores.
+Loading is not counted. Printed: documents scored a second of processor time (others on the machine change it little), the ratios
+of each round and their median, and the largest difference between cold and warm scores.
 """
 
 from __future__ import annotations
@@ -73,23 +73,23 @@ def make_lists(queries: int, documents: int, corpus: int, words: int) -> Lists:
 
 
 def side(model: str, lists: Lists, method: str, cache: Path | None = None) -> tuple[float, dict[str, list[float]]]:
-    """Documents scored a second, and the scores by query."""
+    """Documents scored a second of processor time, and the scores by query."""
     from r0.rerank import Reranker
 
     options = {} if cache is None else {"vector_cache": str(cache)}
     with Reranker(model, method, device="cpu", max_num_seqs=32, **options) as reranker:
         reranker.predict([("warm", "up")])
         jobs = {job.key: job for job in (reranker.job(query, query, documents, each=True) for query, documents in lists)}
-        began = time.perf_counter()
+        began = time.process_time()
         outcomes = list(reranker.run(jobs.values()))
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
     scores = {jobs[one.key].query: [reply.probability for _, reply in one.replies] for one in outcomes}
     return sum(len(documents) for _, documents in lists) / seconds, scores
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    defaults = {"queries": 40, "documents": 100, "corpus": 1000, "words": 100, "width": 256, "layers": 6, "rounds": 3}
+    defaults = {"queries": 20, "documents": 100, "corpus": 500, "words": 100, "width": 256, "layers": 6, "rounds": 3}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
@@ -116,7 +116,7 @@ def main() -> int:
             size = sum(path.stat().st_size for path in cache.iterdir())
             print(f"round {number + 1}: " + ", ".join(f"{key} {values[-1]:,.0f}" for key, values in found.items()), flush=True)
         distinct = len({text for _, texts in lists for text in texts})
-    print(f"{asked.queries} queries × {asked.documents} documents ({distinct:,} distinct), documents scored a second, medians:")
+    print(f"{asked.queries} queries × {asked.documents} documents, {distinct:,} distinct; a second of processor time, medians:")
     for key, values in found.items():
         ratios = [value / other for value, other in zip(values, found["cross-encoder"], strict=True)]
         each = ", ".join(f"{ratio:.1f}" for ratio in ratios)

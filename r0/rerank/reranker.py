@@ -26,6 +26,7 @@ from r0.rerank.job import Job, Outcome
 from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import width
 from r0.rerank.pair_format import PairFormat
+from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 
 logger = logging.getLogger(__name__)
@@ -239,8 +240,11 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
     late = is_late_interaction(folder, keys)
     if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        encoder = LateInteractionWorker if late else CrossEncoderWorker
-        return encoder, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
+        many = max(2, most)  # however short the queries' lists are, an encoder's batches are full
+        if not late:
+            return CrossEncoderWorker, (keys, settings), many
+        keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})
+        return LateInteractionWorker, (keys, settings), many
     prompt_tokens = prompt_budget(keys, folder)
     length = prompt_tokens + _new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)

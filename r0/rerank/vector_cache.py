@@ -54,6 +54,11 @@ def cache_folder(setting: str | None) -> Path | None:
     return folder
 
 
+def absolute(setting: str | None) -> str | None:
+    """The setting with a folder made absolute: a worker in another process may have another working folder."""
+    return setting if setting in (None, AUTO, NONE) else str(cache_folder(setting))
+
+
 def model_hash(folder: Path, *settings: object) -> str:
     """32 hex digits of the files' contents and of the settings with which the model is used. It reads every weight."""
     found = hashlib.sha256("\x1f".join(map(str, settings)).encode())

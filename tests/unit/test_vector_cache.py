@@ -13,7 +13,7 @@ import torch
 
 from r0.errors import UserError
 from r0.rerank import vector_cache
-from r0.rerank.vector_cache import VectorCache, cache_folder, model_hash
+from r0.rerank.vector_cache import VectorCache, absolute, cache_folder, model_hash
 
 TEXTS = ["a river", "ein Fluß", "川", "", "line\nand \x00 zero"]
 
@@ -188,6 +188,7 @@ def test_the_folder_is_the_users_cache_unless_given(tmp_path, monkeypatch):
     assert cache_folder("auto") == tmp_path / "xdg" / "r0" / "vectors"
     assert cache_folder("~/mine") == tmp_path / "mine"
     assert cache_folder("mine") == Path.cwd() / "mine"
+    assert [absolute(one) for one in ("mine", "auto", "none", None)] == [str(Path.cwd() / "mine"), "auto", "none", None]
     assert cache_folder(None) is cache_folder("none") is None
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no folder that can be written; choose another"):
