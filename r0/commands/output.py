@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from r0.config import AnnotateConfig, MineConfig, RerankConfig, ScoreConfig, TrainingKeys
+from r0.config import Section
 from r0.errors import UserError
 from r0.tracking import default_output
 
 
-def output_path(command: str, config: TrainingKeys | RerankConfig | AnnotateConfig | ScoreConfig | MineConfig) -> Path:
-    """The run directory that the configuration asks for.
+def output_path(command: str, config: Section) -> Path:
+    """The run directory that the configuration asks for by its key ``output``.
 
     Raises:
         UserError: a relative path under a Ray job, whose folder is a copy that goes away.
     """
-    path = Path(config.output).expanduser() if config.output else default_output(command, config)
+    given: str | None = getattr(config, "output", None)
+    path = Path(given).expanduser() if given else default_output(command, config)
     if under_ray_job() and not path.is_absolute():
         raise UserError(
             f"output: {path} is relative, and a Ray job's folder is a copy that is deleted; "

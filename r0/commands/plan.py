@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import local_gpus, phases
 from r0.commands.output import output_path
-from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, TrainingKeys
+from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -149,7 +149,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: TrainingKeys | RerankConfig | AnnotateConfig | ScoreConfig, missing: list[str]) -> str:
+def _output(command: str, config: Section, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

@@ -73,7 +73,8 @@ class CrossEncoderWorker(EncoderWorker):
     def _score(self, jobs: Sequence[Job]) -> list[tuple[Sequence[float], int]]:
         pairs = [(self._plain(job.query), self._plain(document)) for job in jobs for document in job.documents]
         logits = self._logits(pairs)
-        place, found = 0, []
+        place = 0
+        found: list[tuple[Sequence[float], int]] = []
         for job in jobs:
             end = place + len(job.documents)
             found.append((logits[place:end], sum(self._model.tokens[pair] for pair in pairs[place:end])))
