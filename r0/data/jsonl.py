@@ -102,7 +102,7 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
     with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
         packed = path.name.endswith(PACKED)
         offset = done = 0
-        for number, raw, length in _unpacked(path, _raw_lines(gzip.open(file) if packed else file)):
+        for number, raw, length in _unpacked(path, _raw_lines(gzip.GzipFile(fileobj=file) if packed else file)):
             start, offset = offset, offset + length
             before, done = done, file.tell() if packed else offset
             advance(done - before)
