@@ -135,8 +135,8 @@ def main() -> None:
         keys = {
             "data": folder / "train.jsonl", "test": folder / "test.jsonl", "model": student, "output": folder / "run",
             "teacher.model": given.teacher, "teacher.thinking": "true", "teacher.max_new_tokens": 256, "max_prompt_tokens": 128,
-            "epochs": 8, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 2e-3, "stable_ratio": 0.5, "log_every": 20, "ray.inline": "true",
-            "seed": given.seed,
+            "epochs": 8, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 2e-3, "stable_ratio": 0.5, "log_every": 20,
+            "ray.inline": "true", "seed": given.seed,
         }  # fmt: skip
         start = time.monotonic()
         arguments = [*(f"{name}={value}" for name, value in keys.items()), *given.keys]
