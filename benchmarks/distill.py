@@ -1,7 +1,7 @@
 """Distillation on the built-in task: a thinking teacher, a fresh cross-encoder as student; what it keeps, how much faster it is.
 
     python benchmarks/distill.py                      # r0-tiny teaches a BERT of two layers, on CPU cores
-    python benchmarks/distill.py --teacher FOLDER --lists 3000 [key=value …]
+    python benchmarks/distill.py --teacher FOLDER --lists 2000 [key=value …]
 
 One `distill` run does all: the teacher judges each document after a thought (vLLM), triplets, MarginMSE, evaluation on lists of
 other queries. Then teacher and student score the same documents in turns, each with its natural engine (vLLM;
@@ -113,7 +113,7 @@ def speeds(teacher: str, student: str, test: Path, turns: int) -> dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="r0-tiny")
-    parser.add_argument("--lists", type=int, default=2500, help="training lists of six documents, all judged by the teacher")
+    parser.add_argument("--lists", type=int, default=1000, help="training lists of six documents, all judged by the teacher")
     parser.add_argument("--test", type=int, default=200, help="test lists")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--turns", type=int, default=3, help="times that each side is timed")
@@ -135,8 +135,8 @@ def main() -> None:
         keys = {
             "data": folder / "train.jsonl", "test": folder / "test.jsonl", "model": student, "output": folder / "run",
             "teacher.model": given.teacher, "teacher.thinking": "true", "teacher.max_new_tokens": 256, "max_prompt_tokens": 128,
-            "epochs": 3, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 2e-3, "log_every": 20, "ray.inline": "true",
-            "seed": given.seed,
+            "epochs": 8, "batch_size": 32, "micro_batch_size": 32, "learning_rate": 2e-3, "stable_ratio": 0.5, "log_every": 20,
+            "ray.inline": "true", "seed": given.seed,
         }  # fmt: skip
         start = time.monotonic()
         arguments = [*(f"{name}={value}" for name, value in keys.items()), *given.keys]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r0.commands.output import output_path
-from r0.commands.plan import plan
+from r0.commands.plan import plan, plan_score
 from r0.config import DistillConfig, DistillEvalConfig, DistillTrainConfig, DistillTripletsConfig, ScoreConfig, ScoringKeys
 from r0.config.distill_run import keys_in_common
 from r0.config.models import check_preset
@@ -21,15 +21,8 @@ if TYPE_CHECKING:
     from r0.teacher.labelled_lists import LabelledLists
 
 Step = tuple[str, Callable[[], int]]  # title, and what returns an exit code
-OWN_DATA = (
-    "data",
-    "data_type",
-    "output",
-    "fresh",
-    "builtin_rows",
-    "min_label",
-    "max_label",
-)  # keys that each step has its own of
+# Keys of which each step has its own.
+OWN_DATA = ("data", "data_type", "output", "fresh", "builtin_rows", "min_label", "max_label")
 
 
 def run(config: DistillConfig, dry_run: bool) -> int:
@@ -41,7 +34,9 @@ def run(config: DistillConfig, dry_run: bool) -> int:
     check_preset("distill score", config.teacher)
     if dry_run:
         steps = "score, triplets, train" if config.loss_type == "margin_mse" else "score, train"
-        print(f"{plan('distill', config)}\nsteps: {steps}{', eval' if config.test else ''}")
+        score = score_config(config, config.data, output_path("distill", config) / "score")
+        print(f"the student\n\n{plan('distill', config)}\n\nthe teacher\n\n{plan_score(score)}")
+        print(f"\nsteps: {steps}{', eval' if config.test else ''}")
         return 0
     lists, before = _check(config)
     with RunDirectory.open(output_path("distill", config), "distill", config, fresh=config.fresh) as directory:

@@ -61,9 +61,11 @@ class DistillConfig(FinetuneConfig):
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:
-        for name in ("validation", "min_label", "max_label"):
+        if self.validation is not None:
+            raise ValueError("validation: a share of the training queries validates here; use validation_share")
+        for name in ("min_label", "max_label"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name}: is for the command `distill train` alone; leave it out")
+                raise ValueError(f"{name}: is a bound of finetune's labels; leave it out")
         if self.data_type != "auto":
             raise ValueError("data_type: follows from loss_type; leave it out")
         if self.test is not None and self.test == self.data != "builtin":

@@ -49,6 +49,14 @@ def arrow(run: Path, name: str) -> list[dict]:
     return Dataset.from_file(str(run / "data" / f"{name}.arrow")).to_list()
 
 
+def scores_of(run: Path, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Logits of the trained folder."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(run / "model"), device="cpu").predict(pairs, activation_fn=torch.nn.Identity()).tolist()
+
+
 def logits(run: Path, pairs: Sequence[tuple[str, str]]) -> list[float]:
     """Of the trained folder, by transformers, sentence-transformers and r0, which must agree; in a process of its own."""
     (run / "pairs.json").write_text(json.dumps(pairs))
@@ -79,7 +87,7 @@ def test_a_student_learns_the_margins_of_its_teacher(bert: str, scores: Path, tm
     first, *_, last = train(bert, triplets, run)
     assert last["heldout/loss"] < first["heldout/loss"]
     rows = arrow(run, "validation_loss")
-    found = logits(run, [(row["query"], row[name]) for row in rows for name in ("positive", "negative_1")])
+    found = scores_of(run, [(row["query"], row[name]) for row in rows for name in ("positive", "negative_1")])
     margins = zip(found[::2], found[1::2], (row["label"][0] - row["label"][1] for row in rows), strict=True)
     errors = [(positive - negative - wanted) ** 2 for positive, negative, wanted in margins]
     assert last["heldout/loss"] == pytest.approx(math.fsum(errors) / len(errors), rel=1e-4)
@@ -92,7 +100,7 @@ def test_a_student_learns_the_shares_of_its_teacher(bert: str, scores: Path, tmp
     first, *_, last = train(bert, scores, run, loss_type="listwise_kl", teacher_temperature=2.0, train_group_size=4)
     assert last["heldout/loss"] < first["heldout/loss"]
     rows = arrow(run, "validation_loss")
-    found = iter(logits(run, [(row["query"], document) for row in rows for document in row["documents"]]))
+    found = iter(scores_of(run, [(row["query"], document) for row in rows for document in row["documents"]]))
 
     def log_softmax(values: Sequence[float]) -> list[float]:
         total = math.log(math.fsum(map(math.exp, values)))

@@ -63,7 +63,7 @@ def test_a_preset_of_the_teacher_is_the_teachers() -> None:
     ("overrides", "message"),
     [
         (["test=d.jsonl"], "test: is what is trained on"),
-        (["validation=v.jsonl"], "validation: is for the command `distill train` alone"),
+        (["validation=v.jsonl"], "validation: a share of the training queries validates here"),
         (["data_type=grouped"], "data_type: follows from loss_type"),
         (["loss_type=pairwise_ranknet"], "loss_type"),
         (["teacher.ray.inline=true"], "give its keys without teacher."),
