@@ -34,6 +34,7 @@ def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> No
     if dist.get_rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         dtype = model.dtype
+        unset_hf_deepspeed_config()  # else ZeRO-3 would split the models that are made here too
         if job.config.lora.r:
             with whole_folder(Path(job.run) / "adapter") as folder:
                 model.save_pretrained(folder, state_dict=gathered)
@@ -78,6 +79,5 @@ def score_modules() -> list[torch.nn.Module]:
 
 def _merged(job: Job[EsciConfig]) -> Any:
     """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
-    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
     base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
     return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload()
