@@ -1,4 +1,4 @@
-"""Made-up ESCI rows in which one word of the item gives its class away, as parquet."""
+"""Made-up ESCI rows in which the letter that an item is made of gives its class away, as parquet."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from r0.data.esci import CLASSES
 
-TELLING = {"E": "just that", "S": "a likeness", "C": "goes along", "I": "far away"}
+TELLING = {"E": "a", "S": "k", "C": "q", "I": "z"}
 
 
 def esci_rows(queries: int, first: int = 0) -> list[dict[str, str]]:
     """Four rows a query, one of each class; ``first`` is the number of the first query."""
     return [
-        {"query": f"thing {number}", "item_text": f"{TELLING[label]} {number % 7}", "esci_label": label}
+        {"query": f"thing {number}", "item_text": TELLING[label] * (40 + number % 7), "esci_label": label}
         for number in range(first, first + queries)
         for label in CLASSES
     ]

@@ -42,6 +42,8 @@ SCORES = (
     "`sentence_transformers.CrossEncoder(folder).predict([(query, document), …])`."
 )
 
+ESCI = "The score is (3 P(exact) + 2 P(substitute) + P(complement)) / 3, of the classes that its four logits stand for."
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -66,7 +68,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
     own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
     scores = facts.command in ("finetune", "distill train", "esci")  # it does not write, it scores
-    reads = f"It reads {READS[form]}." if not scores else SCORES
+    reads = f"It reads {READS[form]}." if not scores else f"{SCORES} {ESCI if facts.command == 'esci' else ''}".strip()
     parts = [
         _front_matter(model, "sentence-transformers" if scores else "transformers"),
         "# A reranker that scores" if scores else "# A reranker that thinks before it judges",

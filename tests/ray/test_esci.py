@@ -93,7 +93,7 @@ def test_what_is_learned_is_scored_alike_with_the_adapter_and_merged(model: str,
     assert last["heldout/ndcg@10"] > first["heldout/ndcg@10"]
     training = {query_hash(query) for query in Rows(output / "data" / "train.arrow").column("query")}
     assert training.isdisjoint(map(query_hash, Rows(output / "data" / HELDOUT).column("query")))
-    assert "It scores pairs" in (output / "model" / "README.md").read_text()
+    assert "P(substitute)" in (output / "model" / "README.md").read_text()
     assert run(config(model, data, tmp_path / "run", max_steps=30, batch_size=16, lora={"r": 16, "dropout": 0.0}, ray=INLINE))
     wrong = tiny_model(tmp_path / "wrong", arch="qwen3", hidden=256)
     with pytest.raises(UserError, match="does not fit the model"):
@@ -119,6 +119,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: str, data: str, t
     assert [line["step"] for line in record(tmp_path / "cut") if "loss" in line] == [2, 4, 6]
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
     assert weights[0] == weights[1]
+    with pytest.raises(UserError, match=r"belongs to another configuration: lora\.r \(16 there, 4 here\)"):
+        run(config(model, data, tmp_path / "cut", max_steps=6, save_every=2, keep=2, log_every=2, lora={"r": 4}, ray=INLINE))
 
 
 def test_the_scripts_command_lines_train_and_measure_at_the_door(model: str, data: str, tmp_path: Path) -> None:

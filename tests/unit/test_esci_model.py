@@ -15,14 +15,14 @@ from r0.errors import UserError
 from r0.plain_text import added_ids
 from r0.rerank import Reranker
 from r0.supervised.esci.examples import EsciCollate
-from r0.supervised.esci.folder import write_model
+from r0.supervised.esci.folder import pair_tokenizer, write_model
 from r0.supervised.esci.measure import scores_of
 from r0.supervised.esci.model import check_classifier, class_logits, classifier
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.scorer import Scorer
 from r0.supervised.esci.told import SYSTEM_PROMPT, Told, told
 from tests.architectures import ARCHITECTURES, build
-from tests.helpers import tiny_model
+from tests.helpers import tiny_model, tiny_tokenizer
 
 PAIRS = [("red shoe", "a shoe"), ("red shoe", "shoe laces, " * 9), ("lamp", "a lamp with a shade")]
 QWEN3 = "qwen3-0.6b"
@@ -133,6 +133,27 @@ def test_transformers_sentence_transformers_and_r0_read_one_score_from_the_folde
         assert reranker.predict(pairs) == pytest.approx(expected, abs=0.05)
     assert np.ptp(expected) > 0.01
     assert told(folder) == Told(max_prompt_tokens=500)
+
+
+@pytest.mark.parametrize("template", [None, "the tokenizer's own"])
+@pytest.mark.parametrize("begins", [False, True])
+def test_the_saved_tokenizer_asks_as_the_first_one_did(begins: bool, template: str | None, tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = "<|im_start|>"
+    if begins:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    if template is None:
+        tokenizer.chat_template = None
+    prompter = EsciPrompter(tokenizer, Told(max_prompt_tokens=600))
+    ids = prompter.ids("red shoe", "a shoe")
+    assert (ids[0] == 1) == (begins or template is not None)
+    pair_tokenizer(prompter).save_pretrained(tmp_path)
+    saved = EsciPrompter(AutoTokenizer.from_pretrained(tmp_path), Told(max_prompt_tokens=600))
+    assert saved.ids("red shoe", "a shoe") == ids
+    turns = [{"role": "query", "content": "red shoe"}, {"role": "document", "content": "a shoe"}]
+    assert saved.tokenizer.apply_chat_template(turns, return_dict=False) == list(ids)
 
 
 @pytest.mark.parametrize(

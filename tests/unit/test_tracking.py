@@ -309,6 +309,16 @@ def test_a_dead_wandb_neither_stops_nor_slows_a_run(tmp_path, monkeypatch, fault
     assert mirror._process.poll() is not None  # nothing is left running
 
 
+def test_wandb_shows_the_name_that_is_given_or_the_folders(tmp_path, monkeypatch):
+    told = []
+    mirror = TensorBoardMirror(tmp_path / "tb")
+    monkeypatch.setattr("r0.tracking.recorder.WandbMirror", lambda run, log: told.append(run) or mirror)
+    with RunDirectory.open(tmp_path / "folder", "stage_a", CONFIG) as run:
+        for name in ("mine", None):
+            Recorder(run, TrackingSection(wandb="offline", wandb_name=name), 1).close()
+    assert [one.name for one in told] == ["mine", "folder"]
+
+
 def test_wandb_offline_gets_every_step(tmp_path):
     mirror = WandbMirror(wandb_run(tmp_path), tmp_path / "wandb.log", close_s=60.0)
     for step in range(3):

@@ -23,6 +23,7 @@ from r0.supervised.esci.model import classifier, head_name
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.job import Job
 from r0.supervised.save import whole_folder
+from r0.template import DEFAULT_CHAT_TEMPLATE
 
 
 def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> None:
@@ -34,6 +35,7 @@ def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> No
     if dist.get_rank() == 0:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         dtype = model.dtype
+        unset_hf_deepspeed_config()  # else ZeRO-3 would split the models that are made here too
         if job.config.lora.r:
             with whole_folder(Path(job.run) / "adapter") as folder:
                 model.save_pretrained(folder, state_dict=gathered)
@@ -49,9 +51,7 @@ def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> No
 
 def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
     """Write classifier, tokenizer and what other libraries read into ``folder``."""
-    tokenizer = prompter.tokenizer
-    tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
-    tokenizer.model_max_length = prompter.told.max_prompt_tokens
+    tokenizer = pair_tokenizer(prompter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), transformer_task="sequence-classification", model_kwargs={"dtype": model.dtype})
@@ -60,6 +60,17 @@ def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
     encoder = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity(), keep_in_fp32_modules=inner)
     encoder.save_pretrained(str(folder), create_model_card=False)
     prompter.told.remember(folder)
+
+
+def pair_tokenizer(prompter: EsciPrompter) -> Any:
+    """The model's tokenizer with a chat template that writes pairs as well. It is the prompter's own, changed."""
+    tokenizer = prompter.tokenizer
+    if not tokenizer.chat_template:  # r0's own is used, behind the token that begins a text, if there is one
+        begins = prompter.template.head.startswith(tokenizer.bos_token or "\0")
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
+    tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
+    tokenizer.model_max_length = prompter.told.max_prompt_tokens
+    return tokenizer
 
 
 def score_modules() -> list[torch.nn.Module]:
@@ -78,6 +89,5 @@ def score_modules() -> list[torch.nn.Module]:
 
 def _merged(job: Job[EsciConfig]) -> Any:
     """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
-    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
     base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
     return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload()

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import TrainingArguments
+from transformers import TrainingArguments, set_seed
 
 from r0.config import EsciConfig
 from r0.supervised.esci.data import TRAIN, Ordered, Rows
@@ -44,6 +44,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     config, folder = job.config, Path(job.model)
     arguments = training_arguments(job)  # before the model: ZeRO-3 splits it while it loads
     prompter = EsciPrompter.open(folder, to_tell(config, None))
+    set_seed(config.seed)  # of new adapters
     model = _open(config, folder)
     train = Ordered(Rows(Path(job.run) / "data" / TRAIN), config.seed, config.batch_size, job.steps)
     trainer = EsciTrainer(

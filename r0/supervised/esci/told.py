@@ -53,5 +53,8 @@ def told(folder: Path) -> Told | None:
 def to_tell(config: EsciConfig | EsciEvalConfig, known: Told | None) -> Told:
     """What the configuration asks for; where it says nothing, ``known`` (what the model was trained with), or r0's own."""
     known = known or Told()
-    given = {"system_prompt": config.system_prompt, "max_prompt_tokens": config.max_prompt_tokens}
-    return replace(known, **{name: value for name, value in given.items() if value})
+    return replace(
+        known,
+        system_prompt=config.system_prompt or known.system_prompt,
+        max_prompt_tokens=config.max_prompt_tokens or known.max_prompt_tokens,
+    )

@@ -48,6 +48,8 @@ class Validation(TrainerCallback):
     def _validate(self, step: int) -> None:
         if not len(self._rows):
             return
+        if dist.get_rank() == 0:
+            self._channel.send(Report(Kind.SAY, step, text=f"step {step}: measuring {len(self._rows)} held-out rows"))
         model = self._trainer.model_wrapped
         model.eval()
         with torch.no_grad(), self._trainer.compute_loss_context_manager():
