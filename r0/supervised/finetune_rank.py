@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+import transformers
 from datasets import Dataset
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -98,6 +99,12 @@ class Trainer(CrossEncoderTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         save_cross_encoder(self.cross_encoder, Path(output_dir or self.args.output_dir), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:  # sentence-transformers' own does not know it
+            transformers.Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint)
 
     @property
     def cross_encoder(self) -> CrossEncoder:

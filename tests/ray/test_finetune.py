@@ -147,6 +147,18 @@ def test_an_interrupted_run_resumes_to_the_same_weights(bert: str, tmp_path: Pat
     assert weights[0] == weights[1]
 
 
+def test_an_interrupted_run_with_lora_resumes_to_the_same_weights(qwen: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = config(qwen, run, lora=LoraSection(r=8, alpha=16.0), learning_rate=2e-2, save_every=2, ray=INLINE)
+    finetune.run(settings)
+    first, weights = losses(run), (run / "model" / "model.safetensors").read_bytes()
+    (run / "finished.json").unlink()
+    (run / "checkpoints" / "checkpoint-4" / "whole").unlink()
+    finetune.run(settings)
+    assert losses(run) == first
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+
+
 def test_what_is_saved_can_be_trained_further(bert: str, tmp_path: Path) -> None:
     finetune.run(config(bert, tmp_path / "first", ray=INLINE))
     second = config(str(tmp_path / "first" / "model"), tmp_path / "second", ray=INLINE)
