@@ -10,7 +10,8 @@ tag in data stays readable for people and models, and is never a tag.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 TAG_NAMES = ("think", "answer", "query", "document", "documents")
 DEFUSED = "‹"
@@ -57,3 +58,21 @@ def bare_thought(text: str) -> str:
             text = text[: closing.start()]
             break
     return defuse(text.strip())
+
+
+def control_texts(tokenizer: Any) -> list[str]:
+    """Control tokens' texts, the longest first: special ones, and tags of r0 or of a chat template that are one token each."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    texts = {token.content for token in added if token.special or defuse(token.content) != token.content}
+    return sorted(texts | set(getattr(tokenizer, "all_special_tokens", ())), key=len, reverse=True)
+
+
+def without_control(text: str, control: Sequence[str]) -> str:
+    """``text`` in which none of the texts ``control`` is spelled: the module's rule, and ``[ SEP]`` for those that begin otherwise.
+
+    For libraries that tokenize by themselves; where r0 makes the token ids, ``r0.plain_text`` is the rule.
+    """
+    for token in control:
+        if token in text:
+            text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
+    return text

@@ -13,7 +13,7 @@ from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked, best_of
 from r0.models import model_folder
-from r0.tags import DEFUSED
+from r0.tags import control_texts, without_control
 from r0.tracking.live import progress
 
 DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # embedded at one time; scored against the whole corpus at one time
@@ -62,13 +62,13 @@ class _Embedder:
 
     def __init__(self, folder: Path):
         self._model = _load(folder)
-        self._control = sorted(_control(self._model.tokenizer), key=len, reverse=True)
+        self._control = control_texts(self._model.tokenizer)
         self._cosine = self._model.similarity_fn_name == "cosine"  # normalised once, it is a dot product
         self._options = {"normalize_embeddings": self._cosine, "show_progress_bar": False}
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, H]."""
-        return self._model.encode_document([_plain(text, self._control) for text in texts], **self._options)
+        return self._model.encode_document([without_control(text, self._control) for text in texts], **self._options)
 
     def similarities(self, corpus_DH: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
         """A function of queries [Q]: float32 [Q, D]."""
@@ -79,7 +79,7 @@ class _Embedder:
         similarity = dot_score if self._cosine else self._model.similarity
 
         def of(queries: Sequence[str]) -> np.ndarray:
-            embedded = self._model.encode_query([_plain(query, self._control) for query in queries], **self._options)
+            embedded = self._model.encode_query([without_control(query, self._control) for query in queries], **self._options)
             return similarity(torch.from_numpy(embedded).to(self._model.device), corpus).float().cpu().numpy()
 
         return of
@@ -104,17 +104,3 @@ def _scores_pairs(folder: Path) -> bool:
         raise UserError(f"model: a configuration in {folder} is not valid JSON ({error}); give another model") from None
     names = [name for one in found for name in one.get("architectures") or []]
     return any(name.endswith("ForSequenceClassification") for name in names) or found[-1].get("model_type") == "CrossEncoder"
-
-
-def _control(tokenizer: Any) -> set[str]:
-    """Texts of the tokenizer's control tokens."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    return {token.content for token in added if token.special} | set(getattr(tokenizer, "all_special_tokens", ()))
-
-
-def _plain(text: str, control: Sequence[str]) -> str:
-    """``text`` without control tokens, as the cross-encoders of r0.rerank are given it."""
-    for token in control:
-        if token in text:
-            text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
-    return text

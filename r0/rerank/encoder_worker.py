@@ -20,7 +20,7 @@ from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
-from r0.tags import DEFUSED, defuse
+from r0.tags import control_texts, without_control
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.
@@ -84,11 +84,8 @@ class EncoderWorker:
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)
 
     def _plain(self, text: str) -> str:
-        """``text`` without control tokens: the rule of ``r0.tags``, and ``[ SEP]`` for those that begin otherwise."""
-        for token in self._control:
-            if token in text:
-                text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
-        return text
+        """``text`` without control tokens."""
+        return without_control(text, self._control)
 
 
 def _reply(logit: float, score: float) -> Reply:
@@ -107,13 +104,6 @@ def placed(settings: EngineSettings) -> tuple[str, Any]:
         torch.set_num_threads(settings.threads)
     half = settings.dtype == "bf16" or (settings.dtype == "auto" and on_gpu)
     return ("cuda" if on_gpu else "cpu"), (torch.bfloat16 if half else torch.float32)
-
-
-def control_texts(tokenizer: Any) -> list[str]:
-    """Control tokens' texts, the longest first: special ones, and tags of r0 or of a chat template that are one token each."""
-    added = tokenizer.added_tokens_decoder.values()
-    texts = {token.content for token in added if token.special or defuse(token.content) != token.content}
-    return sorted(texts | set(tokenizer.all_special_tokens), key=len, reverse=True)
 
 
 def text_tokens(folder: Path) -> int | None:
