@@ -68,7 +68,7 @@ def control_texts(tokenizer: Any) -> list[str]:
 
 
 def without_control(text: str, control: Sequence[str]) -> str:
-    """``text`` in which none of the texts ``control`` is spelled: the module's rule, and ``[ SEP]`` for those that begin otherwise.
+    """``text`` that spells none of the texts ``control``: the module's rule, and ``[ SEP]`` for those that begin otherwise.
 
     For libraries that tokenize by themselves; where r0 makes the token ids, ``r0.plain_text`` is the rule.
     """
