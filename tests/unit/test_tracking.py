@@ -311,7 +311,8 @@ def test_a_dead_wandb_neither_stops_nor_slows_a_run(tmp_path, monkeypatch, fault
 
 def test_wandb_shows_the_name_that_is_given_or_the_folders(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr("r0.tracking.recorder.WandbMirror", lambda run, log: told.append(run) or TensorBoardMirror(tmp_path / "tb"))
+    mirror = TensorBoardMirror(tmp_path / "tb")
+    monkeypatch.setattr("r0.tracking.recorder.WandbMirror", lambda run, log: told.append(run) or mirror)
     with RunDirectory.open(tmp_path / "folder", "stage_a", CONFIG) as run:
         for name in ("mine", None):
             Recorder(run, TrackingSection(wandb="offline", wandb_name=name), 1).close()
