@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from r0.errors import UserError
@@ -12,8 +12,9 @@ from r0.errors import UserError
 TEMPORARY = ".tmp-"  # beginning of the names of files that are not whole yet
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that after a crash at any moment either the old file or the new one is there, whole.
+def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write ``content``, given whole or in parts, to ``path`` so that after a crash at any moment either the old file or the new
+    one is there, whole.
 
     Raises:
         UserError: the file system refuses (read-only, full, no permission).
@@ -22,11 +23,11 @@ def write_atomic(path: Path, content: bytes) -> None:
     with writing(path):
         try:
             with temporary.open("wb") as stream:
-                stream.write(content)
+                stream.writelines([content] if isinstance(content, bytes) else content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise

@@ -15,15 +15,22 @@ from importlib.resources import files
 from pathlib import Path
 
 from r0.config import (
+    AnnotateConfig,
     ConvertConfig,
     DemoConfig,
+    DistillConfig,
+    DistillEvalConfig,
+    DistillTrainConfig,
+    DistillTripletsConfig,
     EsciConfig,
     EsciEvalConfig,
     EvaluateConfig,
     FinetuneConfig,
+    MineConfig,
     RerankConfig,
     RetrieveConfig,
     RolloutsConfig,
+    ScoreConfig,
     Section,
     SftConfig,
     StageAConfig,
@@ -56,16 +63,36 @@ COMMANDS = {
     "convert": Command(
         ConvertConfig, "raw production logs to pointwise rows", "r0.commands.convert:run", positionals=("input", "output")
     ),
+    "annotate": Command(
+        AnnotateConfig, "a teacher writes thoughts and verdicts for a warm start", "r0.commands.annotate:run", shipped=False
+    ),
     "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
     "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),
     "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
     "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run"),
     "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
+    "distill triplets": Command(
+        DistillTripletsConfig, "a teacher's scores to triplets", "r0.commands.distill_triplets:run", shipped=False
+    ),
+    "distill train": Command(
+        DistillTrainConfig, "a student learns from a teacher's scores", "r0.commands.distill_train:run", shipped=False
+    ),
+    "distill eval": Command(
+        DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
+    ),
+    "distill": Command(DistillConfig, "score, triplets, train and eval in one run", "r0.commands.distill:run", shipped=False),
     "esci": Command(EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run"),
     "esci eval": Command(EsciEvalConfig, "measure an ESCI reranker on labelled rows", "r0.commands.esci_eval:run", shipped=False),
+    "mine": Command(MineConfig, "hard negatives from BM25, a dense model or a reranker", "r0.commands.mine:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
+    "distill score": Command(
+        ScoreConfig,
+        "a teacher's raw logits for labelled data, one document at a time (pointwise)",
+        "r0.commands.distill_score:run",
+        shipped=False,
+    ),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
 }
 

@@ -76,7 +76,7 @@ def _header(path: Path) -> dict[str, dict]:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.metadata"]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the Hub's client raises many kinds: offline, unknown name, gated, disk full

@@ -62,6 +62,11 @@ class PlainText:
         made = {letter for letter in set(safe) if "<" in self.normalize(letter)}
         return "".join(DEFUSED if letter in made else letter for letter in safe)
 
+    def clean(self, text: str) -> str:
+        """``defuse``; and without any ``<`` where what the vocabulary leaves of the text would spell a tag."""
+        safe = self.defuse(text)
+        return safe.replace("<", "") if self._spells_tag(safe, self.pieces_with_tags(safe).ids if "<" in safe else []) else safe
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that ``defuse`` has seen."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
@@ -69,14 +74,20 @@ class PlainText:
 
     def pieces(self, text: str) -> Pieces:
         """Token ids with their places in the text."""
-        encoded = self._plain.encode(text, add_special_tokens=False)
-        pieces = Pieces(encoded.ids, encoded.offsets)
-        if not self.added_ids.isdisjoint(pieces.ids):
-            pieces = self._without_added(text, pieces)
-        if "<" in text and self._pattern.search(self._plain.decode(pieces.ids, skip_special_tokens=False)):
+        pieces = self.pieces_with_tags(text)
+        if self._spells_tag(text, pieces.ids):
             kept = [index for index, (start, end) in enumerate(pieces.offsets) if "<" not in text[start:end]]
             return Pieces([pieces.ids[index] for index in kept], [pieces.offsets[index] for index in kept])
         return pieces
+
+    def pieces_with_tags(self, text: str) -> Pieces:
+        """``pieces`` of a text in which r0's own words may spell tags, as ``<Query>:``; data in it must be ``clean``."""
+        encoded = self._plain.encode(text, add_special_tokens=False)
+        pieces = Pieces(encoded.ids, encoded.offsets)
+        return pieces if self.added_ids.isdisjoint(pieces.ids) else self._without_added(text, pieces)
+
+    def _spells_tag(self, text: str, ids: list[int]) -> bool:
+        return "<" in text and bool(self._pattern.search(self._plain.decode(ids, skip_special_tokens=False)))
 
     def _without_added(self, text: str, pieces: Pieces) -> Pieces:
         kept = Pieces([], [])

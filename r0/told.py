@@ -25,12 +25,12 @@ def remember(folder: Path, form: Form, system_prompt: str) -> None:
     write_atomic(folder / FILE, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def told(folder: Path, form: Form) -> str:
-    """The system prompt for answers of ``form``: what the model in ``folder`` was trained with, or r0's own."""
+def told(folder: Path, form: Form, own: str | None = None) -> str:
+    """The system prompt for answers of ``form``: what the model in ``folder`` was trained with, else ``own`` (r0's own)."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if content["answer"] == form and isinstance(content["system_prompt"], str):
             return content["system_prompt"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # a model that r0 did not train
-    return SYSTEM_PROMPTS[form]
+    return SYSTEM_PROMPTS[form] if own is None else own

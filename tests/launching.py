@@ -6,7 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
+
+from r0.launch import main
 
 
 def environment() -> dict[str, str]:
@@ -26,9 +31,30 @@ def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float
     return done
 
 
+def refused(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
+    """What the door says to bad input, in this process, which costs no imports; its exit code must be 2."""
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 2
+    return capsys.readouterr().err
+
+
+def here(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:
+    """What a command prints that needs neither Ray nor engines, run in this process; its exit code must be 0."""
+    assert main([*name.split(), *(f"{key}={value}" for key, value in settings.items())]) == 0
+    return capsys.readouterr().out
+
+
 def record(output: Path, name: str = "metrics.jsonl") -> list[dict]:
     """The lines of a run's record."""
     return [json.loads(line) for line in (output / name).read_text().splitlines()]
+
+
+def scores_elsewhere(folder: Path, pairs: Sequence[tuple[str, str]], file: Path) -> dict[str, list[float]]:
+    """The scores of a cross-encoder's folder in a new process, by ``score_folder.py``; ``file`` is made for the pairs."""
+    file.write_text(json.dumps(pairs))
+    line = [sys.executable, str(Path(__file__).parent / "score_folder.py"), str(folder), str(file)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def steps(output: Path) -> list[dict]:

@@ -1,4 +1,4 @@
-"""A tiny random BERT with a tokenizer of bytes, for tests of cross-encoders."""
+"""A tiny random BERT with a tokenizer of bytes, and a multi-vector encoder on it, for tests of what encoders score."""
 
 from __future__ import annotations
 
@@ -33,3 +33,30 @@ def tiny_bert(path: str | Path, positions: int = 512, seed: int = 0) -> str:
     BertModel(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+def tiny_multi_vector(
+    path: str | Path, seed: int = 0, dim: int = 16, expansion: bool = True, similarity: str | None = None, positions: int = 512
+) -> str:
+    """Save a random multi-vector encoder, built as ColBERT is: queries filled up to 16 tokens, documents without punctuation."""
+    import string
+
+    import torch
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    backbone = tiny_bert(Path(path) / "backbone", positions, seed)
+    torch.manual_seed(seed)
+    tokens = {"module_input_name": "token_embeddings"}
+    filled = {"strategy": "min", "attend": False, "length": 16} if expansion else None
+    modules = [
+        Transformer(backbone, query_expansion=filled, document_length=200),
+        Dense(64, dim, bias=False, activation_function=torch.nn.Identity(), **tokens),
+        MultiVectorMask(skiplist_words=list(string.punctuation)),
+        Normalize(**tokens),
+    ]
+    prompts = {"query": "query: ", "document": "passage: "}
+    model = MultiVectorEncoder(modules=modules, prompts=prompts, similarity_fn_name=similarity, device="cpu")
+    model.save_pretrained(str(Path(path) / "model"))
+    return str(Path(path) / "model")

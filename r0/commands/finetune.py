@@ -8,15 +8,15 @@ from r0.commands.plan import plan
 from r0.config import FinetuneConfig
 
 
-def run(config: FinetuneConfig, dry_run: bool) -> int:
+def run(config: FinetuneConfig, dry_run: bool, command: str = "finetune") -> int:
     """Train, or say what would be done. Returns the exit code: 128 + signal when it was stopped and saved."""
     if dry_run:
-        print(plan("finetune", config))
+        print(plan(command, config))
         return 0
     from r0.supervised import driver, finetune
 
     try:
-        finetune.run(config)
+        finetune.run(config, command)
     except driver.Stopped as stopped:
         print(f"r0: {stopped}", file=sys.stderr)
         return stopped.exit_code

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from r0.config import RerankConfig, TrainingKeys
+from r0.config import AnnotateConfig, MineConfig, RerankConfig, ScoreConfig, TrainingKeys
 from r0.errors import UserError
 from r0.tracking import default_output
 
 
-def output_path(command: str, config: TrainingKeys | RerankConfig) -> Path:
+def output_path(command: str, config: TrainingKeys | RerankConfig | AnnotateConfig | ScoreConfig | MineConfig) -> Path:
     """The run directory that the configuration asks for.
 
     Raises:

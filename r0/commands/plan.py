@@ -8,7 +8,7 @@ import yaml
 
 from r0.actors.placement import local_gpus, phases
 from r0.commands.output import output_path
-from r0.config import LearnerSection, RankingKeys, RerankConfig, RLConfig, TrainingKeys
+from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, TrainingKeys
 from r0.errors import UserError
 from r0.models import local_folder, parameters
 
@@ -22,7 +22,7 @@ def plan(command: str, config: TrainingKeys) -> str:
     parts += _memory(config, gpus, missing)
     parts.append(_output(command, config, missing))
     data = getattr(config, "data", "builtin")
-    if data != "builtin" and not Path(data).exists():
+    if data != "builtin" and not Path(data.replace("{}", "1")).exists():
         missing.append(f"data: there is no {data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
@@ -30,16 +30,36 @@ def plan(command: str, config: TrainingKeys) -> str:
 
 def plan_rerank(config: RerankConfig) -> str:
     """The text of a dry run of ``rerank``. Nothing is loaded, started or written."""
+    return plan_engines("rerank", config, config)
+
+
+def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys) -> str:
+    """The text of a dry run of a command whose workers are those of ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
     gpus = local_gpus() > 0
-    parts += _places(config, gpus)
-    parts += _memory(config, gpus, missing)
-    parts.append(_output("rerank", config, missing))
-    named = (("data", config.data), ("run", config.run))
+    parts += _places(keys, gpus)
+    parts += _memory(keys, gpus, missing)
+    parts += _vectors(keys, missing)
+    parts.append(_output(command, config, missing))
+    named = (("data", config.data if config.data != "builtin" else None), ("run", config.run))
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
     if config.run is None and Path(config.data).is_dir():
         missing.append(f"run: the BEIR folder {config.data} needs a TREC run with the candidates of each query")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def plan_score(config: ScoreConfig) -> str:
+    """The text of a dry run of ``distill score``. Nothing is loaded, started or written."""
+    missing: list[str] = []
+    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
+    gpus, ranking = local_gpus() > 0, config.ranking()
+    parts += _places(ranking, gpus)
+    parts += _memory(ranking, gpus, missing)
+    parts.append(_output("distill score", config, missing))
+    if config.data != "builtin" and not Path(config.data).expanduser().exists():
+        missing.append(f"data: there is no {config.data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
 
@@ -86,12 +106,30 @@ def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) 
 def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
     """What a worker of ``rerank`` is."""
     from r0.rerank.cross_encoder import is_cross_encoder
+    from r0.rerank.late_interaction import is_late_interaction
 
     try:
+        if is_late_interaction(folder, config):
+            return "multi-vector encoder"
         return "cross-encoder" if is_cross_encoder(folder, config) else "rollout worker, beside its key-value cache,"
     except UserError as error:
         missing.append(str(error))
         return "worker"
+
+
+def _vectors(config: RankingKeys, missing: list[str]) -> list[str]:
+    """Where late interaction keeps the vectors of documents."""
+    from r0.rerank.late_interaction import METHOD
+    from r0.rerank.vector_cache import cache_folder
+
+    if config.method != METHOD:
+        return []
+    try:
+        return [f"document vectors: {cache_folder(config.vector_cache) or 'not kept'}"]
+    except UserError as error:
+        if str(error) not in missing:
+            missing.append(str(error))
+        return []
 
 
 def learner_bytes(count: int, learner: LearnerSection, gpus: bool) -> float:
@@ -111,7 +149,7 @@ def _half(dtype: str, gpus: bool) -> bool:
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
-def _output(command: str, config: TrainingKeys | RerankConfig, missing: list[str]) -> str:
+def _output(command: str, config: TrainingKeys | RerankConfig | AnnotateConfig | ScoreConfig, missing: list[str]) -> str:
     try:
         return f"output: {output_path(command, config)}"
     except UserError as error:

@@ -19,6 +19,7 @@ from r0.files import write_atomic
 from r0.models import model_folder
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job
+from r0.rerank.late_interaction import is_late_interaction
 from r0.rerank.reranker import Reranker, prompt_budget
 from r0.rerank.store import Store, Totals
 from r0.signals import StopRequest
@@ -40,7 +41,7 @@ def run(config: RerankConfig, dry_run: bool) -> int:
         return 0
     check_tag(config.tag)
     folder = model_folder(config.model)
-    if not is_cross_encoder(folder, config):
+    if not is_late_interaction(folder, config) and not is_cross_encoder(folder, config):
         prompt_budget(config, folder)
     output = output_path("rerank", config)
     lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)

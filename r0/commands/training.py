@@ -28,6 +28,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     """
     check_reward(config.reward)
     folder = model_folder(config.model)
+    check_writes(folder)
     check_lengths(config, folder)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
         if directory.state == RunState.FINISHED:
@@ -105,6 +106,17 @@ def check_lengths(config: RLConfig, folder: Path) -> None:
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are {wanted} tokens, "
             f"more than the {positions} positions of {folder.name}; {remedy}"
         )
+
+
+def check_writes(folder: Path) -> None:
+    """Refuse a model that writes no text, which would be loaded all the same, with a head of random weights.
+
+    Raises:
+        UserError: its configuration names another kind of model.
+    """
+    name = str(next(iter(model_config(folder).get("architectures") or []), ""))
+    if name and not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
+        raise UserError(f"model: {folder.name} is a {name}, which writes no text; use a causal language model, or finetune it")
 
 
 def model_config(folder: Path) -> dict[str, Any]:

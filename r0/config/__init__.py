@@ -1,10 +1,15 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
-from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, TrainingKeys
+from r0.config.annotate import AnnotateConfig
+from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
+from r0.config.distill import ScoreConfig
+from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
+from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
 from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
-from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig
+from r0.config.mining import MineConfig
+from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -24,10 +29,15 @@ from r0.config.sections import (
 from r0.config.stage_c import ScoreLossSection, StageCConfig
 
 __all__ = [
+    "AnnotateConfig",
     "CheckpointSection",
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",
+    "DistillConfig",
+    "DistillEvalConfig",
+    "DistillTrainConfig",
+    "DistillTripletsConfig",
     "EsciConfig",
     "EsciEvalConfig",
     "EsciLoraSection",
@@ -40,6 +50,7 @@ __all__ = [
     "ListRewardSection",
     "ListSourceKeys",
     "LoraSection",
+    "MineConfig",
     "PPOSection",
     "RLConfig",
     "RankKeys",
@@ -52,13 +63,17 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScoreConfig",
     "ScoreLossSection",
+    "ScoringKeys",
     "Section",
     "SftConfig",
+    "SourceKeys",
     "StageAConfig",
     "StageBConfig",
     "StageCConfig",
     "SyncSection",
+    "TeacherSection",
     "TrackingSection",
     "TrainingKeys",
     "WarmStartSection",

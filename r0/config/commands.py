@@ -24,8 +24,8 @@ from r0.records import Form
 DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 
 
-class DataKeys(Section):
-    """What comes in; shared by every command that reads tasks."""
+class SourceKeys(Section):
+    """Where (query, document) pairs and their labels come from."""
 
     data: str = key("builtin", "`builtin`, a JSONL file of rows or rank_llm requests, or a BEIR folder (with run=)")
     run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
@@ -34,9 +34,14 @@ class DataKeys(Section):
     min_label: float | None = key(None, "lowest grade in the file; empty: 0")
     max_label: float | None = key(None, "highest grade in the file; empty: 1")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
+    builtin_rows: Count = key(20000, "tasks generated for data=builtin")
+
+
+class DataKeys(SourceKeys):
+    """What comes in; shared by every command that trains on tasks."""
+
     label_sampling: Literal["natural", "balanced"] = key("natural", "rows as they come, or as many relevant as not")
     heldout_share: Share = key(0.1, "share of the queries kept for evaluation; a query is never on both sides")
-    builtin_rows: Count = key(20000, "tasks generated for data=builtin")
 
 
 class TrainingKeys(ModelKeys):

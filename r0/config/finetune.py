@@ -16,10 +16,12 @@ LOSSES = {  # kind of data → what can be learned from it
     "pointwise": POINTWISE,
     "grouped": (*LISTWISE, "margin_mse"),
     "positives": (*POINTWISE, *LISTWISE, "in_batch_negatives"),
+    "triplets": ("margin_mse",),
+    "scored": ("listwise_ce", "margin_mse", "pairwise_ranknet", "listwise_mle"),
 }
 LOGGERS: Mapping[str, Mapping[str, object]] = {"wandb": {"wandb": "online"}, "tensorboard": {"tensorboard": True}}
 SAME: Mapping[str, Mapping[object, object]] = {  # values that the files of others write, and r0's
-    "loss_type": {"point_ce": "pointwise_bce", "point_mse": "pointwise_mse"},
+    "loss_type": {"point_ce": "pointwise_bce", "point_mse": "pointwise_mse", "listwise_kl": "listwise_ce"},
     "dtype": {"no": "fp32", "fp16": "bf16"},
     "validation": {"None": None},
     "save_on_epoch_end": {0: False, 1: True},
@@ -46,20 +48,26 @@ class FinetuneConfig(RankKeys):
         "log_interval": "log_every",
     }
 
+    HITS: ClassVar[str] = "grouped"  # what lines with hits are taken for
+
     model_type: Literal["auto", "bert_encoder", "llm_decoder", "yes_no"] = key(
         "auto",
         "bert_encoder: a pair in, a score head; llm_decoder: a decoder with a score head; yes_no: a decoder, logit of yes minus "
         "logit of no; auto: yes_no for a causal language model, else bert_encoder",
     )
     num_labels: Count = key(1, "logits of the score head; every loss here wants 1")
-    data: str = key("builtin", "`builtin` (lists with grades 0 to 2), or a JSONL file")
-    data_type: Literal["auto", "pointwise", "grouped", "positives"] = key(
+    data: str = key(
+        "builtin", "`builtin` (lists with grades 0 to 2), or a JSONL file; with {} in its name a file an epoch, from 1 (`mine`)"
+    )
+    data_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key(
         "auto",
         "rows {query, content, label}; groups {query, hits: [{content, label}]}; positives [query, positives, negatives]; "
-        "auto: by the file's first line",
+        "triplets {query, positive, negative, score_diff}, as `distill triplets` writes them; scored: groups as `distill score` "
+        "writes them, learned from by their score; auto: by the file's first line, hits being groups",
     )
     validation: str | None = key(None, "like data, for validation during training; queries that are in data are refused")
-    validation_type: Literal["auto", "pointwise", "grouped", "positives"] = key("auto", "as data_type")
+    validation_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key("auto", "as data_type")
+    validation_share: Share = key(0.0, "share of the queries in data (by hash) that validate instead of being trained on")
     min_label: float | None = key(None, "lowest label; of rows it becomes 0 (empty: 0), in groups it is a bound")
     max_label: float | None = key(None, "highest label; of rows it becomes 1 (empty: 1), in groups it is a bound")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
@@ -71,12 +79,17 @@ class FinetuneConfig(RankKeys):
         None,
         "rows: pointwise_bce, pointwise_mse. Groups: pairwise_ranknet (the sum over pairs, weighted by the gap of their "
         "labels), listwise_ce (one positive, or the softmax of the labels as target), listwise_lambda (nDCG), listwise_mle, "
-        "margin_mse (labels are a teacher's scores). Positives: all but margin_mse, and in_batch_negatives. Empty: "
-        "pointwise_bce for rows, pairwise_ranknet for groups, listwise_ce for positives",
+        "margin_mse (labels are a teacher's scores). Positives: all but margin_mse, and in_batch_negatives. Triplets: "
+        "margin_mse. Scored: the losses of groups but listwise_lambda, with the teacher's scores as labels. Empty: pointwise_bce "
+        "for rows, pairwise_ranknet for groups, margin_mse for triplets, else listwise_ce. listwise_kl is another name of "
+        "listwise_ce: they differ by the entropy of the target, which is constant",
     )  # fmt: skip
+    teacher_temperature: Positive = key(
+        1.0, "triplets and scored: a teacher's scores are divided by this before they are learned from"
+    )
     train_group_size: Annotated[int, Field(ge=2)] = key(8, "documents of a training group; short groups repeat some")
     negatives: Count = key(
-        4, "in_batch_negatives: documents of other queries that each is scored with (gradients are cached with zero_stage=0)"
+        4, "in_batch_negatives: documents of other queries that each is scored with (gradients are cached on plain ranks)"
     )
     shuffle_rate: Share = key(0.0, "share of the long documents whose thirds are put in another order")
     max_prompt_tokens: Count = key(512, "tokens of query and document together; longer documents are cut")
@@ -93,6 +106,7 @@ class FinetuneConfig(RankKeys):
         None, "if given, batch_size is what a rank computes at one time, and an update sees batch_size × this × ranks"
     )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
+    fsdp: bool = key(False, "split weights, gradients and optimizer over the ranks by PyTorch's FSDP, in place of zero_stage")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16")
     warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
@@ -121,6 +135,8 @@ class FinetuneConfig(RankKeys):
             if logger not in LOGGERS:
                 raise ValueError(f"log_with: {logger!r} is none of {', '.join(LOGGERS)}")
             values["tracking"] = {**(values.get("tracking") or {}), **LOGGERS[logger]}
+        if values.get("validation") is not None:
+            values.setdefault("validation_share", 0.0)
         steps = values.get("gradient_accumulation_steps")
         if isinstance(steps, int) and steps > 0:
             if "micro_batch_size" in values:
@@ -134,6 +150,10 @@ class FinetuneConfig(RankKeys):
     def _check(self) -> Self:
         if self.num_labels > 1:
             raise ValueError(f"num_labels: {self.num_labels} logits are not one score; use num_labels=1")
+        if self.fsdp and self.zero_stage:
+            raise ValueError(f"fsdp: zero_stage={self.zero_stage} splits the model over the ranks too; leave one of them out")
+        if self.fsdp and self.ranks == 1:
+            raise ValueError("fsdp: one rank has nobody to share the model with; set ranks=2 or more, or leave it out")
         if self.warmup_ratio + self.stable_ratio > 1:
             share = self.warmup_ratio + self.stable_ratio
             raise ValueError(f"stable_ratio: with warmup_ratio it is {share:g} of the steps, more than all; lower one")
@@ -144,6 +164,8 @@ class FinetuneConfig(RankKeys):
         formats = {name: value for name in FORMATS if (value := getattr(self, name)) not in (None, "", "{}")}
         if self.model_type == "bert_encoder" and formats:
             raise ValueError(f"{next(iter(formats))}: is for decoders; with model_type=bert_encoder leave it out")
+        if self.validation is not None and self.validation_share:
+            raise ValueError("validation_share: a file for validation is given too; leave one of them out")
         return self
 
 

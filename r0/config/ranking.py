@@ -30,12 +30,10 @@ class RetrieveConfig(Section):
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
 
 
-class RankingKeys(ModelKeys):
-    """How a model orders candidates: what the rerank command and ``r0.rerank.Reranker`` have in common."""
+class ScoringKeys(ModelKeys):
+    """How a model judges documents one by one."""
 
     model: str = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
-    method: Literal["pointwise", "listwise", "setwise", "groupwise"] = key("listwise", "how a list is ordered")
-    depth: Count = key(100, "candidates of a query that are reranked; the others follow in the given order")
     thinking: bool | None = key(
         None, "pointwise: the probability of yes after a thought, or with thinking switched off; empty: a sentence-transformers "
         "CrossEncoder scores as it was trained to, others think"
@@ -47,19 +45,9 @@ class RankingKeys(ModelKeys):
     document_format: str | None = key(None, "pointwise: text around the document, as `document: {}`")
     seq: str | None = key(None, "pointwise: text between query and document")
     special_token: str | None = key(None, "pointwise: text behind the document, where the score is read")
-    window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents of a window")
-    step: Count | None = key(None, "listwise: by how many documents a window moves towards the head; empty: half of window")
-    passes: Count = key(1, "listwise: times that the windows run over the list")
-    top_k: Count = key(10, "setwise: documents of the head that are sorted")
-    set_size: Annotated[int, Field(ge=2)] = key(4, "setwise: documents compared at one time (a parent and its children)")
-    group_size: Annotated[int, Field(ge=2)] = key(20, "groupwise: documents of a group")
-    partitions: Count = key(1, "groupwise: random partitions whose scores are averaged")
-    samples: Count = key(1, "permutation self-consistency: shuffled samples of each list, combined to one order (1: none)")
-    fusion_weight: Share = key(0.0, "share of the first stage's score in the final one, both scaled to 0…1 within the query")
     temperature: NonNegative = key(0.0, "sampling temperature; 0 takes the likeliest token")
     seed: Annotated[int, Field(ge=0)] = key(42, "of shuffles and sampling")
     system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own for the answer form")
-    passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
     max_prompt_tokens: Count | None = key(
         None, "prompt budget; empty: 8192, or less where the model has fewer positions; of a cross-encoder, all its positions"
     )  # fmt: skip
@@ -68,20 +56,51 @@ class RankingKeys(ModelKeys):
     ray: RaySection = key(RaySection(), "where they run")
 
     @model_validator(mode="after")
+    def _check_inline(self) -> Self:
+        if self.ray.inline and self.rollout.workers > 1:
+            raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
+        return self
+
+
+class RankingKeys(ScoringKeys):
+    """How a model orders candidates: what the rerank command and ``r0.rerank.Reranker`` have in common."""
+
+    method: Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"] = key(
+        "listwise", "how a list is ordered; late_interaction: MaxSim over the token vectors of a multi-vector encoder (ColBERT)"
+    )  # fmt: skip
+    depth: Count = key(100, "candidates of a query that are reranked; the others follow in the given order")
+    window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents of a window")
+    step: Count | None = key(None, "listwise: by how many documents a window moves towards the head; empty: half of window")
+    passes: Count = key(1, "listwise: times that the windows run over the list")
+    top_k: Count = key(10, "setwise: documents of the head that are sorted")
+    set_size: Annotated[int, Field(ge=2)] = key(4, "setwise: documents compared at one time (a parent and its children)")
+    group_size: Annotated[int, Field(ge=2)] = key(20, "groupwise: documents of a group")
+    partitions: Count = key(1, "groupwise: random partitions whose scores are averaged")
+    vector_cache: str | None = key(
+        "auto", "late_interaction: folder where the vectors of documents are kept, by model and text; auto: r0/vectors in "
+        "$XDG_CACHE_HOME or ~/.cache; none: they are not kept"
+    )  # fmt: skip
+    samples: Count = key(1, "permutation self-consistency: shuffled samples of each list, combined to one order (1: none)")
+    fusion_weight: Share = key(0.0, "share of the first stage's score in the final one, both scaled to 0…1 within the query")
+    passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
+    max_prompt_tokens: Count | None = key(
+        None, "prompt budget; empty: 8192, or less where the model has fewer positions; of a cross-encoder, all its positions; "
+        "late_interaction: tokens of a document, empty: as the model was saved"
+    )  # fmt: skip
+
+    @model_validator(mode="after")
     def _check(self) -> Self:
         if self.step is not None and self.step >= self.window:
             raise ValueError(f"step: {self.step} is not below window={self.window}, so that windows would not overlap")
-        if self.samples > 1 and self.method == "pointwise":
-            raise ValueError("samples: pointwise shows one document at a time, so there is no list to shuffle; use samples=1")
-        if self.ray.inline and self.rollout.workers > 1:
-            raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
+        if self.samples > 1 and self.method in ("pointwise", "late_interaction"):
+            raise ValueError(f"samples: {self.method} sees one document at a time, so there is no list to shuffle; use samples=1")
         return self
 
     @property
     def form(self) -> Form:
         """What the model answers."""
-        forms = {"pointwise": Form.YES_NO, "listwise": Form.PERMUTATION, "setwise": Form.PICK, "groupwise": Form.SCORES}
-        return forms[self.method]
+        forms = {"listwise": Form.PERMUTATION, "setwise": Form.PICK, "groupwise": Form.SCORES}
+        return forms.get(self.method, Form.YES_NO)
 
 
 class RerankConfig(RankingKeys):

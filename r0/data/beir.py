@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from r0.data.index import RELEVANT
+from r0.data.index import RELEVANT, UNJUDGED
 from r0.data.jsonl import BadLines, shown
 from r0.data.readers import LabelRule
 from r0.data.table import Texts, index_table
@@ -77,8 +77,9 @@ class BeirRows:
         self.name = str(folder)
         self.bad = BadLines(skip_bad)
         found = read_candidates(folder, run, qrels, rule, self.bad)
-        self.flags_N = (found.grades_N >= rule.threshold).astype(np.uint8) * np.uint8(RELEVANT)
-        self.unjudged = int(np.isnan(found.grades_N).sum())
+        unjudged_N = np.isnan(found.grades_N)
+        self.flags_N = np.where(unjudged_N, UNJUDGED, RELEVANT * (found.grades_N >= rule.threshold)).astype(np.uint8)
+        self.unjudged = int(unjudged_N.sum())
         self._query_at_N, self._document_at_N = found.query_at_N, found.document_at_N
         self._queries, self._documents = found.queries, found.documents
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from r0.data.beir import find_qrels
 from r0.data.hashes import pair_hashes, query_hash, text_hash
-from r0.data.index import RELEVANT, FileRows, no_rows
+from r0.data.index import RELEVANT, UNJUDGED, FileRows, no_rows
 from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown
 from r0.data.pools import Pool
 from r0.data.readers import DataKind, LabelRule, judged, list_thought
@@ -209,8 +209,9 @@ class RequestRows:
     def __init__(self, path: Path, rule: LabelRule, qrels: str, skip_bad: bool = False):
         self._pool = FilePool(path, DataKind.REQUESTS, rule, skip_bad, qrels)
         self.name, self.bad = self._pool.name, self._pool.bad
-        self.flags_N = (self._pool.grades_N >= rule.threshold).astype(np.uint8) * np.uint8(RELEVANT)
-        self.unjudged = int(np.isnan(self._pool.grades_N).sum())
+        unjudged_N = np.isnan(self._pool.grades_N)
+        self.flags_N = np.where(unjudged_N, UNJUDGED, RELEVANT * (self._pool.grades_N >= rule.threshold)).astype(np.uint8)
+        self.unjudged = int(unjudged_N.sum())
 
     def __len__(self) -> int:
         return len(self.flags_N)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r0.config.commands import DataKeys
+from r0.config.commands import SourceKeys
 from r0.config.lists import ListSourceKeys
 from r0.data.beir import BeirRows
 from r0.data.file_pool import FilePool, RequestRows
@@ -16,14 +16,14 @@ from r0.errors import UserError
 from r0.records import Form
 
 
-def open_rows(keys: DataKeys, seed: int) -> Rows:
-    """The (query, document) pairs that ``keys`` name.
+def open_rows(keys: SourceKeys, seed: int, unlabelled: bool = False) -> Rows:
+    """The (query, document) pairs that ``keys`` name. ``unlabelled``: labels may be missing, and a raw log is read too.
 
     Raises:
         UserError: the data is missing, bad, empty, or does not fit the keys.
     """
-    kind = _kind(keys)
-    rule, path = LabelRule.from_keys(keys, kind), Path(keys.data)
+    kind = _kind(keys, unlabelled)
+    rule, path = LabelRule.from_keys(keys, kind, unlabelled), Path(keys.data)
     if kind == DataKind.BUILTIN:
         from r0.data.builtin_rows import BuiltinRows
 
@@ -35,7 +35,9 @@ def open_rows(keys: DataKeys, seed: int) -> Rows:
     return JsonlRows(path, kind, rule, keys.skip_bad)
 
 
-def open_lists(keys: DataKeys, lists: ListSourceKeys, form: Form, seed: int, imitate: bool = False, spread: bool = False) -> Rows:
+def open_lists(
+    keys: SourceKeys, lists: ListSourceKeys, form: Form, seed: int, imitate: bool = False, spread: bool = False
+) -> Rows:
     """The lists that ``keys`` name, put together as ``lists`` says.
 
     ``imitate``: thoughts and answers are to be imitated; ``spread``: only lists whose documents differ in their grades.
@@ -58,7 +60,7 @@ def open_lists(keys: DataKeys, lists: ListSourceKeys, form: Form, seed: int, imi
     return ListRows(pool, lists, form, rule.threshold, seed, spread)
 
 
-def _kind(keys: DataKeys) -> DataKind:
+def _kind(keys: SourceKeys, raw_log: bool = False) -> DataKind:
     """What the data is.
 
     Raises:
@@ -73,7 +75,7 @@ def _kind(keys: DataKeys) -> DataKind:
     if not path.exists():
         raise UserError(f"data: {path}: no such file or folder; give a JSONL file of tasks, a BEIR folder, or data=builtin")
     if not beir:
-        return kind_of_file(path, keys.skip_bad)
+        return kind_of_file(path, keys.skip_bad, raw_log)
     if not (path / "corpus.jsonl").is_file():
         raise UserError(f"data: {path}: is a directory without corpus.jsonl; give a BEIR folder or a JSONL file of tasks")
     if keys.run is None:

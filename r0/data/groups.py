@@ -54,6 +54,7 @@ class Left:
 
     one_label: int = 0  # groups dealt from a query whose documents happened to have one label
     repeated: int = 0  # groups filled up with documents that they or others of the query have already
+    unscored: int = 0  # documents without a score of the teacher
 
     def summary(self) -> str:
         """What to tell; empty when there is nothing."""
@@ -62,6 +63,8 @@ class Left:
             said.append(f"{self.one_label} groups dealt from longer lists have one label only and are left out")
         if self.repeated:
             said.append(f"{self.repeated} short groups repeat documents")
+        if self.unscored:
+            said.append(f"{self.unscored} documents have no score of the teacher and are left out")
         return "; ".join(said)
 
 
@@ -80,13 +83,16 @@ def examples(
         negatives: for tuples: whether each has ``size`` − 1 negatives, or none.
     """
     for one in found:
-        if shape == Shape.PAIR:
+        left.unscored += one.unscored
+        if kind == LabelledKind.TRIPLETS:
+            yield Example(one.query, one.documents, one.labels)
+        elif shape == Shape.PAIR:
             yield from (
                 Example(one.query, (document,), (label,)) for document, label in zip(one.documents, one.labels, strict=True)
             )
         elif kind == LabelledKind.POSITIVES:
             yield from _with_one_positive(one, size if negatives else 1, seed, left)
-        else:
+        elif one.documents:
             yield from _dealt(one, size, seed, left, shape == Shape.SCORED)
 
 
@@ -108,10 +114,19 @@ def target_labels(loss: str, example: Example) -> tuple[float, ...]:
 
 
 def by_query(found: Iterable[Labelled]) -> list[Labelled]:
-    """Documents gathered by their query, in the order in which the queries come first."""
+    """Documents gathered by their query, in the order in which the queries come first.
+
+    Where there are grades, they are the labels, and a document of a query is there once: it is in many triplets.
+    """
     gathered: dict[str, tuple[list[str], list[float], str]] = {}
     for one in found:
         documents, labels, _ = gathered.setdefault(one.query, ([], [], one.place))
+        if one.grades:
+            known = set(documents)
+            new = {text: grade for text, grade in zip(one.documents, one.grades, strict=True) if text not in known}
+            documents += new.keys()
+            labels += new.values()
+            continue
         documents += one.documents
         labels += one.labels
     return [Labelled(query, tuple(texts), tuple(values), place) for query, (texts, values, place) in gathered.items()]

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import os
 from array import array
+from math import isnan
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
+from r0.data.jsonl import PACKED, BadLine, BadLines, Row, parse, read_lines, readable_file
 from r0.data.readers import DataKind, Judged, LabelRule, judged
 from r0.errors import UserError
 from r0.records import PointwiseTask, Task
 
-RELEVANT, THOUGHT = 1, 2  # bits of a row's flags
+RELEVANT, THOUGHT, UNJUDGED = 1, 2, 4  # bits of a row's flags
 
 
 class Rows(Protocol):
-    """Tasks by row number. ``flags_N`` is uint8 [rows], bits ``RELEVANT`` and ``THOUGHT``; ``bad`` are the lines left out."""
+    """Tasks by row number. ``flags_N`` is uint8 [rows], bits ``RELEVANT``, ``THOUGHT`` and ``UNJUDGED``; ``bad`` are the lines
+    left out."""
 
     name: str
     flags_N: np.ndarray
@@ -44,11 +46,13 @@ class Rows(Protocol):
 class FileRows:
     """Lines of a file by offset and length. Safe to fork and to pickle: reads carry their own position, handles stay behind.
 
-    Raises (on reading):
-        UserError: the file is gone or is no longer what was indexed.
+    Raises:
+        UserError: the file is packed; on reading, it is gone or is no longer what was indexed.
     """
 
     def __init__(self, path: Path):
+        if path.name.endswith(PACKED):
+            raise UserError(f"{path}: is packed, and its rows are read where they stand; unpack it first with `gunzip -k {path}`")
         self.path = path.resolve()
         self._print = _fingerprint(self.path)
         self._fd: int | None = None
@@ -94,7 +98,7 @@ def no_rows(path: Path, bad: BadLines) -> UserError:
 
 
 class JsonlRows:
-    """Pointwise or grouped rows of a JSONL file; each hit of a grouped row is one task.
+    """Pointwise or grouped rows of a JSONL file, or a raw log; each hit of a grouped row, each document of a log is one task.
 
     Raises:
         UserError: the file cannot be used, has a bad line (where those are not skipped), or has no row.
@@ -103,7 +107,6 @@ class JsonlRows:
     def __init__(self, path: Path, kind: DataKind, rule: LabelRule, skip_bad: bool = False):
         self.name = str(path)
         self.bad = BadLines(skip_bad)
-        self.unjudged = 0
         self._kind, self._rule = kind, rule
         self._file = FileRows(readable_file(path, "a JSONL file of tasks"))
         offsets, lengths, hits, hashes, flags = array("q"), array("i"), array("i"), array("Q"), array("B")
@@ -118,8 +121,8 @@ class JsonlRows:
                 offsets.append(line.offset)
                 lengths.append(line.length)
                 hashes.append(hashed)
-                flags.append(RELEVANT * pair.relevant | THOUGHT * bool(pair.think.strip()))
-                if kind == DataKind.GROUPED:
+                flags.append(RELEVANT * pair.relevant | THOUGHT * bool(pair.think.strip()) | UNJUDGED * isnan(pair.grade))
+                if kind != DataKind.POINTWISE:
                     hits.append(hit)
         if not offsets:
             raise no_rows(path, self.bad)
@@ -128,6 +131,7 @@ class JsonlRows:
         self._hits_N = np.frombuffer(hits, np.int32) if hits else None
         self._hashes_N = np.frombuffer(hashes, np.uint64)
         self.flags_N = np.frombuffer(flags, np.uint8)
+        self.unjudged = int((self.flags_N & UNJUDGED != 0).sum())
 
     def __len__(self) -> int:
         return len(self._offsets_N)

@@ -2,13 +2,16 @@
 
 Refused, each as ``file:line: reason``: bytes that are not UTF-8, text that is not JSON, NaN, Infinity and numbers too large for
 a float, lone surrogates, duplicate keys, a line that is no object, a line longer than ``MAX_LINE_BYTES``. Blank lines are passed
-over and a byte-order mark at the start of the file is ignored. Lines are counted from 1.
+over and a byte-order mark at the start of the file is ignored. Lines are counted from 1. A file whose name ends in ``.gz`` is
+unpacked on the way, never as a whole.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +23,11 @@ from r0.errors import UserError
 MAX_LINE_BYTES = 64 << 20
 _LISTED = 10
 _SHOWN = 60
+PACKED = ".gz"
 _BOM = b"\xef\xbb\xbf"
 
 Row = dict[str, object]
+_Raw = tuple[int, bytes | None, int]
 
 
 class BadLine(ValueError):
@@ -59,7 +64,7 @@ class BadLines:
 
 
 class Line(NamedTuple):
-    """One line that is not blank: its number (from 1), where its bytes begin, how many they are, and the object."""
+    """One line that is not blank: its number (from 1), where its bytes begin (unpacked), how many they are, and the object."""
 
     number: int
     offset: int
@@ -92,13 +97,14 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
     A line may be a list too where ``listed`` names its elements, in their order.
 
     Raises:
-        UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read.
+        UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read, or unpacked.
     """
     with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
-        offset = 0
-        for number, raw, length in _raw_lines(file):
+        offset = done = 0
+        for number, raw, length in _unpacked(path, _raw_lines(file)):
             start, offset = offset, offset + length
-            advance(length)
+            before, done = done, file.fileobj.tell() if isinstance(file, gzip.GzipFile) else offset
+            advance(done - before)
             if raw is not None and raw.isspace():
                 continue
             try:
@@ -109,14 +115,28 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
                 bad.refuse(path, number, str(error))
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> BinaryIO | gzip.GzipFile:
     try:
-        return path.open("rb")
+        return gzip.open(path, "rb") if path.name.endswith(PACKED) else path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def _raw_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None, int]]:
+def _unpacked(path: Path, lines: Iterator[_Raw]) -> Iterator[_Raw]:
+    """``lines`` of a file that may be packed.
+
+    Raises:
+        UserError: it is damaged, cut off, or not packed at all.
+    """
+    try:
+        yield from lines
+    except (OSError, EOFError, zlib.error) as error:
+        if not path.name.endswith(PACKED):
+            raise
+        raise UserError(f"{path}: cannot be unpacked as gzip ({error}); get the file again, or unpack it yourself") from None
+
+
+def _raw_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[_Raw]:
     """(number, bytes or None where too long, length in bytes) of every line; never holds more than ``MAX_LINE_BYTES``."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):

@@ -2,28 +2,35 @@
 
 * pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` become 0 to 1.
 * grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, of two hits and two different labels at least.
-* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives" (or "pos"), "negatives" (or "neg")}``. Positives
-  have the label 1, negatives 0.
+* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``; also under the names ``pos`` and
+  ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have the label 1, negatives 0.
+* triplets: ``{"query", "positive", "negative", "score_diff"}``, the difference of a teacher's scores (``r0.distill.triplets``).
+  The two documents have the labels score_diff and 0.
+* scored: groups with a teacher's scores (``r0.data.scored``), which are the labels. Hits without one are left out and counted.
+
+Of triplets and scored groups what the data itself says stands in ``grades``, for validation.
 
 Other fields are passed over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from r0.data.builtin_lists import builtin_list_task
 from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
+from r0.data.scored import ScoredList, scored_list
 from r0.errors import UserError
 from r0.records import Form
 
 BUILTIN = "builtin"
 BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
 LISTED = ("query", "positives", "negatives")  # what the elements of a line that is a list are
+POSITIVES, NEGATIVES = ("positives", "pos", "positive"), ("negatives", "neg", "negative")  # names of the lists
 
 
 class LabelledKind(StrEnum):
@@ -32,16 +39,23 @@ class LabelledKind(StrEnum):
     POINTWISE = "pointwise"
     GROUPED = "grouped"
     POSITIVES = "positives"
+    TRIPLETS = "triplets"
+    SCORED = "scored"
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line)."""
+    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line).
+
+    Where labels are a teacher's, ``grades`` [N] are the data's own, and ``unscored`` documents had no label.
+    """
 
     query: str
     documents: tuple[str, ...]
     labels: tuple[float, ...]
     place: str = ""
+    grades: tuple[float, ...] = ()
+    unscored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +107,15 @@ def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
     if kind == LabelledKind.POINTWISE:
         return Labelled(query, (_document(row),), (bounds.scaled(number_of(row, "label")),))
     if kind == LabelledKind.POSITIVES:
-        positives, negatives = _texts(row, "positives", "pos"), _texts(row, "negatives", "neg")
+        positives, negatives = _texts(row, POSITIVES), _texts(row, NEGATIVES)
         if not positives:
             raise BadLine("there is no positive; a query without one teaches nothing, leave it out")
         return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
+    if kind == LabelledKind.TRIPLETS:
+        documents = text_of(row, "positive"), text_of(row, "negative")
+        return Labelled(query, documents, (number_of(row, "score_diff"), 0.0), grades=(1.0, 0.0))
+    if kind == LabelledKind.SCORED:
+        return _of_scored(scored_list(row))
     hits = objects_of(row, "hits")
     if len(hits) < 2:
         raise BadLine(f"{len(hits)} of at least 2 hits; a group needs documents to compare, leave it out or use pointwise rows")
@@ -122,21 +141,23 @@ def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadL
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue
-        yield Labelled(found.query, found.documents, found.labels, f"{path}:{line.number}")
+        yield replace(found, place=f"{path}:{line.number}")
 
 
-def kind_of_labelled(path: Path, skip_bad: bool) -> LabelledKind:
-    """Which kind of lines a file holds, by its first good line.
+def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKind.GROUPED) -> LabelledKind:
+    """Which kind of lines a file holds, by its first good line; ``hits`` is what lines with hits are taken for.
 
     Raises:
-        UserError: none of the three, or no line at all.
+        UserError: none of them, or no line at all.
     """
     readable_file(path, "a JSONL file of labelled documents")
     for line in read_lines(path, BadLines(skip_bad), "", LISTED):
         keys = line.row.keys()
         if "hits" in keys:
-            return LabelledKind.GROUPED
-        if keys & {"positives", "pos"}:
+            return hits
+        if "score_diff" in keys:
+            return LabelledKind.TRIPLETS
+        if keys & set(POSITIVES):
             return LabelledKind.POSITIVES
         if "label" in keys and keys & {"content", "document"}:
             return LabelledKind.POINTWISE
@@ -144,6 +165,22 @@ def kind_of_labelled(path: Path, skip_bad: bool) -> LabelledKind:
             wanted = '"query", "content", "label" (pointwise), "query", "hits" (grouped) or "query", "positives", "negatives"'
             raise UserError(f"{path}:{line.number}: not labelled documents; fields must be {wanted}, found {shown(sorted(keys))}")
     raise UserError(f"{path}: no labelled documents in it; give a file with at least one good line")
+
+
+def epoch_files(name: str) -> list[Path]:
+    """The files that ``name`` means: one, or with ``{}`` in it those with 1, 2, … in that place, one an epoch.
+
+    Raises:
+        UserError: ``{}`` is in it and there is no file with 1.
+    """
+    if "{}" not in name:
+        return [Path(name).expanduser()]
+    found: list[Path] = []
+    while (path := Path(name.replace("{}", str(len(found) + 1))).expanduser()).is_file():
+        found.append(path)
+    if not found:
+        raise UserError(f"data: there is no {path}; {{}} stands for the epochs from 1, a file each, such as `mine` writes them")
+    return found
 
 
 def builtin_labelled(kind: LabelledKind, seed: int, indices: range) -> Iterator[Labelled]:
@@ -175,12 +212,20 @@ class QueryPlaces:
         return self._places.get(query_hash(query))
 
 
+def _of_scored(one: ScoredList) -> Labelled:
+    """The documents that the teacher scored."""
+    hits = zip(one.documents, one.scores, one.labels, strict=True)
+    known = [(text, score, grade) for text, score, grade in hits if score is not None]
+    documents, labels, grades = zip(*known, strict=True) if known else ((), (), ())
+    return Labelled(one.query, documents, labels, grades=grades, unscored=len(one.documents) - len(known))
+
+
 def _document(row: Row, where: str = "") -> str:
     return text_of(row, "document" if "document" in row and "content" not in row else "content", where)
 
 
-def _texts(row: Row, name: str, other: str) -> tuple[str, ...]:
-    key = other if name not in row and other in row else name
+def _texts(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    key = next((name for name in names if name in row), names[0])
     values = row.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
         raise BadLine(f"{shown(key)} must be a list of texts that are not blank")

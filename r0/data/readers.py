@@ -3,16 +3,20 @@
 Pointwise: ``{"query", "document", "label"}`` and, where there is a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
 ``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}`` and, for lists, ``"think"`` and ``"answer"`` to imitate;
 they number the hits from 1. rank_llm requests: see ``r0.data.requests``. Other fields are passed over.
+
+For annotation a label may be missing, and a raw log (``r0.data.convert``) is read as it is: its response is relevant, what it
+rejected is not.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isnan, nan
 from pathlib import Path
 from typing import NamedTuple
 
-from r0.config.commands import DataKeys
+from r0.config.commands import SourceKeys
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, shown, text_of
 from r0.errors import UserError
 from r0.records import Answer
@@ -26,22 +30,25 @@ class DataKind(StrEnum):
     GROUPED = "grouped"
     REQUESTS = "requests"
     BEIR = "beir"
+    RAW_LOG = "raw_log"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
     """Which labels are allowed and which are relevant (at least ``threshold``).
 
-    Without a declared range a label is 0 or 1; with one it is any number from ``least`` to ``most``.
+    Without a declared range a label is 0 or 1; with one it is any number from ``least`` to ``most``. Where it is ``optional``
+    and missing, the grade is NaN and the document not relevant.
     """
 
     threshold: float = 1.0
     least: float = 0.0
     most: float = 1.0
     declared: bool = False
+    optional: bool = False
 
     @classmethod
-    def from_keys(cls, keys: DataKeys, kind: DataKind) -> LabelRule:
+    def from_keys(cls, keys: SourceKeys, kind: DataKind, optional: bool = False) -> LabelRule:
         """The rule that the configuration declares. Where judgements are a file of their own, any grade is one.
 
         Raises:
@@ -52,14 +59,14 @@ class LabelRule:
         declared = keys.min_label is not None or keys.max_label is not None
         if least >= most:
             raise UserError(f"min_label: {least:g} is not below max_label={most:g}; give the lowest and the highest grade")
-        if kind == DataKind.BUILTIN or (kind in (DataKind.BEIR, DataKind.REQUESTS) and not declared):
-            return cls(keys.relevance_threshold, least, most, declared)
+        if kind in (DataKind.BUILTIN, DataKind.RAW_LOG) or (kind in (DataKind.BEIR, DataKind.REQUESTS) and not declared):
+            return cls(keys.relevance_threshold, least, most, declared, optional)
         if not least < keys.relevance_threshold <= most:
             raise UserError(
                 f"relevance_threshold: {keys.relevance_threshold:g} is not above the lowest label {least:g} and at most the "
                 f"highest label {most:g}; declare the range with min_label= and max_label="
             )
-        return cls(keys.relevance_threshold, least, most, declared)
+        return cls(keys.relevance_threshold, least, most, declared, optional)
 
     def grade(self, row: Row, where: str = "") -> float:
         """The row's label.
@@ -67,6 +74,8 @@ class LabelRule:
         Raises:
             BadLine: the label is missing, no number, or outside the range.
         """
+        if self.optional and "label" not in row:
+            return nan
         label = number_of(row, "label", where)
         if not self.least <= label <= self.most:
             remedy = "" if self.declared else "; graded labels need min_label= and max_label="
@@ -100,7 +109,7 @@ def pointwise(row: Row, rule: LabelRule) -> Judged:
         answer = row["answer"]
         if answer not in (Answer.YES.value, Answer.NO.value):
             raise BadLine(f'"answer" must be "yes" or "no", not {shown(answer)}')
-        if (answer == Answer.YES) != relevant:
+        if (answer == Answer.YES) != relevant and not isnan(grade):
             raise BadLine(f'the answer "{answer}" contradicts the label {grade:g} (relevant is at least {rule.threshold:g})')
     return Judged(query, document, grade, relevant, think)
 
@@ -132,16 +141,30 @@ def list_thought(row: Row) -> tuple[str, str]:
     return think.strip(), text_of(row, "answer").strip() if "answer" in row else ""
 
 
+def logged(row: Row) -> list[Judged]:
+    """The documents of a line of a raw log: the response, then what was rejected. Their thoughts are passed over.
+
+    Raises:
+        BadLine: a field is missing or wrong.
+    """
+    query, response = text_of(row, "query"), text_of(row, "response")
+    rejected = enumerate(objects_of(row, "rejected_response"))
+    others = [text_of(inner, "document", f"rejected_response[{index}]: ") for index, inner in rejected]
+    return [Judged(query, response, 1.0, True), *(Judged(query, document, 0.0, False) for document in others)]
+
+
 def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
-    """What a row of the given kind holds: one pair, or one a hit."""
+    """What a row of the given kind holds: one pair, one a hit, or one a document of the log."""
+    if kind == DataKind.RAW_LOG:
+        return logged(row)
     return grouped(row, rule) if kind == DataKind.GROUPED else [pointwise(row, rule)]
 
 
-def kind_of_file(path: Path, skip_bad: bool) -> DataKind:
-    """Whether a JSONL file holds pointwise rows, grouped rows or requests, by its first good line.
+def kind_of_file(path: Path, skip_bad: bool, raw_log: bool = False) -> DataKind:
+    """Whether a JSONL file holds pointwise rows, grouped rows or requests (or, where allowed, a raw log), by its first good line.
 
     Raises:
-        UserError: neither (a raw log, a BEIR corpus, something else), or no line at all.
+        UserError: none of them (a BEIR corpus, something else), or no line at all.
     """
     for line in read_lines(path, BadLines(skip_bad)):
         keys = line.row.keys()
@@ -152,6 +175,8 @@ def kind_of_file(path: Path, skip_bad: bool) -> DataKind:
         if "document" in keys:
             return DataKind.POINTWISE
         if keys & {"response", "rejected_response"}:
+            if raw_log:
+                return DataKind.RAW_LOG
             raise UserError(f"{path}: this is a raw log; first run `convert {path} ROWS.jsonl`, then data=ROWS.jsonl")
         if "_id" in keys:
             raise UserError(f"{path}: this looks like a file of a BEIR folder; give the folder, and run= for the candidates")

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from r0.records import Form, Violation
+from r0.records import Answer, Form, Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class Reply:
     failures: frozenset[Violation] = frozenset()
     thought: str = ""
     tokens: int = 0  # sampled
+    answer: Answer | None = None  # of a verdict (``Job.samples``): as the model states it; None: it cannot be read
+    think_tokens: int = 0  # of a verdict: sampled within the thought
+    cut_tokens: int = 0  # of a verdict: of the document, which did not fit the prompt
+    logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from r0.records import Violation
+from r0.records import Answer, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 
 
@@ -18,6 +18,8 @@ class Job:
     documents: tuple[str, ...]  # [N] texts of the candidates that are reranked
     scores: tuple[float, ...] = ()  # [N] the first stage's, where they are to be fused
     each: bool = False  # only the probability of each document is wanted, of a single one too
+    samples: int = 0  # above 0: verdicts on the one document are wanted, so many at most, until one is the known answer
+    known: Answer | None = None  # of verdicts; None: any answer will do
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,17 @@ probability of yes over yes and no, at the place where the answer stands:
   be the first of *yes* or of *no*. A completion without an answer that can be read has no probability: the document keeps its
   given rank, and the failure is counted.
 * without thinking, an empty thought and ``<answer>`` follow the prompt, and the one token is all.
+* where the configuration gives the format of a pair, the one token behind it is all.
 
-Where that is and which two tokens these are: ``r0.answer_place``.
+Where that is and which two tokens these are: ``r0.answer_place``, and ``r0.rerank.pair_prompts`` for such a format.
+
+Where the verdict itself is wanted (``Job.samples``), it is read as it stands (``r0.rerank.stated``), and one completion is all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import exp, isfinite
 from typing import Any
@@ -40,6 +44,9 @@ from r0.records import (
 )
 from r0.rerank.asks import Ask, Reply
 from r0.rerank.job import Job
+from r0.rerank.pair_format import PairFormat
+from r0.rerank.pair_prompts import PairPrompts
+from r0.rerank.stated import read_stated
 
 
 class QueryRefused(UserError):
@@ -79,6 +86,8 @@ class Judge:
         self._tokenizer, self._keys, self._max_prompt_tokens = tokenizer, keys, max_prompt_tokens
         self._reader = CompletionReader(tokenizer, stop_ids)
         self._prompters: dict[Form, Prompter] = {}
+        form = PairFormat.of(keys)
+        self._pairs = PairPrompts(tokenizer, form, max_prompt_tokens) if form else None
 
     def converse(self, job: Job, ask: Ask) -> Generator[Wanted, Sampled, Reply]:
         """Yields what is to be sampled, one after another, is sent each completion, and returns the reply.
@@ -87,24 +96,44 @@ class Judge:
             QueryRefused: the query alone leaves no room for the documents.
             UserError: the tokenizer cannot be used.
         """
+        if self._pairs is not None:
+            with _refusing(job):
+                place = self._pairs.place(job.query, job.documents[ask.documents[0]])
+            return (yield from self._at_once(place))
         prompter = self._prompter(ask.form)
-        try:
+        with _refusing(job):
             prompt = prompter.prompt(_task(job, ask))
-        except UserError as error:
-            raise QueryRefused(f"query {job.query_id}: {error}") from None
         if ask.form is Form.YES_NO and self._keys.thinking is False:
-            probability = yield from self._probability(self._places(prompter).without_thought(prompt))
-            return Reply(((0,),), probability=probability, failures=_none(probability), tokens=1)
+            return (yield from self._at_once(self._places(prompter).without_thought(prompt)))
         sampled = yield self._whole(job, ask, prompt)
         text = self._reader.text(sampled.token_ids)
+        if job.samples:
+            return self._stated(prompt, text, sampled)
         lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
-        probability, tokens = None, len(sampled.token_ids)
+        logit, tokens = None, len(sampled.token_ids)
         if ask.form is Form.YES_NO and not failures & UNREADABLE:
-            probability = yield from self._probability(self._places(prompter).after_thought(prompt, sampled.token_ids))
-            failures |= _none(probability)
+            logit = yield from self._logit(self._places(prompter).after_thought(prompt, sampled.token_ids))
+            failures |= _none(logit)
             tokens += 1
-        return Reply(lenient.groups, lenient.scores, probability, failures, _thought(prompt.prefix + text), tokens)
+        thought = _thought(prompt.prefix + text)
+        return Reply(lenient.groups, lenient.scores, _probability(logit), failures, thought, tokens, logit=logit)
+
+    def _at_once(self, place: AnswerPlace) -> Generator[Wanted, Sampled, Reply]:
+        """The reply of a model that writes nothing but the answer's word."""
+        logit = yield from self._logit(place)
+        return Reply(((0,),), probability=_probability(logit), logit=logit, failures=_none(logit), tokens=1)
+
+    def _stated(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
+        """A verdict as it stands; one that the token limit cut counts as none, whatever stands there."""
+        stated = read_stated(prompt.prefix + text)
+        failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
+        tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
+        answer = None if failures else stated.answer
+        return Reply(
+            ((0,),), failures=failures, thought=stated.thought, tokens=len(sampled.token_ids), answer=answer, think_tokens=tokens,
+            cut_tokens=prompt.cut_tokens,
+        )  # fmt: skip
 
     def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
         seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1
@@ -112,14 +141,12 @@ class Judge:
         request = SampleRequest(prompt.token_ids, seed)
         return Wanted(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
 
-    def _probability(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
-        """P(yes) over yes and no; None where the model gives no numbers."""
+    def _logit(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
+        """logit(yes) − logit(no), by which log-probabilities over the two differ as well; None: the model gives no numbers."""
         request = SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id))
         sampled = yield Wanted(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
-        if not isfinite(of_no - of_yes):
-            return None
-        return 1.0 / (1.0 + exp(min(of_no - of_yes, 700.0)))
+        return of_yes - of_no if isfinite(of_yes - of_no) else None
 
     def _places(self, prompter: Prompter) -> AnswerPlaces:
         return AnswerPlaces(prompter.template, self._reader)
@@ -131,9 +158,23 @@ class Judge:
         return self._prompters[form]
 
 
-def _none(probability: float | None) -> frozenset[Violation]:
-    """What fails where there is no probability."""
-    return frozenset({Violation.BAD_ANSWER}) if probability is None else frozenset()
+@contextmanager
+def _refusing(job: Job) -> Iterator[None]:
+    """What is wrong with a prompt is a refusal of its query."""
+    try:
+        yield
+    except UserError as error:
+        raise QueryRefused(f"query {job.query_id}: {error}") from None
+
+
+def _probability(logit: float | None) -> float | None:
+    """P(yes) over yes and no."""
+    return None if logit is None else 1.0 / (1.0 + exp(min(-logit, 700.0)))
+
+
+def _none(logit: float | None) -> frozenset[Violation]:
+    """What fails where there are no numbers."""
+    return frozenset({Violation.BAD_ANSWER}) if logit is None else frozenset()
 
 
 def _task(job: Job, ask: Ask) -> Task:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from r0.config import RankingKeys
 from r0.data.hashes import address
-from r0.records import Form
-from r0.rerank.asks import Ask, Method, Ranking
+from r0.records import Answer, Form
+from r0.rerank.asks import Ask, Method, Ranking, Reply
 from r0.rerank.consensus import consensus
 from r0.rerank.groupwise import groupwise
+from r0.rerank.job import Job
 from r0.rerank.listwise import listwise
 from r0.rerank.pointwise import pointwise
 from r0.rerank.setwise import setwise
+
+
+def method_of(keys: RankingKeys, job: Job) -> Method:
+    """The method that a job asks for."""
+    if job.samples:
+        return until_agreed(job.samples, job.known)
+    return each(len(job.documents)) if job.each else make_method(keys, len(job.documents), job.query_id)
 
 
 def make_method(keys: RankingKeys, n: int, query_id: str) -> Method:
@@ -36,6 +44,23 @@ def each(n: int) -> Method:
         yield asks
         asks = []
     return Ranking.of_order(range(n))
+
+
+def until_agreed(samples: int, known: Answer | None) -> Method:
+    """Asks about the one document again until the answer is the ``known`` one, or can be read where none is known.
+
+    One sample follows the other, ``samples`` at most: a document that is answered rightly at once costs one.
+    """
+    for number in range(samples):
+        _, reply = yield [Ask((0,), Form.YES_NO, number)]
+        if agrees(reply, known):
+            break
+    return Ranking.of_order((0,))
+
+
+def agrees(reply: Reply, known: Answer | None) -> bool:
+    """Whether a verdict can be read and is the ``known`` one, if any is."""
+    return reply.answer is not None and known in (None, reply.answer)
 
 
 def width(keys: RankingKeys, n: int) -> int:

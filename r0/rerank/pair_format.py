@@ -1,7 +1,7 @@
 """How a decoder reads a pair as one text: ``query_format``, ``seq``, ``document_format`` and ``special_token`` in this order.
 
-The names are RAG-Retrieval's. sentence-transformers hands a pair to a chat template, as messages of the roles ``query`` and
-``document``; so the format is written as one.
+The names are RAG-Retrieval's. For vLLM such a pair is written as token ids (``r0.rerank.pair_prompts``). sentence-transformers
+hands a pair to a chat template, as messages of the roles ``query`` and ``document``; so for it the format is written as one.
 """
 
 from __future__ import annotations
@@ -72,12 +72,16 @@ class PairFormat:
 
         The token that the tokenizer puts before a text is written too: behind a chat template it puts none.
         """
-        bos = tokenizer.bos_token
-        begin = bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
         query, document = (
             f"{{{{ messages | selectattr('role', 'eq', '{role}') | map(attribute='content') | first }}}}"
             for role in ("query", "document")
         )
-        texts = (begin + self.before, self.between, self.behind)
+        texts = (begin(tokenizer) + self.before, self.between, self.behind)
         before, between, behind = (f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else "" for text in texts)
         return f"{before}{query}{between}{document}{behind}"
+
+
+def begin(tokenizer: Any) -> str:
+    """The token that the tokenizer puts before a text; empty where it puts none."""
+    bos = tokenizer.bos_token
+    return bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""

@@ -23,7 +23,10 @@ from r0.models import model_folder
 from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
+from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import width
+from r0.rerank.pair_format import PairFormat
+from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 
 logger = logging.getLogger(__name__)
@@ -32,14 +35,15 @@ DEFAULT_PROMPT_TOKENS = 8192
 SMALLEST_PROMPT = 64  # tokens; with less no document is worth showing
 PREDICT_PAIRS = 64  # pairs of one query that are one job
 
-MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise"]
+MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"]
 
 
 class Reranker:
     """Orders documents by how well they answer a query.
 
     Args:
-        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, and no engine.
+        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, a
+            multi-vector encoder method=late_interaction; neither has an engine.
         method: how a list is ordered.
         engine: vllm or hf; None: vLLM where it is installed.
         device: auto takes a GPU where there is one.
@@ -171,7 +175,8 @@ class Reranker:
         inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; a cross-encoder's scores.
+        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; scores of a cross-encoder,
+        or of late interaction (MaxSim: those of one query can be compared, of two queries not).
 
         Args:
             inputs1: [N] (query, document) pairs, as ``CrossEncoder.predict`` takes them; or, with ``inputs2``, batches with the
@@ -180,7 +185,7 @@ class Reranker:
             _: what both callers also pass (batch size, progress bar, the task): nothing depends on it.
 
         Returns:
-            [N] float64 in 0…1; of a cross-encoder on its own scale. A completion without an answer that can be read counts 0.5
+            [N] float64 in 0…1; of an encoder on its own scale. A completion without an answer that can be read counts 0.5
             (how many is logged as a warning).
 
         Raises:
@@ -232,11 +237,16 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
         UserError: model and configuration do not fit each other.
     """
     most = QUEUED * keys.rollout.max_num_seqs
-    if is_cross_encoder(folder, keys):
+    late = is_late_interaction(folder, keys)
+    if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        return CrossEncoderWorker, (keys, settings), max(2, most)  # however short the queries' lists are, its batches are full
+        many = max(2, most)  # however short the queries' lists are, an encoder's batches are full
+        if not late:
+            return CrossEncoderWorker, (keys, settings), many
+        keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})
+        return LateInteractionWorker, (keys, settings), many
     prompt_tokens = prompt_budget(keys, folder)
-    length = prompt_tokens + keys.max_new_tokens + ANSWER_ROOM
+    length = prompt_tokens + _new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
     return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // width(keys, keys.depth)))
 
@@ -248,7 +258,7 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
         UserError: prompt and completion together have more tokens than the model has positions.
     """
     most = positions(folder)
-    room = DEFAULT_PROMPT_TOKENS if most is None else most - keys.max_new_tokens - ANSWER_ROOM
+    room = DEFAULT_PROMPT_TOKENS if most is None else most - _new_tokens(keys)
     if room < SMALLEST_PROMPT:
         raise UserError(
             f"max_new_tokens={keys.max_new_tokens} leaves no room for a prompt in the {most} positions of {folder.name}; lower it"
@@ -256,11 +266,21 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
     if keys.max_prompt_tokens is None:
         return min(DEFAULT_PROMPT_TOKENS, room)
     if most is not None and keys.max_prompt_tokens > room:
+        if PairFormat.of(keys):
+            raise UserError(
+                f"max_prompt_tokens: {keys.max_prompt_tokens} and the answer's token are more than the {most} positions of "
+                f"{folder.name}; use max_prompt_tokens={room}"
+            )
         raise UserError(
             f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
             f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
+
+
+def _new_tokens(keys: RankingKeys) -> int:
+    """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
+    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_ROOM
 
 
 def _check(outcome: Outcome) -> None:

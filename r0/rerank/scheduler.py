@@ -19,7 +19,9 @@ from r0.rerank.asks import Ask, Exchange, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge, QueryRefused, Wanted
-from r0.rerank.methods import each, make_method
+from r0.rerank.methods import method_of
+
+ENOUGH = 0.75  # so jobs come in batches, not one by one, while the engine still has requests that it has not begun
 
 
 @dataclass
@@ -73,8 +75,8 @@ class Scheduler:
 
     @property
     def hungry(self) -> bool:
-        """Whether more jobs could be begun than there are."""
-        return not self._waiting and len(self._talks) < self._in_flight
+        """Whether more jobs should come: nothing waits, and less than ``ENOUGH`` of what may be in flight is."""
+        return not self._waiting and len(self._talks) < ENOUGH * self._in_flight
 
     def step(self) -> list[Outcome]:
         """Begin what there is room for, let the engine work for a moment, take its replies; gives the jobs that are done.
@@ -92,9 +94,7 @@ class Scheduler:
         return done
 
     def _begin(self, job: Job) -> None:
-        n = len(job.documents)
-        method = each(n) if job.each else make_method(self._keys, n, job.query_id)
-        query = _Query(job, Exchange(method), time.monotonic())
+        query = _Query(job, Exchange(method_of(self._keys, job)), time.monotonic())
         self._ask(query, query.exchange.asks)
 
     def _ask(self, query: _Query, asks: list[Ask]) -> None:

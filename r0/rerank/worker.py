@@ -23,6 +23,7 @@ from r0.told import told
 logger = logging.getLogger(__name__)
 
 WORK_S = 0.5  # seconds of one call to a worker: how long results and a wish to stop wait
+CALLS = 2  # that a worker has at one time, so that it goes on while the driver looks at what the first one gave
 QUEUED = 2  # times ``max_num_seqs`` requests are in flight, so that the engine always has a next one
 
 
@@ -78,8 +79,8 @@ class _Share:
     held: dict[int, Job] = field(default_factory=dict)  # not done yet, by key
     inbox: list[Job] = field(default_factory=list)  # of them: not handed over yet
     load: int = 0  # characters of what is held
-    ref: Any = None  # of the call in progress
-    since: float = 0.0  # clock, in seconds
+    refs: list[Any] = field(default_factory=list)  # of the call in progress, and of those behind it
+    since: float = 0.0  # clock, in seconds: when the first of them began, at the latest
 
     def take(self, job: Job) -> None:
         self.held[job.key] = job
@@ -150,17 +151,19 @@ class RerankGroup:
         import ray
 
         for share in shares:
-            if share.ref is None and share.held:
+            while len(share.refs) < CALLS and share.held:
                 jobs, share.inbox = share.inbox, []
-                share.ref, share.since = self._pool.workers[share.index].work.remote(jobs, WORK_S), time.monotonic()
-        called = {share.ref: share for share in shares if share.ref is not None}
+                share.since = share.since if share.refs else time.monotonic()
+                share.refs.append(self._pool.workers[share.index].work.remote(jobs, WORK_S))
+        called = {share.refs[0]: share for share in shares if share.refs}
         ready, _ = ray.wait(list(called), num_returns=1, timeout=2 * WORK_S)
         found = []
         for share in called.values():
             try:
-                if share.ref in ready:
-                    found.append((share, ray.get(share.ref, timeout=self._deadline_s)))
-                    share.ref = None
+                if share.refs[0] in ready:
+                    found.append((share, ray.get(share.refs[0], timeout=self._deadline_s)))
+                    del share.refs[0]
+                    share.since = time.monotonic()
                 elif time.monotonic() - share.since > self._deadline_s:
                     self._replace(share, RoleTimeout(f"rerank worker {share.index}: no answer within {self._deadline_s:g} s"))
             except ray.exceptions.GetTimeoutError:
@@ -180,7 +183,7 @@ class RerankGroup:
         self._lost |= set(share.held)
         self._pool.replace(share.index)
         call_each([self._pool.workers[share.index]], "start", [()], self._start_deadline_s, "rerank")
-        share.ref, share.inbox = None, list(share.held.values())
+        share.refs, share.inbox = [], list(share.held.values())
 
 
 def _cost(job: Job) -> int:

@@ -22,7 +22,7 @@ from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_
 RANK = "r0.supervised.finetune_rank:train_rank"
 
 
-def run(config: FinetuneConfig) -> Path:
+def run(config: FinetuneConfig, command: str = "finetune") -> Path:
     """Train, or resume; returns the folder of the final model, which sentence-transformers, transformers and r0.rerank load.
 
     After LoRA the adapter alone lies beside it, in ``adapter/``.
@@ -36,12 +36,12 @@ def run(config: FinetuneConfig) -> Path:
         raise UserError("ray.inline: runs one rank; set ranks=1")
     folder = model_folder(config.model)
     plan_model(config, folder)
-    output = output_path("finetune", config)
+    output = output_path(command, config)
     counts = None if config.fresh else prepared(output / "data")
     resolved, kind = check_loss(config)
     preparation = Preparation(resolved, kind)
     found = counts or preparation.check()
-    with RunDirectory.open(output, "finetune", config, fresh=config.fresh) as directory, StopRequest() as stop:
+    with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
         model = directory.path / "model"
         if directory.state == RunState.FINISHED:
             print(f"{directory.path}: the fine-tuning is finished; its model is in {model}; fresh=true starts it over")
@@ -55,7 +55,7 @@ def run(config: FinetuneConfig) -> Path:
             facts = {"training examples": counts.examples, "validation queries": counts.validation_queries}
             before = next((line for line in read_record(directory.metrics_file) if "heldout/loss" in line), {})
             known = {name: value for name, value in before.items() if name.startswith("heldout/") and value is not None}
-            write_model_card(model, config, CardFacts("finetune", job.steps, facts, known, figures))
+            write_model_card(model, config, CardFacts(command, job.steps, facts, known, figures))
             directory.finish(job.steps, figures)
             recorder.say(f"done: {job.steps} steps; the model is in {model}")
     return model
@@ -65,5 +65,5 @@ def _summary(config: FinetuneConfig, counts: Counts, found: Counts) -> str:
     """What is trained on what, and what a person should know of the data."""
     lines = [f"{config.data}: {counts.examples} training examples for {config.loss_type}"]
     if counts.validation_queries:
-        lines.append(f"{config.validation}: {counts.validation_queries} validation queries")
+        lines.append(f"{config.validation or config.data}: {counts.validation_queries} validation queries")
     return "\n".join([*lines, *found.notes])

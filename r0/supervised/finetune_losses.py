@@ -46,10 +46,10 @@ def make_loss(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
 
 
 def _in_batch(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
-    """With cached gradients, ``micro_batch_size`` pairs at a time; under DeepSpeed, which takes one backward pass, without.
+    """With cached gradients, ``micro_batch_size`` pairs at a time; where ranks share the model, by one backward pass, without.
 
     The loss is the same."""
-    if config.zero_stage:
+    if config.zero_stage or config.fsdp:
         return losses.MultipleNegativesRankingLoss(model, num_negatives=config.negatives)
     return losses.CachedMultipleNegativesRankingLoss(
         model, num_negatives=config.negatives, mini_batch_size=config.micro_batch_size

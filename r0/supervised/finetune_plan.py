@@ -14,11 +14,9 @@ from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
 from r0.errors import UserError
 from r0.records import Form
+from r0.rerank.encoder_worker import text_tokens
 from r0.supervised.finetune_template import PairFormat, answer_words, pair_format
 from r0.told import told
-
-# Position ids of these begin behind the padding's id, so that they have fewer positions than rows of the table.
-_OFFSET = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
         UserError: the model is not of the type, has too few positions, or its tokenizer cannot be used.
     """
     settings = model_config(folder)
-    _check_positions(config, settings, folder)
+    _check_positions(config, folder)
     architecture = str((settings.get("architectures") or [""])[0])
     if (folder / "modules.json").is_file():
         _check_saved(config, folder)
@@ -71,13 +69,16 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     return Plan(kind, pad, template, words)
 
 
-def _check_positions(config: FinetuneConfig, settings: dict[str, Any], folder: Path) -> None:
-    positions = settings.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions < 1:
-        return
-    if settings.get("model_type") in _OFFSET:
-        positions -= int(settings.get("pad_token_id") or 0) + 1
-    if config.max_prompt_tokens > positions:
+def scores_already(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
+    """Whether a start model has scores before it is trained: a head of its own, or its yes and no."""
+    if plan.kind == "bert_encoder":
+        return str((model_config(folder).get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+    return plan.kind in ("saved", "yes_no")
+
+
+def _check_positions(config: FinetuneConfig, folder: Path) -> None:
+    positions = text_tokens(folder)
+    if positions is not None and 0 < positions < config.max_prompt_tokens:
         raise UserError(
             f"max_prompt_tokens: {config.max_prompt_tokens} tokens are more than the {positions} positions of {folder.name}; use "
             f"max_prompt_tokens={positions}, and longer documents are cut"

@@ -1,8 +1,8 @@
-"""What each rank of a fine-tuning does: sentence-transformers' CrossEncoderTrainer over plain data parallelism or DeepSpeed."""
+"""What each rank of a fine-tuning does: sentence-transformers' CrossEncoderTrainer over plain ranks, DeepSpeed or FSDP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from transformers import set_seed
 
 from r0.config import FinetuneConfig
 from r0.data.hashes import Shuffle, address
-from r0.supervised.finetune_data import TRAIN
+from r0.errors import UserError
+from r0.supervised.finetune_data import TRAIN, prepared
 from r0.supervised.finetune_losses import make_loss, sees_whole_batch
 from r0.supervised.finetune_model import adapted, open_model
 from r0.supervised.finetune_plan import plan_model
 from r0.supervised.finetune_save import save_cross_encoder, save_final
 from r0.supervised.finetune_validation import Validation
+from r0.supervised.fsdp import shard
 from r0.supervised.job import Channel, Job, Kind, Report
 from r0.supervised.ranks import common_arguments, fit, half, quiet
 
@@ -44,6 +46,8 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     model = adapted(open_model(config, folder, plan, weights, str(arguments.device)), config)
     train = Dataset.from_file(str(Path(job.run) / "data" / TRAIN))
     trainer = Trainer(model=model, args=arguments, train_dataset=train, loss=make_loss(model, config))
+    if config.fsdp:
+        shard(trainer, model[0].model)
     validation = Validation(trainer, job, channel)
     trainer.add_callback(validation)
     if not fit(trainer, job, channel):
@@ -60,6 +64,8 @@ def training_arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArgument
     settings = common_arguments(job)
     if not config.zero_stage:
         settings |= {"deepspeed": None, "ddp_find_unused_parameters": False, "ddp_backend": dist.get_backend()}
+    if config.fsdp:
+        settings["fsdp"] = True
     if sees_whole_batch(str(config.loss_type)):
         settings |= {"per_device_train_batch_size": config.batch_size // config.ranks, "gradient_accumulation_steps": 1}
     return CrossEncoderTrainingArguments(
@@ -74,7 +80,7 @@ def training_arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArgument
             "save_steps": min(job.save_every if config.save_every or config.save_on_epoch_end else job.steps, job.steps),
             "save_total_limit": config.keep,
             "logging_steps": config.log_every,
-            "batch_sampler": _sampler(config.batch_size),
+            "batch_sampler": _sampler(config.batch_size, _parts(job)),
             "dataloader_drop_last": True,
         }
     )
@@ -99,18 +105,29 @@ class Trainer(CrossEncoderTrainer):
         return self.accelerator.unwrap_model(self.model)
 
 
-def _sampler(batch_size: int) -> type[DefaultBatchSampler]:
-    """A batch sampler class: whole updates of examples whose order is a function of (seed, epoch) and not of the ranks."""
+def _parts(job: Job[FinetuneConfig]) -> tuple[int, ...]:
+    counts = prepared(Path(job.run) / "data")
+    if counts is None:
+        raise UserError(f"{job.run}: its data went away; start over with fresh=true")
+    return counts.parts
+
+
+def _sampler(batch_size: int, parts: Sequence[int]) -> type[DefaultBatchSampler]:
+    """A batch sampler class: whole updates of examples whose order is a function of (seed, epoch) and not of the ranks.
+
+    Epoch after epoch takes the next of the ``parts`` that the examples are in, and then stays with the last; all epochs are as
+    long as the smallest part has it.
+    """
+    length = min(parts) // batch_size * batch_size
 
     class Order(DefaultBatchSampler):
         def __iter__(self) -> Iterator[list[int]]:
-            count = len(self.sampler)
-            order = Shuffle(count, address(self.seed, "order", self.epoch))
-            for start in range(0, count // batch_size * batch_size, self.batch_size):
-                yield [order[place] for place in range(start, start + self.batch_size)]
+            part = min(self.epoch, len(parts) - 1)
+            first, order = sum(parts[:part]), Shuffle(parts[part], address(self.seed, "order", self.epoch))
+            for start in range(0, length, self.batch_size):
+                yield [first + order[place] for place in range(start, start + self.batch_size)]
 
         def __len__(self) -> int:
-            return len(self.sampler) // batch_size * batch_size // self.batch_size
+            return length // self.batch_size
 
     return Order
-

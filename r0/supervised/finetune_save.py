@@ -50,7 +50,8 @@ def save_final(trainer: Trainer, job: Job[FinetuneConfig], plan: Plan) -> None:
     Each folder is written beside its place and renamed: it is whole or not there.
     """
     config = job.config
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if config.zero_stage == 3 else None  # collective
+    split = config.zero_stage == 3 or config.fsdp
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # collective
     if dist.get_rank() == 0:
         model, weights = trainer.cross_encoder, gathered
         if config.lora.r:

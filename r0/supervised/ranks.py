@@ -156,7 +156,8 @@ def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=task_type
     )  # fmt: skip
     try:
-        return get_peft_model(model, settings)
+        # In the model's own dtype: ZeRO-3 wants one for all that is trained, and DeepSpeed keeps float32 copies beside bf16.
+        return get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {str(error).splitlines()[0]}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.commands.output import output_path
+from r0.commands.training import check_writes
 from r0.config import SftConfig
 from r0.errors import UserError
 from r0.models import model_folder
@@ -32,6 +33,7 @@ def run(config: SftConfig) -> Path:
     if config.ray.inline and config.ranks > 1:
         raise UserError("ray.inline: runs one rank; set ranks=1")
     folder = model_folder(config.model)
+    check_writes(folder)
     output = output_path("sft", config)
     with RunDirectory.open(output, "sft", config, fresh=config.fresh) as directory, StopRequest() as stop:
         model = directory.path / "model"

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "a supervised warm start, then reinforcement learning",
     "sft": "supervised fine-tuning on rows with thoughts",
     "finetune": "supervised fine-tuning on labelled documents",
+    "distill train": "distillation: supervised fine-tuning on the scores of a teacher",
     "esci": "four classes (exact, substitute, complement, irrelevant), read at the tokens of their words",
     "stage_a": "reinforcement learning with a rule reward on single documents",
     "stage_b": "reinforcement learning with a rule reward on lists of documents",
@@ -66,7 +67,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
     own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
-    scores = facts.command in ("finetune", "esci")  # it does not write, it scores
+    scores = facts.command in ("finetune", "distill train", "esci")  # it does not write, it scores
     reads = f"It reads {READS[form]}." if not scores else f"{SCORES} {ESCI if facts.command == 'esci' else ''}".strip()
     parts = [
         _front_matter(model, "sentence-transformers" if scores else "transformers"),

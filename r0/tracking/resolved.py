@@ -21,6 +21,8 @@ Value: TypeAlias = str | int | float | bool | list[str] | None
 MAY_CHANGE = (
     "fresh",
     "output",
+    "format",  # of a table that is printed
+    "vector_cache",
     "skip_bad",  # a run that has begun without it has met no bad line
     "tracking.",
     "ray.",

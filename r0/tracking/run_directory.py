@@ -5,13 +5,18 @@
     metrics.jsonl   the record: only what a repeated run repeats
     timings.jsonl   seconds, tokens a second, memory
     rollouts/       what was sampled and how it was judged, a file a step
-    queries.jsonl   rerank: one line a finished query; what a resumed run does not do again
+    queries.jsonl   rerank, distill score: one line a finished query; what a resumed run does not do again
     run.trec        rerank: the result
-    summary.json    rerank: failures, tokens, seconds
+    annotations.jsonl   annotate: what each pair got; what a resumed run does not do again
+    rows.jsonl, raw_log.jsonl   annotate: the result
+    scores.jsonl    distill score: the result
+    summary.json    rerank, annotate, distill score: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
     before.json, after.json   stage_c: what was measured on held-out lists
     checkpoints/    what a resumed run starts from
     model/          the final model in Hugging Face form; adapter/ beside it after LoRA
+    score/ triplets.jsonl train/ score_test/ eval/   distill: its steps, each as the command of its name leaves it
+    before/ after/ gain.json   distill eval: the scores of both models, and the measures
     logs/ tensorboard/ wandb/
     finished.json   written last: the run is over
 
@@ -51,11 +56,23 @@ OWNED = (
     "rollouts",
     "queries.jsonl",
     "run.trec",
+    "annotations.jsonl",
+    "rows.jsonl",
+    "raw_log.jsonl",
+    "scores.jsonl",
     "summary.json",
     "thoughts.jsonl",
     "before.json",
     "after.json",
     "warm_start",
+    "score",
+    "triplets.jsonl",
+    "train",
+    "score_test",
+    "eval",
+    "before",
+    "after",
+    "gain.json",
     "data",
     "model",
     "adapter",
@@ -96,7 +113,7 @@ class Finished:
 
 def default_output(command: str, config: BaseModel) -> Path:
     """``runs/<command>-<hash>``; the hash is of the configuration without ``output`` and ``fresh``."""
-    return Path("runs") / f"{command}-{resolved.config_hash(command, config)}"
+    return Path("runs") / f"{command.replace(' ', '_')}-{resolved.config_hash(command, config)}"
 
 
 class RunDirectory:

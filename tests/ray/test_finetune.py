@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from r0.errors import UserError
 from r0.ranking import groups_of, ndcg
 from r0.supervised import finetune
 from tests.helpers import tiny_model
-from tests.launching import command, environment, record
+from tests.launching import command, environment, record, scores_elsewhere
 from tests.tiny_encoder import tiny_bert
 
 pytestmark = pytest.mark.ray
@@ -42,6 +42,11 @@ def config(model: str, output: Path, **changes: object) -> FinetuneConfig:
     return FinetuneConfig(**{**values, **changes})
 
 
+def split(stage: int | str) -> dict:
+    """How ranks share the model: a ZeRO stage, or ``fsdp``."""
+    return {"fsdp": True} if stage == "fsdp" else {"zero_stage": stage}
+
+
 def validation(run: Path) -> list[dict]:
     from datasets import Dataset
 
@@ -52,12 +57,7 @@ def scores_of(run: Path) -> list[list[float]]:
     """Logits of the final model for the validation documents, by query; in a new process, by three libraries that agree."""
     queries = validation(run)
     pairs = [(one["query"], document) for one in queries for document in one["documents"]]
-    file = run / "pairs.json"
-    file.write_text(json.dumps(pairs))
-    arguments = [sys.executable, str(Path(__file__).parents[1] / "score_folder.py"), str(run / "model"), str(file)]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = scores_elsewhere(run / "model", pairs, run / "pairs.json")
     assert found["transformers"] == pytest.approx(found["sentence_transformers"], abs=1e-4)
     assert found["r0"] == pytest.approx(found["predicted"], abs=1e-4)
     logits = iter(found["sentence_transformers"])
@@ -84,13 +84,35 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in record(run) if "loss" in line]
 
 
-def test_two_ranks_with_zero_3_learn_what_one_rank_learns(ray_session, bert: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(bert: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], list[float]]:
+    """What one rank makes of ``config``: the losses of its steps and the scores of its model."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    finetune.run(config(bert, run, ray=INLINE))
+    return losses(run), check_model(run)
+
+
+def test_two_ranks_with_zero_3_learn_what_one_rank_learns(ray_session, bert: str, alone, tmp_path: Path) -> None:
     two = config(bert, tmp_path / "two", ranks=2, zero_stage=3)
     assert finetune.run(two) == tmp_path / "two" / "model"
-    finetune.run(config(bert, tmp_path / "one", ray=INLINE))
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
-    assert check_model(tmp_path / "two") == pytest.approx(check_model(tmp_path / "one"), abs=2e-3)
+    assert losses(tmp_path / "two") == pytest.approx(alone[0], rel=1e-4)
+    assert check_model(tmp_path / "two") == pytest.approx(alone[1], abs=2e-3)
     assert finetune.run(two) == tmp_path / "two" / "model"  # finished: says so and returns
+
+
+def test_two_ranks_with_fsdp_learn_what_one_rank_learns_and_resume(ray_session, bert: str, alone, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    two = config(bert, run, ranks=2, fsdp=True, save_every=3)
+    finetune.run(two)
+    assert losses(run) == pytest.approx(alone[0], rel=1e-4)
+    first = (run / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "model")
+    (run / "finished.json").unlink()
+    (run / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed
+    finetune.run(two)
+    assert losses(run) == pytest.approx(alone[0], rel=1e-4)
+    assert (run / "model" / "model.safetensors").read_bytes() == first
+    assert check_model(run) == pytest.approx(alone[1], abs=2e-3)
 
 
 def test_yes_and_no_logits_with_lora_come_out_merged(qwen: str, tmp_path: Path) -> None:
@@ -184,16 +206,23 @@ def test_what_a_rank_finds_wrong_is_one_sentence(bert: str, tmp_path: Path) -> N
     assert not (tmp_path / "run" / "model").exists()
 
 
+KINDS = ("bert_encoder", "llm_decoder", "yes_no")
+ADAPTED = ((0, "fp32"), (0, "bf16"), (8, "fp32"), (8, "bf16"))
+# Every stage with and without LoRA in both precisions; each kind of model with every stage, and with each of those four.
+STAGES = [
+    (KINDS[(number + place) % 3], stage, *adapted)
+    for number, stage in enumerate((0, 1, 2, 3, "fsdp"))
+    for place, adapted in enumerate(ADAPTED)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("rank", [0, 8])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("kind", ["bert_encoder", "llm_decoder", "yes_no"])
+@pytest.mark.parametrize(("kind", "stage", "rank", "dtype"), STAGES)
 def test_every_stage_saves_what_it_trained(
-    ray_session, bert: str, qwen: str, tmp_path: Path, kind: str, stage: int, rank: int, dtype: str
+    ray_session, bert: str, qwen: str, tmp_path: Path, kind: str, stage: int | str, rank: int, dtype: str
 ) -> None:
     settings = config(
-        bert if kind == "bert_encoder" else qwen, tmp_path / "run", model_type=kind, ranks=2, zero_stage=stage, dtype=dtype,
+        bert if kind == "bert_encoder" else qwen, tmp_path / "run", model_type=kind, ranks=2, dtype=dtype, **split(stage),
         lora=LoraSection(r=rank, alpha=16.0), learning_rate=2e-2 if rank else 2e-3, max_prompt_tokens=500,
         gradient_checkpointing=True,
     )  # fmt: skip
@@ -201,16 +230,19 @@ def test_every_stage_saves_what_it_trained(
     check_model(tmp_path / "run", 1e-4 if dtype == "fp32" else 2e-2)
 
 
+# A loss knows nothing of the ranks, but in_batch_negatives, whose gradients are cached on plain ranks only.
+LOSSES = [
+    ("pointwise_bce", 0), ("pointwise_mse", 2), ("pairwise_ranknet", 0), ("listwise_ce", 3), ("listwise_lambda", 0),
+    ("listwise_mle", 2), ("margin_mse", 3), ("in_batch_negatives", 0), ("in_batch_negatives", 2), ("in_batch_negatives", 3),
+    ("in_batch_negatives", "fsdp"),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize(
-    "loss",
-    ["pointwise_bce", "pointwise_mse", "pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle", "margin_mse",
-     "in_batch_negatives"],
-)  # fmt: skip
-def test_every_loss_trains_on_two_ranks(ray_session, bert: str, tmp_path: Path, loss: str, stage: int) -> None:
+@pytest.mark.parametrize(("loss", "stage"), LOSSES)
+def test_every_loss_trains_on_two_ranks(ray_session, bert: str, tmp_path: Path, loss: str, stage: int | str) -> None:
     settings = config(
-        bert, tmp_path / "run", loss_type=loss, ranks=2, zero_stage=stage, builtin_rows=120, max_steps=8, train_group_size=4,
+        bert, tmp_path / "run", loss_type=loss, ranks=2, builtin_rows=120, max_steps=8, train_group_size=4, **split(stage),
     )  # fmt: skip
     finetune.run(settings)
     figures = [line["heldout/loss"] for line in record(tmp_path / "run") if "heldout/loss" in line]

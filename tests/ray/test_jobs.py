@@ -81,6 +81,7 @@ def test_a_job_without_the_token_and_one_with_a_relative_output_are_refused(envi
         assert "a Ray job's folder is a copy that is deleted" in relative.stdout + relative.stderr
 
 
+@pytest.mark.slow
 def test_a_job_spans_two_nodes(environment: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
     wide = ["learner.ranks=2", "learner.zero_stage=2", "reward.workers=1", "rollout.workers=1"]  # 4 cores: more than a node has

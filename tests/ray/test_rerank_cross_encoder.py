@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from r0.launch import main
 from tests.architectures import build
-from tests.launching import launch
+from tests.launching import here, launch, refused
 
 pytestmark = pytest.mark.ray
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.ray
 def data(tmp_path_factory):
     """The built-in lists as a BEIR folder with the first stage's run."""
     folder = tmp_path_factory.mktemp("data") / "beir"
-    launch("convert", {"input": "builtin", "output": folder, "rows": 9})
+    assert main(["convert", "builtin", str(folder), "rows=9"]) == 0
     return folder
 
 
@@ -25,7 +26,7 @@ def texts_of(path: Path) -> dict[str, str]:
     return {row["_id"]: row["text"] for row in map(json.loads, path.read_text().splitlines())}
 
 
-def test_two_workers_write_the_scores_of_sentence_transformers(data, tmp_path):
+def test_two_workers_write_the_scores_of_sentence_transformers(data, tmp_path, capsys):
     from sentence_transformers import CrossEncoder
 
     model = build("bge-reranker-v2-m3", tmp_path / "model")
@@ -44,13 +45,13 @@ def test_two_workers_write_the_scores_of_sentence_transformers(data, tmp_path):
         expected = encoder.predict([(queries[query], texts[document]) for document in documents])
         assert np.asarray(scores) == pytest.approx(expected, abs=1e-4)
         assert list(scores) == sorted(scores, reverse=True)
-    assert "finished before" in launch("rerank", {**settings, "rollout.workers": 2, "rollout.max_num_seqs": 4}).stdout
+    assert "finished before" in here(capsys, "rerank", {**settings, "rollout.workers": 2, "rollout.max_num_seqs": 4})
 
 
-def test_a_method_that_a_cross_encoder_cannot_do_is_refused_before_anything_is_written(data, tmp_path):
+def test_a_method_that_a_cross_encoder_cannot_do_is_refused_before_anything_is_written(data, tmp_path, capsys):
     model = build("bge-reranker-v2-m3", tmp_path / "model")
     settings = {"model": model, "data": data, "run": data / "given.trec", "output": tmp_path / "out"}
-    refused = launch("rerank", settings, code=2)
-    assert refused.stderr.strip().splitlines() == [refused.stderr.strip()]
-    assert "use method=pointwise" in refused.stderr
+    said = refused(capsys, "rerank", settings).strip()
+    assert said.splitlines() == [said]
+    assert "use method=pointwise" in said
     assert not (tmp_path / "out").exists()

@@ -63,7 +63,7 @@ def rollouts(labels: list[int]) -> list[Rollout]:
     return [Rollout(PointwiseTask(100 + i, "q", "d", label), i, 0, Prompt((1,)), sampled) for i, label in enumerate(labels)]
 
 
-@pytest.mark.parametrize("fault", [HANGS_ONCE, DIES_ONCE], ids=["hangs", "dies"])
+@pytest.mark.parametrize("fault", [HANGS_ONCE, pytest.param(DIES_ONCE, marks=pytest.mark.slow)], ids=["hangs", "dies"])
 def test_a_worker_that_fails_once_is_replaced_and_the_order_is_kept(pool, fault):
     group = RewardGroup(pool, deadline_s=DEADLINE_S, start_deadline_s=120)
     group.ready()
@@ -76,7 +76,9 @@ def test_a_worker_that_fails_once_is_replaced_and_the_order_is_kept(pool, fault)
     assert pool.workers[0] is healthy
 
 
-@pytest.mark.parametrize(("fault", "error"), [(HANGS, RoleTimeout), (DIES, RoleDied)], ids=["hangs", "dies"])
+@pytest.mark.parametrize(
+    ("fault", "error"), [pytest.param(HANGS, RoleTimeout, marks=pytest.mark.slow), (DIES, RoleDied)], ids=["hangs", "dies"]
+)
 def test_a_worker_that_fails_again_ends_the_batch_with_its_tasks_named(pool, fault, error):
     group = RewardGroup(pool, deadline_s=DEADLINE_S, start_deadline_s=120)
     group.ready()

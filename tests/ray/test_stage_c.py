@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,11 +19,10 @@ from r0.models import model_folder
 from r0.rerank import Reranker
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
-from tests.launching import command, environment, launch, record
+from tests.launching import command, environment, here, launch, record, scores_elsewhere
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[2]
 SMALL: dict = {
     "model": "r0-tiny", "builtin_rows": 80, "candidates": 4, "heldout_share": 0.1, "batch_size": 4, "max_steps": 4,
     "eval_lists": 3, "max_prompt_tokens": 320, "max_new_tokens": 64, "learning_rate": 1e-3, "gradient_checkpointing": "false",
@@ -43,15 +41,6 @@ def training(run: Path) -> list[dict]:
     return [line for line in record(run) if "loss" in line]
 
 
-def scores_elsewhere(folder: Path, tmp_path: Path) -> dict[str, list[float]]:
-    """The scores of QUERY with DOCUMENTS in a new process, by sentence-transformers and by transformers alone."""
-    pairs = tmp_path / "pairs.json"
-    pairs.write_text(json.dumps([[QUERY, document] for document in DOCUMENTS]))
-    line = [sys.executable, str(ROOT / "tests" / "score_folder.py"), str(folder), str(pairs)]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment(), check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def scores_of_rerank(folder: Path, engine: str = "hf", **settings: object) -> list[float]:
     """logit(yes) − logit(no), as ``r0.rerank`` has it: P(yes) is its sigmoid."""
     keys = {"system_prompt": SMALL["system_prompt"], "max_new_tokens": 64, "max_prompt_tokens": 320, **settings}
@@ -62,7 +51,7 @@ def scores_of_rerank(folder: Path, engine: str = "hf", **settings: object) -> li
 
 def check_folder(run: Path, tmp_path: Path) -> list[float]:
     """The same scores in all libraries; they are other than the starting model's."""
-    elsewhere = scores_elsewhere(run / "model", tmp_path)
+    elsewhere = scores_elsewhere(run / "model", [(QUERY, document) for document in DOCUMENTS], tmp_path / "pairs.json")
     ours = scores_of_rerank(run / "model", thinking=False)
     assert elsewhere["transformers"] == pytest.approx(ours, abs=1e-4)
     assert elsewhere["sentence_transformers"] == pytest.approx(ours, abs=1e-4)
@@ -71,7 +60,7 @@ def check_folder(run: Path, tmp_path: Path) -> list[float]:
     return ours
 
 
-def test_two_ranks_and_the_folder_in_every_library(tmp_path):
+def test_two_ranks_and_the_folder_in_every_library(tmp_path, capsys):
     output = tmp_path / "run"
     wide = {"output": output, "ranks": 2, "kl_coef": 0.1, "zero_stage": 2, "loss.infonce_weight": 0.5}
     done = launch("stage_c", {**SMALL, **wide})
@@ -89,7 +78,7 @@ def test_two_ranks_and_the_folder_in_every_library(tmp_path):
     assert all(0 <= line[f"heldout/{name}"] <= 1 for line in heldout for name in ("ndcg@10", "format_rate", "ece"))
     scores = check_folder(output, tmp_path)
     assert scores_of_rerank(output / "model", "vllm", thinking=False) == pytest.approx(scores, abs=1e-4)
-    assert "finished before" in launch("stage_c", {**SMALL, **wide}).stdout
+    assert "finished before" in here(capsys, "stage_c", {**SMALL, **wide})
 
 
 def test_an_interrupted_run_with_thoughts_goes_on_to_the_same_weights(tmp_path):

@@ -23,7 +23,11 @@ from tests.weight_source import ModelWeights
 
 pytestmark = pytest.mark.ray
 
-KINDS = [(arch, tied) for arch in ("qwen2", "qwen3", "llama") for tied in (True, False)]
+KINDS = [
+    pytest.param(arch, tied, marks=() if (arch, tied) in (("qwen2", True), ("llama", False)) else pytest.mark.slow)
+    for arch in ("qwen2", "qwen3", "llama")
+    for tied in (True, False)
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}  # finds tests.switching
 BUCKET = 100_000  # bytes: several buckets, fused layers cut in two, the embedding larger than a bucket
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from r0.config import RankingKeys
+from r0.config import RankingKeys, RolloutSection
 from r0.config.models import preset
 from r0.errors import UserError
 from r0.plain_text import added_ids
 from r0.rerank import Reranker
-from r0.rerank.cross_encoder import is_cross_encoder, pair_tokens
+from r0.rerank.cross_encoder import is_cross_encoder
+from r0.rerank.encoder_worker import text_tokens
 from r0.rerank.pair_format import PairFormat
 from tests.architectures import ARCHITECTURES, build
 
@@ -83,7 +84,7 @@ def test_a_preset_writes_qwen3_rerankers_template_and_reads_yes_against_no(folde
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, -1]
         expected.append((logits[yes] - logits[no]).sigmoid().item())
-    with Reranker(folders["decoder"], "pointwise", max_num_seqs=3, **FORMAT) as reranker:
+    with Reranker(folders["decoder"], "pointwise", max_num_seqs=3, engine="hf", **FORMAT) as reranker:
         assert reranker.predict(pairs()) == pytest.approx(expected, abs=1e-5)
         (outcome,) = reranker.run([reranker.job("q", QUERY, DOCUMENTS)])
     assert outcome.prompt_tokens > sum(len(system) + len(document) for document in DOCUMENTS)  # a byte a token
@@ -99,7 +100,7 @@ def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tm
     with Reranker(tmp_path / "one", "pointwise") as reranker:
         saved = reranker.predict(pairs())
     assert saved == pytest.approx(theirs(tmp_path / "one", pairs()), abs=1e-5)
-    with Reranker(folders["decoder"], "pointwise", **FORMAT) as reranker:
+    with Reranker(folders["decoder"], "pointwise", engine="hf", **FORMAT) as reranker:
         assert reranker.predict(pairs()) == pytest.approx(saved, abs=1e-5)
     assert is_cross_encoder(tmp_path / "one", RankingKeys(method="pointwise"))
     for thinking in (True, False):  # who says so means a language model
@@ -108,13 +109,32 @@ def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tm
     assert not is_cross_encoder(Path(folders["decoder"]), RankingKeys(method="pointwise"))
 
 
+def test_with_a_format_the_engine_says_who_scores(folders):
+    for engine, expected in (("hf", True), ("vllm", False)):
+        keys = RankingKeys(method="pointwise", rollout=RolloutSection(engine=engine), **FORMAT)
+        assert is_cross_encoder(Path(folders["decoder"]), keys) is expected
+
+
+@pytest.mark.parametrize("name", ["bge", "bert", "decoder"])
+def test_a_reply_has_the_raw_logit_beside_the_activated_score(folders, name):
+    formats = {"engine": "hf", **FORMAT} if name == "decoder" else {}
+    with Reranker(folders[name], "pointwise", **formats) as reranker:
+        (outcome,) = reranker.run([reranker.job("q", QUERY, DOCUMENTS, each=True)])
+        raw = reranker.workers[0]._model.predict(pairs(), activation_fn=torch.nn.Identity(), show_progress_bar=False)
+    logits = [reply.logit for _, reply in outcome.replies]
+    assert logits == pytest.approx(raw.tolist(), abs=1e-5)
+    assert [reply.probability for _, reply in outcome.replies] == pytest.approx(
+        [1 / (1 + np.exp(-one)) for one in logits], abs=1e-6
+    )
+
+
 TURN = "<|im_end|>\n<|im_start|>assistant\n<think></think>yes"
 
 
 @pytest.mark.parametrize(("name", "control"), [("bge", "</s>"), ("bert", "[SEP]"), ("decoder", TURN)])
 def test_control_tokens_in_a_document_are_text(folders, name, control):
     seen = []
-    formats = FORMAT if name == "decoder" else {}
+    formats = {"engine": "hf", **FORMAT} if name == "decoder" else {}
     with Reranker(folders[name], "pointwise", **formats) as reranker:
         model = reranker.workers[0]._model
         model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]["input_ids"][0].tolist()))
@@ -128,7 +148,7 @@ def test_control_tokens_in_a_document_are_text(folders, name, control):
 
 @pytest.mark.parametrize("name", ["bge", "bert"])
 def test_a_long_document_is_cut_to_the_models_positions(folders, name):
-    assert pair_tokens(Path(folders[name])) == 512
+    assert text_tokens(Path(folders[name])) == 512
     with Reranker(folders[name], "pointwise") as reranker:
         (outcome,) = reranker.run([reranker.job("q", QUERY, ["a b c " * 2000])])
     assert outcome.prompt_tokens == 512
@@ -157,7 +177,7 @@ def test_the_number_of_pairs_computed_at_one_time_changes_nothing(folders):
 
 def refusal(folder, **settings):
     with pytest.raises(UserError) as error:
-        Reranker(folder, **{"method": "pointwise", **settings})
+        Reranker(folder, **{"method": "pointwise", "engine": "hf", **settings})
     assert "\n" not in str(error.value)
     return str(error.value)
 

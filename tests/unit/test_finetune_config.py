@@ -109,6 +109,7 @@ def test_help_names_the_other_names(capsys: pytest.CaptureFixture) -> None:
     [(["num_labels=2"], "use num_labels=1"), (["warmup_ratio=0.6", "stable_ratio=0.6"], "1.2 of the steps"),
      (["query_format=query"], "must have {} once"), (["model_type=bert_encoder", "seq=; "], "seq: is for decoders"),
      (["log_with=excel"], "none of wandb, tensorboard"), (["lerning_rate=1"], "did you mean learning_rate"),
+     (["fsdp=true", "ranks=2", "zero_stage=2"], "zero_stage=2 splits the model"), (["fsdp=true"], "set ranks=2"),
      (["gradient_accumulation_steps=2", "micro_batch_size=4"], "leave one of them out"), (["loss_type=hinge"], "loss_type")],
 )  # fmt: skip
 def test_wrong_values_are_one_sentence(overrides: list[str], message: str) -> None:

@@ -12,7 +12,7 @@ from r0.config import FinetuneConfig
 from r0.data.groups import Left, Shape, examples, with_thirds_shuffled
 from r0.data.labelled import Labelled, LabelledKind
 from r0.errors import UserError
-from r0.supervised.finetune_data import Counts, Preparation, check_loss
+from r0.supervised.finetune_data import Counts, Preparation, check_loss, prepared
 
 GROUPED, POSITIVES = LabelledKind.GROUPED, LabelledKind.POSITIVES
 TEXTS = tuple(f"document {number}" for number in range(11))
@@ -53,9 +53,11 @@ def test_positives_and_negatives_come_as_a_list_or_as_an_object(tmp_path: Path) 
         ["q", ["a"], ["b", "c"]],
         {"query": "r", "positives": ["a", "b"], "negatives": ["c"]},
         {"query": "s", "pos": ["a"], "neg": ["b"]},
+        {"query": "t", "positive": ["a"], "negative": ["b", "c"]},
     )
     found = rows(tmp_path, *lines, loss_type="pointwise_bce")
     expected = {("q", 1.0): 1, ("q", 0.0): 2, ("r", 1.0): 2, ("r", 0.0): 1, ("s", 1.0): 1, ("s", 0.0): 1}
+    expected |= {("t", 1.0): 1, ("t", 0.0): 2}
     assert Counter((row["query"], row["label"]) for row in found) == expected
 
 
@@ -117,7 +119,7 @@ def test_the_thirds_of_a_share_of_the_long_documents_change_places() -> None:
 def test_validation_is_gathered_by_query(tmp_path: Path) -> None:
     validation = write(tmp_path / "val.jsonl", pair(1, "v"), pair(0, "w"), pair(0, "v"))
     found = preparation(tmp_path, pair(1), pair(0), validation=validation).write(tmp_path / "data")
-    assert found == Counts(2, 2, 3)
+    assert found == Counts(2, 2, 3, parts=(2,))
 
 
 @pytest.mark.parametrize(
@@ -174,3 +176,50 @@ def test_what_was_half_written_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.jsonl:3"):
         made.write(tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def of_epochs(tmp_path: Path, **changes: object) -> Preparation:
+    write(tmp_path / "train-1.jsonl", hits(1, 0, query="a"), hits(1, 0, 0, query="b"))
+    write(tmp_path / "train-2.jsonl", hits(0, 1, query="c"), hits(0, 1, query="d"), hits(0, 1, query="e"))
+    values = {"data": str(tmp_path / "train-{}.jsonl"), "batch_size": 1, "epochs": 2.0, **changes}
+    return Preparation(*check_loss(FinetuneConfig(**values)))
+
+
+def test_files_of_epochs_lie_one_behind_the_other_and_an_epoch_is_as_long_as_the_shortest(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    counts = of_epochs(tmp_path, train_group_size=3).write(tmp_path / "data")
+    assert (counts.examples, counts.parts) == (2, (2, 3))
+    assert prepared(tmp_path / "data") == counts
+    found = Dataset.from_file(str(tmp_path / "data" / "train.arrow")).to_list()
+    assert [row["query"] for row in found] == ["a", "b", "c", "d", "e"]
+    checked = of_epochs(tmp_path, train_group_size=3).check()
+    assert "the epochs' files give 2, 3 examples, and an epoch uses 2 of its own" in checked.notes
+
+
+def test_each_epoch_takes_its_own_file_and_the_last_one_from_then_on() -> None:
+    from r0.supervised.finetune_rank import _sampler
+
+    order = _sampler(2, (4, 3, 5))(list(range(12)), batch_size=1, drop_last=True, seed=1)
+    seen = []
+    for epoch in range(5):
+        order.set_epoch(epoch)
+        batches = list(order)
+        assert len(batches) == len(order) == 2
+        seen.append({place for batch in batches for place in batch})
+    parts = [set(range(4)), set(range(4, 7)), set(range(7, 12))]
+    assert all(places <= parts[min(epoch, 2)] for epoch, places in enumerate(seen))
+    assert len({frozenset(places) for places in seen[2:]}) > 1  # another part of the last file
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 1.0}, "epochs: 1 are fewer than the files of data; use epochs=2"),
+        ({"data": "nowhere-{}.jsonl"}, "data: there is no nowhere-1.jsonl; {} stands for the epochs from 1"),
+    ],
+)
+def test_files_of_epochs_that_are_not_there_or_never_seen_are_refused(tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        of_epochs(tmp_path, **changes)
+    assert words in str(error.value)

@@ -16,7 +16,13 @@ from r0.rerank.judge import Judge
 from r0.tracking.modelcard import CardFacts, model_card
 from tests.architectures import ARCHITECTURES
 
-NEEDED = {"rerank": ["data=x"], "esci": ["data=x"], "esci eval": ["data=x"]}  # keys that a command cannot do without
+NEEDED = {  # keys that a command cannot do without
+    "rerank": ["data=x"],
+    "distill train": ["data=x"],
+    "distill": ["data=x", "teacher.model=y"],
+    "esci": ["data=x"],
+    "esci eval": ["data=x"],
+}
 PAIRS = [(name, command) for name in NAMES for command in preset(name).commands if command in COMMANDS]
 MOBILE = "mobilellm-r1-950m"
 JOB = Job(0, "q", "q", ("d",))
@@ -73,7 +79,7 @@ def test_a_resolved_configuration_loads_again_as_it_was():
 
 
 def test_a_preset_that_is_not_for_the_command_or_not_known_is_refused():
-    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 is for finetune, rerank, not for stage_a"):
+    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 is for finetune, rerank, .*, distill, not for stage_a"):
         parse("stage_a", ["model_preset=bge-reranker-v2-m3"])
     with pytest.raises(UserError, match="model_preset"):
         parse("stage_a", ["model_preset=qwen4"])

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from r0.config import StageCConfig
+from r0.config import SftConfig, StageCConfig
 from r0.config.load import load
 from r0.errors import UserError
 from r0.models import model_folder
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Sampled
+from r0.supervised import sft
 from r0.supervised.job import Job
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
@@ -106,6 +107,16 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, lists, keys,
     data = rows(tmp_path / "rows.jsonl", *lists)
     with pytest.raises(UserError, match=reason):
         stage_c.run(config(**{"data": data, "heldout_share": 0.0, "output": str(tmp_path / "run"), **keys}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_writes_nothing_is_refused(tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
+    keys = {"model": str(tmp_path / "bert"), "output": str(tmp_path / "run")}
+    for run in (lambda: stage_c.run(config(**keys)), lambda: sft.run(SftConfig(**keys))):
+        with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which writes no text; use a causal"):
+            run()
     assert not (tmp_path / "run").exists()
 
 

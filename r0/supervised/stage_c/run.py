@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from r0.actors.placement import check_nodes, start_ray
 from r0.commands.output import output_path
+from r0.commands.training import check_writes
 from r0.config import StageCConfig
 from r0.data.source import TaskSource
 from r0.evaluation.significance import p_value
@@ -47,6 +48,7 @@ def run(config: StageCConfig) -> Path:
     transformers_logging.disable_progress_bar()
     micro_batch(config)
     folder, output = model_folder(config.model), output_path("stage_c", config)
+    check_writes(folder)
     source, asker = stage_c_source(config), Asker(config, folder)  # before anything is written
     epoch = source.steps_per_epoch(config.batch_size)
     with RunDirectory.open(output, "stage_c", config, fresh=config.fresh) as directory, StopRequest() as stop:

@@ -1,0 +1,71 @@
+"""``annotate``: a teacher writes a thought and a verdict for every pair; out come rows that ``sft`` learns from."""
+
+from __future__ import annotations
+
+import json
+
+from r0.commands.output import output_path
+from r0.commands.plan import plan_engines
+from r0.config import AnnotateConfig
+from r0.data.formats import open_rows
+from r0.errors import UserError
+from r0.files import write_atomic
+from r0.signals import StopRequest
+from r0.teacher.annotate import Session, annotate, check_teacher, planned_keys
+from r0.teacher.annotate_output import RAW_LOG, ROWS, write_raw_log, write_rows
+from r0.teacher.annotate_pairs import Pairs
+from r0.teacher.annotate_store import Annotations
+from r0.teacher.annotate_totals import Totals
+from r0.tracking import RunDirectory, RunState
+from r0.tracking.live import duration
+
+ANNOTATIONS, SUMMARY = "annotations.jsonl", "summary.json"
+
+
+def run(config: AnnotateConfig, dry_run: bool) -> int:
+    """Annotate, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
+
+    Raises:
+        UserError: anything about the input that can be known before a model loads; in the end, that no thought could be kept.
+    """
+    if dry_run:
+        print(plan_engines("annotate", config, planned_keys(config)))
+        return 0
+    keys = check_teacher(config)
+    output = output_path("annotate", config)
+    pairs = Pairs(open_rows(config, config.seed, unlabelled=True))
+    what = "stopping; annotated pairs are kept, and the same command goes on from them"
+    with RunDirectory.open(output, "annotate", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
+        result = directory.path / (ROWS if config.format == "rows" else RAW_LOG)
+        if directory.state == RunState.FINISHED:
+            print(f"{result}: finished before (fresh=true starts over)")
+            return 0
+        print(pairs.summary())
+        totals = Totals()
+        with Annotations(directory.path / ANNOTATIONS, pairs, totals.add) as done:
+            if len(done):
+                print(f"{len(done)} pairs were annotated before")
+            session = annotate(keys, config.samples, pairs, done, config.skip_bad, stop)
+            if stop() and len(done) < len(pairs):
+                print(f"stopped after {len(done)} of {len(pairs)} pairs; the same command goes on with the others")
+                return stop.exit_code
+            print(report(totals, session))
+            if not totals.kept:
+                raise UserError(
+                    f"no thought of {config.model} could be kept; what it wrote is in {done.path}: give it another "
+                    "system_prompt=, more max_new_tokens, or take another model"
+                )
+            write = write_rows if config.format == "rows" else write_raw_log
+            said = write(result, pairs, done)
+        write_atomic(directory.path / SUMMARY, (json.dumps(totals.summary(), indent=2) + "\n").encode())
+        directory.finish(totals.pairs, {"kept": sum(totals.kept.values()), "samples": totals.samples})
+        print(said)
+    return 0
+
+
+def report(totals: Totals, session: Session) -> str:
+    """The table of what the teacher said, and how fast."""
+    if not session.pairs:
+        return totals.report()
+    speed = f"{session.tokens / max(session.seconds, 1e-9):,.0f} tokens a second"
+    return f"{session.pairs} pairs in {duration(session.seconds)}: {session.tokens:,} tokens written, {speed}\n{totals.report()}"

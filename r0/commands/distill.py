@@ -1,0 +1,136 @@
+"""``distill``: a small reranker learns from a large one. Four commands in one run directory, each in a folder of its own there.
+
+The same command again goes on where it was: a step that is finished is passed over, one that was interrupted resumes by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r0.commands.output import output_path
+from r0.commands.plan import plan
+from r0.config import DistillConfig, DistillEvalConfig, DistillTrainConfig, DistillTripletsConfig, ScoreConfig, ScoringKeys
+from r0.config.distill_run import keys_in_common
+from r0.config.models import check_preset
+from r0.errors import UserError
+from r0.tracking import RunDirectory, RunState
+
+if TYPE_CHECKING:
+    from r0.teacher.labelled_lists import LabelledLists
+
+Step = tuple[str, Callable[[], int]]  # title, and what returns an exit code
+OWN_DATA = (
+    "data",
+    "data_type",
+    "output",
+    "fresh",
+    "builtin_rows",
+    "min_label",
+    "max_label",
+)  # keys that each step has its own of
+
+
+def run(config: DistillConfig, dry_run: bool) -> int:
+    """All steps, or what would be done. Returns the exit code: 128 + signal when stopped (the same command goes on).
+
+    Raises:
+        UserError: anything about input and models that can be known before the teacher is loaded.
+    """
+    check_preset("distill score", config.teacher)
+    if dry_run:
+        steps = "score, triplets, train" if config.loss_type == "margin_mse" else "score, train"
+        print(f"{plan('distill', config)}\nsteps: {steps}{', eval' if config.test else ''}")
+        return 0
+    lists, before = _check(config)
+    with RunDirectory.open(output_path("distill", config), "distill", config, fresh=config.fresh) as directory:
+        for title, step in _steps(config, directory.path, lists, before):
+            print(f"— {title}", flush=True)
+            if code := step():
+                return code
+        if directory.state != RunState.FINISHED:
+            directory.finish(0)
+        print(directory.path / "train" / "model")
+    return 0
+
+
+def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
+    """What can be known before anything is written: the lists, and the student before its training where it has scores already.
+
+    Raises:
+        UserError: a model, its settings or the data cannot be used; no test query is new.
+    """
+    from r0.data.hashes import query_hash
+    from r0.models import model_folder
+    from r0.rerank.cross_encoder import is_cross_encoder
+    from r0.rerank.reranker import prompt_budget
+    from r0.supervised.finetune_plan import plan_model, scores_already
+    from r0.supervised.job import micro_batch
+    from r0.teacher.labelled_lists import LabelledLists
+
+    student, teacher = model_folder(config.model), model_folder(config.teacher.model)
+    training = train_config(config, Path())
+    micro_batch(training)
+    scored = scores_already(training, plan_model(training, student), student)
+    asked = score_config(config, config.data, Path())
+    if not is_cross_encoder(teacher, asked.ranking()):
+        prompt_budget(asked.ranking(), teacher)
+    lists = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
+    if config.test is not None:
+        known = {query_hash(one.query) for one in lists}
+        asked = score_config(config, config.test, Path(), test=True)
+        test = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
+        if all(query_hash(one.query) in known for one in test):
+            raise UserError(f"test: every query of {config.test} is in {config.data} too; give lists of other queries")
+    return lists, config.model if scored else None
+
+
+def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: str | None) -> Iterator[Step]:
+    """The steps in their order; a step is made when the one before it is done. Nothing of the test is in any but the last two.
+
+    Raises:
+        UserError: the data is no longer what was scored.
+    """
+    from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
+    from r0.distill.match import check_match
+
+    yield "score", lambda: distill_score.run(score_config(config, config.data, folder / "score"), False)
+    check_match(folder / "score" / "scores.jsonl", lists)
+    if config.loss_type == "margin_mse" and not (folder / "triplets.jsonl").is_file():
+        triplets = DistillTripletsConfig(
+            data=str(folder / "score" / "scores.jsonl"), output=str(folder / "triplets.jsonl"), seed=config.seed,
+            max_per_query=config.max_per_query, skip_bad=config.skip_bad,
+        )  # fmt: skip
+        yield "triplets", lambda: distill_triplets.run(triplets, False)
+    yield "train", lambda: distill_train.run(train_config(config, folder), False)
+    if config.test is not None:
+        test = score_config(config, config.test, folder / "score_test", test=True)
+        yield "the teacher on the test", lambda: distill_score.run(test, False)
+        yield "eval", lambda: distill_eval.run(eval_config(config, folder, before), False)
+
+
+def score_config(config: DistillConfig, data: str, output: Path, test: bool = False) -> ScoreConfig:
+    """The teacher's scoring of ``data``. Built-in tests are a tenth of the training lists, and others."""
+    keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": config.teacher.seed + test}
+    rows = max(8, config.builtin_rows // 10) if test else config.builtin_rows
+    return ScoreConfig(**keys, data=data, builtin_rows=rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
+
+
+def train_config(config: DistillConfig, folder: Path) -> DistillTrainConfig:
+    """The student's training, from triplets or from the scores."""
+    keys = {name: value for name, value in keys_in_common(config, DistillTrainConfig).items() if name not in OWN_DATA}
+    name = "triplets.jsonl" if config.loss_type == "margin_mse" else "score/scores.jsonl"
+    return DistillTrainConfig(**keys, data=str(folder / name), output=str(folder / "train"))  # type: ignore[arg-type]
+
+
+def eval_config(config: DistillConfig, folder: Path, before: str | None) -> DistillEvalConfig:
+    """Before and after on the test, beside the teacher."""
+    test = score_config(config, str(config.test), folder, test=True)
+    formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "max_prompt_tokens", "ray", "format")
+    return DistillEvalConfig(
+        **{name: getattr(config, name) for name in formats}, rollout=config.teacher.rollout,
+        model=str(folder / "train" / "model"), before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed,
+        skip_bad=config.skip_bad, teacher_scores=str(folder / "score_test" / "scores.jsonl"),
+        seen=(str(folder / "score" / "scores.jsonl"),), output=str(folder / "eval"),
+    )  # fmt: skip

@@ -1,0 +1,39 @@
+"""``distill eval``: a student before and after, in MAP, MRR@10 and nDCG@10, with absolute and relative gain."""
+
+from __future__ import annotations
+
+from r0.commands.output import output_path
+from r0.config import DistillEvalConfig
+from r0.files import write_atomic
+from r0.tracking import RunDirectory, RunState
+
+TABLE = "gain.json"
+
+
+def run(config: DistillEvalConfig, dry_run: bool) -> int:
+    """Score and measure, or say what would be done. Returns the exit code: 128 + signal when stopped (the same goes on)."""
+    output = output_path("distill eval", config)
+    if dry_run:
+        models = ", ".join(filter(None, (config.before, config.model)))
+        print(f"would score {config.data} with {models} and measure; output: {output}")
+        return 0
+    from r0.commands import distill_score
+    from r0.distill.evaluate import gained, judged_lists, sides
+    from r0.distill.gain import render
+
+    judged = judged_lists(config)
+    with RunDirectory.open(output, "distill eval", config, fresh=config.fresh) as directory:
+        for name, scoring in sides(config, directory.path).items():
+            if (directory.path / name / "finished.json").is_file():
+                continue
+            print(f"{name}: {scoring.model}")
+            if code := distill_score.run(scoring, dry_run=False):
+                return code
+        gain = gained(config, judged, directory.path)
+        if directory.state != RunState.FINISHED:
+            write_atomic(directory.path / TABLE, render(gain, "json").encode())
+            directory.finish(
+                len(gain.after.query_ids), {f"after/{row['measure']}": float(row["after"] or 0) for row in gain.rows()}
+            )
+        print(render(gain, config.format), end="")
+    return 0

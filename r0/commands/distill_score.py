@@ -1,0 +1,16 @@
+"""``distill score``: a teacher's raw logits for labelled data."""
+
+from __future__ import annotations
+
+from r0.commands.plan import plan_score
+from r0.config import ScoreConfig
+
+
+def run(config: ScoreConfig, dry_run: bool) -> int:
+    """Score, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on)."""
+    if dry_run:
+        print(plan_score(config))
+        return 0
+    from r0.teacher.score import score
+
+    return score(config)

@@ -1,0 +1,11 @@
+"""``distill train``: a student learns from a teacher's scores; ``finetune`` on triplets or scored groups."""
+
+from __future__ import annotations
+
+from r0.commands import finetune
+from r0.config import DistillTrainConfig
+
+
+def run(config: DistillTrainConfig, dry_run: bool) -> int:
+    """Train, or say what would be done. Returns the exit code: 128 + signal when it was stopped and saved."""
+    return finetune.run(config, dry_run, command="distill train")

@@ -1,0 +1,20 @@
+"""``distill triplets``: a teacher's scores to the triplets that MarginMSE learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from r0.config import DistillTripletsConfig
+
+
+def run(config: DistillTripletsConfig, dry_run: bool) -> int:
+    """Write them, and print what they say."""
+    from r0.distill.triplets import write_triplets
+
+    if dry_run:
+        state = "exists" if Path(config.data).expanduser().is_file() else "is missing"
+        print(f"would write the triplets of {config.data} (which {state}) to {config.output}")
+        return 0
+    print(write_triplets(config).summary())
+    print(config.output)
+    return 0

@@ -1,0 +1,157 @@
+"""What is mined: documents, and queries with what is known of their relevance.
+
+From a BEIR folder with judgements, whose texts stay in their files; or from labelled rows, whose documents together are the
+corpus and are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r0.config import MineConfig
+from r0.data.beir import find_qrels
+from r0.data.groups import by_query
+from r0.data.hashes import query_hash
+from r0.data.jsonl import BadLines, Row, read_lines, shown, text_of
+from r0.data.labelled import LabelBounds, LabelledKind, kind_of_labelled, read_labelled
+from r0.data.table import document_text
+from r0.data.trec import JUDGEMENT_COLUMNS, read_columns
+from r0.errors import UserError
+from r0.evaluation.judgements import open_judgements
+from r0.mining.texts import BLANK, FileTexts, MemoryTexts, Texts
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that has positives."""
+
+    id: str
+    text: str
+    positives: tuple[str, ...]  # ids, of texts that differ
+    irrelevant: frozenset[str] = frozenset()  # ids judged to be below the threshold
+    excluded: frozenset[str] = frozenset()  # ids that are no part of the task for it
+
+
+@dataclass
+class Collection:
+    """Documents, and the queries that have positives."""
+
+    name: str
+    documents: Texts
+    bad: BadLines
+    query_ids: Container[str] = ()  # of all queries, those without a positive too
+    queries: list[Query] = field(default_factory=list)
+    unanswered: int = 0  # judged queries without a positive
+    _relevant: dict[int, set[int]] = field(default_factory=dict)  # by the query as texts are compared
+
+    def add(self, query: str, text: str, labels: Mapping[str, float], excluded: frozenset[str], threshold: float) -> None:
+        """Take a query in with the labels of its documents; one without a positive is counted."""
+        relevant = {name: self.documents.same(name) for name, label in labels.items() if label >= threshold}
+        by_text = {same: name for name, same in reversed(relevant.items()) if same != BLANK}
+        if not by_text:
+            self.unanswered += 1
+            return
+        positives = tuple(name for name in relevant if by_text.get(relevant[name]) == name)
+        irrelevant = frozenset(name for name, label in labels.items() if label < threshold)
+        self.queries.append(Query(query, text, positives, irrelevant, excluded))
+        self._relevant.setdefault(query_hash(text), set()).update(by_text)
+
+    def inventory(self) -> str:
+        """How much there is, in words."""
+        positives = sum(len(query.positives) for query in self.queries)
+        said = f"{self.name}: {len(self.documents)} documents, {len(self.queries)} queries with {positives} positives"
+        return said + (f"; {self.unanswered} judged queries have none and are left out" if self.unanswered else "")
+
+    def relevant(self, query: Query) -> set[int]:
+        """The texts (as ``Texts.same`` has them) that answer the query, or another one of the same words."""
+        return self._relevant[query_hash(query.text)]
+
+
+def open_collection(config: MineConfig) -> Collection:
+    """Read what ``data`` names.
+
+    Raises:
+        UserError: a file is missing or bad, an id is unknown or twice, or no query has a positive.
+    """
+    data = Path(config.data).expanduser()
+    if data.is_dir():
+        found = _of_beir(config, data)
+        where = find_qrels(config.qrels, data)
+    else:
+        found, where = _of_rows(config, data), data
+    if not found.queries:
+        raise UserError(
+            f"{where}: no query has a relevant document (a label of at least {config.relevance_threshold:g}); "
+            "lower relevance_threshold=, or give other data"
+        )
+    return found
+
+
+def _of_beir(config: MineConfig, folder: Path) -> Collection:
+    bad = BadLines(config.skip_bad)
+    qrels = find_qrels(config.qrels, folder)
+    judged = open_judgements([qrels], [], bad)
+    queries = FileTexts(folder / "queries.jsonl", bad, _query_text)
+    documents = FileTexts(folder / "corpus.jsonl", bad, document_text)
+    found = Collection(str(folder), documents, bad, queries)
+    _refuse_unknown(qrels, judged.grades, config.relevance_threshold, queries, documents, bad)
+    for query in queries.ids:
+        if query in judged.grades:
+            labels = {name: float(grade) for name, grade in judged.grades[query].items() if name in documents}
+            excluded = judged.excluded.get(query, frozenset())
+            found.add(query, queries.text(query), labels, excluded, config.relevance_threshold)
+    return found
+
+
+def _of_rows(config: MineConfig, path: Path) -> Collection:
+    bad, documents = BadLines(config.skip_bad), MemoryTexts()
+    kind = kind_of_labelled(path, config.skip_bad)
+    if kind == LabelledKind.POINTWISE:
+        raise UserError(f"data: {path} has a row a document; give groups, [query, positives, negatives], or a BEIR folder")
+    if config.run is not None:
+        raise UserError(f"run: {config.run} names documents of a BEIR folder, but data={path} is none; use another source")
+    found = Collection(str(path), documents, bad)
+    for number, one in enumerate(by_query(read_labelled(path, kind, LabelBounds(), bad, f"reading {path.name}")), 1):
+        labels: dict[str, float] = {}
+        for document, label in zip(one.documents, one.labels, strict=True):
+            name = documents.add(document)
+            labels[name] = max(label, labels.get(name, label))
+        found.add(str(number), one.query, labels, frozenset(), config.relevance_threshold)
+    return found
+
+
+def _query_text(row: Row) -> str:
+    return text_of(row, "text")
+
+
+def _refuse_unknown(
+    path: Path, grades: Mapping[str, Mapping[str, int]], threshold: float, queries: Texts, documents: Texts, bad: BadLines
+) -> None:
+    """Refuse, or count and leave out, judged queries and relevant documents that are not there."""
+    unknown = {
+        (query, name)
+        for query, judged in grades.items()
+        for name, grade in judged.items()
+        if query not in queries or (grade >= threshold and name not in documents)
+    }
+    for number, query, name in _judged_pairs(path) if unknown else ():
+        if (query, name) in unknown:
+            what = f"the document {shown(name)}" if query in queries else f"the query {shown(query)}"
+            where = "corpus.jsonl" if query in queries else "queries.jsonl"
+            bad.refuse(path, number, f"{what} is not in {where}")
+
+
+def _judged_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, query id, document id) of the judgements, in columns or as BRIGHT's queries."""
+    with path.open("rb") as file:
+        columned = not file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    if columned:
+        for number, columns in read_columns(path, BadLines(skip=True), JUDGEMENT_COLUMNS):
+            if len(columns) in JUDGEMENT_COLUMNS:
+                yield number, columns[0], columns[-2]
+        return
+    for line in read_lines(path, BadLines(skip=True)):
+        gold = line.row.get("gold_ids")
+        yield from ((line.number, str(line.row.get("id")), str(name)) for name in (gold if isinstance(gold, list) else ()))

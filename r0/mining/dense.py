@@ -1,0 +1,120 @@
+"""A dense model (sentence-transformers' ``SentenceTransformer``) that ranks all documents exactly, by its own similarity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r0.errors import UserError
+from r0.mining.collection import Collection, Query
+from r0.mining.sources import Ranked, best_of
+from r0.models import model_folder
+from r0.tags import DEFUSED
+from r0.tracking.live import progress
+
+DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # embedded at one time; scored against the whole corpus at one time
+
+
+class DenseSource:
+    """All documents embedded, their embeddings in memory (4 bytes a dimension), and every one compared with a query.
+
+    Raises:
+        UserError: the model is not here, or is a cross-encoder.
+    """
+
+    def __init__(self, model: str, collection: Collection):
+        self.name, self._collection, self._folder = model, collection, model_folder(model)
+        if _scores_pairs(self._folder):
+            raise UserError(f"model: {model} scores pairs and embeds nothing; give it as reranker=, or a SentenceTransformer")
+
+    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        """See ``Source``.
+
+        Raises:
+            UserError: sentence-transformers cannot load the model; it gives no finite similarity.
+        """
+        embedder, documents = _Embedder(self._folder), self._collection.documents
+        starts = progress(range(0, len(documents), DOCUMENTS_A_CHUNK), "embedding")
+        chunks = (documents.ids[start : start + DOCUMENTS_A_CHUNK] for start in starts)
+        corpus_DH = np.concatenate([embedder.documents([documents.text(name) for name in chunk]) for chunk in chunks])
+        return self._ranked(embedder, corpus_DH, queries, depth)
+
+    def _ranked(self, embedder: _Embedder, corpus_DH: np.ndarray, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        ids = self._collection.documents.ids
+        place = {name: at for at, name in enumerate(ids)}
+        similarities = embedder.similarities(corpus_DH)
+        for start in range(0, len(queries), QUERIES_A_CHUNK):
+            some = queries[start : start + QUERIES_A_CHUNK]
+            scores_QD = similarities([query.text for query in some])
+            if not np.isfinite(scores_QD).all():
+                raise UserError(f"model: {self.name} gives similarities that are no finite numbers; use another model")
+            for query, scores_D in zip(some, scores_QD, strict=True):
+                positives = {name: float(scores_D[place[name]]) for name in query.positives}
+                yield Ranked(*best_of(scores_D, ids, depth), positives)
+
+
+class _Embedder:
+    """A SentenceTransformer with its own prompts and its own similarity."""
+
+    def __init__(self, folder: Path):
+        self._model = _load(folder)
+        self._control = sorted(_control(self._model.tokenizer), key=len, reverse=True)
+        self._cosine = self._model.similarity_fn_name == "cosine"  # normalised once, it is a dot product
+        self._options = {"normalize_embeddings": self._cosine, "show_progress_bar": False}
+
+    def documents(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [N, H]."""
+        return self._model.encode_document([_plain(text, self._control) for text in texts], **self._options)
+
+    def similarities(self, corpus_DH: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
+        """A function of queries [Q]: float32 [Q, D]."""
+        import torch
+        from sentence_transformers.util import dot_score
+
+        corpus = torch.from_numpy(corpus_DH).to(self._model.device)
+        similarity = dot_score if self._cosine else self._model.similarity
+
+        def of(queries: Sequence[str]) -> np.ndarray:
+            embedded = self._model.encode_query([_plain(query, self._control) for query in queries], **self._options)
+            return similarity(torch.from_numpy(embedded).to(self._model.device), corpus).float().cpu().numpy()
+
+        return of
+
+
+def _load(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason}); give another one") from error
+
+
+def _scores_pairs(folder: Path) -> bool:
+    """Whether a model has a score head, or was saved as a ``CrossEncoder``."""
+    paths = (folder / "config.json", folder / "config_sentence_transformers.json")
+    try:
+        found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
+    except ValueError as error:
+        raise UserError(f"model: a configuration in {folder} is not valid JSON ({error}); give another model") from None
+    names = [name for one in found for name in one.get("architectures") or []]
+    return any(name.endswith("ForSequenceClassification") for name in names) or found[-1].get("model_type") == "CrossEncoder"
+
+
+def _control(tokenizer: Any) -> set[str]:
+    """Texts of the tokenizer's control tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return {token.content for token in added if token.special} | set(getattr(tokenizer, "all_special_tokens", ()))
+
+
+def _plain(text: str, control: Sequence[str]) -> str:
+    """``text`` without control tokens, as the cross-encoders of r0.rerank are given it."""
+    for token in control:
+        if token in text:
+            text = text.replace(token, DEFUSED + token[1:] if token[0] == "<" else f"{token[0]} {token[1:]}")
+    return text

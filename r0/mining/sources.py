@@ -1,0 +1,134 @@
+"""What ranks the documents of a collection for a query: BM25, the candidates of a run, or a dense model (``dense.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from r0.config import MineConfig
+from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN
+from r0.data.candidates import drop_unknown
+from r0.data.hashes import text_hash
+from r0.data.runfile import given_order, read_run
+from r0.errors import UserError
+from r0.mining.collection import Collection, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best documents for a query, best first; and the scores of its positives, as far as they are known."""
+
+    documents: Sequence[str]  # [N] ids
+    scores: Sequence[float]  # [N]
+    positives: Mapping[str, float]  # id → score, of documents beyond the N too
+
+
+class Source(Protocol):
+    """What ranks the documents."""
+
+    name: str
+
+    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        """For each query, in order, its best ``depth`` documents; fewer where the source has no more. What is made once (an
+        index, embeddings) is there when this returns."""
+        ...
+
+
+def by_score(scores: Mapping[str, float], positives: Sequence[str]) -> Ranked:
+    """Documents by falling score, equal ones by id, last first (trec_eval's order)."""
+    best = sorted(((score, name) for name, score in scores.items()), reverse=True)
+    known = {name: scores[name] for name in positives if name in scores}
+    return Ranked([name for _, name in best], [score for score, _ in best], known)
+
+
+def open_source(config: MineConfig, collection: Collection) -> Source:
+    """The source that the configuration names; a model is not loaded before its first query.
+
+    Raises:
+        UserError: ranks go beyond what is there; the run or the model cannot be used.
+    """
+    size = len(collection.documents)
+    if config.deepest > size:
+        raise UserError(f"ranks: they go to {config.deepest}, and {collection.name} has {size} documents; end them at {size}")
+    if config.run is not None:
+        source = RunSource(Path(config.run).expanduser(), collection)
+        if config.deepest > source.longest:
+            raise UserError(
+                f"ranks: they go to {config.deepest}, and the longest list of {config.run} has {source.longest} documents; "
+                f"end them at {source.longest}, or give a deeper run (retrieve depth={config.deepest})"
+            )
+        return source
+    if config.model is not None:
+        from r0.mining.dense import DenseSource
+
+        return DenseSource(config.model, collection)
+    return Bm25Source(collection)
+
+
+class Bm25Source:
+    """BM25 with the settings of ``retrieve``'s defaults. Documents without a word of the query are not ranked."""
+
+    name = "bm25"
+
+    def __init__(self, collection: Collection):
+        self._collection = collection
+
+    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        """See ``Source``."""
+        from r0.evaluation.bm25 import Bm25
+
+        index = Bm25(self._collection.documents)
+
+        def one(query: Query) -> Ranked:
+            best = index.search(query.text, depth)
+            positives = dict(index.rank(query.text, query.positives))
+            return Ranked([name for name, _ in best], [score for _, score in best], positives)
+
+        return map(one, queries)
+
+
+class RunSource:
+    """The candidates of a TREC run with their scores. A query that the run has not has no documents.
+
+    Raises:
+        UserError: the run cannot be read, or names a query or a document that the collection has not.
+    """
+
+    def __init__(self, path: Path, collection: Collection):
+        self.name, folder = str(path), Path(collection.name)
+        self._run = read_run(path, collection.bad)
+        known = {text_hash(name) for name in self._run if name in collection.query_ids}
+        drop_unknown(self._run, known, QUERY_COLUMN, path, folder / "queries.jsonl", collection.bad)
+        known = {text_hash(name) for names in self._run.values() for name in names if name in collection.documents}
+        drop_unknown(self._run, known, DOCUMENT_COLUMN, path, folder / "corpus.jsonl", collection.bad)
+        self._run = {query.id: self._run[query.id] for query in collection.queries if query.id in self._run}
+        if not self._run:
+            raise UserError(f"run: {path} has none of the queries with a relevant document; give a run over the same data set")
+        self.longest = max(map(len, self._run.values()))
+
+    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        """See ``Source``."""
+        for query in queries:
+            scores = self._run.get(query.id, {})
+            best = given_order(scores)[:depth]
+            known = {name: scores[name] for name in query.positives if name in scores}
+            yield Ranked(best, [scores[name] for name in best], known)
+
+
+def best_of(scores_D: np.ndarray, ids: Sequence[str], depth: int) -> tuple[list[str], list[float]]:
+    """The ``depth`` best ids and their scores; equal ones by id, last first, also where ``depth`` cuts them.
+
+    Args:
+        scores_D: float32 [documents].
+        ids: [documents].
+        depth: how many, at most.
+    """
+    found = np.arange(len(scores_D))
+    if len(found) > depth:
+        found = np.flatnonzero(scores_D >= np.partition(scores_D, -depth)[-depth])
+    best = sorted(((float(scores_D[at]), ids[at]) for at in found.tolist()), reverse=True)[:depth]
+    return [name for _, name in best], [score for score, _ in best]

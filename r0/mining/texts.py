@@ -1,0 +1,110 @@
+"""Texts by id: of a BEIR file, where they stay until they are asked for, or in memory.
+
+Two texts count as the same where they differ in case and white space only.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from r0.data.hashes import query_hash
+from r0.data.index import FileRows
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
+from r0.errors import UserError
+
+BLANK = query_hash("")  # what documents without any text have in common
+FOLDER = "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/"
+
+
+class Texts:
+    """Texts by id, in order. ``same(id)`` is equal for equal texts."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._at: dict[str, int] = {}
+        self._same = array("Q")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._at
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """(id, text) of each."""
+        return ((name, self.text(name)) for name in self.ids)
+
+    def same(self, name: str) -> int:
+        """64 bits of the text as it is compared."""
+        return self._same[self._at[name]]
+
+    def text(self, name: str) -> str:
+        """The text of ``name``."""
+        raise NotImplementedError
+
+    def _add(self, name: str, text: str) -> None:
+        self._at[name] = len(self.ids)
+        self.ids.append(name)
+        self._same.append(query_hash(text))
+
+
+class FileTexts(Texts):
+    """The texts of a BEIR file, read when they are asked for.
+
+    Raises:
+        UserError: the file cannot be used, has a bad line or an id twice (where those are not skipped), or no good line.
+    """
+
+    def __init__(self, path: Path, bad: BadLines, text: Callable[[Row], str]):
+        super().__init__()
+        self._text, self._offsets, self._lengths = text, array("q"), array("i")
+        self._file = FileRows(readable_file(path, FOLDER))
+        for line in read_lines(path, bad, f"reading {path.name}"):
+            try:
+                name, content = text_of(line.row, "_id"), text(line.row)
+                if name in self:
+                    raise BadLine('this "_id" was there before')
+            except BadLine as error:
+                bad.refuse(path, line.number, str(error))
+                continue
+            self._add(name, content)
+            self._offsets.append(line.offset)
+            self._lengths.append(line.length)
+        if not self.ids:
+            raise UserError(f"{path}: no lines in it; give {FOLDER}")
+
+    def text(self, name: str) -> str:
+        """The text of ``name``.
+
+        Raises:
+            UserError: the file changed since it was read.
+        """
+        at = self._at[name]
+        try:
+            return self._text(self._file.row(self._offsets[at], self._lengths[at]))
+        except BadLine:
+            raise self._file.changed() from None
+
+
+class MemoryTexts(Texts):
+    """Texts that are numbered as they come; the same text is there once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._texts: list[str] = []
+        self._known: dict[int, str] = {}
+
+    def add(self, text: str) -> str:
+        """The id of ``text``."""
+        same = query_hash(text)
+        if same not in self._known:
+            self._known[same] = str(len(self.ids))
+            self._add(self._known[same], text)
+            self._texts.append(text)
+        return self._known[same]
+
+    def text(self, name: str) -> str:
+        """The text of ``name``."""
+        return self._texts[self._at[name]]

@@ -1,0 +1,1 @@
+"""What a larger model says of queries and documents: thoughts, verdicts, scores."""
