@@ -102,8 +102,9 @@ def test_what_is_learned_is_scored_alike_with_the_adapter_and_merged(model: str,
         evaluate(EsciEvalConfig(model=model, data=data, save_scores_path=str(output / "merged.jsonl")))
 
 
-def test_all_weights_under_zero_3_are_saved_as_they_were_trained(model: str, data: str, tmp_path: Path) -> None:
-    settings = config(model, data, tmp_path / "run", lora={"r": 0}, zero_stage=3, learning_rate=1e-3, ray=INLINE)
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_all_weights_are_saved_as_they_were_trained(model: str, data: str, tmp_path: Path, stage: int) -> None:
+    settings = config(model, data, tmp_path / "run", lora={"r": 0}, zero_stage=stage, learning_rate=1e-3, ray=INLINE)
     check_folders(model, run(settings))
     assert not (tmp_path / "run" / "adapter").exists()
 
