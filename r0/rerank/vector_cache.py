@@ -101,7 +101,9 @@ class VectorCache:
         found: dict[str, torch.Tensor] = {}
         keys = list(wanted)
         with self._forgiving() as file:
-            for start in range(0, len(keys) if file else 0, ASKED):
+            if file is None:
+                return found
+            for start in range(0, len(keys), ASKED):
                 part = keys[start : start + ASKED]
                 marks = ",".join("?" * len(part))
                 for key, dim, crc, vectors in file.execute(f"SELECT * FROM vectors WHERE text IN ({marks})", part):
