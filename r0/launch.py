@@ -71,6 +71,10 @@ COMMANDS = {
     "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
     "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run"),
     "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
+    "distill": Command(DistillConfig, "a small reranker learns from a large one", "r0.commands.distill:run", shipped=False),
+    "distill score": Command(
+        ScoreConfig, "a teacher's raw logits for labelled data", "r0.commands.distill_score:run", shipped=False
+    ),
     "distill triplets": Command(
         DistillTripletsConfig, "a teacher's scores to triplets", "r0.commands.distill_triplets:run", shipped=False
     ),
@@ -80,19 +84,12 @@ COMMANDS = {
     "distill eval": Command(
         DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
     ),
-    "distill": Command(DistillConfig, "score, triplets, train and eval in one run", "r0.commands.distill:run", shipped=False),
     "esci": Command(EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run"),
-    "esci eval": Command(EsciEvalConfig, "measure an ESCI reranker on labelled rows", "r0.commands.esci_eval:run", shipped=False),
+    "esci eval": Command(EsciEvalConfig, "measure one on labelled rows", "r0.commands.esci_eval:run", shipped=False),
     "mine": Command(MineConfig, "hard negatives from BM25, a dense model or a reranker", "r0.commands.mine:run", shipped=False),
     "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
     "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
-    "distill score": Command(
-        ScoreConfig,
-        "a teacher's raw logits for labelled data, one document at a time (pointwise)",
-        "r0.commands.distill_score:run",
-        shipped=False,
-    ),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
 }
 
@@ -109,8 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_help(name))
             return 0
         config, dry_run = parse(name, arguments)
-        if said := notice(getattr(config, "model", "")):
-            print(f"r0: {said}", file=sys.stderr)
+        for used in (config, getattr(config, "teacher", None)):
+            if said := notice(getattr(used, "model", "")):
+                print(f"r0: {said}", file=sys.stderr)
         quiet()
         return COMMANDS[name].run(config, dry_run)
     except UserError as error:
@@ -136,6 +134,9 @@ def _command(arguments: list[str]) -> str:
         hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {name}; {hint}")
     del arguments[: len(name.split())]
+    words = [command.partition(" ")[2] for command in COMMANDS if command.startswith(f"{name} ")]
+    if arguments and not Path(arguments[0]).is_file() and (near := difflib.get_close_matches(arguments[0], words, n=1)):
+        raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near[0]}?")
     return name
 
 

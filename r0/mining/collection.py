@@ -14,7 +14,7 @@ from r0.config import MineConfig
 from r0.data.beir import find_qrels
 from r0.data.groups import by_query
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLines, Row, read_lines, shown, text_of
+from r0.data.jsonl import BadLines, Row, read_lines, readable_file, shown, text_of
 from r0.data.labelled import LabelBounds, LabelledKind, kind_of_labelled, read_labelled
 from r0.data.table import document_text
 from r0.data.trec import JUDGEMENT_COLUMNS, read_columns
@@ -107,7 +107,7 @@ def _of_beir(config: MineConfig, folder: Path) -> Collection:
 
 def _of_rows(config: MineConfig, path: Path) -> Collection:
     bad, documents = BadLines(config.skip_bad), MemoryTexts()
-    kind = kind_of_labelled(path, config.skip_bad)
+    kind = kind_of_labelled(readable_file(path, "a BEIR folder, or a JSONL file of labelled documents"), config.skip_bad)
     if kind == LabelledKind.POINTWISE:
         raise UserError(f"data: {path} has a row a document; give groups, [query, positives, negatives], or a BEIR folder")
     if config.run is not None:

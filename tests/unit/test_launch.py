@@ -31,6 +31,8 @@ def test_help_names_every_key(name, capsys):
     ("arguments", "words"),
     [
         (["stage_aa"], "unknown command stage_aa; did you mean stage_a?"),
+        (["distil", "score"], "unknown command distil; did you mean distill score?"),
+        (["esci", "evl"], "unknown command esci evl; did you mean esci eval?"),
         (["stage_a", "learning_rat=1"], "did you mean learning_rate?"),
         (["stage_a", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["stage_a", "--learning-rate"], "a value is missing"),
