@@ -100,10 +100,11 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
         UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read, or unpacked.
     """
     with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
+        packed = path.name.endswith(PACKED)
         offset = done = 0
-        for number, raw, length in _unpacked(path, _raw_lines(file)):
+        for number, raw, length in _unpacked(path, _raw_lines(gzip.GzipFile(fileobj=file) if packed else file)):
             start, offset = offset, offset + length
-            before, done = done, file.fileobj.tell() if isinstance(file, gzip.GzipFile) else offset
+            before, done = done, file.tell() if packed else offset
             advance(done - before)
             if raw is not None and raw.isspace():
                 continue
@@ -115,9 +116,9 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
                 bad.refuse(path, number, str(error))
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+def _open(path: Path) -> BinaryIO:
     try:
-        return gzip.open(path, "rb") if path.name.endswith(PACKED) else path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 

@@ -38,10 +38,10 @@ class Reply:
     groups: tuple[tuple[int, ...], ...]
     scores: tuple[float | None, ...] | None = None  # [M] Form.SCORES: by position in ``Ask.documents``; None: not scored
     probability: float | None = None  # Form.YES_NO: of yes, over yes and no, or a cross-encoder's score; None: not to be had
-    logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
     failures: frozenset[Violation] = frozenset()
     thought: str = ""
     tokens: int = 0  # sampled
+    logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ class Judge:
             failures |= _none(logit)
             tokens += 1
         thought = _thought(prompt.prefix + text)
-        return Reply(lenient.groups, lenient.scores, _probability(logit), logit, failures, thought, tokens)
+        return Reply(lenient.groups, lenient.scores, _probability(logit), failures, thought, tokens, logit=logit)
 
     def _at_once(self, place: AnswerPlace) -> Generator[Wanted, Sampled, Reply]:
         """The reply of a model that writes nothing but the answer's word."""

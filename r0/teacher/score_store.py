@@ -15,6 +15,8 @@ from r0.appended import AppendedLines, Row
 from r0.errors import UserError
 from r0.rerank.job import Outcome
 
+FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
+
 
 class ScoreStore:
     """The scored queries of a run, in its file at ``path``. A context manager.
@@ -69,11 +71,12 @@ class ScoreStore:
         Raises:
             UserError: the data has no such list.
         """
+        if row.keys() != FIELDS:
+            raise KeyError("key")
         key = int(row["key"], 16)
         if key not in self._keys:
             raise UserError(
                 "these scores are of a query, or of documents, that the data does not have; give the data that was scored, or "
                 "start over with fresh=true"
             )
-        len(row["scores"]), row["failures"].items(), row["prompt_tokens"] + row["new_tokens"], row["refused"]  # all that is read
         return key
