@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from datasets import Dataset
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
@@ -101,8 +102,11 @@ class Trainer(CrossEncoderTrainer):
         save_cross_encoder(self.cross_encoder, Path(output_dir or self.args.output_dir), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:  # sentence-transformers' own does not know it
+        inner = self.cross_encoder[0].model
+        if self.is_fsdp_enabled:  # sentence-transformers' own knows neither FSDP nor adapters
             transformers.Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
+        elif isinstance(inner, PeftModel):
+            set_peft_model_state_dict(inner, load_peft_weights(resume_from_checkpoint, device="cpu"))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint)
 
