@@ -28,8 +28,8 @@ class LabelledLists:
         self.name, self._builtin_rows, self._seed, self._skip_bad = data, builtin_rows, seed, skip_bad
         self._path = Path(data).expanduser()
         self._kind = LabelledKind.POSITIVES if data == BUILTIN else kind_of_labelled(self._path, skip_bad)
-        if self._kind == LabelledKind.POINTWISE:
-            raise UserError(f"data: {data} has rows of one document; a student learns from differences, so give {_WANTED}")
+        if self._kind not in (LabelledKind.GROUPED, LabelledKind.POSITIVES):
+            raise UserError(f"data: {data} holds {self._kind} data; a teacher scores whole lists, so give {_WANTED}")
         self.bad, self.keys, self.documents, self.alone = BadLines(skip_bad), set[int](), 0, 0
         for one in self._read(self.bad, f"reading {self._path.name}"):
             if _comparable(one):

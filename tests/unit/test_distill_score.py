@@ -79,7 +79,7 @@ def test_a_bad_line_is_refused_or_left_out_counted_and_listed(tmp_path, row, rea
 
 
 def test_rows_of_one_document_are_refused(tmp_path):
-    with pytest.raises(UserError, match="rows of one document"):
+    with pytest.raises(UserError, match="holds pointwise data"):
         lists(tmp_path / "d.jsonl", {"query": "q", "document": "d", "label": 1})
 
 
