@@ -65,7 +65,7 @@ class Validation(TrainerCallback):
         """Mean loss of a validation example. Ranks compute as many batches; those without a share of their own count nothing."""
         trainer, micro = self._trainer, micro_batch(self._job.config)
         loss, count = 0.0, 0
-        for mine, dummy in shares(len(self._examples), micro):
+        for mine, dummy in shares(len(self._examples), micro, dist.get_rank(), dist.get_world_size()):
             batch = trainer._prepare_inputs(trainer.data_collator([self._examples[place] for place in mine]))
             value: Any = trainer.compute_loss(trainer.model, batch)
             if not dummy:
@@ -102,7 +102,7 @@ class Validation(TrainerCallback):
         device = self._trainer.args.device
         scores_P = torch.zeros(len(places), dtype=torch.float64, device=device)
         model = self._trainer.cross_encoder
-        for mine, dummy in shares(len(places), PAIRS):
+        for mine, dummy in shares(len(places), PAIRS, dist.get_rank(), dist.get_world_size()):
             rows = [self._queries[places[place][0]] for place in mine]
             pairs = [(row["query"], row["documents"][places[place][1]]) for row, place in zip(rows, mine, strict=True)]
             features = {name: _to(value, device) for name, value in model.preprocess(pairs).items()}
@@ -113,14 +113,19 @@ class Validation(TrainerCallback):
         return scores_P
 
 
-def shares(count: int, micro: int) -> list[tuple[list[int], bool]]:
-    """This rank's batches of ``micro`` of ``count`` examples, as many as every rank has; True where it is only to keep step."""
-    world, rank = dist.get_world_size(), dist.get_rank()
-    shares = []
-    for start in range(0, count, micro * world):
-        mine = list(range(start + rank * micro, min(count, start + (rank + 1) * micro)))
-        shares.append((mine or list(range(min(micro, count))), not mine))
-    return shares
+def shares(count: int, micro: int, rank: int, world: int) -> list[tuple[list[int], bool]]:
+    """This rank's batches of ``count`` examples, ``micro`` or fewer; True where a batch is only to keep step.
+
+    Every rank has as many, and in each round as long ones: where ranks share the model a forward pass is collective, and a loss
+    with in-batch negatives makes as many passes as its batch has negatives.
+    """
+    found, start = [], 0
+    while start < count:
+        size = max(1, min(micro, (count - start) // world))
+        mine = list(range(start + rank * size, min(count, start + (rank + 1) * size)))
+        found.append((mine or list(range(size)), not mine))
+        start += size * world
+    return found
 
 
 def _to(value: Any, device: torch.device) -> Any:

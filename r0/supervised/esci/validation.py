@@ -63,7 +63,7 @@ class Validation(TrainerCallback):
     def _probabilities(self) -> np.ndarray:
         """[N, 4]; every rank has them all. Ranks compute as many batches; those without a share of their own count nothing."""
         found_N4 = torch.zeros(len(self._rows), len(CLASSES), dtype=torch.float64, device=self._trainer.args.device)
-        for mine, dummy in shares(len(self._rows), ROWS):
+        for mine, dummy in shares(len(self._rows), ROWS, dist.get_rank(), dist.get_world_size()):
             batch = self._trainer._prepare_inputs(self._trainer.data_collator([self._rows[place] for place in mine]))
             logits_B4 = self._trainer.class_logits(self._trainer.model, batch["inputs"])
             if not dummy:
