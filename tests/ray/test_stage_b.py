@@ -50,7 +50,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path, capsys):
     assert "nDCG@10" in json.dumps(shown)
 
 
-@pytest.mark.parametrize("answer", ["pick", "scores"])
+@pytest.mark.parametrize("answer", ["pick", pytest.param("scores", marks=pytest.mark.slow)])
 def test_other_answers_train_inline_by_ppo(tmp_path, answer):
     one = {"algo": "ppo", "model": "r0-tiny", "output": tmp_path / "run", "answer": answer, "max_steps": 1}
     launch("stage_b", {**SMALL, **INLINE, **one})

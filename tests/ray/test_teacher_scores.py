@@ -107,6 +107,7 @@ def encoder(tmp_path_factory):
     return build("bert-base-uncased", tmp_path_factory.mktemp("encoder") / "model", "score")
 
 
+@pytest.mark.slow
 def test_two_workers_give_a_cross_encoders_logits_before_its_activation(encoder, tmp_path, capsys):
     from sentence_transformers import CrossEncoder
 
