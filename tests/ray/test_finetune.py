@@ -100,6 +100,7 @@ def test_two_ranks_with_zero_3_learn_what_one_rank_learns(ray_session, bert: str
     assert finetune.run(two) == tmp_path / "two" / "model"  # finished: says so and returns
 
 
+@pytest.mark.slow
 def test_two_ranks_with_fsdp_learn_what_one_rank_learns_and_resume(ray_session, bert: str, alone, tmp_path: Path) -> None:
     run = tmp_path / "run"
     two = config(bert, run, ranks=2, fsdp=True, save_every=3)

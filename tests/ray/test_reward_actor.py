@@ -76,8 +76,9 @@ def test_a_worker_that_fails_once_is_replaced_and_the_order_is_kept(pool, fault)
     assert pool.workers[0] is healthy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "error"), [pytest.param(HANGS, RoleTimeout, marks=pytest.mark.slow), (DIES, RoleDied)], ids=["hangs", "dies"]
+    ("fault", "error"), [(HANGS, RoleTimeout), (DIES, RoleDied)], ids=["hangs", "dies"]
 )
 def test_a_worker_that_fails_again_ends_the_batch_with_its_tasks_named(pool, fault, error):
     group = RewardGroup(pool, deadline_s=DEADLINE_S, start_deadline_s=120)

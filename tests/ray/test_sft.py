@@ -73,6 +73,7 @@ def check_model(run: Path, settings: SftConfig) -> None:
     assert (folder / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_two_ranks_with_zero_2_learn_what_one_rank_learns(ray_session, model: str, tmp_path: Path) -> None:
     two = config(model, tmp_path / "two", ranks=2, zero_stage=2)
     assert sft.run(two) == tmp_path / "two" / "model"
