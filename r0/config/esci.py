@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 
 from r0.config.commands import RankKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, LoraSection, Positive, Share, key
+from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by
 
 BASE = "Qwen/Qwen3-0.6B"
-LOGGERS: Mapping[str, Mapping[str, object]] = {"wandb": {"wandb": "online"}, "tensorboard": {"tensorboard": True}, "none": {}}
 COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
 
 
@@ -88,11 +87,7 @@ class EsciConfig(RankKeys):
             return given
         values = dict(given)
         _bf16(values)
-        logger = values.pop("report_to", None)
-        if logger is not None:
-            if logger not in LOGGERS:
-                raise ValueError(f"report_to: {logger!r} is none of {', '.join(LOGGERS)}")
-            values["tracking"] = {**(values.get("tracking") or {}), **LOGGERS[logger]}
+        mirror_by(values, "report_to", none="none")
         steps, micro, ranks = (
             values.get(name, default)
             for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))

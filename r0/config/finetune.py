@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from r0.config.commands import RankKeys
-from r0.config.sections import Count, Positive, Share, key
+from r0.config.sections import Count, Positive, Share, key, mirror_by
 
 POINTWISE = ("pointwise_bce", "pointwise_mse")
 LISTWISE = ("pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle")
@@ -19,7 +19,6 @@ LOSSES = {  # kind of data → what can be learned from it
     "triplets": ("margin_mse",),
     "scored": ("listwise_ce", "margin_mse", "pairwise_ranknet", "listwise_mle"),
 }
-LOGGERS: Mapping[str, Mapping[str, object]] = {"wandb": {"wandb": "online"}, "tensorboard": {"tensorboard": True}}
 SAME: Mapping[str, Mapping[object, object]] = {  # values that the files of others write, and r0's
     "loss_type": {"point_ce": "pointwise_bce", "point_mse": "pointwise_mse", "listwise_kl": "listwise_ce"},
     "dtype": {"no": "fp32", "fp16": "bf16"},
@@ -130,11 +129,7 @@ class FinetuneConfig(RankKeys):
             value = values.get(name)
             if isinstance(value, str | int) and value in same:
                 values[name] = same[value]
-        logger = values.pop("log_with", None)
-        if logger is not None:
-            if logger not in LOGGERS:
-                raise ValueError(f"log_with: {logger!r} is none of {', '.join(LOGGERS)}")
-            values["tracking"] = {**(values.get("tracking") or {}), **LOGGERS[logger]}
+        mirror_by(values, "log_with")
         if values.get("validation") is not None:
             values.setdefault("validation_share", 0.0)
         steps = values.get("gradient_accumulation_steps")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -164,3 +165,20 @@ class TrackingSection(Section):
     wandb_name: str | None = key(None, "name of the run there; empty: the run directory's")
     tensorboard: bool = key(False, "mirror to TensorBoard, under OUTPUT/tensorboard")
     rollouts_every: Count = key(1, "steps between steps whose rollouts are kept in OUTPUT/rollouts")
+
+
+MIRRORS: Mapping[str, Mapping[str, object]] = {"wandb": {"wandb": "online"}, "tensorboard": {"tensorboard": True}}
+
+
+def mirror_by(values: dict[str, Any], name: str, none: str | None = None) -> None:
+    """Turn the key ``name`` of ``values``, by which others' files name a mirror, into the section ``tracking``.
+
+    Raises:
+        ValueError: it names no mirror, nor is it ``none``, the word for no mirror.
+    """
+    mirror = values.pop(name, None)
+    if mirror is None or mirror == none:
+        return
+    if mirror not in MIRRORS:
+        raise ValueError(f"{name}: {mirror!r} is none of {', '.join([*MIRRORS, *([none] if none else [])])}")
+    values["tracking"] = {**(values.get("tracking") or {}), **MIRRORS[mirror]}
