@@ -45,7 +45,7 @@ def build_model(folder: Path, width: int) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from r0.models import model_folder
+    from r0.storage.models import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder("r0-tiny"))
     torch.manual_seed(0)
@@ -95,8 +95,8 @@ def queued(pid: int) -> float:
 
 def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int) -> None:
     """A process with one engine: is sent requests, answers with what it spent."""
-    from r0.actors.engine import make_engine
-    from r0.quiet import quiet
+    from r0.actors.rollout.engine import make_engine
+    from r0.process.environment import quiet
 
     quiet()
     engine = make_engine(settings)
@@ -111,7 +111,7 @@ def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int)
 
 def pairs_of(number: int, count: int) -> Any:
     """The pairs of a round."""
-    from r0.data.builtin_rows import BuiltinRows
+    from r0.data.builtin.rows import BuiltinRows
     from r0.teacher.annotate_pairs import Pairs
 
     return Pairs(BuiltinRows(count, seed=1000 + number))
@@ -195,12 +195,12 @@ def main() -> int:
 
     from transformers import AutoTokenizer
 
-    from r0.actors.engine import EngineSettings
-    from r0.answer_place import ANSWER_ROOM
+    from r0.actors.rollout.engine import EngineSettings
     from r0.config import AnnotateConfig, RolloutSection
-    from r0.quiet import quiet
+    from r0.process.environment import quiet
     from r0.rerank import Reranker
     from r0.teacher.annotate import teacher_keys
+    from r0.text.answer_position import ANSWER_ROOM
 
     quiet()
     with tempfile.TemporaryDirectory() as name:

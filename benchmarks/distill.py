@@ -35,7 +35,7 @@ def make_student(folder: Path, seed: int, width: int = 128, layers: int = 2) -> 
     from tokenizers import processors
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-    from r0.models import model_folder
+    from r0.storage.models import model_folder
 
     core = AutoTokenizer.from_pretrained(model_folder("r0-tiny")).backend_tokenizer
     tokenizer = PreTrainedTokenizerFast(
@@ -75,7 +75,7 @@ def lists(seed: int, first: int, count: int) -> Iterator[dict]:
 
 def orders(seed: int, count: int) -> dict[str, float]:
     """nDCG@10 on the test lists of a random order (the expectation) and of the built-in first stage's."""
-    from r0.data.builtin_lists import builtin_list_task
+    from r0.data.builtin.lists import builtin_list_task
     from r0.data.labelled import BUILTIN_DOCUMENTS, LabelledKind, builtin_labelled
     from r0.ranking import ndcg
     from r0.records import Form
@@ -124,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(given.output or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        from r0.models import model_folder, parameters
+        from r0.storage.models import model_folder, parameters
 
         student = folder / "student"
         count = make_student(student, given.seed)

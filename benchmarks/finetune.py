@@ -57,7 +57,7 @@ class Stamps:
 
     def send(self, report: object) -> None:
         """Take a report."""
-        from r0.supervised.job import Kind
+        from r0.supervised.training.job import Kind
 
         if report.kind == Kind.STEP:  # type: ignore[attr-defined]
             self.times.append(now())
@@ -69,7 +69,7 @@ class Stamps:
 
 def ours(job: object) -> Moment:
     """Median seconds of each step but the first, in r0's rank."""
-    from r0.supervised.finetune_rank import train_rank
+    from r0.supervised.finetune.rank import train_rank
 
     stamps = Stamps()
     train_rank(job, stamps)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def direct(job: object) -> Moment:
     from sentence_transformers.cross_encoder.losses import LambdaLoss
     from transformers import TrainerCallback
 
-    from r0.supervised.finetune_losses import LabelGap
+    from r0.supervised.finetune.losses import LabelGap
 
     times: list[Moment] = []
 
@@ -131,11 +131,11 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(given.threads)
-    from r0.actors.zero import start_distributed
+    from r0.actors.learner.zero import start_distributed
     from r0.config import FinetuneConfig
-    from r0.supervised.finetune import RANK
-    from r0.supervised.finetune_data import Preparation, check_loss
-    from r0.supervised.job import Job
+    from r0.supervised.finetune.data import Preparation, check_loss
+    from r0.supervised.finetune.run import RANK
+    from r0.supervised.training.job import Job
 
     with tempfile.TemporaryDirectory() as folder:
         make_model(f"{folder}/model", given.width, given.layers)

@@ -29,7 +29,7 @@ def build_model(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from r0.models import model_folder
+    from r0.storage.models import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder("r0-tiny"))
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def build_model(folder: Path) -> None:
 
 def rows(count: int) -> list[dict]:
     """Pointwise rows whose documents are longer than the budget, so that every prompt has PROMPT_TOKENS tokens."""
-    from r0.data.builtin import builtin_task
+    from r0.data.builtin.pairs import builtin_task
 
     made = []
     for number in range(count):

@@ -33,7 +33,7 @@ def make_models(folder: Path, width: int, layers: int) -> tuple[str, str]:
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    from r0.models import model_folder
+    from r0.storage.models import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder("r0-tiny"))
     torch.manual_seed(0)
@@ -59,7 +59,7 @@ def make_models(folder: Path, width: int, layers: int) -> tuple[str, str]:
 
 def make_lists(queries: int, documents: int, corpus: int, words: int) -> Lists:
     """Queries, each with documents of one corpus."""
-    from r0.data.builtin import builtin_task
+    from r0.data.builtin.pairs import builtin_task
 
     dice = random.Random(7)
     sentences = [builtin_task(number, 7).document for number in range(2 * corpus)]
@@ -94,7 +94,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
 
-    from r0.quiet import quiet
+    from r0.process.environment import quiet
 
     quiet()
     from transformers.utils import logging as transformers_logging

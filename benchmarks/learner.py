@@ -94,7 +94,7 @@ def timed(learner, groups: list) -> float:
 
 def use_rows(learner, shared: bool) -> None:
     """Switch a learner between shared-prefix and padded rows."""
-    from r0.actors import attention
+    from r0.actors.learner import attention
 
     learner.networks = dataclasses.replace(learner.networks, shared_prefix=shared)
     learner.updater.networks = learner.networks
@@ -136,7 +136,7 @@ def main() -> None:
     shape = args.shape or ("1.5b" if cuda else "3.7m")
     completion = args.completion or (256 if cuda else 128)
 
-    from r0.actors.learner import Learner
+    from r0.actors.learner.worker import Learner
     from r0.config import StageAConfig
 
     with tempfile.TemporaryDirectory() as folder:

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
 
-    from r0.actors.learner import Learner
+    from r0.actors.learner.worker import Learner
     from r0.config import StageBConfig
 
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ def build_model(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from r0.models import model_folder
+    from r0.storage.models import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder("r0-tiny"))
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def build_model(folder: Path) -> None:
 
 def lists(count: int) -> list[tuple[str, list[str]]]:
     """Queries with 20 documents of several sentences each."""
-    from r0.data.builtin import builtin_task
+    from r0.data.builtin.pairs import builtin_task
 
     made = []
     for number in range(count):
@@ -83,7 +83,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
 
-    from r0.quiet import quiet
+    from r0.process.environment import quiet
 
     quiet()
     keys = {"window": asked.window, "step": asked.step, "max_new_tokens": asked.new_tokens}

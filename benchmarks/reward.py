@@ -112,10 +112,10 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 def measure_lists(reader, tokenizer, count: int, documents: int, repeats: int) -> None:
     """Print the table of the answers of lists."""
-    from r0.answers import read_strict
     from r0.config.lists import ListRewardSection
     from r0.records import Finish, Form, ListLabel
     from r0.rewards import make_reward
+    from r0.text.answers import read_strict
 
     draw = random.Random(3)
     labels = [
@@ -159,9 +159,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=20, help="documents of a list")
     args = parser.parse_args()
 
-    from r0.completion import CompletionReader
     from r0.config.sections import RewardSection
     from r0.rewards import make_reward
+    from r0.text.completion import CompletionReader
 
     tokenizer = build_tokenizer(seed=0)
     reader = CompletionReader(tokenizer)

@@ -19,11 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from r0.actors.engine import EngineSettings
-from r0.actors.rollout import RolloutWorker
-from r0.actors.sync import make_sender
-from r0.actors.weights import ParamMeta
-from r0.quiet import quiet
+from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.worker import RolloutWorker
+from r0.actors.sync.sync import make_sender
+from r0.actors.sync.weights import ParamMeta
+from r0.process.environment import quiet
 
 
 class ModelWeights:

@@ -39,7 +39,7 @@ from r0.config import (
 )
 from r0.config.models import check_preset, notice
 from r0.errors import UserError
-from r0.quiet import quiet
+from r0.process.environment import quiet
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from r0 import sampling
 from r0.actors.roles import Roles
-from r0.checkpoint import Checkpoints
 from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
 from r0.errors import UserError
-from r0.metrics import rollout_metrics
-from r0.probes import probes
-from r0.prompts import Prompter
 from r0.records import Scored, Task
-from r0.tracking import Recorder
+from r0.runs import Recorder
+from r0.runs.checkpoint import Checkpoints
+from r0.runs.metrics import rollout_metrics
+from r0.runs.probes import probes
+from r0.text.prompts import Prompter
 
 
 class Trainer:

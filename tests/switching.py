@@ -6,8 +6,8 @@ import os
 
 import psutil
 
-from r0.actors.engine import EngineSettings
-from r0.actors.rollout import RolloutWorker
+from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.worker import RolloutWorker
 
 
 class Switching:

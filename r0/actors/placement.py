@@ -15,7 +15,7 @@ from typing import Any
 
 from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCConfig, TrainingKeys
 from r0.errors import UserError
-from r0.quiet import WORKER_VARIABLES
+from r0.process.environment import WORKER_VARIABLES
 
 logger = logging.getLogger(__name__)
 

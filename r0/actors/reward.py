@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, attempt_each, call_each
-from r0.completion import CompletionReader
 from r0.config.sections import RewardBase
 from r0.records import Rollout, Scored
 from r0.rewards import make_reward
+from r0.text.completion import CompletionReader
 
 logger = logging.getLogger(__name__)
 

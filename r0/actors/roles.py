@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from r0.actors.engine import transfer_backend
-from r0.actors.learner import Learner
-from r0.actors.learner_group import LearnerGroup
+from r0.actors.learner.group import LearnerGroup
+from r0.actors.learner.worker import Learner
 from r0.actors.placement import Bundle, Placement, local_gpus
 from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.reward import RewardGroup, RewardWorker
-from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.actors.rollout.engine import transfer_backend
+from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import RLConfig
 
 logger = logging.getLogger(__name__)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan_engines
 from r0.config import AnnotateConfig
 from r0.data.formats import open_rows
 from r0.errors import UserError
-from r0.files import write_atomic
-from r0.signals import StopRequest
+from r0.process.signals import StopRequest
+from r0.runs import RunDirectory, RunState
+from r0.runs.live import duration
+from r0.runs.output_path import output_path
+from r0.storage.files import write_atomic
 from r0.teacher.annotate import Session, annotate, check_teacher, planned_keys
 from r0.teacher.annotate_output import RAW_LOG, ROWS, write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
-from r0.tracking import RunDirectory, RunState
-from r0.tracking.live import duration
 
 ANNOTATIONS, SUMMARY = "annotations.jsonl", "summary.json"
 

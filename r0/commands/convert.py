@@ -10,8 +10,8 @@ from r0.data.readers import DataKind
 
 def run(config: ConvertConfig, dry_run: bool) -> int:
     """Convert, and print what was written."""
+    from r0.data.builtin.convert import convert_builtin
     from r0.data.convert import convert
-    from r0.data.convert_builtin import convert_builtin
 
     builtin = config.input == DataKind.BUILTIN
     if dry_run and builtin:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan
 from r0.commands.table import before_and_after
 from r0.commands.training import train
 from r0.config import DemoConfig, SftConfig
-from r0.tracking import RunDirectory
+from r0.runs import RunDirectory
+from r0.runs.output_path import output_path
 
 ROWS = (
     ("sampled/reward", "reward, sampled"),
@@ -40,7 +40,7 @@ def run(config: DemoConfig, dry_run: bool) -> int:
 
 def _warm_start(config: DemoConfig, directory: RunDirectory) -> Path:
     """The model that RL starts from: the base model, fine-tuned on the built-in task's warm-start log."""
-    from r0.supervised import sft
+    from r0.supervised.sft import run as sft
 
     output = directory.folder("warm_start")
     if (output / "finished.json").is_file():

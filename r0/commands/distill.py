@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan, plan_score
 from r0.config import DistillConfig, DistillEvalConfig, DistillTrainConfig, DistillTripletsConfig, ScoreConfig, ScoringKeys
 from r0.config.distill_run import keys_in_common
 from r0.config.models import check_preset
 from r0.errors import UserError
-from r0.tracking import RunDirectory, RunState
+from r0.runs import RunDirectory, RunState
+from r0.runs.output_path import output_path
 
 if TYPE_CHECKING:
     from r0.teacher.labelled_lists import LabelledLists
@@ -57,11 +57,11 @@ def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
         UserError: a model, its settings or the data cannot be used; no test query is new.
     """
     from r0.data.hashes import query_hash
-    from r0.models import model_folder
     from r0.rerank.cross_encoder import is_cross_encoder
     from r0.rerank.reranker import prompt_budget
-    from r0.supervised.finetune_plan import plan_model, scores_already
-    from r0.supervised.job import micro_batch
+    from r0.storage.models import model_folder
+    from r0.supervised.finetune.plan import plan_model, scores_already
+    from r0.supervised.training.job import micro_batch
     from r0.teacher.labelled_lists import LabelledLists
 
     student, teacher = model_folder(config.model), model_folder(config.teacher.model)

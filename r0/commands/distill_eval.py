@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from r0.commands.output import output_path
 from r0.config import DistillEvalConfig
-from r0.files import write_atomic
-from r0.tracking import RunDirectory, RunState
+from r0.runs import RunDirectory, RunState
+from r0.runs.output_path import output_path
+from r0.storage.files import write_atomic
 
 TABLE = "gain.json"
 

@@ -7,7 +7,7 @@ import sys
 from r0.commands.plan import plan
 from r0.commands.table import before_and_after
 from r0.config import EsciConfig
-from r0.tracking import read_record
+from r0.runs import read_record
 
 ROWS = (
     ("loss", "cross-entropy, nats"),
@@ -24,8 +24,8 @@ def run(config: EsciConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan("esci", config))
         return 0
-    from r0.supervised import driver
     from r0.supervised.esci import run as esci
+    from r0.supervised.training import driver
 
     try:
         output = esci.run(config)

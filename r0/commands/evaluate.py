@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from r0.config import EvaluateConfig
-from r0.files import write_atomic, writing
+from r0.storage.files import write_atomic, writing
 
 
 def run(config: EvaluateConfig, dry_run: bool) -> int:

@@ -13,7 +13,8 @@ def run(config: FinetuneConfig, dry_run: bool, command: str = "finetune") -> int
     if dry_run:
         print(plan(command, config))
         return 0
-    from r0.supervised import driver, finetune
+    from r0.supervised.finetune import run as finetune
+    from r0.supervised.training import driver
 
     try:
         finetune.run(config, command)

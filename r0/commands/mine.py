@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from r0.commands.output import output_path
 from r0.config import MineConfig
 from r0.errors import UserError
-from r0.tracking import RunDirectory, RunState
+from r0.runs import RunDirectory, RunState
+from r0.runs.output_path import output_path
 
 if TYPE_CHECKING:
     from r0.mining.collection import Collection
@@ -65,7 +65,7 @@ def _with_reranker(
     """The figures of mining by a reranker's scores; or None and the exit code, where a signal stopped it."""
     from r0.mining.mine import mine
     from r0.mining.rescored import Rescored
-    from r0.signals import StopRequest
+    from r0.process.signals import StopRequest
 
     what = "stopping; the scores of finished queries are kept, and the same command goes on from them"
     with StopRequest(what) as stop, Rescored(config, collection, source, folder / SCORES) as rescored:
@@ -98,7 +98,7 @@ def _plan(config: MineConfig) -> str:
 
 
 def _check_model(name: str, model: str | None, missing: list[str]) -> None:
-    from r0.models import local_folder
+    from r0.storage.models import local_folder
 
     if model is not None and local_folder(model) is None:
         missing.append(f"{name}: {model} is not on this machine; it would be downloaded from the Hugging Face Hub")

@@ -7,10 +7,10 @@ from pathlib import Path
 import yaml
 
 from r0.actors.placement import local_gpus, phases
-from r0.commands.output import output_path
 from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
 from r0.errors import UserError
-from r0.models import local_folder, parameters
+from r0.runs.output_path import output_path
+from r0.storage.models import local_folder, parameters
 
 
 def plan(command: str, config: TrainingKeys) -> str:

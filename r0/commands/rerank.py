@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan_rerank
 from r0.config import RerankConfig
 from r0.data.candidates import CandidateLists, open_candidates
 from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
-from r0.files import write_atomic
-from r0.models import model_folder
+from r0.process.signals import StopRequest
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job
 from r0.rerank.late_interaction import is_late_interaction
 from r0.rerank.reranker import Reranker, prompt_budget
 from r0.rerank.store import Store, Totals
-from r0.signals import StopRequest
-from r0.tracking import RunDirectory, RunState
-from r0.tracking.live import duration, progress
+from r0.runs import RunDirectory, RunState
+from r0.runs.live import duration, progress
+from r0.runs.output_path import output_path
+from r0.storage.files import write_atomic
+from r0.storage.models import model_folder
 
 RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
 LISTED = 10  # refused queries that are listed

@@ -7,7 +7,7 @@ from r0.config import RolloutsConfig
 
 def run(config: RolloutsConfig, dry_run: bool) -> int:
     """Print them."""
-    from r0.rollout_log import show
+    from r0.runs.rollout_log import show
 
     if not dry_run:
         show(config)

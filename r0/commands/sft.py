@@ -13,7 +13,8 @@ def run(config: SftConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan("sft", config))
         return 0
-    from r0.supervised import driver, sft
+    from r0.supervised.sft import run as sft
+    from r0.supervised.training import driver
 
     try:
         sft.run(config)

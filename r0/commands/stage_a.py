@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan
 from r0.commands.training import train
 from r0.config import StageAConfig
+from r0.runs.output_path import output_path
 
 
 def run(config: StageAConfig, dry_run: bool) -> int:

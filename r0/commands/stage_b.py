@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from r0.commands.output import output_path
 from r0.commands.plan import plan
 from r0.commands.table import before_and_after
 from r0.commands.training import train
 from r0.config import StageBConfig
+from r0.runs.output_path import output_path
 
 ROWS = (
     ("greedy/ndcg@10", "nDCG@10, greedy (unreadable answers: the given order)"),

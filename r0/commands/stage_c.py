@@ -7,7 +7,7 @@ import sys
 from r0.commands.plan import plan
 from r0.commands.table import before_and_after
 from r0.config import StageCConfig
-from r0.tracking import read_record
+from r0.runs import read_record
 
 ROWS = (
     ("ndcg@10", "nDCG@10 by score, held-out lists"),
@@ -24,8 +24,8 @@ def run(config: StageCConfig, dry_run: bool) -> int:
     if dry_run:
         print(plan("stage_c", config))
         return 0
-    from r0.supervised import driver
     from r0.supervised.stage_c import run as stage_c
+    from r0.supervised.training import driver
 
     try:
         output = stage_c.run(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from r0.tracking import read_record
+from r0.runs import read_record
 
 Rows = Sequence[tuple[str, str]]  # (name of a held-out figure, title of its row)
 

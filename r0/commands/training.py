@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from r0.actors.placement import Bundle, check_nodes, start_ray
-from r0.checkpoint import Checkpoints
 from r0.config import RLConfig
 from r0.errors import UserError
-from r0.models import model_folder
+from r0.process.signals import StopRequest
 from r0.rewards import check_reward
-from r0.signals import StopRequest
-from r0.told import remember
-from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.runs.checkpoint import Checkpoints
+from r0.storage.models import model_folder
+from r0.text.prompt_file import remember
 
 
 def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDirectory], Path] | None = None) -> int:
@@ -49,7 +49,7 @@ def _train(
 
     from r0.actors import roles
     from r0.data.source import open_source
-    from r0.prompts import Prompter
+    from r0.text.prompts import Prompter
     from r0.trainer import Trainer
 
     transformers_logging.disable_progress_bar()

@@ -1,6 +1,6 @@
 """Raw production logs to pointwise rows: one ``yes`` row from the response, one ``no`` row from each rejected response.
 
-The thought of a row is the log's, bare (``r0.tags.bare_thought``: the think tags around it and an answer behind it go, tags
+The thought of a row is the log's, bare (``r0.text.tags.bare_thought``: the think tags around it and an answer behind it go, tags
 within it are defused) and cut at ``max_think_chars`` characters. The output appears whole or not at all.
 """
 
@@ -17,7 +17,7 @@ from r0.config.commands import ConvertConfig
 from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, readable_file, text_of
 from r0.errors import UserError
 from r0.records import Answer
-from r0.tags import bare_thought
+from r0.text.tags import bare_thought
 
 
 @dataclass(slots=True)

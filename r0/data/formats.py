@@ -25,7 +25,7 @@ def open_rows(keys: SourceKeys, seed: int, unlabelled: bool = False) -> Rows:
     kind = _kind(keys, unlabelled)
     rule, path = LabelRule.from_keys(keys, kind, unlabelled), Path(keys.data)
     if kind == DataKind.BUILTIN:
-        from r0.data.builtin_rows import BuiltinRows
+        from r0.data.builtin.rows import BuiltinRows
 
         return BuiltinRows(keys.builtin_rows, seed)
     if kind == DataKind.BEIR:
@@ -49,7 +49,7 @@ def open_lists(
     rule, path, apart = LabelRule.from_keys(keys, kind), Path(keys.data), lists.random_negatives > 0
     pool: Pool
     if kind == DataKind.BUILTIN:
-        from r0.data.builtin_rows import BuiltinListRows
+        from r0.data.builtin.rows import BuiltinListRows
 
         return BuiltinListRows(keys.builtin_rows, seed, form, lists.candidates)
     if kind == DataKind.BEIR:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from r0.data.builtin_lists import builtin_list_task
+from r0.data.builtin.lists import builtin_list_task
 from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
 from r0.data.scored import ScoredList, scored_list

@@ -160,7 +160,7 @@ class ThoughtCheck:
         Raises:
             BadLine: it is refused.
         """
-        from r0.answers import read_strict
+        from r0.text.answers import read_strict
 
         if size > self._most:
             remedy = "its thought numbers them all, so it cannot be cut; raise candidates="

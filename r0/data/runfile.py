@@ -20,7 +20,7 @@ import numpy as np
 from r0.data.jsonl import BadLine, BadLines, readable_file, shown
 from r0.data.trec import JUDGEMENT_COLUMNS, RUN_COLUMNS, candidate, is_header, judgement, read_columns
 from r0.errors import UserError
-from r0.files import write_atomic, writing
+from r0.storage.files import write_atomic, writing
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # below it numbers are denormal, which some tools take for 0
 _LARGEST = float(np.finfo(np.float32).max)

@@ -12,7 +12,7 @@ from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, text_of
 from r0.data.labelled import LISTED
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.gain import Gain, JudgedLists
-from r0.models import model_folder
+from r0.storage.models import model_folder
 from r0.teacher.labelled_lists import LabelledLists
 
 SCORES = "scores.jsonl"  # what `distill score` leaves in its folder

@@ -19,7 +19,7 @@ from r0.data.jsonl import BadLines, Row, readable_file
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.match import check_match
 from r0.errors import UserError
-from r0.files import write_atomic, writing
+from r0.storage.files import write_atomic, writing
 from r0.teacher.labelled_lists import LabelledLists
 
 

@@ -16,7 +16,7 @@ import Stemmer
 from bm25s.tokenization import Tokenizer
 
 from r0.errors import UserError
-from r0.tracking.live import progress
+from r0.runs.live import progress
 
 
 class Bm25:

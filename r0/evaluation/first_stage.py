@@ -16,7 +16,7 @@ from r0.data.table import document_text
 from r0.errors import UserError
 from r0.evaluation.bm25 import Bm25
 from r0.evaluation.judgements import open_judgements
-from r0.tracking.live import progress
+from r0.runs.live import progress
 
 _FOLDER = "a BEIR folder with corpus.jsonl and queries.jsonl"
 

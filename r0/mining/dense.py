@@ -12,9 +12,9 @@ import numpy as np
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked, best_of
-from r0.models import model_folder
-from r0.tags import control_texts, without_control
-from r0.tracking.live import progress
+from r0.runs.live import progress
+from r0.storage.models import model_folder
+from r0.text.tags import control_texts, without_control
 
 DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # embedded at one time; scored against the whole corpus at one time
 

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from r0.files import sync_folder, writing
 from r0.mining.select import Selected
 from r0.mining.texts import Texts
 from r0.records import Answer
+from r0.storage.files import sync_folder, writing
 
 KINDS, STATISTICS = ("groups", "rows", "positives"), "statistics.json"
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from r0.appended import AppendedLines, Row
 from r0.config import MineConfig, RankingKeys
 from r0.data.hashes import address
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked, Source, by_score
-from r0.models import model_folder
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.reranker import Reranker, prompt_budget
-from r0.tracking.live import progress
+from r0.runs.live import progress
+from r0.storage.models import model_folder
+from r0.storage.resumable_jsonl import AppendedLines, Row
 
 
 def check_reranker(config: MineConfig) -> RankingKeys:

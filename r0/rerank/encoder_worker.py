@@ -13,14 +13,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from r0.actors.engine import EngineSettings, positions
+from r0.actors.rollout.engine import EngineSettings, positions
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
-from r0.tags import control_texts, without_control
+from r0.text.tags import control_texts, without_control
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.

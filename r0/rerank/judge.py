@@ -1,6 +1,6 @@
 """One ask as requests to an engine, and what the completions say as a reply.
 
-An ask about a list is one completion, read leniently (``r0.answers.read_lenient``). An ask about one document gives the
+An ask about a list is one completion, read leniently (``r0.text.answers.read_lenient``). An ask about one document gives the
 probability of yes over yes and no, at the place where the answer stands:
 
 * with thinking, a whole completion is sampled; it is cut where its answer begins, and one more token is asked for that may only
@@ -9,7 +9,7 @@ probability of yes over yes and no, at the place where the answer stands:
 * without thinking, an empty thought and ``<answer>`` follow the prompt, and the one token is all.
 * where the configuration gives the format of a pair, the one token behind it is all.
 
-Where that is and which two tokens these are: ``r0.answer_place``, and ``r0.rerank.pair_prompts`` for such a format.
+Where that is and which two tokens these are: ``r0.text.answer_position``, and ``r0.rerank.pair_prompts`` for such a format.
 
 Where the verdict itself is wanted (``Job.samples``), it is read as it stands (``r0.rerank.stated``), and one completion is all.
 """
@@ -22,14 +22,9 @@ from dataclasses import dataclass
 from math import exp, isfinite
 from typing import Any
 
-from r0.answer_place import UNREADABLE, AnswerPlace, AnswerPlaces
-from r0.answers import read_lenient
-from r0.completion import ANSWER, THINK, CompletionReader
 from r0.config import RankingKeys
 from r0.data.hashes import address
 from r0.errors import UserError
-from r0.messages import SYSTEM_PROMPTS
-from r0.prompts import Prompter
 from r0.records import (
     Finish,
     Form,
@@ -47,6 +42,11 @@ from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
 from r0.rerank.stated import read_stated
+from r0.text.answer_position import UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.text.answers import read_lenient
+from r0.text.completion import ANSWER, THINK, CompletionReader
+from r0.text.messages import SYSTEM_PROMPTS
+from r0.text.prompts import Prompter
 
 
 class QueryRefused(UserError):

@@ -2,7 +2,7 @@
 
 * The ids are those that the tokenizer itself gives the whole text. What stands between two control tokens of the format is
   tokenized as one text, with query or document in it; the format's control tokens are control tokens, and what a query or a
-  document spells is none (``r0.plain_text``; tags are defused by the rule of ``r0.tags``).
+  document spells is none (``r0.text.plain_text``; tags are defused by the rule of ``r0.text.tags``).
 * A pair that does not fit the budget loses the end of its document, and nothing of the format or of the query.
 * The two ids are the first in which the tokenizer writes ``yes`` and ``no`` differently behind the format.
 """
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from r0.answer_place import AnswerPlace
 from r0.errors import UserError
-from r0.plain_text import Pieces, PlainText, added_ids, backend_of, without_lead
 from r0.records import Answer
 from r0.rerank.pair_format import PairFormat, begin
+from r0.text.answer_position import AnswerPlace
+from r0.text.plain_text import Pieces, PlainText, added_ids, backend_of, without_lead
 
 
 class PairPrompts:

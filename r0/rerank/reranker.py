@@ -14,12 +14,10 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from r0.actors.engine import Device, EngineSettings, positions
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.answer_place import ANSWER_ROOM
+from r0.actors.rollout.engine import Device, EngineSettings, positions
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
-from r0.models import model_folder
 from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
@@ -28,6 +26,8 @@ from r0.rerank.methods import width
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
+from r0.storage.models import model_folder
+from r0.text.answer_position import ANSWER_ROOM
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
-from r0.actors.engine import Engine
+from r0.actors.rollout.engine import Engine
 from r0.config import RankingKeys
 from r0.records import Sampled
 from r0.rerank.asks import Ask, Exchange, Ranking, Reply

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from r0.completion import ANSWER, THINK, parse
 from r0.records import Answer, Violation
-from r0.tags import bare_thought
+from r0.text.completion import ANSWER, THINK, parse
+from r0.text.tags import bare_thought
 
 _OF_THOUGHTS = frozenset({Violation.NO_THINK, Violation.UNCLOSED_THINK, Violation.REPEATED_THINK})
 _MARKS = "*_`\"'.!“”‘’"

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from r0.appended import AppendedLines, Row
 from r0.data.candidates import CandidateLists
 from r0.data.hashes import address
 from r0.errors import UserError
 from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
+from r0.storage.resumable_jsonl import AppendedLines, Row
 
 
 @dataclass

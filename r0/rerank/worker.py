@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from r0.actors.engine import EngineSettings, make_engine, stop_ids
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, is_actor
+from r0.actors.rollout.engine import EngineSettings, make_engine, stop_ids
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
-from r0.told import told
+from r0.text.prompt_file import told
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ Three cases, each worth at most what the next one is (with r0's weights and thos
 * the tags hold, and the answer is not of the asked form: ``tag_weight - invalid_answer_penalty``;
 * otherwise ``tag_weight + answer_weight`` and the weighed measures of the ranking.
 
-Only a whole answer is ranked (``r0.answers.read_strict``), so nothing is won by repeating, omitting or inventing documents; and a
-tie is worth what its documents are worth on average over their orders.
+Only a whole answer is ranked (``r0.text.answers.read_strict``), so nothing is won by repeating, omitting or inventing
+documents; and a tie is worth what its documents are worth on average over their orders.
 """
 
 from __future__ import annotations

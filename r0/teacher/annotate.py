@@ -13,16 +13,16 @@ from pathlib import Path
 from r0.config import AnnotateConfig, RankingKeys
 from r0.data.jsonl import shown
 from r0.errors import UserError
-from r0.models import local_folder, model_folder
+from r0.process.signals import StopRequest
 from r0.records import Form
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.reranker import Reranker, prompt_budget
-from r0.signals import StopRequest
+from r0.runs.live import progress
+from r0.storage.models import local_folder, model_folder
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
-from r0.told import told
-from r0.tracking.live import progress
+from r0.text.prompt_file import told
 
 LABELLING_PROMPT = (
     "Decide whether the document covers the query comprehensively: every key concept of the query must be there, and the "

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from r0.data.hashes import text_hash
-from r0.files import write_atomic
 from r0.records import Answer
+from r0.storage.files import write_atomic
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 

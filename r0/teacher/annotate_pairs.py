@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from r0.data.hashes import address
 from r0.data.index import RELEVANT, UNJUDGED, Rows
 from r0.records import Answer, PointwiseTask
-from r0.tracking.live import progress
+from r0.runs.live import progress
 
 
 class Pairs:

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from r0.appended import AppendedLines, Row
 from r0.errors import UserError
 from r0.records import Answer
 from r0.rerank.job import Outcome
 from r0.rerank.methods import agrees
+from r0.storage.resumable_jsonl import AppendedLines, Row
 from r0.teacher.annotate_pairs import Pairs
 
 SYNC_S = 1.0  # seconds after which what was added is brought to the disk

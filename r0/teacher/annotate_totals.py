@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from r0.appended import Row
 from r0.records import Answer
+from r0.storage.resumable_jsonl import Row
 
 LISTED = 5  # pairs that could not be shown that are listed
 NONE = "none"  # no known label

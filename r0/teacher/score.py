@@ -11,22 +11,22 @@ import json
 import time
 from collections.abc import Iterator
 
-from r0.commands.output import output_path
 from r0.config import ScoreConfig
 from r0.data.labelled import Labelled
 from r0.data.scored import ScoredList, scored_row
 from r0.errors import UserError
-from r0.files import write_atomic
-from r0.models import model_folder
+from r0.process.signals import StopRequest
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job
 from r0.rerank.reranker import Reranker, prompt_budget
-from r0.signals import StopRequest
+from r0.runs import RunDirectory, RunState
+from r0.runs.live import progress
+from r0.runs.output_path import output_path
+from r0.storage.files import write_atomic
+from r0.storage.models import model_folder
 from r0.teacher.labelled_lists import LabelledLists, key_of
 from r0.teacher.score_figures import Figures, Session
 from r0.teacher.score_store import ScoreStore
-from r0.tracking import RunDirectory, RunState
-from r0.tracking.live import progress
 
 COMMAND = "distill score"
 QUERIES, SCORES, SUMMARY = "queries.jsonl", "scores.jsonl", "summary.json"

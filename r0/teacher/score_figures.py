@@ -7,10 +7,10 @@ from statistics import fmean
 
 import numpy as np
 
-from r0.appended import Row
 from r0.data.scored import ScoredList
 from r0.ranking import groups_of, ndcg
-from r0.tracking.live import duration
+from r0.runs.live import duration
+from r0.storage.resumable_jsonl import Row
 
 CUTOFF = 10
 LISTED = 10  # refused queries that are listed

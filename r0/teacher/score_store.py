@@ -11,9 +11,9 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Self
 
-from r0.appended import AppendedLines, Row
 from r0.errors import UserError
 from r0.rerank.job import Outcome
+from r0.storage.resumable_jsonl import AppendedLines, Row
 
 FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from r0.heap import keep_freed_blocks
+from r0.process.allocator import keep_freed_blocks
 from r0.tools.tiny_model import new_model
 from r0.tools.tiny_probes import probe
 from r0.tools.tiny_rows import LIST_BLOCK, Stage, draw_row

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from r0.answers import read_strict
-from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
-from r0.data.builtin_lists import builtin_list_task, checks_right, claimed_grades, linked_answer
-from r0.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.data.builtin.lists import builtin_list_task, checks_right, claimed_grades, linked_answer
+from r0.data.builtin.pairs import DEMO_SYSTEM_PROMPT, builtin_task, claimed_kind, lookup_correct
 from r0.ranking import groups_of_order, ndcg
 from r0.records import Form, ListLabel, ListwiseTask, PointwiseTask, Task
+from r0.text.answers import read_strict
+from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.tools.tiny_rows import LONG_PROMPT
 
 HELD_OUT_SEED = 7  # below BASE_SEED_START, so none of its rows was trained on

@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
-from r0.data.builtin import (
+from r0.data.builtin.lists import builtin_list_task, honest_list_completion
+from r0.data.builtin.pairs import (
     BASE_SEED_START,
     CONNECTED,
     DEMO_SYSTEM_PROMPT,
@@ -18,10 +19,9 @@ from r0.data.builtin import (
     honest_completion,
     honest_thought,
 )
-from r0.data.builtin_lists import builtin_list_task, honest_list_completion
-from r0.data.builtin_words import words_of
-from r0.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.data.builtin.words import words_of
 from r0.records import Form, PointwiseTask
+from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
 
 LONG_PROMPT = """You judge whether a Document answers the whole of a Query.
 

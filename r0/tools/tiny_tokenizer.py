@@ -8,8 +8,8 @@ import random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from r0.data.builtin import DEMO_SYSTEM_PROMPT, builtin_rows
-from r0.data.builtin_words import NOUNS, PLACES, RELATIONS, STATES
+from r0.data.builtin.pairs import DEMO_SYSTEM_PROMPT, builtin_rows
+from r0.data.builtin.words import NOUNS, PLACES, RELATIONS, STATES
 from r0.tools.tiny_rows import COMMON_WORDS, LONG_PROMPT, UNKNOWN_THOUGHT, TinyRow
 
 VOCABULARY = 2048  # added tokens included

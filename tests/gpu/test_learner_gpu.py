@@ -11,9 +11,9 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from learner_models import random_groups, tiny_model
 
-from r0.actors import attention
-from r0.actors.policy import PolicyModel, run_row
-from r0.actors.rows import shared_rows
+from r0.actors.learner import attention
+from r0.actors.learner.policy import PolicyModel, run_row
+from r0.actors.learner.rows import shared_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

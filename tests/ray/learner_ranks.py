@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from learner_models import plain_logprobs, random_groups, tiny_model
 
-from r0.actors.deal import deal
+from r0.actors.learner.shares import deal
 from r0.config import StageAConfig
 from r0.records import TrainGroup
 
@@ -63,7 +63,7 @@ def _rank(rank: int, world: int, port: int, jobs: list[Job], folder: Path) -> No
 
 
 def _learner(job: Job, rank: int, world: int, master: str):
-    from r0.actors.learner import Learner
+    from r0.actors.learner.worker import Learner
 
     return Learner(StageAConfig(**job.config), str(job.model), 10, rank, world, master, "cpu")
 

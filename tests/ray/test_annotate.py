@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r0.config import ConvertConfig
-from r0.data.convert_builtin import RUN_NAME, convert_builtin
+from r0.data.builtin.convert import RUN_NAME, convert_builtin
 from r0.launch import main
 from tests.helpers import tiny_model
 from tests.launching import command, environment, launch, record

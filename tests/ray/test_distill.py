@@ -15,7 +15,7 @@ import pytest
 from r0.config import DistillTrainConfig, RaySection
 from r0.data.labelled import LabelledKind, builtin_labelled
 from r0.launch import main
-from r0.supervised import finetune
+from r0.supervised.finetune import run as finetune
 from tests.launching import environment, record
 from tests.tiny_encoder import tiny_bert
 

@@ -14,7 +14,7 @@ import pytest
 from r0.config import FinetuneConfig, LoraSection, RaySection
 from r0.errors import UserError
 from r0.ranking import groups_of, ndcg
-from r0.supervised import finetune
+from r0.supervised.finetune import run as finetune
 from tests.helpers import tiny_model
 from tests.launching import command, environment, record, scores_elsewhere
 from tests.tiny_encoder import tiny_bert

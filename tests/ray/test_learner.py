@@ -9,8 +9,8 @@ import pytest
 import torch
 from learner_ranks import Job, plain_training, random_groups, run_ranks, tiny_model
 
-from r0.actors.learner import Learner
-from r0.actors.networks import load_causal
+from r0.actors.learner.networks import load_causal
+from r0.actors.learner.worker import Learner
 from r0.config import StageAConfig
 from r0.errors import UserError
 

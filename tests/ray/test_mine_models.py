@@ -11,12 +11,12 @@ import pytest
 
 from r0.commands.mine import run
 from r0.config import ConvertConfig, FinetuneConfig, MineConfig, RaySection, RolloutSection
-from r0.data.convert_builtin import convert_builtin
+from r0.data.builtin.convert import convert_builtin
 from r0.errors import UserError
 from r0.mining.collection import open_collection
 from r0.mining.rescored import Rescored
 from r0.rerank import Reranker
-from r0.supervised import finetune
+from r0.supervised.finetune import run as finetune
 from tests.launching import record
 from tests.tiny_encoder import tiny_bert
 

@@ -15,7 +15,7 @@ import torch
 
 from r0.actors.pool import Pool, RoleDied, RoleTimeout
 from r0.config import RankingKeys, RaySection, RolloutSection
-from r0.data.builtin import builtin_task
+from r0.data.builtin.pairs import builtin_task
 from r0.errors import UserError
 from r0.rerank import Reranker
 from r0.rerank.asks import Ranking

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from r0.actors.engine import Engine, EngineSettings, make_engine, stop_ids
 from r0.actors.pool import Pool
-from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.actors.rollout.engine import Engine, EngineSettings, make_engine, stop_ids
+from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
 from tests.helpers import tiny_model

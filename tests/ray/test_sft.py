@@ -15,11 +15,11 @@ import torch
 
 from r0.config import LoraSection, RaySection, SftConfig
 from r0.errors import UserError
-from r0.messages import SYSTEM_PROMPTS
 from r0.records import ListwiseTask
-from r0.supervised import sft
-from r0.supervised.examples import Collate, OpenRows
-from r0.supervised.job import Job
+from r0.supervised.sft import run as sft
+from r0.supervised.sft.examples import Collate, OpenRows
+from r0.supervised.training.job import Job
+from r0.text.messages import SYSTEM_PROMPTS
 from tests.helpers import tiny_model
 from tests.launching import launch
 

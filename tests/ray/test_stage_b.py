@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from r0.models import model_folder
+from r0.storage.models import model_folder
 from tests.helpers import tiny_model
 from tests.launching import here, launch, record, refused, steps
 

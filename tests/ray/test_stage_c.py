@@ -15,8 +15,8 @@ import pytest
 
 from r0.config import LoraSection, RaySection, RolloutSection, StageCConfig
 from r0.errors import UserError
-from r0.models import model_folder
 from r0.rerank import Reranker
+from r0.storage.models import model_folder
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
 from tests.launching import command, environment, here, launch, record, scores_elsewhere

@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from r0.actors.engine import EngineSettings
 from r0.actors.pool import RoleDied, RoleTimeout, call_each
-from r0.actors.sync import make_sender
-from r0.actors.transfer import TransferError
+from r0.actors.rollout.engine import EngineSettings
+from r0.actors.sync.sync import make_sender
+from r0.actors.sync.transfer import TransferError
 from r0.records import SampleRequest
 from tests.helpers import tiny_model
 from tests.logprob_gap import gap, load

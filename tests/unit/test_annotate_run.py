@@ -12,17 +12,17 @@ from r0.data.convert import convert
 from r0.data.formats import open_rows
 from r0.data.source import open_source
 from r0.errors import UserError
-from r0.files import write_atomic
-from r0.messages import SYSTEM_PROMPTS
 from r0.records import Answer, Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.storage.files import write_atomic
 from r0.teacher.annotate import LABELLING_PROMPT, annotate_with, teacher_keys
 from r0.teacher.annotate_output import write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
-from r0.told import remember
+from r0.text.messages import SYSTEM_PROMPTS
+from r0.text.prompt_file import remember
 
 YES, NO = Answer.YES, Answer.NO
 ROWS = [("q", "a", 1), ("q", "b", 0), ("r", "a", 0), ("q", "c", 1), ("q", "d", 0), ("s", "a", None)]

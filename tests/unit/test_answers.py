@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r0.answers import best_answer, read_lenient, read_strict
 from r0.ranking import ideal_groups, ndcg
 from r0.records import Form, ListLabel
 from r0.records import Violation as V
+from r0.text.answers import best_answer, read_lenient, read_strict
 
 LISTS = [Form.PERMUTATION, Form.PICK, Form.SCORES]
 

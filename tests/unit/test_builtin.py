@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from r0.data.builtin import (
+from r0.data.builtin.pairs import (
     BASE_SEED_START,
     CONNECTED,
     KIND_SHARES,
@@ -27,7 +27,7 @@ from r0.data.builtin import (
     lookup_correct,
     warm_start_completion,
 )
-from r0.data.builtin_words import NOUNS, PLACES, RELATIONS, STATES
+from r0.data.builtin.words import NOUNS, PLACES, RELATIONS, STATES
 
 ROWS = list(builtin_rows(4000, seed=1))
 
@@ -126,5 +126,5 @@ def test_the_base_training_has_seeds_of_its_own():
 
 
 def test_needs_no_torch():
-    code = "import sys, r0.data.builtin; sys.exit('torch' in sys.modules)"
+    code = "import sys, r0.data.builtin.pairs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

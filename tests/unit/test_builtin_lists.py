@@ -10,10 +10,9 @@ from statistics import fmean
 
 import pytest
 
-from r0.answers import best_answer, read_strict
 from r0.config import ConvertConfig
-from r0.data.builtin import CONNECTED, concepts_of, kind_of
-from r0.data.builtin_lists import (
+from r0.data.builtin.convert import convert_builtin
+from r0.data.builtin.lists import (
     LIST_FAULTS,
     MOST_CANDIDATES,
     ListFaults,
@@ -25,9 +24,9 @@ from r0.data.builtin_lists import (
     named,
     warm_start_list_completion,
 )
-from r0.data.builtin_rows import BuiltinListRows
+from r0.data.builtin.pairs import CONNECTED, concepts_of, kind_of
+from r0.data.builtin.rows import BuiltinListRows
 from r0.data.candidates import open_candidates
-from r0.data.convert_builtin import convert_builtin
 from r0.data.index import RELEVANT, THOUGHT
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_judgements
@@ -35,6 +34,7 @@ from r0.errors import UserError
 from r0.launch import main
 from r0.ranking import groups_of_order, ndcg
 from r0.records import Form, ListLabel
+from r0.text.answers import best_answer, read_strict
 
 FORMS = (Form.PERMUTATION, Form.PICK, Form.SCORES)
 TASKS = [builtin_list_task(row, 1, Form.PERMUTATION, 6) for row in range(1500)]
@@ -179,7 +179,7 @@ def test_rows_of_lists():
 
 
 def test_needs_no_torch():
-    code = "import sys, r0.data.builtin_lists; sys.exit('torch' in sys.modules)"
+    code = "import sys, r0.data.builtin.lists; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

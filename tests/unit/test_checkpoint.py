@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from r0.checkpoint import Checkpoints
 from r0.errors import UserError
+from r0.runs.checkpoint import Checkpoints
 
 
 class Counter:

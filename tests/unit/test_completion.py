@@ -12,11 +12,11 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 from verdict_tokenizers import FAMILIES, TAGS, tokenizer_of
 
-from r0.completion import CompletionReader, parse
 from r0.config.sections import RewardSection
 from r0.records import Finish, Form, Violation
 from r0.rewards import make_reward
-from r0.spans import ByteSpans, DecodedSpans
+from r0.text.completion import CompletionReader, parse
+from r0.text.spans import ByteSpans, DecodedSpans
 
 READERS = {family: CompletionReader(tokenizer_of(family)) for family in FAMILIES}
 BYTE_LEVEL = ["added_tags", "plain_tags"]

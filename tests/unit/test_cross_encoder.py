@@ -10,11 +10,11 @@ import torch
 from r0.config import RankingKeys, RolloutSection
 from r0.config.models import preset
 from r0.errors import UserError
-from r0.plain_text import added_ids
 from r0.rerank import Reranker
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.encoder_worker import text_tokens
 from r0.rerank.pair_format import PairFormat
+from r0.text.plain_text import added_ids
 from tests.architectures import ARCHITECTURES, build
 
 QUERY = "where does the river flow"

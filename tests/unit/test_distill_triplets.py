@@ -17,8 +17,8 @@ from r0.data.hashes import query_hash
 from r0.distill.triplets import write_triplets
 from r0.errors import UserError
 from r0.launch import main
-from r0.supervised.finetune_data import Preparation, check_loss
-from r0.supervised.finetune_losses import make_loss
+from r0.supervised.finetune.data import Preparation, check_loss
+from r0.supervised.finetune.losses import make_loss
 
 
 def line(query: str, *hits: tuple[str, float, float | None]) -> dict:

@@ -10,7 +10,7 @@ from r0.config import EsciConfig, EsciEvalConfig
 from r0.config.load import load
 from r0.errors import UserError
 from r0.launch import main, parse
-from r0.tracking.resolved import to_yaml
+from r0.runs.resolved import to_yaml
 
 FLAGS = {
     "base_model": "../llms/Qwen/Qwen3-0.6B", "train_file": "train.parquet", "output_dir": "./outputs/lora", "max_length": "256",

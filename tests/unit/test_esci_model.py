@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from r0.config import EsciEvalConfig
 from r0.errors import UserError
-from r0.plain_text import added_ids
 from r0.rerank import Reranker
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.folder import pair_tokenizer, write_model
@@ -21,6 +20,7 @@ from r0.supervised.esci.model import check_classifier, class_logits, classifier
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.scorer import Scorer
 from r0.supervised.esci.told import SYSTEM_PROMPT, Told, told
+from r0.text.plain_text import added_ids
 from tests.architectures import ARCHITECTURES, build
 from tests.helpers import tiny_model, tiny_tokenizer
 

@@ -66,7 +66,7 @@ def test_rag_retrievals_file_loads_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_loads_again(tmp_path: Path) -> None:
-    from r0.tracking.resolved import to_yaml
+    from r0.runs.resolved import to_yaml
 
     config = read(tmp_path, RAG, "ranks=2")
     assert read(tmp_path, to_yaml("finetune", config)) == config

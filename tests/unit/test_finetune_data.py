@@ -12,7 +12,7 @@ from r0.config import FinetuneConfig
 from r0.data.groups import Left, Shape, examples, with_thirds_shuffled
 from r0.data.labelled import Labelled, LabelledKind
 from r0.errors import UserError
-from r0.supervised.finetune_data import Counts, Preparation, check_loss, prepared
+from r0.supervised.finetune.data import Counts, Preparation, check_loss, prepared
 
 GROUPED, POSITIVES = LabelledKind.GROUPED, LabelledKind.POSITIVES
 TEXTS = tuple(f"document {number}" for number in range(11))
@@ -198,7 +198,7 @@ def test_files_of_epochs_lie_one_behind_the_other_and_an_epoch_is_as_long_as_the
 
 
 def test_each_epoch_takes_its_own_file_and_the_last_one_from_then_on() -> None:
-    from r0.supervised.finetune_rank import _sampler
+    from r0.supervised.finetune.rank import _sampler
 
     order = _sampler(2, (4, 3, 5))(list(range(12)), batch_size=1, drop_last=True, seed=1)
     seen = []

@@ -12,7 +12,7 @@ from torch import nn
 
 from r0.config import FinetuneConfig
 from r0.data.groups import Example, target_labels
-from r0.supervised.finetune_losses import make_loss
+from r0.supervised.finetune.losses import make_loss
 
 Rows = Sequence[Sequence[float]]
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from r0.answer_place import AnswerPlaces
-from r0.completion import CompletionReader
 from r0.config import FinetuneConfig
 from r0.errors import UserError
-from r0.messages import SYSTEM_PROMPTS
-from r0.prompts import Prompter
 from r0.records import Form, PointwiseTask
-from r0.supervised.finetune_model import open_model
-from r0.supervised.finetune_plan import plan_model
-from r0.supervised.finetune_template import PairFormat, answer_words, pair_format
+from r0.supervised.finetune.model import open_model
+from r0.supervised.finetune.plan import plan_model
+from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
+from r0.text.answer_position import AnswerPlaces
+from r0.text.completion import CompletionReader
+from r0.text.messages import SYSTEM_PROMPTS
+from r0.text.prompts import Prompter
 from tests.helpers import tiny_model
 from tests.tiny_encoder import tiny_bert
 

@@ -9,12 +9,12 @@ import pytest
 from scipy.stats import ttest_rel
 
 from r0.config import StageBConfig
-from r0.data.builtin_lists import builtin_list_task
+from r0.data.builtin.lists import builtin_list_task
 from r0.data.source import open_source
-from r0.metrics import paired_p, rollout_metrics
-from r0.probes import probes
 from r0.ranking import ideal_groups
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
+from r0.runs.metrics import paired_p, rollout_metrics
+from r0.runs.probes import probes
 
 MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
 # Grades 0, 2, 1 in the given order: DCG = 2 / log2(3) + 1 / log2(4), at best 2 + 1 / log2(3).

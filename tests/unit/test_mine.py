@@ -14,7 +14,7 @@ from r0.data.labelled import LabelBounds, kind_of_labelled, read_labelled
 from r0.errors import UserError
 from r0.launch import main
 from r0.mining.collection import open_collection
-from r0.supervised.finetune_data import Preparation, check_loss
+from r0.supervised.finetune.data import Preparation, check_loss
 
 MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
 needs_musique = pytest.mark.skipif(not MUSIQUE.is_dir(), reason="the test data is not here")

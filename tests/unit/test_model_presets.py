@@ -8,12 +8,12 @@ from r0.config.load import load
 from r0.config.models import FOLDER, NAMES, notice, preset
 from r0.errors import UserError
 from r0.launch import COMMANDS, parse
-from r0.prompts import Prompter
 from r0.records import Form, PointwiseTask
 from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge
-from r0.tracking.modelcard import CardFacts, model_card
+from r0.runs.modelcard import CardFacts, model_card
+from r0.text.prompts import Prompter
 from tests.architectures import ARCHITECTURES
 
 NEEDED = {  # keys that a command cannot do without

@@ -7,13 +7,13 @@ import pytest
 from r0.config import RankingKeys
 from r0.config.models import preset
 from r0.errors import UserError
-from r0.plain_text import added_ids
 from r0.records import Finish, Form, Sampled
 from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge, QueryRefused
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
+from r0.text.plain_text import added_ids
 from tests.architectures import ARCHITECTURES
 from tests.unit.prompt_tokenizers import KINDS, qwen
 

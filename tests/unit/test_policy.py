@@ -8,14 +8,14 @@ import pytest
 import torch
 from learner_models import VOCAB, plain_logprobs, random_groups, tiny_model
 
-from r0.actors import attention
-from r0.actors.attention import AttentionRefused
-from r0.actors.batch import make_batch, make_minibatches
-from r0.actors.comm import Comm
-from r0.actors.networks import add_adapters, probe
-from r0.actors.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
-from r0.actors.rows import padded_rows, shared_rows
-from r0.actors.weights import LearnerWeights, save_hf
+from r0.actors.learner import attention
+from r0.actors.learner.attention import AttentionRefused
+from r0.actors.learner.batch import make_batch, make_minibatches
+from r0.actors.learner.comm import Comm
+from r0.actors.learner.networks import add_adapters, probe
+from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
+from r0.actors.learner.rows import padded_rows, shared_rows
+from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.algos.advantages import ADVANTAGES
 from r0.algos.gae import gae, token_rewards
 from r0.algos.losses import POLICY_LOSSES, LossInputs, LossSettings

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from r0.completion import CompletionReader
 from r0.errors import UserError
-from r0.plain_text import added_ids
-from r0.prompts import Prompter, user_message
 from r0.records import Answer, PointwiseTask
-from r0.tags import bare_thought, defuse, tag_pattern
+from r0.text.completion import CompletionReader
+from r0.text.plain_text import added_ids
+from r0.text.prompts import Prompter, user_message
+from r0.text.tags import bare_thought, defuse, tag_pattern
 from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, llama, unigram
 
 PIECES = [

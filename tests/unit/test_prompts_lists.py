@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import r0
-from r0.answers import read_strict
-from r0.completion import CompletionReader
 from r0.config import SftConfig, StageAConfig, StageBConfig
 from r0.errors import UserError
-from r0.labels import one_line, without_labels
-from r0.messages import LIST_ORDERS, SYSTEM_PROMPTS, list_message
-from r0.plain_text import added_ids
-from r0.prompts import Prompter
 from r0.records import Form, ListLabel, ListwiseTask
-from r0.tags import bare_thought, tag_pattern
+from r0.text.answers import read_strict
+from r0.text.completion import CompletionReader
+from r0.text.messages import LIST_ORDERS, SYSTEM_PROMPTS, list_message
+from r0.text.numbers import one_line, without_labels
+from r0.text.plain_text import added_ids
+from r0.text.prompts import Prompter
+from r0.text.tags import bare_thought, tag_pattern
 from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, qwen
 from tests.unit.test_prompts import PIECES
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r0.answers import read_lenient
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.asks import Ask, Ranking, Reply, best_first, drive, with_tail
 from r0.rerank.fusion import fuse
 from r0.rerank.windows import windows
+from r0.text.answers import read_lenient
 
 orders = st.integers(0, 30).flatmap(lambda n: st.permutations(range(n)))
 values = st.lists(st.none() | st.floats(-1e30, 1e30) | st.sampled_from([0.0, 1.0, 0.5]), max_size=30)

@@ -11,12 +11,12 @@ from verdict_tokenizers import tokenizer_of
 
 from r0.actors.pool import Pool
 from r0.actors.reward import RewardGroup, RewardWorker
-from r0.completion import CompletionReader
 from r0.config.sections import RewardSection
 from r0.errors import UserError
 from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Verdict
 from r0.rewards import check_reward, make_reward, register, reward_names
 from r0.rewards.stage_a import COMPONENTS
+from r0.text.completion import CompletionReader
 
 SECTION = RewardSection(max_think_tokens=200, missing_eos_penalty=0.5)
 

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from verdict_tokenizers import tokenizer_of
 
 from r0.actors.reward import RewardWorker
-from r0.completion import CompletionReader, parse
 from r0.config import StageBConfig
 from r0.config.lists import PRESETS, ListRewardSection
 from r0.config.sections import RewardSection
@@ -21,6 +20,7 @@ from r0.errors import UserError
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, Sampled, Verdict, Violation
 from r0.rewards import check_reward, make_reward
 from r0.rewards.stage_b import COMPONENTS, gain
+from r0.text.completion import CompletionReader, parse
 
 TOKENIZER = tokenizer_of("added_tags")
 READER = CompletionReader(TOKENIZER)

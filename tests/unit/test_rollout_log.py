@@ -15,7 +15,6 @@ import pytest
 from r0.config import RewardSection, RolloutsConfig, StageAConfig
 from r0.errors import UserError
 from r0.launch import main
-from r0.metrics import rollout_metrics
 from r0.records import (
     Finish,
     Form,
@@ -30,8 +29,9 @@ from r0.records import (
     Violation,
 )
 from r0.rewards import make_reward
-from r0.rollout_log import RolloutLog, read_rollouts, show, steps_text
-from r0.rollout_view import safe
+from r0.runs.metrics import rollout_metrics
+from r0.runs.rollout_log import RolloutLog, read_rollouts, show, steps_text
+from r0.runs.rollout_view import safe
 
 HOSTILE = "a\x1b[2J\x07b\u202ec [red]d[/red] \ud800"
 

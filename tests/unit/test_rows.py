@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learner_models import random_groups
 
-from r0.actors.batch import StaleRollout, make_batch, make_minibatches
-from r0.actors.comm import Comm
-from r0.actors.deal import cost, deal
-from r0.actors.rows import filler_row, padded_rows, shared_rows, split_groups
+from r0.actors.learner.batch import StaleRollout, make_batch, make_minibatches
+from r0.actors.learner.comm import Comm
+from r0.actors.learner.rows import filler_row, padded_rows, shared_rows, split_groups
+from r0.actors.learner.shares import cost, deal
 
 SHAPES = st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(0, 30), min_size=1, max_size=9)), max_size=8)
 

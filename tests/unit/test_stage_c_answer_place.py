@@ -4,11 +4,11 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from r0.answer_place import AnswerPlaces
-from r0.completion import CompletionReader
 from r0.errors import UserError
 from r0.records import Prompt
-from r0.template import Template
+from r0.text.answer_position import AnswerPlaces
+from r0.text.completion import CompletionReader
+from r0.text.template import Template
 from tests.helpers import CHAT_TEMPLATE, tiny_tokenizer
 from tests.unit.test_rerank_judge import qwen_like
 from tests.unit.verdict_tokenizers import FAMILIES, tokenizer_of

@@ -13,16 +13,16 @@ import torch
 from r0.config import SftConfig, StageCConfig
 from r0.config.load import load
 from r0.errors import UserError
-from r0.models import model_folder
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Sampled
-from r0.supervised import sft
-from r0.supervised.job import Job
+from r0.storage.models import model_folder
+from r0.supervised.sft import run as sft
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
 from r0.supervised.stage_c.kept import Kept, KeptFile, kl_document
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
 from r0.supervised.stage_c.measure import Measured, calibration_error, measure
+from r0.supervised.training.job import Job
 
 TASK = ListwiseTask(3, "which?", ("first text", "second text", "third text"), ListLabel((2.0, 0.0, 1.0), (1, 0, 2)), Form.SCORES)
 

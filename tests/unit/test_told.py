@@ -2,9 +2,9 @@
 
 import pytest
 
-from r0.messages import SYSTEM_PROMPTS
 from r0.records import Form
-from r0.told import FILE, remember, told
+from r0.text.messages import SYSTEM_PROMPTS
+from r0.text.prompt_file import FILE, remember, told
 
 
 @pytest.mark.parametrize("prompt", ["", "Judge.", 'Zeile 1\nSay "ja" or ‹no›.'])

@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r0 import files
 from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, StageBConfig, TrackingSection, load, yamlfile
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config
-from r0.messages import SYSTEM_PROMPTS
 from r0.records import Finish, Form, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
-from r0.tracking import (
+from r0.runs import (
     CardFacts,
     Clock,
     LiveLine,
@@ -34,8 +32,10 @@ from r0.tracking import (
     read_record,
     write_model_card,
 )
-from r0.tracking.mirrors import TensorBoardMirror, WandbMirror, WandbRun
-from r0.tracking.resolved import to_yaml
+from r0.runs.mirrors import TensorBoardMirror, WandbMirror, WandbRun
+from r0.runs.resolved import to_yaml
+from r0.storage import files
+from r0.text.messages import SYSTEM_PROMPTS
 
 CONFIG = StageAConfig(algo="grpo")
 HUNG = "import time\nclass Settings:\n    def __init__(self, **k): pass\ndef init(**k):\n    time.sleep(3600)\n"
@@ -138,7 +138,7 @@ def test_two_runs_cannot_write_in_one_directory(tmp_path):
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = (
-        "import os, signal, sys\nfrom r0.config import StageAConfig\nfrom r0.tracking import RunDirectory\n"
+        "import os, signal, sys\nfrom r0.config import StageAConfig\nfrom r0.runs import RunDirectory\n"
         "run = RunDirectory.open(sys.argv[1], 'stage_a', StageAConfig(algo='grpo'))\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -210,7 +210,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path):
     """In a process of its own, which gives up root's rights where it has them: permissions do not stop root."""
     code = (
         "import os, sys\nfrom r0.config import StageAConfig\nfrom r0.errors import UserError\n"
-        "from r0.tracking import RunDirectory\nos.geteuid() or os.setuid(65534)\n"
+        "from r0.runs import RunDirectory\nos.geteuid() or os.setuid(65534)\n"
         "try:\n    RunDirectory.open(sys.argv[1], 'stage_a', StageAConfig(algo='grpo'))\n"
         "except UserError as error:\n    print(error)\n"
     )
@@ -312,7 +312,7 @@ def test_a_dead_wandb_neither_stops_nor_slows_a_run(tmp_path, monkeypatch, fault
 def test_wandb_shows_the_name_that_is_given_or_the_folders(tmp_path, monkeypatch):
     told = []
     mirror = TensorBoardMirror(tmp_path / "tb")
-    monkeypatch.setattr("r0.tracking.recorder.WandbMirror", lambda run, log: told.append(run) or mirror)
+    monkeypatch.setattr("r0.runs.recorder.WandbMirror", lambda run, log: told.append(run) or mirror)
     with RunDirectory.open(tmp_path / "folder", "stage_a", CONFIG) as run:
         for name in ("mine", None):
             Recorder(run, TrackingSection(wandb="offline", wandb_name=name), 1).close()
@@ -464,7 +464,7 @@ def test_fast_steps_are_not_all_printed(capsys):
 
 def test_on_a_terminal_there_is_one_live_line():
     code = (
-        "from r0.tracking import LiveLine, progress\nline = LiveLine(3)\n"
+        "from r0.runs import LiveLine, progress\nline = LiveLine(3)\n"
         "for step in (1, 2, 3):\n    line.update(step, {'reward': step}, {})\n"
         "    list(progress([1, 2], 'evaluating'))\nline.say('[red]a note')\nline.close()\n"
     )

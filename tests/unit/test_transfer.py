@@ -11,11 +11,11 @@ import psutil
 import pytest
 import torch
 
-from r0.actors.engine import EngineSettings, check_length, stop_ids
-from r0.actors.rollout import RolloutWorker, deal
-from r0.actors.sync import Follower, make_sender
-from r0.actors.transfer import Meeting, Receiver, Sender, TransferError, cut, host_store, join, largest_slot, size
-from r0.actors.wires import GlooIn, Ring, RingIn
+from r0.actors.rollout.engine import EngineSettings, check_length, stop_ids
+from r0.actors.rollout.worker import RolloutWorker, deal
+from r0.actors.sync.channels import GlooIn, Ring, RingIn
+from r0.actors.sync.sync import Follower, make_sender
+from r0.actors.sync.transfer import Meeting, Receiver, Sender, TransferError, cut, host_store, join, largest_slot, size
 from r0.errors import UserError
 from r0.records import Finish, SampleRequest
 from tests.helpers import tiny_model

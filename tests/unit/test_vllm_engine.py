@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from r0.actors.vllm_engine import _settle_llvmlite
+from r0.actors.rollout.vllm_engine import _settle_llvmlite
 
 
 def test_what_numba_brings_along_has_no_attributes_that_are_not_its_own():

@@ -15,11 +15,11 @@ from r0.config import EsciEvalConfig
 from r0.data.esci import CLASSES, WORDS, EsciRow
 from r0.data.jsonl import BadLines
 from r0.errors import UserError
-from r0.files import write_atomic, writing
+from r0.runs.live import progress
+from r0.storage.files import write_atomic, writing
 from r0.supervised.esci.data import checked_rows
 from r0.supervised.esci.measure import CUTOFF, Measured, measure, scores_of
 from r0.supervised.esci.scorer import Scorer
-from r0.tracking.live import progress
 
 
 def evaluate(config: EsciEvalConfig) -> tuple[Measured, BadLines]:

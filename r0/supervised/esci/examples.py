@@ -9,7 +9,7 @@ import torch
 
 from r0.data.esci import EsciRow
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.examples import Collate, Example
+from r0.supervised.sft.examples import Collate, Example
 
 
 class EsciCollate:

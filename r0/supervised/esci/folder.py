@@ -21,9 +21,9 @@ from r0.config import EsciConfig
 from r0.data.esci import GAINS
 from r0.supervised.esci.model import classifier, head_name
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.job import Job
-from r0.supervised.save import whole_folder
-from r0.template import DEFAULT_CHAT_TEMPLATE
+from r0.supervised.training.job import Job
+from r0.supervised.training.save import whole_folder
+from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 
 def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> None:

@@ -12,14 +12,14 @@ from typing import Any, Self
 
 from transformers import AutoTokenizer
 
-from r0.actors.engine import positions
+from r0.actors.rollout.engine import positions
 from r0.data.jsonl import BadLine
 from r0.errors import UserError
-from r0.prompts import Prompter
 from r0.records import PointwiseTask
 from r0.supervised.esci.told import Told
-from r0.supervised.finetune_template import PairFormat
-from r0.template import Template
+from r0.supervised.finetune.template import PairFormat
+from r0.text.prompts import Prompter
+from r0.text.template import Template
 
 CLOSED = "\n</think>\n\n"  # behind a thought that the template opened
 

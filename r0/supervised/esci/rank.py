@@ -20,8 +20,8 @@ from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.told import to_tell
 from r0.supervised.esci.validation import Validation
-from r0.supervised.job import Channel, Job, Kind, Report
-from r0.supervised.ranks import (
+from r0.supervised.training.job import Channel, Job, Kind, Report
+from r0.supervised.training.ranks import (
     OrderedTrainer,
     common_arguments,
     fit,

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r0.commands.output import output_path
 from r0.config import EsciConfig
 from r0.errors import UserError
-from r0.models import model_folder
-from r0.signals import StopRequest
-from r0.supervised import driver
+from r0.process.signals import StopRequest
+from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.runs.output_path import output_path
+from r0.storage.models import model_folder
 from r0.supervised.esci.data import Counts, Preparation, prepared
 from r0.supervised.esci.model import check_classifier
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.told import to_tell
-from r0.supervised.job import Job, micro_batch, total_steps
-from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.supervised.training import driver
+from r0.supervised.training.job import Job, micro_batch, total_steps
 
 RANK = "r0.supervised.esci.rank:train_rank"
 

@@ -16,12 +16,12 @@ from r0.commands.training import model_config
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
 from r0.errors import UserError
-from r0.models import model_folder
+from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.told import FILE, Told, to_tell, told
-from r0.supervised.ranks import keeps_logits
+from r0.supervised.training.ranks import keeps_logits
 
 ADAPTER = "adapter_config.json"
 SORTED = 16  # batches whose rows are sorted by length together, so that a batch needs little padding

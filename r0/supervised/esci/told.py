@@ -9,7 +9,7 @@ from pathlib import Path
 from r0.config import EsciConfig, EsciEvalConfig
 from r0.data.esci import CLASSES, WORDS
 from r0.errors import UserError
-from r0.files import write_atomic
+from r0.storage.files import write_atomic
 
 FILE = "r0_esci.json"
 SYSTEM_PROMPT = (

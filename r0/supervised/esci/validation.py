@@ -17,8 +17,8 @@ from r0.config import EsciConfig
 from r0.data.esci import CLASSES
 from r0.supervised.esci.data import HELDOUT, Rows
 from r0.supervised.esci.measure import measure
-from r0.supervised.finetune_validation import shares
-from r0.supervised.job import Channel, Job, Kind, Report
+from r0.supervised.finetune.validation import shares
+from r0.supervised.training.job import Channel, Job, Kind, Report
 
 if TYPE_CHECKING:
     from r0.supervised.esci.rank import EsciTrainer

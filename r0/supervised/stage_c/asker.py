@@ -7,17 +7,17 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from r0.actors.engine import positions, stop_ids
-from r0.answer_place import ANSWER_ROOM, UNREADABLE, AnswerPlace, AnswerPlaces
-from r0.answers import read_lenient
-from r0.completion import CompletionReader
+from r0.actors.rollout.engine import positions, stop_ids
 from r0.config import StageCConfig
 from r0.errors import UserError
-from r0.prompts import Prompter
 from r0.records import Form, ListwiseTask, Prompt
-from r0.supervised.finetune_template import answer_words, own_prompt
+from r0.supervised.finetune.template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
-from r0.told import told
+from r0.text.answer_position import ANSWER_ROOM, UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.text.answers import read_lenient
+from r0.text.completion import CompletionReader
+from r0.text.prompt_file import told
+from r0.text.prompts import Prompter
 
 
 class Asker:

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from r0.actors.engine import EngineSettings
 from r0.actors.placement import Placement, rollout_bundles
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout import RolloutGroup, RolloutWorker
+from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import StageCConfig
 from r0.supervised.stage_c.asker import length
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r0.answer_place import AnswerPlace
 from r0.config import StageCConfig
 from r0.records import ListwiseTask, Task
-from r0.supervised.examples import Collate, Counts, Example
-from r0.supervised.job import Job
+from r0.supervised.sft.examples import Collate, Counts, Example
 from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.kept import Kept, KeptFile, kl_document
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
+from r0.supervised.training.job import Job
+from r0.text.answer_position import AnswerPlace
 
 THOUGHTS = "thoughts.jsonl"
 

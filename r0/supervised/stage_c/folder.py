@@ -14,8 +14,8 @@ from typing import Any
 
 from r0.records import Form
 from r0.supervised.stage_c.asker import Asker
-from r0.template import DEFAULT_CHAT_TEMPLATE
-from r0.told import remember
+from r0.text.prompt_file import remember
+from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 SCORE = "1_LogitScore"
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from r0.actors.rollout import RolloutGroup
-from r0.appended import AppendedLines
+from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import address
 from r0.data.source import TaskSource
 from r0.records import ListwiseTask, SampleRequest
+from r0.storage.resumable_jsonl import AppendedLines
 from r0.supervised.stage_c.asker import Asker
 
 IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call

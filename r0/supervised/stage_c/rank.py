@@ -17,9 +17,11 @@ from transformers import TrainerCallback, TrainingArguments
 from r0.algos.kl import k3
 from r0.algos.score_losses import ScoreLossSettings, score_losses, weighted
 from r0.config import StageCConfig
-from r0.supervised.examples import StepRows
-from r0.supervised.job import Channel, Job, Kind, Report
-from r0.supervised.ranks import (
+from r0.supervised.sft.examples import StepRows
+from r0.supervised.stage_c.examples import ListCollate, OpenLists
+from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
+from r0.supervised.training.job import Channel, Job, Kind, Report
+from r0.supervised.training.ranks import (
     OrderedTrainer,
     causal_model,
     common_arguments,
@@ -29,9 +31,7 @@ from r0.supervised.ranks import (
     schedule,
     sum_over_ranks,
 )
-from r0.supervised.save import save_model
-from r0.supervised.stage_c.examples import ListCollate, OpenLists
-from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
+from r0.supervised.training.save import save_model
 
 
 def train_rank(job: Job[StageCConfig], channel: Channel) -> None:

@@ -13,24 +13,24 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from r0.actors.placement import check_nodes, start_ray
-from r0.commands.output import output_path
 from r0.commands.training import check_writes
 from r0.config import StageCConfig
 from r0.data.source import TaskSource
 from r0.evaluation.significance import p_value
-from r0.models import model_folder
+from r0.process.signals import StopRequest
 from r0.records import ListwiseTask, Task
-from r0.signals import StopRequest
-from r0.supervised import driver
-from r0.supervised.job import Job, micro_batch, total_steps
+from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
+from r0.runs.live import progress
+from r0.runs.output_path import output_path
+from r0.storage.models import model_folder
 from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.engines import engines
 from r0.supervised.stage_c.examples import THOUGHTS
 from r0.supervised.stage_c.kept import KeptFile, rows_of, sample_kept
 from r0.supervised.stage_c.lists import stage_c_source
 from r0.supervised.stage_c.measure import Measured, measure
-from r0.tracking import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
-from r0.tracking.live import progress
+from r0.supervised.training import driver
+from r0.supervised.training.job import Job, micro_batch, total_steps
 
 RANK = "r0.supervised.stage_c.rank:train_rank"
 BEFORE, AFTER = "before.json", "after.json"

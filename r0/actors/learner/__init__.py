@@ -1,0 +1,1 @@
+"""The learner role: DeepSpeed ranks."""

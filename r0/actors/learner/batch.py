@@ -1,0 +1,167 @@
+"""A rank's share of a batch on one token axis, and its mini-batches as rows.
+
+Dimensions: N completions of the share, T their tokens, end to end in the order (group, sample); C tokens of one row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from r0.actors.learner.comm import Comm
+from r0.actors.learner.rows import Row, filler_row, padded_rows, shared_rows
+from r0.errors import UserError
+from r0.records import TrainGroup
+
+Schedule = Sequence[Sequence[Sequence[int]]]
+"""``schedule[epoch][mini_batch]`` is a list of positions in the rank's groups; every epoch names every group once."""
+
+
+class StaleRollout(RuntimeError):
+    """A rollout was sampled with weights older than ``sync.max_staleness`` allows, or with newer ones than the learner has."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """All completions of the rank. What is computed on the way (old log-probabilities, advantages, …) is filled in."""
+
+    groups: Sequence[TrainGroup]
+    first: dict[tuple[int, int], int]  # (group, sample) → position of its first token
+    seq_T: torch.Tensor
+    rollout_T: torch.Tensor  # the rollout's log-probabilities
+    fresh_T: torch.Tensor  # 1 where the rollout had the learner's weights, else 0
+    reward_N: torch.Tensor
+    group_N: torch.Tensor
+    old_T: torch.Tensor | None = None
+    ref_T: torch.Tensor | None = None
+    value_T: torch.Tensor | None = None
+    advantage_T: torch.Tensor | None = None
+    return_T: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A row and where its completion tokens lie: ``at_C`` on the T axis, ``seq_C`` the completion within the row."""
+
+    row: Row
+    at_C: torch.Tensor
+    seq_C: torch.Tensor
+
+    @property
+    def completions(self) -> int:
+        """Completions of the row; 0 in a filler row."""
+        return len(self.row.items)
+
+
+@dataclass(frozen=True, slots=True)
+class MiniBatch:
+    """The rank's rows of one optimizer update, filled up so that all ranks have equally many; the counts are over all ranks."""
+
+    slices: list[Slice]
+    tokens: int
+    completions: int
+
+
+def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int) -> None:
+    """Look at a batch before any rank starts on it, because one that stops leaves the others waiting.
+
+    Raises:
+        StaleRollout: a completion's weight version is not in [version − max_staleness, version].
+        UserError: a reward is NaN or infinite.
+        ValueError: a completion's tokens and log-probabilities differ in number.
+    """
+    for g, group in enumerate(groups):
+        for s, completion in enumerate(group.completions):
+            _check_version(completion.version, version, max_staleness)
+            length = len(completion.token_ids)
+            if len(completion.logprobs) != length:
+                raise ValueError(f"group {g}, sample {s}: {length} tokens but {len(completion.logprobs)} log-probabilities")
+            if not math.isfinite(completion.reward):
+                raise UserError(f"group {g}, sample {s} has reward {completion.reward}; a reward must return finite numbers")
+
+
+def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:
+    """Lay out a share. Raises what ``check_groups`` raises."""
+    check_groups(groups, version, max_staleness)
+    first: dict[tuple[int, int], int] = {}
+    lengths: list[int] = []
+    rollout: list[float] = []
+    fresh: list[bool] = []
+    rewards: list[float] = []
+    group_numbers: list[int] = []
+    for g, group in enumerate(groups):
+        for s, completion in enumerate(group.completions):
+            first[g, s] = len(rollout)
+            lengths.append(len(completion.token_ids))
+            rollout += completion.logprobs
+            fresh.append(completion.version == version)
+            rewards.append(completion.reward)
+            group_numbers.append(g)
+    seq_T = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+    return Batch(
+        groups,
+        first,
+        seq_T.to(device),
+        torch.tensor(rollout, dtype=torch.float32, device=device),
+        torch.tensor(fresh, dtype=torch.float32)[seq_T].to(device),
+        torch.tensor(rewards, dtype=torch.float32, device=device),
+        torch.tensor(group_numbers, dtype=torch.long, device=device),
+    )
+
+
+def _check_version(sampled: int, version: int, max_staleness: int) -> None:
+    if not 0 <= version - sampled <= max_staleness:
+        raise StaleRollout(
+            f"a rollout was sampled with weight version {sampled}, the learner is at version {version} and "
+            f"sync.max_staleness={max_staleness}; the weights were not synced, or sampling runs too far ahead"
+        )
+
+
+def make_minibatches(batch: Batch, schedule: Schedule, shared: bool, row_tokens: int, comm: Comm) -> list[list[MiniBatch]]:
+    """Rows of every mini-batch of every epoch; ranks agree on the number of rows and on the denominators."""
+    built: dict[tuple[int, ...], list[Slice]] = {}
+    plan: list[list[list[Slice]]] = []
+    counts: list[list[int]] = []
+    for epoch in schedule:
+        plan.append([])
+        for picked in epoch:
+            chosen = tuple(sorted(picked))
+            if chosen not in built:  # one mini-batch an epoch: the rows of all epochs are the same
+                built[chosen] = _slices(batch, chosen, shared, row_tokens, comm.device)
+            plan[-1].append(built[chosen])
+            members = [completion for g in chosen for completion in batch.groups[g].completions]
+            counts.append([sum(len(c.token_ids) for c in members), len(members), len(built[chosen])])
+    count_M3 = torch.tensor(counts, dtype=torch.long).reshape(-1, 3)
+    totals = comm.sum(count_M3[:, :2]).tolist()
+    rows = comm.max(count_M3[:, 2]).tolist()
+    filler = _filler(shared, comm.device)
+    numbered = iter(zip(totals, rows, strict=True))
+    result: list[list[MiniBatch]] = []
+    for epoch_slices in plan:
+        result.append([])
+        for slices in epoch_slices:
+            (tokens, completions), most = next(numbered)
+            result[-1].append(MiniBatch(slices + [filler] * (most - len(slices)), tokens, completions))
+    return result
+
+
+def _filler(shared: bool, device: torch.device) -> Slice:
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    return Slice(filler_row(shared, device), none, none)
+
+
+def _slices(batch: Batch, chosen: tuple[int, ...], shared: bool, row_tokens: int, device: torch.device) -> list[Slice]:
+    """Rows of some groups, longest first, so that ranks compute rows of like length at the same time."""
+    make = shared_rows if shared else padded_rows
+    slices = []
+    for row in sorted(make([batch.groups[g] for g in chosen], row_tokens, device), key=lambda row: -row.tokens):
+        items = [(chosen[g], s) for g, s in row.items]
+        lengths = [len(batch.groups[g].completions[s].token_ids) for g, s in items]
+        starts = [batch.first[item] for item in items]
+        at = [t for start, length in zip(starts, lengths, strict=True) for t in range(start, start + length)]
+        seq_C = torch.arange(len(items)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+        slices.append(Slice(row, torch.tensor(at, dtype=torch.long, device=device), seq_C.to(device)))
+    return slices

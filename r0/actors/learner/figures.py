@@ -1,0 +1,96 @@
+"""The figures of one learner update, added up over rows, steps and ranks."""
+
+from __future__ import annotations
+
+import torch
+
+from r0.actors.learner.comm import Comm
+from r0.algos.losses import LossInputs, LossSettings
+from r0.algos.sums import PolicySums, ValueSums
+from r0.config.sections import GRPOSection, PPOSection
+
+
+class Tally:
+    """Adds up; ``figures`` ends it.
+
+    Args:
+        device: where the sums live; nothing waits for it before a step ends.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.sums = PolicySums.zero(device)
+        self.value_sums = ValueSums.zero(device)
+        self.entropy = torch.zeros((), dtype=torch.float64, device=device)
+        self.gap = torch.zeros(2, dtype=torch.float64, device=device)  # sum and count over fresh tokens of the first epoch
+        self.largest = torch.zeros(2, dtype=torch.float64, device=device)  # ratio, gap
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.critic_norms: list[float] = []
+        self.counts = torch.zeros(3, dtype=torch.float64)
+
+    def policy(
+        self, sums: PolicySums, logp_C: torch.Tensor, entropy_C: torch.Tensor, inputs: LossInputs, fresh_C: torch.Tensor | None
+    ) -> None:
+        """A row of the policy. ``fresh_C`` [C] is 1 where rollout and learner had equal weights, None after the first epoch."""
+        self.sums = self.sums + sums
+        self.entropy += entropy_C.sum()
+        ratio = (logp_C - inputs.old_logp_T).exp().max() if inputs.old_logp_T is not None and len(logp_C) else logp_C.new_ones(())
+        self.largest[0] = torch.maximum(self.largest[0], ratio.double())
+        if fresh_C is not None and inputs.rollout_logp_T is not None and len(logp_C):
+            old_C = logp_C if inputs.old_logp_T is None else inputs.old_logp_T
+            gap_C = (old_C - inputs.rollout_logp_T).abs() * fresh_C
+            self.gap += torch.stack([gap_C.sum(), fresh_C.sum()])
+            self.largest[1] = torch.maximum(self.largest[1], gap_C.max().double())
+
+    def values(self, sums: ValueSums) -> None:
+        """A row of the critic."""
+        self.value_sums = self.value_sums + sums
+
+    def step(self, loss: float, grad_norm: float, critic_norm: float | None = None) -> None:
+        """An optimizer update: its loss over all ranks, and the gradient norms before clipping."""
+        self.losses.append(loss)
+        self.norms.append(grad_norm)
+        if critic_norm is not None:
+            self.critic_norms.append(critic_norm)
+
+    def count(self, tokens: int, rows: int, row_tokens: int) -> None:
+        """This rank's share of one pass over the batch."""
+        self.counts += torch.tensor([tokens, rows, row_tokens], dtype=torch.float64)
+
+    def figures(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
+        """All metrics of the update, over all ranks and steps; every rank must call it."""
+        sums = self.sums.reduced(comm.sum)
+        rest = comm.sum(torch.cat([self.gap.cpu(), self.entropy.cpu()[None], self.counts]))
+        ratio_max, gap_max = comm.max(self.largest).tolist()
+        gap, fresh, entropy, tokens, rows, row_tokens = rest.tolist()
+        means = sums.means()
+        found = {
+            "loss": _mean(self.losses),
+            "policy_loss": _mean(self.losses),
+            "policy_kl": means["policy_kl"],
+            "entropy": entropy / max(float(sums.tokens), 1.0),
+            "ratio_mean": means["ratio"],
+            "ratio_max": ratio_max,
+            "clip_share": means["clip_share"],
+            "tis_mean": means["tis_weight"],
+            "tis_capped_share": means["tis_capped_share"],
+            "gap": gap / max(fresh, 1.0),
+            "gap_max": gap_max,
+            "grad_norm": _mean(self.norms),
+            "tokens": tokens,
+            "rows": rows,
+            "row_tokens": row_tokens,
+        }
+        if reference:
+            found["kl"] = means["kl"]
+            found["policy_loss"] -= settings.kl_coef * means["kl"]
+        if isinstance(section, PPOSection):
+            values = self.value_sums.reduced(comm.sum).means()
+            found |= values | {"critic_grad_norm": _mean(self.critic_norms)}
+            found["policy_loss"] -= section.vf_coef * values["value_loss"]
+        return found
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

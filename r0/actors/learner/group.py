@@ -1,0 +1,67 @@
+"""The learner ranks as the driver sees them: one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from r0.actors.learner.batch import check_groups
+from r0.actors.learner.shares import deal
+from r0.actors.pool import Pool
+from r0.config import RLConfig
+from r0.records import TrainGroup
+
+
+class LearnerGroup:
+    """All ranks, called together.
+
+    Args:
+        pool: of ``Learner`` objects or actors, one a rank, in the order of their ranks.
+        config: the run's configuration.
+    """
+
+    def __init__(self, pool: Pool, config: RLConfig):
+        self.pool = pool
+        self.config = config
+
+    def update(self, groups: Sequence[TrainGroup], version: int, step: int) -> dict[str, float]:
+        """Deal a batch to the ranks by tokens, update, and return the figures (they are the same on every rank).
+
+        Args:
+            groups: the whole batch.
+            version: of the learner's weights.
+            step: of the run; with the seed it decides the order of the mini-batches.
+
+        Raises:
+            StaleRollout: a rollout's version is not allowed.
+            UserError: a reward is not finite.
+            RoleTimeout: the ranks did not finish within ``ray.update_deadline_s``.
+        """
+        section = self.config.section
+        check_groups(groups, version, self.config.sync.max_staleness)
+        shares = deal(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
+        arguments = [(share.groups, version, share.schedule) for share in shares]
+        return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
+
+    def connect(self, backend: str, workers: list) -> None:
+        """Prepare the weight sync on every rank."""
+        self.pool.all("connect", backend, workers, deadline_s=self.config.sync.deadline_s)
+
+    def sync(self, version: int) -> float:
+        """Send the weights as ``version``; seconds of the slowest rank."""
+        return max(self.pool.all("sync", version, deadline_s=self.config.sync.deadline_s))
+
+    def save(self, folder: str) -> None:
+        """Every rank writes its part of a checkpoint."""
+        self.pool.all("save", folder, deadline_s=self.config.ray.update_deadline_s)
+
+    def load(self, folder: str) -> None:
+        """Every rank continues from a checkpoint."""
+        self.pool.all("load", folder, deadline_s=self.config.ray.update_deadline_s)
+
+    def save_model(self, folder: str) -> None:
+        """Write the policy in Hugging Face form."""
+        self.pool.all("save_model", folder, deadline_s=self.config.ray.update_deadline_s)
+
+    def close(self) -> None:
+        """End all ranks."""
+        self.pool.close()

@@ -1,0 +1,176 @@
+"""The networks of a learner rank: policy, critic and reference model, loaded, probed and put on DeepSpeed engines."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from r0.actors.learner import attention
+from r0.actors.learner.attention import AttentionRefused
+from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row
+from r0.actors.learner.rows import Row, padded_rows, shared_rows
+from r0.actors.learner.zero import make_engine
+from r0.config import RLConfig
+from r0.errors import UserError
+from r0.records import TrainCompletion, TrainGroup
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest difference between log-probabilities of shared-prefix and padded rows in the probe, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """What a rank trains and compares with. Engines are DeepSpeed's; ``reference`` is a plain frozen copy on every rank, or None
+    where the coefficient is 0 or where the policy without its adapters will do."""
+
+    policy: Any
+    critic: Any | None
+    frozen: nn.Module | None
+    lora: bool
+    shared_prefix: bool
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Any]:
+        """The reference model, to be called like the policy, without gradient."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
+        if not self.lora:
+            raise RuntimeError("no reference model was loaded, because kl_coef is 0")
+        with adapters_off(self.policy.module):
+            yield self.policy
+
+
+def learner_dtype(config: RLConfig, device: torch.device) -> torch.dtype:
+    """``learner.dtype``; auto is bf16 on a GPU and fp32 without."""
+    chosen = config.learner.dtype
+    if chosen == "auto":
+        chosen = "bf16" if device.type == "cuda" else "fp32"
+    return torch.bfloat16 if chosen == "bf16" else torch.float32
+
+
+def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Networks:
+    """Load all networks from ``model_path`` and put the trained ones on engines.
+
+    Raises:
+        UserError: the model cannot be read or is of a kind that r0 does not train.
+    """
+    dtype = learner_dtype(config, device)
+    model = load_causal(model_path, dtype).to(device)
+    reason = probe(model, config.temperature) if config.learner.shared_prefix else "learner.shared_prefix=false"
+    if reason and config.learner.shared_prefix:
+        log.warning("%s cannot share prefixes in learner rows (%s); rows are padded instead", type(model).__name__, reason)
+    shared = not reason
+    implementation = attention.NAME if shared else "sdpa"
+    frozen = None
+    if config.kl_coef > 0 and not config.learner.lora.r:
+        frozen = _policy(load_causal(model_path, dtype).to(device), implementation, config).requires_grad_(False).eval()
+    critic = None
+    if config.algo == "ppo":
+        base = load_causal(model_path, dtype).to(device)
+        critic = _engine(config, CriticModel(_prepare(base, implementation, config)).to(device), dtype)
+    if config.learner.lora.r:
+        model = add_adapters(model, config)
+    policy = _engine(config, _policy(model, implementation, config), dtype)
+    return Networks(policy, critic, frozen, config.learner.lora.r > 0, shared)
+
+
+def load_causal(model_path: str, dtype: torch.dtype) -> Any:
+    """A decoder language model on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise UserError(f"model={model_path} cannot be loaded as a causal language model: {error}") from error
+
+
+def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
+    model.set_attn_implementation(implementation)
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
+    return PolicyModel(_prepare(model, implementation, config), config.temperature, config.learner.logprob_chunk)
+
+
+def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
+    learner = config.learner
+    return make_engine(module, learner.zero_stage, dtype == torch.bfloat16, learner.max_grad_norm, learner.weight_decay)
+
+
+def add_adapters(model: Any, config: RLConfig) -> Any:
+    """Put LoRA layers into ``model`` (in place) and freeze the rest; returns the same model.
+
+    Raises:
+        UserError: ``learner.lora.target_modules`` names nothing in this model.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora = config.learner.lora
+    targets = list(lora.target_modules) if lora.target_modules else "all-linear"
+    settings = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+    )
+    try:
+        inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise UserError(f"learner.lora.target_modules: {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        parameter.data = parameter.data.to(model.dtype)
+    return model
+
+
+def probe(model: Any, temperature: float) -> str:
+    """Why ``model`` cannot share prefixes; empty where it can.
+
+    Compares a small shared-prefix row with padded rows, and those with the model's own logits.
+
+    Raises:
+        UserError: the model's logits are not its output head's (soft-capped or scaled), which r0 does not train.
+    """
+    tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
+    group = _probe_group(tokens[:5], [tokens[5:8], tokens[8:12]])
+    module = PolicyModel(model, temperature, chunk=4).eval()
+    tolerance = TOLERANCE[model.dtype]
+    with torch.no_grad():
+        model.set_attn_implementation("sdpa")
+        padded = _by_item(module, padded_rows([group], 1, model.device), group)
+        own_logits = model(torch.tensor([tokens[:8]], device=model.device), use_cache=False).logits[0, 4:7].float() / temperature
+        own = own_logits.log_softmax(-1).gather(1, torch.tensor(tokens[5:8], device=model.device)[:, None])[:, 0]
+        if not float((own - padded[0]).abs().max()) <= tolerance:
+            raise UserError(f"{type(model).__name__} changes its logits after the output head, which r0's learner does not do")
+        try:
+            model.set_attn_implementation(attention.NAME)
+            shared = _by_item(module, shared_rows([group], 64, model.device), group)
+        except (AttentionRefused, ValueError, TypeError) as error:
+            return str(error)
+        finally:
+            model.set_attn_implementation("sdpa")
+    worst = max(float((a - b).abs().max()) for a, b in zip(padded, shared, strict=True))
+    return "" if worst <= tolerance else f"log-probabilities differ by {worst:.2g} nats from those of padded rows"
+
+
+def _probe_group(prompt: list[int], completions: list[list[int]]) -> TrainGroup:
+    return TrainGroup(tuple(prompt), tuple(TrainCompletion(tuple(c), (0.0,) * len(c), 0.0, 0) for c in completions))
+
+
+def _by_item(module: PolicyModel, rows: list[Row], group: TrainGroup) -> list[torch.Tensor]:
+    """Log-probabilities of each completion of ``group``, in its order."""
+    found: dict[int, torch.Tensor] = {}
+    for row in rows:
+        parts = run_row(module, row)[0].split([len(group.completions[sample].token_ids) for _, sample in row.items])
+        found |= {sample: part for (_, sample), part in zip(row.items, parts, strict=True)}
+    return [found[sample] for sample in range(len(group.completions))]

@@ -1,0 +1,63 @@
+"""Who updates on what: a batch dealt to ranks and mini-batches, the same way every time for the same seed and step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from r0.actors.learner.batch import Schedule
+from r0.records import TrainGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A rank's groups and their mini-batches."""
+
+    groups: list[TrainGroup]
+    schedule: Schedule
+
+
+def cost(group: TrainGroup) -> int:
+    """Tokens the learner computes for a group."""
+    return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions)
+
+
+def deal(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
+    """Shares of all ranks.
+
+    In every epoch the batch is shuffled and cut into ``mini_batches`` mini-batches of like size, whatever the number of ranks. In
+    the first epoch each mini-batch is dealt to the ranks by tokens, longest group first to the rank with least so far; a group
+    stays with its rank for all epochs, because its first passes (old log-probabilities, values) were made there.
+    """
+    rank_of: dict[int, int] = {}
+    plan: list[list[list[int]]] = []
+    for epoch in range(epochs):
+        order = list(range(len(groups)))
+        random.Random(f"{seed}/{step}/{epoch}").shuffle(order)
+        plan.append([sorted(order[i::mini_batches]) for i in range(mini_batches)])
+        if epoch == 0:
+            for mini in plan[0]:
+                rank_of |= _by_tokens(groups, mini, ranks)
+    mine = [[i for i in range(len(groups)) if rank_of[i] == rank] for rank in range(ranks)]
+    shares = []
+    for rank, members in enumerate(mine):
+        place = {group: i for i, group in enumerate(members)}
+        schedule = [[[place[i] for i in mini if rank_of[i] == rank] for mini in minis] for minis in plan]
+        shares.append(Share([groups[i] for i in members], schedule))
+    return shares
+
+
+def _by_tokens(groups: Sequence[TrainGroup], members: Sequence[int], ranks: int) -> dict[int, int]:
+    loads = [0] * ranks
+    rank_of = {}
+    for i in sorted(members, key=lambda i: (-cost(groups[i]), i)):
+        rank = loads.index(min(loads))
+        rank_of[i] = rank
+        loads[rank] += cost(groups[i])
+    return rank_of
+
+
+def even_schedule(count: int, epochs: int, mini_batches: int) -> Schedule:
+    """``count`` groups in order, dealt evenly to the mini-batches of every epoch."""
+    return [[list(range(i, count, mini_batches)) for i in range(mini_batches)] for _ in range(epochs)]

@@ -1,0 +1,196 @@
+"""One learner update: first passes, advantages, then PPO or GRPO steps over mini-batches of rows.
+
+Dimensions: N completions of the rank's share, T their tokens, C tokens of one row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from r0.actors.learner.batch import Batch, MiniBatch, Schedule, Slice, make_batch, make_minibatches
+from r0.actors.learner.comm import Comm
+from r0.actors.learner.figures import Tally
+from r0.actors.learner.networks import Networks
+from r0.actors.learner.policy import run_row
+from r0.algos.advantages import ADVANTAGES
+from r0.algos.gae import gae, token_rewards
+from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
+from r0.algos.losses import POLICY_LOSSES, Aggregation, LossInputs, LossSettings
+from r0.algos.value import ValueInputs, value_loss
+from r0.config import RLConfig
+from r0.config.sections import GRPOSection, PPOSection
+from r0.records import TrainGroup
+
+
+class BadLoss(RuntimeError):
+    """The loss is NaN or infinite; no weight was changed."""
+
+
+def loss_settings(config: RLConfig) -> LossSettings:
+    """The loss's constants, from the section that ``algo`` chose."""
+    section = config.section
+    if isinstance(section, PPOSection):  # the KL is in the reward
+        return LossSettings(clip_low=section.cliprange, clip_high=section.cliprange)
+    return LossSettings(
+        clip_low=section.clip_low,
+        clip_high=section.clip_high,
+        aggregation=Aggregation(section.denominator),
+        kl_coef=config.kl_coef if section.kl_in == "loss" else 0.0,
+        kl_estimator=section.kl_estimator,
+        tis_cap=section.tis_cap,
+    )
+
+
+class Updater:
+    """PPO and GRPO on a rank's networks.
+
+    Args:
+        config: the run's configuration.
+        networks: engines and reference of this rank.
+        comm: the ranks.
+    """
+
+    def __init__(self, config: RLConfig, networks: Networks, comm: Comm):
+        self.config = config
+        self.section = config.section
+        self.networks = networks
+        self.comm = comm
+        self.settings = loss_settings(config)
+        name = self.section.loss if isinstance(self.section, GRPOSection) else "ppo_clip"
+        self.policy_loss = POLICY_LOSSES[name]
+
+    def __call__(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule) -> dict[str, float]:
+        """Update on this rank's groups; all ranks together. Returns figures over all ranks (the same on each).
+
+        Raises:
+            StaleRollout: see ``make_batch``.
+            BadLoss: a loss is not finite.
+        """
+        config = self.config
+        batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
+        plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
+        tally = Tally(self.comm.device)
+        self._first_passes(batch, plan)
+        self._advantages(batch)
+        for epoch, minis in enumerate(plan):
+            for mini in minis:
+                self._step(batch, mini, tally, first=epoch == 0)
+        rows = [part for mini in plan[0] for part in mini.slices if part.completions]
+        tally.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
+        return tally.figures(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
+
+    # What does not need a gradient ------------------------------------------------------------------------------------------
+
+    def _first_passes(self, batch: Batch, plan: list[list[MiniBatch]]) -> None:
+        """Old and reference log-probabilities and old values, where something needs them."""
+        slices = [part for mini in plan[0] for part in mini.slices]
+        updates = sum(len(minis) for minis in plan)
+        kl_in_reward = self.config.kl_coef > 0 and self.settings.kl_coef == 0
+        if updates > 1 or kl_in_reward:
+            batch.old_T = self._pass(self.networks.policy, slices, batch)
+        if self.config.kl_coef > 0:
+            with self.networks.reference() as reference:
+                batch.ref_T = self._pass(reference, slices, batch)
+        if self.networks.critic is not None:
+            batch.value_T = self._pass(self.networks.critic, slices, batch)
+
+    def _pass(self, module: Any, slices: list[Slice], batch: Batch) -> torch.Tensor:
+        """A network's first output at every token [T], without gradient."""
+        out_T = torch.zeros_like(batch.rollout_T)
+        module.eval()
+        with torch.no_grad():
+            for part in slices:
+                out = run_row(module, part.row)
+                if part.completions:
+                    out_T[part.at_C] = out[0] if isinstance(out, tuple) else out
+        return out_T
+
+    def _advantages(self, batch: Batch) -> None:
+        """Fill ``advantage_T`` (and ``return_T`` for the critic) from rewards, KL and values."""
+        section, reduce = self.section, self.comm.sum
+        if isinstance(section, PPOSection):
+            if batch.value_T is None:
+                raise RuntimeError("PPO without a critic")
+            kl_T = k1(batch.old_T, batch.ref_T) if batch.old_T is not None and batch.ref_T is not None else None
+            reward_T = token_rewards(batch.reward_N, kl_T, batch.seq_T, self.config.kl_coef)
+            found = gae(
+                reward_T,
+                batch.value_T,
+                batch.seq_T,
+                section.gamma,
+                section.lam,
+                whiten_rewards=section.whiten_rewards,
+                reduce=reduce,
+            )
+            batch.advantage_T, batch.return_T = found.advantage_T, found.return_T
+            return
+        reward_N = batch.reward_N
+        if batch.ref_T is not None and section.kl_in == "reward" and batch.old_T is not None:
+            kl_T = KL_ESTIMATORS[section.kl_estimator](batch.old_T, batch.ref_T)
+            reward_N = kl_penalised(reward_N, kl_T, batch.seq_T, self.config.kl_coef)
+        batch.advantage_T = ADVANTAGES[section.advantage](reward_N, batch.group_N, reduce)[batch.seq_T]
+
+    # What does --------------------------------------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch, mini: MiniBatch, tally: Tally, first: bool) -> None:
+        """One optimizer update of the policy, and of the critic."""
+        policy, critic = self.networks.policy, self.networks.critic
+        policy.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.comm.device)
+        for part in mini.slices:
+            loss = self._policy_row(batch, mini, part, tally, first)
+            total += loss.detach()
+            policy.backward(loss * self.comm.world)
+        if critic is not None:
+            critic.train()
+            for part in mini.slices:
+                loss = self._value_row(batch, mini, part, tally)
+                total += loss.detach()
+                critic.backward(loss * self.comm.world)
+        loss_sum = float(self.comm.sum(total))
+        if not math.isfinite(loss_sum):
+            raise BadLoss(f"the loss is {loss_sum}; no weight was changed by it; a lower learning_rate may help")
+        policy.step()
+        if critic is not None:
+            critic.step()
+        norms = [float(engine.get_global_grad_norm()) for engine in (policy, critic) if engine is not None]
+        if not all(map(math.isfinite, norms)):
+            raise BadLoss(f"the gradient norm is {max(norms)}; go back to the last checkpoint with a lower learning_rate")
+        tally.step(loss_sum, *norms)
+
+    def _policy_row(self, batch: Batch, mini: MiniBatch, part: Slice, tally: Tally, first: bool) -> torch.Tensor:
+        logp_C, entropy_C = run_row(self.networks.policy, part.row)
+        if not part.completions:
+            return logp_C.sum() * 0.0
+        at = part.at_C
+        if batch.advantage_T is None:
+            raise RuntimeError("the update has no advantages yet")
+        inputs = LossInputs(
+            logp_T=logp_C,
+            advantage_T=batch.advantage_T[at],
+            seq_T=part.seq_C,
+            completions=part.completions,
+            denominator=mini.tokens if self.settings.aggregation is Aggregation.TOKENS else mini.completions,
+            old_logp_T=None if batch.old_T is None else batch.old_T[at],
+            rollout_logp_T=batch.rollout_T[at],
+            ref_logp_T=None if batch.ref_T is None else batch.ref_T[at],
+        )
+        outputs = self.policy_loss(inputs, self.settings)
+        tally.policy(outputs.sums, logp_C.detach(), entropy_C, inputs, batch.fresh_T[at] if first else None)
+        return outputs.loss
+
+    def _value_row(self, batch: Batch, mini: MiniBatch, part: Slice, tally: Tally) -> torch.Tensor:
+        value_C = run_row(self.networks.critic, part.row)
+        if not part.completions:
+            return value_C.sum() * 0.0
+        if batch.value_T is None or batch.return_T is None or not isinstance(self.section, PPOSection):
+            raise RuntimeError("the update has no values yet")
+        at = part.at_C
+        inputs = ValueInputs(value_C, batch.value_T[at], batch.return_T[at], part.seq_C, part.completions, mini.tokens)
+        loss, sums = value_loss(inputs, self.section.cliprange_value)
+        tally.values(sums)
+        return loss * self.section.vf_coef

@@ -1,0 +1,232 @@
+"""The learner: a plain class for one rank, which runs outside Ray as well (``learner_group.py`` is the driver's side)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from r0.actors.learner.batch import Schedule
+from r0.actors.learner.comm import Comm
+from r0.actors.learner.networks import learner_dtype, load_networks
+from r0.actors.learner.shares import even_schedule
+from r0.actors.learner.update import Updater
+from r0.actors.learner.zero import (
+    State,
+    engine_state,
+    leave_distributed,
+    load_engine_state,
+    replicated,
+    set_learning_rate,
+    start_distributed,
+)
+from r0.actors.sync.weights import LearnerWeights, save_hf
+from r0.config import RLConfig
+from r0.errors import UserError
+from r0.process.allocator import keep_freed_blocks
+from r0.records import TrainGroup
+
+
+class Learner:
+    """One DeepSpeed rank: policy, critic and reference model.
+
+    Args:
+        config: the run's configuration.
+        model_path: folder (or Hub name) of the model to start from; also the reference model.
+        total_updates: calls of ``update`` in the whole run, for the learning-rate schedule.
+        rank: of this process, 0 … world − 1.
+        world: number of ranks.
+        master: ``host:port`` on rank 0's node, free there.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
+
+    Raises:
+        UserError: the model cannot be loaded, or this process is in another process group.
+    """
+
+    def __init__(
+        self,
+        config: RLConfig,
+        model_path: str,
+        total_updates: int,
+        rank: int = 0,
+        world: int = 1,
+        master: str = "127.0.0.1:29500",
+        device: str | None = None,
+    ):
+        self.config = config
+        self.model_path = model_path
+        self.total_updates = total_updates
+        self.rank, self.world = rank, world
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cpu":
+            keep_freed_blocks()
+            torch.set_num_threads(max(1, int(config.learner.cpus)))
+        self._made_group = start_distributed(rank, world, master, self.device, config.ray.update_deadline_s)
+        seed_everything(config.seed)
+        self.networks = load_networks(config, model_path, self.device)
+        self.updater = Updater(config, self.networks, Comm(world, self.device))
+        self.updates = 0
+        seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
+        self._sender: Any = None
+
+    # Training ---------------------------------------------------------------------------------------------------------------
+
+    def update(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule | None = None) -> dict[str, float]:
+        """One update on this rank's share of a batch; all ranks call it together.
+
+        Args:
+            groups: this rank's groups (there may be none).
+            version: of the learner's weights; rollouts may lag behind by ``sync.max_staleness``.
+            schedule: groups of each mini-batch of each epoch (see ``batch.Schedule``); None: dealt evenly in order.
+
+        Returns:
+            Figures over all ranks: loss, gap, kl, grad_norm, lr, tokens, …
+
+        Raises:
+            StaleRollout: a rollout's version is not allowed.
+            BadLoss: a loss is NaN or infinite (before any weight changes).
+        """
+        rate = self.learning_rate(self.config.learning_rate)
+        set_learning_rate(self.networks.policy, rate)
+        if self.networks.critic is not None:
+            set_learning_rate(
+                self.networks.critic, self.learning_rate(self.config.learner.critic_learning_rate or self.config.learning_rate)
+            )
+        section = self.config.section
+        if schedule is None:
+            schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
+        figures = self.updater(groups, version, schedule)
+        self.updates += 1
+        return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
+
+    def learning_rate(self, peak: float) -> float:
+        """Of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or cosine to 0."""
+        learner = self.config.learner
+        warm = math.ceil(learner.warmup_ratio * self.total_updates)
+        if self.updates < warm:
+            return peak * (self.updates + 1) / warm
+        if learner.lr_schedule == "constant":
+            return peak
+        done = (self.updates - warm) / max(1, self.total_updates - warm)
+        return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+    # Weight sync ------------------------------------------------------------------------------------------------------------
+
+    def weights(self, dtype: torch.dtype | None = None) -> LearnerWeights:
+        """The policy's weights under Hugging Face names; iterating is a collective."""
+        bucket = int(self.config.sync.bucket_mb * 1e6)
+        return LearnerWeights(self.networks.policy.module.model, dtype, bucket, self.rank)
+
+    def connect(self, backend: str, workers: list) -> None:
+        """Prepare the weight sync to the rollout workers (actor handles, or plain objects)."""
+        from r0.actors.sync.sync import make_sender
+
+        sync = self.config.sync
+        bucket = int(sync.bucket_mb * 1e6)
+        rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
+        dtype = rollout or (torch.bfloat16 if self.config.rollout.dtype == "bf16" else torch.float32)
+        processes = self.config.rollout.tensor_parallel_size
+        self._sender = make_sender(
+            backend, self.weights(dtype), workers, self.rank, self.world, sync.deadline_s, bucket, processes
+        )
+
+    def sync(self, version: int) -> float:
+        """Send the weights to all rollout workers as ``version``; seconds. All ranks call it together."""
+        if self._sender is None:
+            raise RuntimeError("sync before connect")
+        return self._sender.send(version)
+
+    # What survives ----------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str) -> None:
+        """Write this rank's part of a checkpoint into ``folder``: weights, optimizers, counters, random states."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        state: State = {"updates": self.updates, "random": random_states(self.device)}
+        if self.rank == 0 or not replicated(self.networks.policy):  # else every rank has the same
+            state["policy"] = engine_state(self.networks.policy)
+            if self.networks.critic is not None:
+                state["critic"] = engine_state(self.networks.critic)
+        torch.save(state, path / f"rank{self.rank}.pt")
+        if self.rank == 0:
+            (path / "learner.json").write_text(json.dumps(self._identity(), indent=1) + "\n")
+
+    def load(self, folder: str) -> None:
+        """Continue bit for bit where ``save`` stopped. All ranks call it together.
+
+        Raises:
+            UserError: the checkpoint is incomplete, or of another number of ranks, ZeRO stage, dtype or algorithm.
+        """
+        path = Path(folder)
+        try:
+            saved = json.loads((path / "learner.json").read_text())
+            state = torch.load(path / f"rank{self.rank}.pt", map_location="cpu", weights_only=True)
+            full = state if "policy" in state else torch.load(path / "rank0.pt", map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} is no complete learner checkpoint: {error.filename} is missing; use fresh=true") from None
+        for name, value in self._identity().items():
+            if saved.get(name) != value:
+                raise UserError(f"{folder} was written with {name}={saved.get(name)}, this run has {value}; resume with the same")
+        load_engine_state(self.networks.policy, full["policy"])
+        if self.networks.critic is not None:
+            load_engine_state(self.networks.critic, full["critic"])
+        self.updates = state["updates"]
+        set_random_states(state["random"])
+
+    def _identity(self) -> dict[str, Any]:
+        learner = self.config.learner
+        dtype = str(learner_dtype(self.config, self.device)).removeprefix("torch.")
+        return {
+            "algo": self.config.algo,
+            "learner.ranks": self.world,
+            "learner.zero_stage": learner.zero_stage,
+            "learner.dtype": dtype,
+            "learner.lora.r": learner.lora.r,
+        }
+
+    def save_model(self, folder: str) -> None:
+        """Write the policy as a Hugging Face folder (LoRA merged, the adapter in ``adapter/``). All ranks call it together."""
+        save_hf(self.weights(), self.model_path, Path(folder))
+        if self.world > 1:
+            torch.distributed.barrier()
+
+    def node(self) -> str:
+        """Name of the machine this rank runs on."""
+        return os.uname().nodename
+
+    def close(self) -> None:
+        """Leave the process groups."""
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        if self._made_group:
+            leave_distributed()
+
+
+def seed_everything(seed: int) -> None:
+    """Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_states(device: torch.device) -> State:
+    """Of torch's generators, as tensors (nothing else draws in a learner)."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: State) -> None:
+    """The reverse of ``random_states``."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])

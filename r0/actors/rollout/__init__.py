@@ -1,0 +1,1 @@
+"""The rollout role: sampling engines."""

@@ -1,0 +1,212 @@
+"""Weight sync, the learner's side: every learner rank makes a sender, rank 0 talks to the rollout workers.
+
+A sync is three calls a worker (start, update, finish) whatever the number of parameters; the weights stream inside the second.
+Each backend goes through vLLM's four weight transfer calls, which the Hugging Face engine answers too:
+
+- ``local``: the engine is in the same process and reads the learner's weights.
+- ``gloo``: buckets over a process group of their own (r0.actors.sync.transfer), through shared memory where all are on one
+  node; for CPUs and for engines without vLLM.
+- ``nccl``, ``ipc``: vLLM's own trainer engines (r0.actors.sync.vllm_sync), between GPUs and on a shared GPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol
+
+from r0.actors.pool import call_each, is_actor
+from r0.actors.sync.channels import Ring
+from r0.actors.sync.transfer import Meeting, Weights, cut, host_store, join, largest_slot
+from r0.actors.sync.transfer import Sender as BucketSender
+from r0.errors import UserError
+
+
+class Sender(Protocol):
+    """One learner rank's side of every sync."""
+
+    def send(self, version: int) -> float:
+        """Hand all weights to every rollout worker as ``version``; collective over the learner's ranks. Returns the seconds.
+
+        Raises:
+            TransferError: weights did not arrive within the deadline.
+            RoleTimeout, RoleDied: a worker is late or gone.
+        """
+
+    def close(self) -> None:
+        """Leave the transfer group."""
+
+
+def make_sender(
+    backend: str,
+    source: Weights,
+    workers: Sequence[Any],
+    rank: int,
+    world: int,
+    deadline_s: float,
+    bucket_bytes: int = 64 * 2**20,
+    tensor_parallel_size: int = 1,
+) -> Sender:
+    """Connect the learner with the rollout workers; called once on every learner rank.
+
+    Args:
+        backend: local, gloo, nccl or ipc.
+        source: the learner's weights; a pass over them is collective.
+        workers: rollout workers, plain objects or Ray actor handles; only rank 0 uses them.
+        rank, world: of this learner.
+        deadline_s: seconds that connecting and each sync may take.
+        bucket_bytes: bytes sent at one time.
+        tensor_parallel_size: processes of each engine.
+
+    Raises:
+        UserError: unknown backend; ``local`` with workers elsewhere or several learner ranks.
+        TransferError, RoleTimeout, RoleDied: not all workers came.
+    """
+    if backend == "local":
+        if world > 1 or len(workers) != 1 or is_actor(workers[0]):
+            raise UserError("sync.backend: local is for ray.inline=true, one learner and one engine in one process; use gloo")
+        return LocalSender(source, workers[0])
+    if backend in ("nccl", "ipc"):
+        from r0.actors.sync.vllm_sync import VllmSender
+
+        return VllmSender(backend, source, workers, rank, world, deadline_s, bucket_bytes, tensor_parallel_size)
+    if backend != "gloo":
+        raise UserError(f"sync.backend: {backend} is none of local, gloo, nccl, ipc")
+    if rank != 0:
+        return Follower(source)
+    return GlooSender(source, workers, deadline_s, bucket_bytes, tensor_parallel_size)
+
+
+class Follower:
+    """A rank that only takes part in gathering the weights."""
+
+    def __init__(self, source: Weights):
+        self._source = source
+
+    def send(self, version: int) -> float:
+        """Iterate the source beside rank 0."""
+        began = time.monotonic()
+        for _ in self._source:
+            pass
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class LocalSender:
+    """The engine in this process reads the weights."""
+
+    def __init__(self, source: Weights, worker: Any):
+        self._source, self._worker = source, worker
+        worker.init_weight_transfer_engine({})
+
+    def send(self, version: int) -> float:
+        """See Sender."""
+        began = time.monotonic()
+        self._worker.start_weight_update()
+        self._worker.update_weights({"weights": self._source})
+        self._worker.finish_weight_update(version)
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class GlooSender:
+    """Rank 0 of the learner is rank 0 of the transfer group; process p of engine i is rank 1 + i · processes + p."""
+
+    def __init__(self, source: Weights, workers: Sequence[Any], deadline_s: float, bucket_bytes: int, processes: int = 1):
+        self._source, self._workers, self._deadline_s = source, list(workers), deadline_s
+        mine = _meeting(source, node_address(workers), 1 + len(workers) * processes, deadline_s, bucket_bytes)
+        ring = Ring.create(largest_slot(cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), bucket_bytes))
+        self._store = host_store(mine.address, deadline_s)  # it must outlive the group
+        mine = replace(mine, port=self._store.port, ring=ring.path if ring else "")
+        theirs = [(replace(mine, rank=1 + index * processes).info(),) for index in range(len(workers))]
+        try:
+            with Beside(workers, "init_weight_transfer_engine", theirs, deadline_s) as joining:
+                self._sender = BucketSender(join(mine, 0, self._store), mine, ring)
+                joining.result()
+        except BaseException:
+            if ring is not None:
+                ring.unlink()
+            raise
+
+    def send(self, version: int) -> float:
+        """See Sender."""
+        began = time.monotonic()
+        weights = iter(self._source)
+        try:
+            self._call("start_weight_update")
+            with Beside(self._workers, "update_weights", [({},)] * len(self._workers), self._deadline_s) as receiving:
+                self._sender.send(weights)
+                receiving.result()
+            self._call("finish_weight_update", version)
+        except BaseException:
+            self._sender.close()  # ends the receivers' wait
+            for _ in weights:  # the other ranks gather to the end: leave none of them waiting
+                pass
+            raise
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Leave the group; the workers' next receive fails at once."""
+        self._sender.close()
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        call_each(self._workers, method, [arguments] * len(self._workers), self._deadline_s, "rollout")
+
+
+def _meeting(source: Weights, address: str, world: int, deadline_s: float, bucket_bytes: int) -> Meeting:
+    """What is agreed on, but for the port, the ring and each receiver's rank."""
+    meta = source.metadata()
+    return Meeting(
+        address=address,
+        port=0,
+        rank=0,
+        world=world,
+        deadline_s=deadline_s,
+        bucket_bytes=bucket_bytes,
+        ring="",
+        names=[each.name for each in meta],
+        dtypes=[str(each.dtype).removeprefix("torch.") for each in meta],
+        shapes=[list(each.shape) for each in meta],
+    )
+
+
+class Beside:
+    """Runs a call to all workers beside the block's own work, because both sides meet inside it.
+
+    When the block fails, the workers' own error is raised in its place if they have one: it is the cause.
+    """
+
+    def __init__(self, workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, grace_s: float = 2.0):
+        self._call = (workers, method, arguments, deadline_s, "rollout")
+        self._grace_s = grace_s
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="r0-sync")
+
+    def __enter__(self) -> Future:
+        self._future = self._threads.submit(call_each, *self._call)
+        return self._future
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._threads.shutdown(wait=False)
+        if error is None or self._future.cancelled():
+            return
+        try:
+            cause = self._future.exception(timeout=self._grace_s)
+        except TimeoutError:
+            return  # the block's own error stands
+        if cause is not None and cause is not error:
+            raise cause from error
+
+
+def node_address(workers: Sequence[Any]) -> str:
+    """This process's address as the workers reach it: the loopback where they are plain objects, else the node's."""
+    if not workers or not is_actor(workers[0]):
+        return "127.0.0.1"
+    import ray
+
+    return ray.util.get_node_ip_address()

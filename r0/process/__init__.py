@@ -1,0 +1,1 @@
+"""Environment, allocator and signals of a process."""

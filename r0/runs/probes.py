@@ -1,0 +1,71 @@
+"""What a model can do on the built-in task, skill by skill: a mean reward or loss hides a missing one.
+
+Other data has no ``kind``, and no probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from r0.data.builtin.lists import checks_right, claimed_grades
+from r0.data.builtin.pairs import KIND_SHARES, claimed_kind, lookup_correct
+from r0.ranking import Groups, ideal_groups
+from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Scored
+from r0.text.completion import THINK
+
+
+def probes(scored: Sequence[Scored]) -> dict[str, float]:
+    """Shares in [0, 1] over completions of built-in tasks; empty for others.
+
+    probe/format            well formed, nothing wrong with it
+    probe/lookup            the thought quotes the right sentence for every concept, or calls it absent; of a list: the share of
+                            the documents that the thought checks rightly
+    probe/verdict           the answer follows from what the thought concludes, among those that conclude and answer
+    probe/accuracy_<kind>   right answers among those that answer, by how the document was made (pairs only)
+    """
+    ours = [one for one in scored if one.rollout.task.kind]
+    if not ours:
+        return {}
+    named = {"format": [one.verdict.well_formed for one in ours]}
+    named |= _of_lists(ours) if isinstance(ours[0].rollout.task, ListwiseTask) else _of_pairs(ours)
+    return {f"probe/{name}": sum(hits) / len(hits) for name, hits in named.items() if hits}
+
+
+def _of_pairs(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
+    lookups, follows = [], []
+    right: dict[str, list[bool]] = {kind: [] for kind, _ in KIND_SHARES}
+    for one in scored:
+        task, answer, thought = one.rollout.task, one.verdict.answer, _thought(one)
+        if not isinstance(task, PointwiseTask):
+            continue
+        lookups.append(lookup_correct(task, thought))
+        claimed = claimed_kind(thought)
+        if answer is not None:
+            right[task.kind].append((answer == Answer.YES) == bool(task.label))
+            if claimed is not None:
+                follows.append((answer == Answer.YES) == (claimed == "connected"))
+    return {"lookup": lookups, "verdict": follows} | {f"accuracy_{kind}": hits for kind, hits in right.items()}
+
+
+def _of_lists(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
+    lookups, follows = [], []
+    for one in scored:
+        task, ranking, thought = one.rollout.task, one.verdict.ranking, _thought(one)
+        if not isinstance(task, ListwiseTask):
+            continue
+        lookups += checks_right(task, thought)
+        claimed = claimed_grades(thought, task.size)
+        if ranking is not None and claimed is not None:
+            follows.append(_follows(task.form, ranking, ideal_groups(claimed)))
+    return {"lookup": lookups, "verdict": follows}
+
+
+def _follows(form: Form, ranking: Groups, best: Groups) -> bool:
+    """Whether an answer says what its thought concludes; documents of one grade are tied, a pick is one of the best."""
+    if form == Form.PICK:
+        return ranking[0][0] in best[0]
+    return list(map(frozenset, ranking)) == list(map(frozenset, best))
+
+
+def _thought(one: Scored) -> str:
+    return one.text.partition(THINK[0])[2].partition(THINK[1])[0]

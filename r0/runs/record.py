@@ -1,0 +1,141 @@
+"""``metrics.jsonl`` and ``timings.jsonl``: one JSON line a step, appended; and the clock that fills the second.
+
+The first holds only values that a repeated run repeats bit for bit. ``step`` comes first, the other keys sorted; floats are
+written with all their digits, NaN and infinity as null. A held-out evaluation has a line of its own, with the step after which
+it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import SupportsFloat
+
+from r0.errors import UserError
+from r0.storage.files import write_atomic
+
+
+class Record:
+    """A file of JSON lines with one ``step`` each, in order.
+
+    Args:
+        path: the file; appended to when it is there.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stream: io.FileIO | None = None
+
+    def resume(self, step: int) -> None:
+        """Drop the lines after ``step`` (all lines when it is 0), and a last line that was not written whole.
+
+        The file is replaced in one move, so that an interruption leaves the old one.
+        """
+        self.close()
+        kept = [line for line, at in _lines(self.path) if step > 0 and at <= step]
+        if self.path.exists() or kept:
+            write_atomic(self.path, b"".join(kept))
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Append one line. It is with the operating system when this returns, so that a killed process loses nothing.
+
+        Raises:
+            UserError: the disk refuses (full, read-only).
+        """
+        content = {"step": step, **{name: plain(values[name]) for name in sorted(values)}}
+        try:
+            self._stream = self._stream or self._open()
+            self._stream.write(json.dumps(content, allow_nan=False, separators=(", ", ": ")).encode() + b"\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written: {error.strerror}; make room and run the same command again, it resumes"
+            ) from None
+
+    def sync(self) -> None:
+        """Flush to the disk itself (before a checkpoint is called whole)."""
+        if self._stream:
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file; a later ``write`` opens it again."""
+        if self._stream:
+            self._stream.close()
+        self._stream = None
+
+    def _open(self) -> io.FileIO:
+        return io.FileIO(self.path, "ab")  # unbuffered: one write call a line
+
+
+def read_record(path: Path) -> list[dict[str, float | None]]:
+    """The whole lines of a record, in order; a missing file is an empty record."""
+    return [json.loads(line) for line, _ in _lines(path)]
+
+
+def plain(value: SupportsFloat) -> int | float | None:
+    """A number as JSON has it: integers stay integers, NaN and infinity are None. Takes NumPy's and torch's scalars too."""
+    if isinstance(value, int):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Lines with their steps, up to the first that is not whole."""
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                step = int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError):
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line, step
+
+
+class Clock:
+    """Seconds by name. ``with clock("sample"): …`` adds up until ``take``."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self._now = now
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure the block, also when it raises."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.add(name, self._now() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds that another process measured."""
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    def take(self) -> dict[str, float]:
+        """What was measured since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+
+def memory_mb() -> dict[str, float]:
+    """Resident memory in MB by process: ``driver``, and below it Ray's workers on this machine by the name of their class."""
+    import psutil
+
+    driver = psutil.Process()
+    found = {"driver": driver.memory_info().rss / 1e6}
+    for child in driver.children(recursive=True):
+        with contextlib.suppress(psutil.Error, IndexError):
+            title = child.cmdline()[0]
+            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::IDLE_")):
+                name = title.removeprefix("ray::").split(".")[0].split(":")[0].strip().lower()
+                found[name] = found.get(name, 0.0) + child.memory_info().rss / 1e6
+    return found

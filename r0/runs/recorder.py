@@ -1,0 +1,150 @@
+"""What the loop tells the run: steps, evaluations, seconds. One call a step fills record, rollouts, mirrors and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+
+from r0.config import TrackingSection
+from r0.records import Scored
+from r0.runs.live import LiveLine
+from r0.runs.mirrors import Mirror, TensorBoardMirror, WandbMirror, WandbRun
+from r0.runs.record import Clock, Record, memory_mb
+from r0.runs.resolved import Value
+from r0.runs.rollout_log import RolloutLog
+from r0.runs.run_directory import RunDirectory
+
+AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured when the step's line is already there: they belong to the step before
+
+
+class Recorder:
+    """The record of one run and its mirrors. Also a context manager.
+
+    Args:
+        run: the opened run directory.
+        tracking: which mirrors, and how often rollouts are kept.
+        total: steps of the run.
+        config: the resolved configuration, flat, as the mirrors show it.
+        decode: prompt ids to text, for the rollout log; None leaves the prompts' text out.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        tracking: TrackingSection,
+        total: int,
+        config: Mapping[str, Value] | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ):
+        self.clock = Clock()
+        self.metrics, self.timings = Record(run.metrics_file), Record(run.timings_file)
+        self.rollouts = RolloutLog(run.folder("rollouts"), decode)
+        self._writer = ThreadPoolExecutor(1, "r0-rollouts")
+        self._writing: Future[Path] | None = None
+        self._total, self._every = total, tracking.rollouts_every
+        self._mirrors = _mirrors(run, tracking, config or {})
+        self._line = LiveLine(total)
+        self._pending: tuple[int, dict[str, float]] = (0, {})
+
+    def resume(self, step: int) -> None:
+        """Go on after ``step`` (0: from the beginning): what was recorded after it is dropped, since it will be done again."""
+        self._wait_for_rollouts()
+        self.metrics.resume(step)
+        self.timings.resume(step)
+        self.rollouts.resume(step)
+        self._line = LiveLine(self._total, step)
+        self._pending = (step, {})
+        if step:
+            self.say(f"resuming after step {step} of {self._total}")
+
+    def step(self, step: int, metrics: Mapping[str, float], scored: Sequence[Scored] = ()) -> None:
+        """A step is done. ``metrics`` are what a repeated run repeats; the seconds come from ``clock``."""
+        seconds = self._take_seconds()
+        tokens = sum(len(one.rollout.sampled.token_ids) for one in scored)
+        if tokens and seconds.get("sample"):
+            seconds["sampled_tokens_per_s"] = tokens / seconds["sample"]
+        seconds |= {f"rss_mb/{name}": value for name, value in memory_mb().items()}
+        self._pending = (step, seconds)
+        self.metrics.write(step, metrics)
+        if scored and (step % self._every == 0 or step == self._total):
+            self._keep(step, scored)
+        self._mirror(step, {**metrics, **{f"time/{name}": value for name, value in seconds.items()}})
+        self._line.update(step, metrics, seconds)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A held-out evaluation after ``step``: a line of its own in the record."""
+        self.metrics.write(step, metrics)
+        self._mirror(step, metrics)
+        judged = ("accuracy", "accuracy_well_formed", "ndcg@10", "ndcg@10_given", "ndcg@10_well_formed")
+        shown = ("reward", *judged, "format_rate")
+        for mode in dict.fromkeys(name.rpartition("/")[0] for name in metrics if name.rpartition("/")[2] == "format_rate"):
+            figures = [f"{name} {metrics[f'{mode}/{name}']:.3f}" for name in shown if f"{mode}/{name}" in metrics]
+            self.say(f"step {step}/{self._total}  {mode or 'held-out'}: {'  '.join(figures)}")
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal."""
+        self._line.say(text)
+
+    def sync(self) -> None:
+        """Flush the record to the disk itself; call it before a checkpoint counts as whole."""
+        self._wait_for_rollouts()
+        self.metrics.sync()
+
+    def close(self) -> None:
+        """Write what is left; takes a few seconds at most, whatever the mirrors do."""
+        try:
+            self._take_seconds()
+            self._wait_for_rollouts()
+        finally:
+            self._line.close()
+            self.metrics.close()
+            self.timings.close()
+            self._writer.shutdown()
+            for mirror in self._mirrors:
+                mirror.close()
+            self._mirrors = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _keep(self, step: int, scored: Sequence[Scored]) -> None:
+        """Write the rollouts while the next step is sampled; what the disk refused is raised at the next call."""
+        self._wait_for_rollouts()
+        self._writing = self._writer.submit(self.rollouts.write, step, scored, self.rollouts.prompt_texts(scored))
+
+    def _wait_for_rollouts(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _take_seconds(self) -> dict[str, float]:
+        """The seconds of the new step; those of the step before are complete now and are written."""
+        seconds = self.clock.take()
+        step, pending = self._pending
+        pending |= {name: seconds.pop(name) for name in AFTER_THE_STEP if name in seconds}
+        if pending:
+            self.timings.write(step, pending)
+        self._pending = (step, {})
+        return seconds
+
+    def _mirror(self, step: int, values: Mapping[str, float]) -> None:
+        for mirror in self._mirrors:
+            mirror.write(step, {name: float(value) for name, value in values.items()})
+
+
+def _mirrors(run: RunDirectory, tracking: TrackingSection, config: Mapping[str, Value]) -> list[Mirror]:
+    mirrors: list[Mirror] = []
+    if tracking.tensorboard:
+        mirrors.append(TensorBoardMirror(run.folder("tensorboard")))
+    if tracking.wandb != "off":
+        told = WandbRun(
+            tracking.wandb_project, tracking.wandb_name or run.path.name, run.marker.run_id, str(run.folder("wandb")),
+            tracking.wandb, dict(config),
+        )  # fmt: skip
+        mirrors.append(WandbMirror(told, run.folder("logs") / "wandb.log"))
+    return mirrors

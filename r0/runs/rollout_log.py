@@ -1,0 +1,214 @@
+"""The rollouts a run kept: ``RUN/rollouts/step-000012.jsonl.gz``, one self-contained JSON line a rollout.
+
+Compressed, because a prompt is repeated in each rollout of its group; ``zcat … | grep`` and ``zcat … | jq`` read it. Equal
+rollouts give equal bytes (no time is kept). A record holds all that reading a verdict and a reward again needs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from r0.config import RolloutsConfig
+from r0.errors import UserError
+from r0.records import (
+    Finish,
+    Form,
+    ListLabel,
+    ListwiseTask,
+    PointwiseTask,
+    Prompt,
+    Rollout,
+    Sampled,
+    Scored,
+    Task,
+    Verdict,
+    Violation,
+)
+from r0.storage.files import write_atomic, writing
+
+NAME = re.compile(r"step-(\d+)\.jsonl(?:\.gz)?")
+FAST = 1  # gzip's level: repeated prompts shrink at any level, and a step must not wait
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRollout:
+    """A record read back. A task's thought and answer to imitate are not kept, nothing of RL depends on them."""
+
+    step: int
+    prompt_text: str
+    scored: Scored
+
+
+class RolloutLog:
+    """The rollouts folder of a run.
+
+    Args:
+        folder: where the files are.
+        decode: prompt ids to text; None leaves the text empty.
+    """
+
+    def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None):
+        self.folder, self._decode = folder, decode
+
+    def prompt_texts(self, scored: Sequence[Scored]) -> dict[tuple[int, ...], str]:
+        """The text of each prompt, by its ids. Call it where the tokenizer is used: tokenizers are not for two threads."""
+        prompts = {one.rollout.prompt.token_ids for one in scored}
+        return {ids: self._decode(ids) if self._decode else "" for ids in prompts}
+
+    def write(self, step: int, scored: Sequence[Scored], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
+        """Keep the rollouts of ``step``; the file is whole or not there. ``texts`` are those of ``prompt_texts``, if at hand.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        texts = self.prompt_texts(scored) if texts is None else texts
+        records = (_record(step, one, texts[one.rollout.prompt.token_ids]) for one in scored)
+        lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
+        # A lone surrogate is no UTF-8; written as \udXXX it is valid JSON and is read back as it was.
+        content = "".join(line + "\n" for line in lines).encode("utf-8", errors="backslashreplace")
+        path = self.folder / f"step-{step:06d}.jsonl.gz"
+        write_atomic(path, gzip.compress(content, FAST, mtime=0))
+        return path
+
+    def resume(self, step: int) -> None:
+        """Delete the rollouts of later steps: they will be sampled again."""
+        for later, path in self.files().items():
+            if later > step:
+                with writing(path):
+                    path.unlink(missing_ok=True)
+
+    def files(self) -> dict[int, Path]:
+        """The file of each step that was kept, in order."""
+        found = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*")] if self.folder.is_dir() else []
+        return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
+    """The rollouts in one file, compressed or not.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds a line that is no rollout (with file and line).
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):  # noqa: B007 - named in the message
+                yield _logged(json.loads(line))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}; choose another step with --step") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}:{number}: is no rollout of r0 ({error!r}); choose another step with --step") from None
+
+
+def show(config: RolloutsConfig) -> None:
+    """The command ``rollouts RUN``: a summary of a step and its rollouts, on standard output.
+
+    Raises:
+        UserError: no such run, no rollouts in it, or none of that step (the steps that are there are named).
+    """
+    from r0.runs import rollout_view
+
+    run = Path(config.run).expanduser()
+    if not run.is_dir():
+        raise UserError(f"run: there is no folder {run}; give a run directory, such as runs/demo-…")
+    files = RolloutLog(run / "rollouts").files()
+    if not files:
+        raise UserError(f"run: {run} holds no rollouts; give the run directory itself, or wait for its first step")
+    step = max(files) if config.step is None else config.step
+    if step not in files:
+        raise UserError(f"step: {run} kept no rollouts of step {step}; it has those of {steps_text(list(files))}")
+    logged = list(read_rollouts(files[step]))
+    rollout_view.show(files[step], step, logged, config.worst, config.ids)
+
+
+def steps_text(steps: list[int]) -> str:
+    """``steps 1 to 40 and 45``; an even spacing is said: ``steps 10, 20, … 200``."""
+    gaps = {after - before for before, after in itertools.pairwise(steps)}
+    if len(steps) <= 3:
+        return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))
+    if len(gaps) == 1:
+        return f"steps {steps[0]} to {steps[-1]}" if gaps == {1} else f"steps {steps[0]}, {steps[1]}, … {steps[-1]}"
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
+    return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])
+
+
+def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
+    rollout, verdict = one.rollout, one.verdict
+    task, prompt, sampled = rollout.task, rollout.prompt, rollout.sampled
+    return {
+        "step": step,
+        "group": rollout.group,
+        "sample": rollout.sample,
+        "task_id": task.task_id,
+        "kind": task.kind,
+        "form": task.form,
+        "label": asdict(task.label) if isinstance(task, ListwiseTask) else task.label,
+        "answer": verdict.answer,
+        **({"ranking": verdict.ranking, "scores": verdict.scores} if isinstance(task, ListwiseTask) else {}),
+        "total": one.total,
+        "components": dict(one.components),
+        "think_tokens": verdict.think_tokens,
+        "has_think": verdict.has_think,
+        "violations": sorted(verdict.violations),
+        "finish": sampled.finish,
+        "version": sampled.version,
+        "text": one.text,
+        "query": task.query,
+        **({"documents": task.documents} if isinstance(task, ListwiseTask) else {"document": task.document}),
+        "prompt": prompt_text,
+        "prefix": prompt.prefix,
+        "cut_tokens": prompt.cut_tokens,
+        "prompt_ids": prompt.token_ids,
+        "completion_ids": sampled.token_ids,
+        "logprobs": [value if math.isfinite(value) else None for value in sampled.logprobs],
+    }
+
+
+def _logged(record: dict[str, Any]) -> LoggedRollout:
+    logprobs = tuple(math.nan if value is None else float(value) for value in record["logprobs"])
+    prompt = Prompt(tuple(record["prompt_ids"]), record["prefix"], record["cut_tokens"])
+    sampled = Sampled(tuple(record["completion_ids"]), logprobs, Finish(record["finish"]), record["version"])
+    violations = frozenset(map(Violation, record["violations"]))
+    ranking, scores = record.get("ranking"), record.get("scores")
+    verdict = Verdict(
+        record["answer"],
+        record["think_tokens"],
+        record["has_think"],
+        violations,
+        None if ranking is None else tuple(map(tuple, ranking)),
+        None if scores is None else tuple(scores),
+    )
+    rollout = Rollout(_task(record), record["group"], record["sample"], prompt, sampled)
+    return LoggedRollout(
+        record["step"], record["prompt"], Scored(rollout, record["text"], verdict, record["components"], record["total"])
+    )
+
+
+def _task(record: dict[str, Any]) -> Task:
+    form = Form(record.get("form", Form.YES_NO))  # logs of before there were lists have none
+    if form == Form.YES_NO:
+        return PointwiseTask(record["task_id"], record["query"], record["document"], record["label"], kind=record["kind"])
+    label = record["label"]
+    return ListwiseTask(
+        record["task_id"],
+        record["query"],
+        tuple(record["documents"]),
+        ListLabel(tuple(label["grades"]), tuple(label["given"]), label["threshold"]),
+        form,
+        kind=record["kind"],
+    )

@@ -1,0 +1,76 @@
+"""The cross-encoder of a fine-tuning: sentence-transformers' own class around a BERT-like model or a decoder.
+
+* bert_encoder: a score head over the pair, as its tokenizer joins it.
+* llm_decoder: a score head over the last token of the prompt (``finetune_template``).
+* yes_no: no head; logit(yes) − logit(no) where the answer begins (sentence-transformers' ``LogitScore``).
+
+A folder that sentence-transformers saved (``modules.json``) is opened as it is, format and all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
+
+from r0.config import FinetuneConfig
+from r0.config.finetune import POINTWISE
+from r0.errors import UserError
+from r0.supervised.finetune.plan import Plan
+from r0.supervised.training.ranks import with_lora
+
+HEAD = "sequence-classification"
+
+
+def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype, device: str) -> CrossEncoder:
+    """The cross-encoder, as it is trained.
+
+    Raises:
+        UserError: the weights cannot be loaded as this type.
+    """
+    activation = torch.nn.Sigmoid() if config.loss_type in POINTWISE else torch.nn.Identity()
+    processor: dict[str, Any] = {"model_max_length": config.max_prompt_tokens}
+    offline: dict[str, Any] = {"local_files_only": True}
+    try:
+        if plan.kind == "saved":
+            return CrossEncoder(
+                str(folder), device=device, activation_fn=activation, model_kwargs={"dtype": dtype}, processor_kwargs=processor,
+                local_files_only=True,
+            )  # fmt: skip
+        if plan.pad_token is not None:
+            processor["pad_token"] = plan.pad_token
+        if plan.chat_template is not None:
+            processor["chat_template"] = plan.chat_template
+        task = "text-generation" if plan.kind == "yes_no" else HEAD
+        labels = {} if plan.kind == "yes_no" else {"num_labels": 1}
+        transformer = Transformer(
+            str(folder),
+            transformer_task=task,
+            model_kwargs={"dtype": dtype, **offline},
+            processor_kwargs={**processor, **offline},
+            config_kwargs={**labels, **offline},
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model: {folder} cannot be loaded as a {plan.kind}: {reason}") from error
+    transformer.model.config.pad_token_id = transformer.tokenizer.pad_token_id
+    modules: list[torch.nn.Module] = [transformer]
+    if plan.words is not None:
+        modules.append(LogitScore(true_token_id=plan.words[0], false_token_id=plan.words[1]))
+    return CrossEncoder(modules=modules, device=device, activation_fn=activation, local_files_only=True)
+
+
+def adapted(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
+    """The model with the configuration's low-rank adapters in it; a new score head is trained whole beside them.
+
+    Raises:
+        UserError: no module has one of the target names.
+    """
+    transformer = model[0]
+    causal = type(transformer.model).__name__.endswith("ForCausalLM")
+    transformer.model = with_lora(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
+    return model

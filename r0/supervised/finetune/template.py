@@ -1,0 +1,122 @@
+"""How a decoder is shown a query and a document: as a chat template with the roles ``query`` and ``document``.
+
+sentence-transformers hands a pair to a tokenizer's chat template under these roles, and keeps what the template puts behind the
+document when a long pair is cut. So the format of a decoder travels with its folder, and every library writes the same prompt.
+Texts are data: tags and control tokens in them are defused (``<`` becomes ``‹``, as in ``r0.text.tags``). All other conversations
+are rendered by the template that the tokenizer had before.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from r0.config import FinetuneConfig
+from r0.config.finetune import FORMATS
+from r0.errors import UserError
+from r0.records import Answer
+from r0.text.completion import ANSWER, THINK
+from r0.text.messages import user_message
+from r0.text.tags import DEFUSED, TAG_NAMES
+from r0.text.template import DEFAULT_CHAT_TEMPLATE, Template
+
+QUERY_FORMAT, DOCUMENT_FORMAT, SEQ = "query: {}", "document: {}", " "
+_PAIR = "{% if messages | selectattr('role', 'equalto', 'document') | list %}"
+_TEXT = (
+    "{% macro text(role) %}{% set found = namespace(text='') %}"
+    "{% for message in messages if message.role == role %}"
+    "{% set content = message.content if message.content is string else message.content | map(attribute='text') | join %}"
+    "{% set found.text = content | trim %}{% endfor %}"
+    "{% for tag in TAGS %}{% set found.text = found.text | replace(tag, '‹' + tag[1:]) %}{% endfor %}"
+    "{{ found.text }}{% endmacro %}"
+)
+
+
+@dataclass(frozen=True)
+class PairFormat:
+    """The text before the query, between query and document, and behind the document, where the score is read."""
+
+    before: str
+    between: str
+    behind: str
+
+    def chat_template(self, tokenizer: Any) -> str:
+        """A chat template that writes pairs in this format, and everything else as the tokenizer's own does."""
+        added = {token for token in tokenizer.get_added_vocab() if token.startswith("<")} | set(tokenizer.all_special_tokens)
+        own = {f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/")}
+        tags = sorted(tag for tag in added | own if len(tag) > 1)
+        macro = _TEXT.replace("TAGS", json.dumps(tags, ensure_ascii=False)).replace("‹", DEFUSED)
+        pair = f"{_literal(self.before)}{{{{ text('query') }}}}{_literal(self.between)}{{{{ text('document') }}}}"
+        rest = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else DEFAULT_CHAT_TEMPLATE
+        return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"
+
+
+def pair_format(config: FinetuneConfig, tokenizer: Any, yes_no: bool, system_prompt: str = "") -> PairFormat:
+    """The format that the configuration asks for; ``system_prompt`` is that of r0's own prompt for yes and no.
+
+    Raises:
+        UserError: the tokenizer or its own chat template cannot be used.
+    """
+    given = [name for name in FORMATS if getattr(config, name) is not None]
+    if yes_no and not given:
+        return own_prompt(tokenizer, system_prompt)
+    query = (QUERY_FORMAT if config.query_format is None else config.query_format).partition("{}")
+    document = (DOCUMENT_FORMAT if config.document_format is None else config.document_format).partition("{}")
+    between = query[2] + (SEQ if config.seq is None else config.seq) + document[0]
+    return PairFormat(_begin(tokenizer) + query[0], between, document[2] + (config.special_token or ""))
+
+
+@dataclass(frozen=True)
+class AnswerWords:
+    """Where yes and no part: the format, ending right before the two tokens, and their ids."""
+
+    format: PairFormat
+    yes: int
+    no: int
+
+
+def answer_words(tokenizer: Any, pair: PairFormat) -> AnswerWords:
+    """The two tokens whose logits make the score, as the tokenizer writes the words behind the prompt.
+
+    Some vocabularies join the prompt's last letter and the word: then that letter leaves the prompt.
+
+    Raises:
+        UserError: both words begin with the same token, or the prompt cannot end where they part.
+    """
+    yes, no = (tokenizer.encode(f"{pair.behind}{word}", add_special_tokens=False) for word in (Answer.YES, Answer.NO))
+    shared = next((place for place, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
+    if shared is None:
+        raise UserError(
+            "model: its tokenizer begins yes and no with the same token, so that their logits are no score; use "
+            "model_type=llm_decoder, or another model"
+        )
+    behind = tokenizer.decode(yes[:shared], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if tokenizer.encode(behind, add_special_tokens=False) != yes[:shared] or not pair.behind.startswith(behind):
+        raise UserError(
+            f"special_token: behind {pair.behind[-20:]!r} the words yes and no begin with the same token, so that their logits "
+            "are no score; end it with another letter, or use model_type=llm_decoder"
+        )
+    return AnswerWords(PairFormat(pair.before, pair.between, behind), yes[shared], no[shared])
+
+
+def own_prompt(tokenizer: Any, system_prompt: str) -> PairFormat:
+    """r0's prompt for one document with thinking switched off: an empty thought, then the answer's tag.
+
+    Raises:
+        UserError: the tokenizer or its own chat template cannot be used.
+    """
+    template = Template(tokenizer, system_prompt)
+    before, between, _ = user_message("\0", "\1").replace("\1", "\0").split("\0")
+    opening = "" if THINK[1] in template.prefix else THINK[1] if template.prefix else "".join(THINK)
+    return PairFormat(template.head + before, between, template.tail + opening + ANSWER[0])
+
+
+def _begin(tokenizer: Any) -> str:
+    """The token that the tokenizer puts before a text; a chat template has to write it."""
+    bos = tokenizer.bos_token
+    return bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""

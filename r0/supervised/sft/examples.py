@@ -1,0 +1,157 @@
+"""Rows of the data as examples of the warm start: prompt and completion as token ids, padded together for a step.
+
+Dimensions: B rows of a micro-batch, T tokens of its longest row, K positions of its longest completion + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer
+
+from r0.config import SftConfig
+from r0.data.builtin.lists import warm_start_list_completion
+from r0.data.builtin.pairs import warm_start_completion
+from r0.data.readers import DataKind
+from r0.records import ListwiseTask, Task
+from r0.supervised.training.job import Job, sft_source
+from r0.text.prompts import Prompter
+
+IGNORED = -100  # label of positions without loss
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    cut: bool  # the completion did not fit max_new_tokens; its end is not trained
+    cut_prompt: bool  # its documents did not fit passage_tokens or max_prompt_tokens
+
+
+class OpenRows:
+    """The data of a job, opened: tasks by step, and each as an example.
+
+    Raises:
+        UserError: what is wrong with data or tokenizer.
+    """
+
+    def __init__(self, job: Job[SftConfig]):
+        config = job.config
+        self.source = sft_source(config)
+        self.tokenizer = AutoTokenizer.from_pretrained(job.model)
+        self.prompter = Prompter.of(config, self.tokenizer)
+        self._config = config
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def batch(self, step: int) -> list[Task]:
+        """The tasks of a step."""
+        return list(self.source.batch(step, self._config.batch_size))
+
+    def heldout(self, count: int) -> list[Task]:
+        """Held-out tasks, at most ``count``."""
+        return list(self.source.heldout(count))
+
+    def example(self, task: Task) -> Example:
+        """A task as token ids; the completion ends with the end-of-sequence id unless it is cut."""
+        if self._config.data == DataKind.BUILTIN:  # the log of a careless labeller, which RL has to improve on
+            prompt = self.prompter.prompt(task)
+            completion_ids = self.prompter.completion_ids(_careless(task, self._config.seed))
+        else:
+            pair = self.prompter.training_pair(task)
+            prompt, completion_ids = pair.prompt, pair.completion_ids
+        most = self._config.max_new_tokens
+        return Example(prompt.token_ids, completion_ids[:most], len(completion_ids) > most, prompt.cut_tokens > 0)
+
+
+def _careless(task: Task, seed: int) -> str:
+    """What the built-in log holds for a task."""
+    return warm_start_list_completion(task, seed) if isinstance(task, ListwiseTask) else warm_start_completion(task, seed)
+
+
+Made = TypeVar("Made", covariant=True)
+
+
+class Source(Protocol[Made]):
+    """Tasks by step, and what is made of each."""
+
+    def batch(self, step: int) -> list[Task]:
+        """The tasks of a step."""
+
+    def example(self, task: Task) -> Made:
+        """A task as what a micro-batch is collated from."""
+
+
+class StepRows(Dataset, Generic[Made]):
+    """The rows of all steps in their order, each made when it is asked for.
+
+    Args:
+        rows: the data.
+        batch_size: rows of a step.
+        steps: of the run.
+    """
+
+    def __init__(self, rows: Source[Made], batch_size: int, steps: int):
+        self._rows, self._batch_size, self._length = rows, batch_size, batch_size * steps
+        self._step, self._tasks = -1, list[Task]()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Made:
+        """Row ``index`` counted from the first step."""
+        step, place = divmod(index, self._batch_size)
+        if step != self._step:
+            self._step, self._tasks = step, self._rows.batch(step)
+        return self._rows.example(self._tasks[place])
+
+
+@dataclass
+class Counts:
+    """What happened to the rows of one rank."""
+
+    rows: int = 0
+    cut: int = 0  # completions cut at max_new_tokens
+    cut_prompts: int = 0  # prompts whose documents were cut, at passage_tokens or max_prompt_tokens
+
+
+class Collate:
+    """Examples as the tensors of a micro-batch, left-padded so that completions end together and only their logits are needed.
+
+    Args:
+        pad_id: token id of padding.
+        keeps: whether the model can be asked for the last logits only (``logits_to_keep``).
+    """
+
+    def __init__(self, pad_id: int, keeps: bool):
+        self._pad_id, self._keeps = pad_id, keeps
+        self.counts = Counts()
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor | int]:
+        """``input_ids``, ``attention_mask``, ``position_ids`` [B, T], ``labels`` [B, K] (or [B, T]), ``logits_to_keep`` = K."""
+        self.counts.rows += len(examples)
+        self.counts.cut += sum(example.cut for example in examples)
+        self.counts.cut_prompts += sum(example.cut_prompt for example in examples)
+        length = max(len(example.prompt_ids) + len(example.completion_ids) for example in examples)
+        keep = max(len(example.completion_ids) for example in examples) + 1
+        input_ids = torch.full((len(examples), length), self._pad_id)
+        mask = torch.zeros((len(examples), length), dtype=torch.long)
+        labels = torch.full((len(examples), length), IGNORED)
+        for row, example in enumerate(examples):
+            ids = torch.tensor([*example.prompt_ids, *example.completion_ids])
+            input_ids[row, length - len(ids) :] = ids
+            mask[row, length - len(ids) :] = 1
+            labels[row, length - len(example.completion_ids) :] = ids[len(example.prompt_ids) :]
+        batch: dict[str, torch.Tensor | int] = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+            "labels": labels[:, -keep:] if self._keeps else labels,
+        }
+        return {**batch, "logits_to_keep": keep} if self._keeps else batch

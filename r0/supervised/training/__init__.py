@@ -1,0 +1,1 @@
+"""What all supervised trainings share: driver, job, ranks, checkpoints."""

@@ -1,0 +1,236 @@
+"""What every rank of a training without RL shares: transformers' Trainer over DeepSpeed, its reports, its checkpoints, LoRA."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import SequentialSampler
+from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+
+from r0.actors.learner.zero import effective_stage
+from r0.config import RankKeys
+from r0.errors import UserError
+from r0.supervised.training.job import WHOLE, Channel, Job, Kind, Report, micro_batch
+from r0.supervised.training.save import known_pickles
+
+
+class Reporting(Protocol):
+    """A Trainer that has figures of its own for the record of a step."""
+
+    def step_values(self) -> dict[str, float]:
+        """Figures of the step that has just ended."""
+
+
+def common_arguments(job: Job) -> dict[str, Any]:
+    """The Trainer's settings but for the schedule; accumulation makes up what ranks and micro-batches leave of a batch."""
+    config = job.config
+    bf16 = half(config)
+    micro = micro_batch(config)
+    return {
+        "output_dir": str(job.checkpoints),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // (micro * config.ranks),
+        "max_steps": job.steps,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        # With ZeRO-3 a recomputed layer sees its weights gathered, which the other way takes for a change.
+        "gradient_checkpointing_kwargs": {"use_reentrant": config.zero_stage == 3},
+        "deepspeed": deepspeed_config(config.zero_stage, bf16),
+        "seed": config.seed,
+        "save_strategy": "steps",
+        "save_steps": min(job.save_every, job.steps),
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "use_cpu": not torch.cuda.is_available(),
+        "prediction_loss_only": True,
+    }
+
+
+class ScheduleKeys(Protocol):
+    """Keys of a warm-up and what follows it."""
+
+    @property
+    def warmup_ratio(self) -> float:
+        """Share of the steps in which the learning rate rises from 0."""
+
+    @property
+    def lr_schedule(self) -> str:
+        """``constant`` or ``cosine``."""
+
+
+def schedule(keys: ScheduleKeys, steps: int) -> dict[str, Any]:
+    """The Trainer's settings of a run of ``steps``: warm-up, then constant or cosine."""
+    return {
+        "lr_scheduler_type": "cosine" if keys.lr_schedule == "cosine" else "constant_with_warmup",
+        "warmup_steps": round(keys.warmup_ratio * steps),
+    }
+
+
+def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
+    """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
+
+    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones.
+    """
+    stage = effective_stage(zero_stage, half)
+    adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
+    zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
+    if stage == 3:  # without the gather a save holds no weights at all
+        zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
+    return {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def half(config: RankKeys) -> bool:
+    """Whether the weights are bf16 while learning."""
+    return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
+
+
+def causal_model(config: RankKeys, folder: str) -> Any:
+    """The language model in ``folder``, with adapters where the configuration has them.
+
+    Raises:
+        UserError: it cannot be loaded; no module has one of the adapters' target names.
+    """
+    meet_deepspeed()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if config.gradient_checkpointing:
+        model.config.use_cache = False
+    return with_lora(model, config, "CAUSAL_LM")
+
+
+def meet_deepspeed() -> None:
+    """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
+    """The model with low-rank adapters of the configuration in it; the model itself where they are off.
+
+    Raises:
+        UserError: no module has one of the target names.
+    """
+    if not config.lora.r:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    if config.gradient_checkpointing:
+        model.enable_input_require_grads()
+    targets = list(lora.target_modules) if lora.target_modules else "all-linear"
+    settings = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=task_type
+    )  # fmt: skip
+    try:
+        # In the model's own dtype: ZeRO-3 wants one for all that is trained, and DeepSpeed keeps float32 copies beside bf16.
+        return get_peft_model(model, settings, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {str(error).splitlines()[0]}") from error
+
+
+class OrderedTrainer(Trainer):
+    """Takes the rows in their own order: the source has shuffled them."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+
+class Watch(TrainerCallback):
+    """Reports every step, marks whole checkpoints, and ends the run at a checkpoint when the driver asks."""
+
+    def __init__(self, trainer: Reporting, job: Job, channel: Channel):
+        self._trainer, self._job, self._channel = trainer, job, channel
+        self._began = time.monotonic()
+        self.stopped = False
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the step's clock."""
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """All ranks see the same wish to stop: rank 0's."""
+        asked = torch.tensor([float(dist.get_rank() == 0 and self._channel.stop_asked())], device=args.device)
+        dist.broadcast(asked, src=0)
+        if asked.item() and state.global_step < self._job.steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
+        """One report a step."""
+        if "loss" not in logs or dist.get_rank() != 0:
+            return
+        values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if logs.get(name) is not None}
+        values |= self._trainer.step_values()
+        seconds = {"learn": time.monotonic() - self._began}
+        self._channel.send(Report(Kind.STEP, state.global_step, values, seconds))
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A checkpoint counts only once every rank has written its part."""
+        dist.barrier()
+        if dist.get_rank() == 0:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+
+
+def fit(trainer: Trainer, job: Job, channel: Channel) -> bool:
+    """Train, from the job's newest checkpoint if there is one; whether the run came to its end (else it was asked to stop)."""
+    watch = Watch(trainer, job, channel)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    checkpoint, _ = job.newest()
+    with known_pickles():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return not watch.stopped
+
+
+def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Each value added up over the ranks."""
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    total = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return dict(zip(values, total.tolist(), strict=True))
+
+
+def quiet() -> None:
+    """Only what a person should read: the libraries' progress is not the run's."""
+    import transformers
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,251 @@
+"""Task → token ids, with the chat template of the model's own tokenizer (``r0.text.template``).
+
+* One document: the user message is ``Query: …`` and, on the next line, ``Document: …``. A list: ``messages.list_message``, one
+  document a line behind its label. The message is tokenized as one text, so that template and message together have the ids
+  that the tokenizer itself gives the whole prompt (where a template ends in ordinary text, the seam may be unusual).
+* Query, documents and thoughts are data: literal tags in them are defused (rule: ``r0.text.tags``), no id of the added vocabulary
+  appears in them (``r0.text.plain_text``), and in a list none of their numbers can be taken for a label (``r0.text.numbers``).
+* A document that does not fit the budget loses its end, at a token that ends a character. In a list each document is cut to
+  ``passage_tokens``; where the list still does not fit, its longest documents are cut to the largest common length that does.
+* A template that opens ``<think>`` for the assistant is recognised: ``Prompt.prefix`` is that text with the white space behind
+  it, so that prefix + completion is all that the assistant says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from r0.errors import UserError
+from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Prompt, Task
+from r0.text.answers import best_answer, read_strict
+from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
+from r0.text.numbers import one_line, without_labels
+from r0.text.plain_text import Pieces
+from r0.text.tags import bare_thought
+from r0.text.template import Template
+
+PASSAGE_TOKENS = 256
+
+
+class PromptKeys(Protocol):
+    """What a command's configuration says about prompts; those on lists have ``passage_tokens`` too."""
+
+    @property
+    def system_prompt(self) -> str:
+        """System message; empty: the form's own, or none."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Budget of a whole prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPair:
+    """A prompt and the completion to imitate, its end-of-sequence id included."""
+
+    prompt: Prompt
+    completion_ids: tuple[int, ...]
+
+
+class Prompter:
+    """Tasks as prompts of one model.
+
+    Args:
+        tokenizer: the model's transformers tokenizer (a fast one).
+        system_prompt: system message; empty for none.
+        max_prompt_tokens: budget of a whole prompt, in tokens.
+        passage_tokens: budget of each document of a list, in tokens.
+
+    Raises:
+        UserError: the tokenizer or its template cannot be used, or the template alone fills the budget.
+    """
+
+    def __init__(
+        self, tokenizer: Any, system_prompt: str = "", max_prompt_tokens: int = 2048, passage_tokens: int = PASSAGE_TOKENS
+    ):
+        self.tokenizer, self.max_prompt_tokens, self.passage_tokens = tokenizer, max_prompt_tokens, passage_tokens
+        self.system_prompt, self.template = system_prompt, Template(tokenizer, system_prompt)
+        self.prefix, self.template_note = self.template.prefix, self.template.note
+        fixed = len(self.template.head_ids) + len(self.template.tail_ids)
+        if fixed >= max_prompt_tokens:
+            given = f"max_prompt_tokens={max_prompt_tokens}"
+            raise UserError(f"max_prompt_tokens: template and system prompt alone take {fixed} tokens of {given}; raise it")
+
+    @classmethod
+    def of(cls, config: PromptKeys, tokenizer: Any, form: Form | None = None) -> Self:
+        """The prompter of a command.
+
+        Where the configuration has no system prompt, a list form has r0's own; yes or no has none, unless ``form`` asks for it.
+
+        Args:
+            config: system_prompt, max_prompt_tokens and, for lists, passage_tokens.
+            tokenizer: the model's.
+            form: what is answered; None: the configuration's own ``form``.
+
+        Raises:
+            UserError: as the constructor.
+        """
+        own_form: Form = getattr(config, "form", Form.YES_NO)
+        asked = form or own_form
+        own = SYSTEM_PROMPTS[asked] if form or asked != Form.YES_NO else ""
+        passage_tokens = getattr(config, "passage_tokens", PASSAGE_TOKENS)
+        return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens)
+
+    def message(self, query: str, document: str) -> str:
+        """The user message of one document, which ends with it."""
+        return user_message(query, document)
+
+    def prompt(self, task: Task) -> Prompt:
+        """The task as token ids; its documents cut where the budget ends.
+
+        Raises:
+            UserError: the query alone leaves no room for the document, or query and labels none for the documents.
+        """
+        ids, cut = self._list(task) if isinstance(task, ListwiseTask) else self._pair(task)
+        return Prompt((*self.template.head_ids, *ids, *self.template.tail_ids), self.prefix, cut)
+
+    def training_pair(self, task: Task) -> TrainingPair:
+        """The prompt with ``<think>…</think><answer>…</answer>`` and the end of sequence; the thought is data like a document.
+
+        Raises:
+            UserError: as ``prompt``; or the tokenizer has no end-of-sequence token, or the task's answer is not of its form.
+        """
+        opening = "" if self.prefix else "<think>"
+        closing = "" if "</think>" in self.prefix else "</think>"
+        inner = self.template.inner
+        think = inner.encode(inner.defuse(bare_thought(task.think))) if closing else []
+        trusted = self.template.trusted
+        ids = (*trusted(opening), *think, *trusted(f"{closing}<answer>{_answer(task)}</answer>"), self._eos())
+        return TrainingPair(self.prompt(task), ids)
+
+    def completion_ids(self, text: str) -> tuple[int, ...]:
+        """A completion that r0 itself wrote (tags and all) with the end of sequence, less the tag that the template opened."""
+        opening = self.prefix.strip()
+        return (*self.template.trusted(text.removeprefix(opening) if opening else text), self._eos())
+
+    @property
+    def _room(self) -> int:
+        """Tokens that the template leaves for the message."""
+        return self.max_prompt_tokens - len(self.template.head_ids) - len(self.template.tail_ids)
+
+    def _eos(self) -> int:
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise UserError("model: its tokenizer has no end-of-sequence token; set eos_token in tokenizer_config.json")
+        return eos
+
+    def _pair(self, task: PointwiseTask) -> tuple[list[int], int]:
+        """Ids of the message of one document, and how many of its tokens were cut."""
+        # Defused as a whole (it keeps its length): a "<" at a query's end and the "Document" behind it look like a tag too.
+        text = self.template.lead + self.template.message.defuse(self.message(task.query, task.document))
+        ids = self.template.message.encode(text)
+        if len(ids) <= self._room:
+            return ids, 0
+        kept = self._cut(task, text, len(text) - len(task.document))
+        return kept, len(ids) - len(kept)
+
+    def _cut(self, task: PointwiseTask, text: str, document_start: int) -> list[int]:
+        """The first ids of the message that fit the room and end with a whole character."""
+        ids, offsets = self.template.message.pieces(text)
+        kept = _whole(offsets, self._room)
+        if kept < 1 or offsets[kept - 1][1] <= document_start:
+            query = sum(end <= document_start for _, end in offsets)
+            need = self.max_prompt_tokens - self._room + query + 1
+            raise UserError(
+                f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens before its document begins, and "
+                f"{self.max_prompt_tokens} are allowed; raise max_prompt_tokens, or leave out queries that long"
+            )
+        return ids[:kept]
+
+    def _list(self, task: ListwiseTask) -> tuple[list[int], int]:
+        """Ids of the message of a list, and how many tokens of its documents were cut."""
+        query, passages = self._clean(task.query), [self._passage(document) for document in task.documents]
+        budget, ids = self.passage_tokens, self._list_ids(task.form, query, passages, self.passage_tokens)
+        if len(ids) > self._room:
+            budget, ids = self._fitted(task, query, passages, len(ids) - self._room)
+        return ids, sum(passage.cut(budget) for passage in passages)
+
+    def _fitted(self, task: ListwiseTask, query: str, passages: Sequence[_Passage], over: int) -> tuple[int, list[int]]:
+        """The largest common length of documents with which the list fits, and the ids; it has ``over`` tokens too many."""
+        lengths = [min(passage.tokens, self.passage_tokens) for passage in passages]
+        budget = max(lengths) - 1
+        while budget > 1 and sum(max(0, length - budget) for length in lengths) < over:
+            budget -= 1
+        # A text cut within a word may have a token more or less than it had there, so the last steps are tried.
+        ids = self._list_ids(task.form, query, passages, budget)
+        while len(ids) > self._room and budget > 1:
+            budget -= 1
+            ids = self._list_ids(task.form, query, passages, budget)
+        if budget < 1 or len(ids) > self._room:
+            need = self.max_prompt_tokens - self._room + len(self._list_ids(task.form, query, passages, 1))
+            raise UserError(
+                f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} documents, "
+                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or leave "
+                "out queries that long"
+            )
+        while budget + 1 < self.passage_tokens:
+            longer = self._list_ids(task.form, query, passages, budget + 1)
+            if len(longer) > self._room:
+                break
+            budget, ids = budget + 1, longer
+        return budget, ids
+
+    def _list_ids(self, form: Form, query: str, passages: Sequence[_Passage], budget: int) -> list[int]:
+        text = list_message(query, [passage.first(budget) for passage in passages], form)
+        return self.template.message.encode(self.template.lead + self.template.message.defuse(text))
+
+    def _clean(self, text: str) -> str:
+        message = self.template.message
+        return message.defuse(without_labels(one_line(text), message.normalize))
+
+    def _passage(self, document: str) -> _Passage:
+        """A document; of a long one only the beginning is looked at, and the number of its tokens is an estimate."""
+        reach = max(4096, 16 * self.passage_tokens)  # characters
+        while True:
+            text = " " + self._clean(document[:reach])  # as it stands behind its label
+            pieces = self.template.inner.pieces(text)
+            if reach >= len(document):
+                return _Passage(text, pieces, len(pieces.ids))
+            if len(pieces.ids) > self.passage_tokens:
+                return _Passage(text, pieces, round(len(pieces.ids) * len(document) / reach))
+            reach *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A document of a list: its text behind a space, the first of that text's tokens, and how many there are."""
+
+    text: str
+    pieces: Pieces
+    tokens: int
+
+    def first(self, budget: int) -> str:
+        """As much as ``budget`` tokens hold, whole characters only."""
+        if self.tokens <= budget:
+            return self.text[1:]
+        kept = _whole(self.pieces.offsets, budget)
+        return self.text[1 : self.pieces.offsets[kept - 1][1]].rstrip() if kept else ""
+
+    def cut(self, budget: int) -> int:
+        """Tokens that do not fit ``budget``."""
+        return 0 if self.tokens <= budget else self.tokens - _whole(self.pieces.offsets, budget)
+
+
+def _whole(offsets: Sequence[tuple[int, int]], kept: int) -> int:
+    """The most of the first ``kept`` tokens, less than all, that end with a whole character."""
+    while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both carry bytes of one character
+        kept -= 1
+    return kept
+
+
+def _answer(task: Task) -> str:
+    """What to write between the answer tags."""
+    if isinstance(task, PointwiseTask):
+        return (Answer.YES if task.label else Answer.NO).value
+    answer = task.answer.strip() or best_answer(task.form, task.label)
+    if wrong := read_strict(answer, task.form, task.size).violations:
+        reasons = ", ".join(sorted(wrong))
+        raise UserError(f"task {task.task_id}: its answer is no whole {task.form} of {task.size} documents ({reasons}); mend it")
+    return answer

@@ -1,0 +1,117 @@
+"""What a model's chat template puts around the user message, as token ids.
+
+* The template is rendered once around a placeholder; what stands before and behind it is tokenized once. The system prompt is
+  the user's own and tokenized like the template. Templates that refuse or drop a system message get it at the head of the user
+  message.
+* A template that opens ``<think>`` for the assistant is recognised: ``Template.prefix``.
+* A tokenizer without a chat template gets ``DEFAULT_CHAT_TEMPLATE``, which is ordinary text; ``Template.note`` says so.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import Any
+
+from jinja2 import TemplateError
+
+from r0.errors import UserError
+from r0.text.messages import user_message
+from r0.text.plain_text import PlainText, without_lead
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_PLACEHOLDER = "Query: r0 placeholder {}\nDocument: r0 end"
+_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+
+
+class Template:
+    """The chat template of one tokenizer with one system prompt.
+
+    Args:
+        tokenizer: the model's transformers tokenizer (a fast one).
+        system_prompt: system message; empty for none.
+
+    Attributes:
+        head, tail: the texts before and behind the user message.
+        head_ids, tail_ids: the ids before and behind the user message.
+        lead: white space at the head's end that is tokenized with the message.
+        message: encodes the message, ``lead`` and all.
+        inner: encodes data that does not begin a message.
+        prefix: what the template opened for the assistant: a think tag with the white space behind it, or nothing.
+        note: what a person should know about the template; mostly empty.
+
+    Raises:
+        UserError: the tokenizer or its template cannot be used.
+    """
+
+    def __init__(self, tokenizer: Any, system_prompt: str = ""):
+        self._tokenizer = tokenizer
+        self._without_lead = without_lead(tokenizer)
+        self.inner = PlainText(tokenizer, lead=False)
+        self.note = ""
+        self.head, self.tail = head, tail = self._rendered(system_prompt.strip())
+        opened = _OPENED.search(tail)
+        self.prefix = opened.group() if opened else ""
+        self.lead, self.head_ids, self.message, self.tail_ids = self._fit(head, tail)
+
+    def trusted(self, text: str) -> list[int]:
+        """Ids of text that r0 itself wrote: tags in it are tags."""
+        return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
+
+    def _rendered(self, system: str) -> tuple[str, str]:
+        """What the template puts before and behind the user message."""
+        template = None
+        if not self._tokenizer.chat_template:
+            template = DEFAULT_CHAT_TEMPLATE
+            self.note = "the tokenizer has no chat template; r0's own is used: lines <|system|>, <|user|>, <|assistant|>"
+        placeholder = next(_PLACEHOLDER.format(n) for n in range(1000) if _PLACEHOLDER.format(n) not in system)
+        messages = [{"role": "user", "content": placeholder}]
+        whole = None
+        if system:
+            whole = self._render([{"role": "system", "content": system}, *messages], template, optional=True)
+            if whole is None or system not in whole:
+                whole = None
+                self.note = "the chat template takes no system message; it stands at the head of the user message"
+                messages = [{"role": "user", "content": f"{system}\n\n{placeholder}"}]
+        whole = whole or self._render(messages, template)
+        parts = (whole or "").split(placeholder)
+        if len(parts) != 2:
+            raise UserError("model: its chat template does not show a user message exactly once; give the tokenizer another")
+        head, tail = parts
+        bos = self._tokenizer.bos_token
+        if template and bos and self._tokenizer("a").input_ids[:1] == [self._tokenizer.bos_token_id]:
+            head = bos + head
+        return head, tail
+
+    def _render(self, messages: list[dict[str, str]], template: str | None, optional: bool = False) -> str | None:
+        try:
+            render = self._tokenizer.apply_chat_template
+            return render(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            if optional:
+                return None
+            raise UserError(f"model: its chat template fails ({error}); give the tokenizer another template") from None
+
+    def _fit(self, head: str, tail: str) -> tuple[str, list[int], PlainText, list[int]]:
+        """How to tokenize the parts so that together they are what the tokenizer makes of the whole.
+
+        Returns (white space that goes with the message, ids of the head, encoder of the message, ids of the tail). Tokenizers
+        differ in what they do at seams (white space put in front of a text, a space joined to the next word), so the ways are
+        tried on a sample; where none gives the whole's ids, the shortest is taken, and the seam is merely unusual.
+        """
+        own, sample = self._tokenizer, user_message("a", "b")
+        whole = own.encode(head + sample + tail, add_special_tokens=False)
+        spaces = head[len(head.rstrip(" ")) :]
+        ways: dict[int, tuple[str, list[int], PlainText, list[int]]] = {}
+        for lead, plain, keep_tail in product(dict.fromkeys(("", spaces)), (PlainText(own), self.inner), (True, False)):
+            head_ids = own.encode(head[: len(head) - len(lead)], add_special_tokens=False) if head else []
+            tail_ids = own.encode(tail, add_special_tokens=False) if keep_tail else self.trusted(tail)
+            way = (lead, head_ids, plain, tail_ids)
+            made = head_ids + plain.encode(lead + sample) + tail_ids
+            if made == whole:
+                return way
+            ways.setdefault(len(made), way)
+        return ways[min(ways)]
