@@ -1,7 +1,17 @@
 """The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
 
 from r0.config.annotate import AnnotateConfig
-from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
+from r0.config.commands import (
+    CompletionConfig,
+    ConvertConfig,
+    DataKeys,
+    RankKeys,
+    RolloutsConfig,
+    RunKeys,
+    SftConfig,
+    SourceKeys,
+    TrainingKeys,
+)
 from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
@@ -31,6 +41,7 @@ from r0.config.stage_c import ScoreLossSection, StageCConfig
 __all__ = [
     "AnnotateConfig",
     "CheckpointSection",
+    "CompletionConfig",
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",

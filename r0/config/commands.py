@@ -124,3 +124,9 @@ class RolloutsConfig(Section):
     step: Annotated[int, Field(ge=0)] | None = key(None, "only this step; empty: the newest")
     worst: Annotated[int, Field(ge=0)] = key(0, "only the K rollouts of lowest reward; 0 = all")
     ids: bool = key(False, "print token ids too")
+
+
+class CompletionConfig(Section):
+    """Print a shell's completion script: completion SHELL."""
+
+    shell: Literal["bash", "zsh", "fish"] = key(..., "the shell")

@@ -35,7 +35,7 @@ class MineConfig(Section):
         "rising difficulty: 50-100,20-50,1-20; the files are then numbered", strict=False
     )  # fmt: skip
     negatives: Count = key(7, "negatives of a query, at most")
-    random_share: Share = key(0.0, "share of them that is drawn from the whole corpus")
+    random_share: Share = key(0.0, "share of them that is drawn from the whole corpus, rounded to whole documents of each query")
     margin: NonNegative | None = key(
         None, "a negative's score is at most that of the query's lowest positive less this; 0: not above it. Empty: any score"
     )
