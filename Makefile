@@ -54,7 +54,7 @@ bench: $(VENV)/ready-bench
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
 
 docs: $(VENV)/ready-docs
-	@$(RUN) -m mkdocs build --strict --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet $(ARGS)
 	@echo "make docs: the site is in site/; python -m http.server -d site shows it"
 
 tiny: setup

@@ -4,7 +4,8 @@ The packages come from where pip of this machine is told to find them (uv does n
 at run time; nothing of them is written down), with the versions of constraints.txt. torch is the CPU build: from those places
 where they have it, elsewhere from PyTorch's own index.
 
-The terminal shows a few lines. What pip and uv print goes to setup.log in the environment; where a step fails, its last lines are shown.
+The terminal shows a few lines. What pip and uv print goes to setup.log in the environment; where a step fails, its last lines
+are shown.
 """
 
 from __future__ import annotations
