@@ -14,7 +14,6 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 48
-SMOOTH = 5  # steps of the moving mean
 
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #555 }
@@ -43,10 +42,10 @@ def read(run: Path) -> tuple[Points, Points]:
     return training, heldout
 
 
-def moving_mean(points: Points) -> Points:
-    """The mean over the last ``SMOOTH`` steps, from the first step that has so many."""
-    values = [value for _, value in points]
-    return [(points[i][0], sum(values[i - SMOOTH + 1 : i + 1]) / SMOOTH) for i in range(SMOOTH - 1, len(points))]
+def smoothed(points: Points) -> Points:
+    """Each step with the mean of itself and its two neighbours, so that the line does not lag behind the steps."""
+    near = [points[max(0, i - 1) : i + 2] for i in range(len(points))]
+    return [(step, sum(value for _, value in some) / len(some)) for (step, _), some in zip(points, near, strict=True)]
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -82,15 +81,15 @@ def draw(name: str, training: Points, heldout: Points) -> str:
     for step in ticks(x0, x1):
         parts.append(f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step:g}</text>')
     parts += [f'<circle class="step" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="2.5"/>' for step, reward in training]
-    parts.append(f'<path class="mean" d="{path(moving_mean(training) or training)}"/>')
-    if len(heldout) > 1:
+    parts.append(f'<path class="mean" d="{path(smoothed(training))}"/>')
+    if len(heldout) > 2:  # between two points a line would claim a path that nobody measured
         parts.append(f'<path class="join" d="{path(heldout)}"/>')
     for step, reward in heldout:
         before = step < (x0 + x1) / 2
         parts.append(f'<circle class="heldout" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="5"/>')
-        place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + (16 if before else -8):.1f}"'
+        place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + (4 if before else -12):.1f}"'
         parts.append(f'<text {place} text-anchor="{"start" if before else "end"}">held out: {reward:.2f}</text>')
-    legend = f"steps: dots, their mean over {SMOOTH} steps the line"
+    legend = "dots: training steps; line: mean of three steps"
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{legend}</text>')
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">training step</text></svg>')
     return "\n".join(parts) + "\n"

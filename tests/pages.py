@@ -11,6 +11,7 @@ from pathlib import Path
 
 from r0.config.describe import keys
 from r0.config.load import aliases_of, section_of
+from r0.docs import on_page_markdown
 from r0.launch import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -77,8 +78,10 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings."""
-    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose(page), flags=re.M)}
+    """The anchors of a page's headings; of the reference of keys, those that are made."""
+    text = on_page_markdown(prose(page))
+    given = set(re.findall(r"\{ #([\w-]+) \}$", text, flags=re.M))
+    return given | {slug(heading) for heading in re.findall(r"^#+ (.+)$", text, flags=re.M)}
 
 
 def slug(heading: str) -> str:
