@@ -47,7 +47,7 @@ test-all: setup
 	@$(RUN) -m pytest -m "not gpu" $(ARGS)
 
 lint: setup
-	@$(RUN) -m ruff check r0 tests benchmarks
+	@$(RUN) -m ruff check r0 tests benchmarks scripts
 	@$(RUN) -m mypy
 
 bench: $(VENV)/ready-bench
