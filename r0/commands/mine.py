@@ -14,7 +14,7 @@ from r0.runs.output_path import output_path
 
 if TYPE_CHECKING:
     from r0.mining.collection import Collection
-    from r0.mining.sources import Source
+    from r0.mining.ranked import Source
 
 DATA, SCORES = "data", "queries.jsonl"
 

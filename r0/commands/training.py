@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
 from r0.runs.checkpoint import Checkpoints
+from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
 from r0.text.prompt_file import remember
 
@@ -106,29 +106,6 @@ def check_lengths(config: RLConfig, folder: Path) -> None:
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are {wanted} tokens, "
             f"more than the {positions} positions of {folder.name}; {remedy}"
         )
-
-
-def check_writes(folder: Path) -> None:
-    """Refuse a model that writes no text, which would be loaded all the same, with a head of random weights.
-
-    Raises:
-        UserError: its configuration names another kind of model.
-    """
-    name = str(next(iter(model_config(folder).get("architectures") or []), ""))
-    if name and not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        raise UserError(f"model: {folder.name} is a {name}, which writes no text; use a causal language model, or finetune it")
-
-
-def model_config(folder: Path) -> dict[str, Any]:
-    """A model's config.json.
-
-    Raises:
-        UserError: it is not JSON.
-    """
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: {folder / 'config.json'} cannot be read: {error}") from None
 
 
 def _facts(command: str, steps: int, source: Any, directory: RunDirectory) -> CardFacts:

@@ -11,7 +11,7 @@ import numpy as np
 
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
-from r0.mining.sources import Ranked, best_of
+from r0.mining.ranked import Ranked, best_of
 from r0.runs.live import progress
 from r0.storage.models import model_folder
 from r0.text.tags import control_texts, without_control

@@ -12,7 +12,7 @@ from r0.errors import UserError
 from r0.mining.collection import Collection
 from r0.mining.files import STATISTICS, MinedFiles, whole_folder
 from r0.mining.select import Selection
-from r0.mining.sources import Ranked
+from r0.mining.ranked import Ranked
 from r0.mining.statistics import Statistics
 from r0.runs.live import progress
 from r0.storage.files import write_atomic

@@ -12,7 +12,7 @@ from r0.config import MineConfig, RankingKeys
 from r0.data.hashes import address
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
-from r0.mining.sources import Ranked, Source, by_score
+from r0.mining.ranked import Ranked, Source, by_score
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.reranker import Reranker, prompt_budget

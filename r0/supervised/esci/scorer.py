@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from r0.commands.training import model_config
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
 from r0.errors import UserError
+from r0.storage.model_checks import architecture
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
@@ -36,16 +36,16 @@ class Scorer:
 
     def __init__(self, config: EsciEvalConfig):
         self._config, self._folder = config, model_folder(config.model)
-        architecture = next(iter(model_config(self._folder).get("architectures") or []), "")
-        self._classifies = architecture.endswith("ForSequenceClassification")
+        kind = architecture(self._folder)
+        self._classifies = kind.endswith("ForSequenceClassification")
         self._adapter = _adapter_folder(config.adapter)
         known = told(self._adapter or self._folder)
         if self._classifies and known is None:
             raise UserError(f"model: {self._folder} is a classifier without {FILE}; give the model/ of an esci run")
         if self._classifies and self._adapter:
             raise UserError("adapter: model is the trained one already; leave adapter out, or give the base model")
-        if not self._classifies and not architecture.endswith("ForCausalLM"):
-            raise UserError(f"model: {self._folder} is {architecture or 'of no known kind'} and no language model; choose one")
+        if not self._classifies and not kind.endswith("ForCausalLM"):
+            raise UserError(f"model: {self._folder} is {kind or 'of no known kind'} and no language model; choose one")
         self.told: Told = to_tell(config, known)
         self.prompter = EsciPrompter.open(self._folder, self.told)
         self._gpu = torch.cuda.is_available()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r0.commands.training import check_writes
 from r0.config import SftConfig
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
 from r0.runs.output_path import output_path
+from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.training import driver
 from r0.supervised.training.job import Job, micro_batch, sft_source, total_steps

@@ -13,7 +13,6 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from r0.actors.placement import check_nodes, start_ray
-from r0.commands.training import check_writes
 from r0.config import StageCConfig
 from r0.data.source import TaskSource
 from r0.evaluation.significance import p_value
@@ -22,6 +21,7 @@ from r0.records import ListwiseTask, Task
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
 from r0.runs.live import progress
 from r0.runs.output_path import output_path
+from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.engines import engines
