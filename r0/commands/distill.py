@@ -61,12 +61,12 @@ def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
     from r0.rerank.reranker import prompt_budget
     from r0.storage.models import model_folder
     from r0.supervised.finetune.plan import plan_model, scores_already
-    from r0.supervised.training.job import micro_batch
+    from r0.supervised.training.run import check_ranks
     from r0.teacher.labelled_lists import LabelledLists
 
     student, teacher = model_folder(config.model), model_folder(config.teacher.model)
     training = train_config(config, Path())
-    micro_batch(training)
+    check_ranks(training)
     scored = scores_already(training, plan_model(training, student), student)
     asked = score_config(config, config.data, Path())
     if not is_cross_encoder(teacher, asked.ranking()):

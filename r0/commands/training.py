@@ -11,7 +11,7 @@ from r0.config import RLConfig
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
-from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
@@ -59,7 +59,7 @@ def _train(
     prompter = Prompter.of(config, tokenizer)
     if prompter.template_note:
         print(prompter.template_note)
-    steps = total_steps(config, source.steps_per_epoch(config.batch_size))
+    steps = config.steps(source.steps_per_epoch(config.batch_size))
     updates = steps * config.section.num_ppo_epochs * config.mini_batches
 
     if config.ray.inline:
@@ -85,12 +85,6 @@ def _train(
     return 0 if complete else stop.exit_code
 
 
-def total_steps(config: RLConfig, steps_per_epoch: int) -> int:
-    """Updates of the run: epochs of rows / batch_size steps, at most ``max_steps``."""
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
 def check_lengths(config: RLConfig, folder: Path) -> None:
     """Refuse budgets that the model's positions cannot hold.
 
@@ -110,7 +104,6 @@ def check_lengths(config: RLConfig, folder: Path) -> None:
 
 def _facts(command: str, steps: int, source: Any, directory: RunDirectory) -> CardFacts:
     """Held-out figures before and after, from the run's own record."""
-    lines = [line for line in read_record(directory.metrics_file) if any(name.startswith("heldout/") for name in line)]
-    figures = [{name: value for name, value in line.items() if value is not None and name != "step"} for line in lines]
+    figures = [{name: value for name, value in line.items() if name != "step"} for line in heldout_lines(directory.metrics_file)]
     before, after = (figures[0], figures[-1]) if figures else ({}, {})
     return CardFacts(command, steps, source.facts(), before, after)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import RankKeys
+from r0.config.commands import PlainRankKeys
 from r0.config.sections import Count, Positive, Share, key, mirror_by
 
 POINTWISE = ("pointwise_bce", "pointwise_mse")
@@ -27,7 +27,7 @@ SAME: Mapping[str, Mapping[object, object]] = {  # values that the files of othe
 }
 
 
-class FinetuneConfig(RankKeys):
+class FinetuneConfig(PlainRankKeys):
     """Supervised fine-tuning of a reranker on labelled documents, on Ray Train with sentence-transformers and DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -69,7 +69,6 @@ class FinetuneConfig(RankKeys):
     validation_share: Share = key(0.0, "share of the queries in data (by hash) that validate instead of being trained on")
     min_label: float | None = key(None, "lowest label; of rows it becomes 0 (empty: 0), in groups it is a bound")
     max_label: float | None = key(None, "highest label; of rows it becomes 1 (empty: 1), in groups it is a bound")
-    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
     builtin_rows: Count = key(2000, "groups generated for data=builtin; validation=builtin has a tenth of them, other ones")
     loss_type: Literal[
         "pointwise_bce", "pointwise_mse", "pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle", "margin_mse",
@@ -104,18 +103,12 @@ class FinetuneConfig(RankKeys):
     gradient_accumulation_steps: Count | None = key(
         None, "if given, batch_size is what a rank computes at one time, and an update sees batch_size × this × ranks"
     )
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
     fsdp: bool = key(False, "split weights, gradients and optimizer over the ranks by PyTorch's FSDP, in place of zero_stage")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16")
     warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
     stable_ratio: Share = key(0.0, "share of the steps that follow at the peak; then it falls as a cosine")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between validations; 0: at the end of each epoch; also before the first"
-    )
     save_on_epoch_end: bool = key(True, "with save_every=0, a checkpoint at the end of each epoch; false: only at the end")
-    keep: Count = key(2, "newest checkpoints kept")
-    log_every: Count = key(1, "steps between lines of the record")
     log_with: Literal["wandb", "tensorboard"] | None = key(None, "short for tracking.wandb=online or tracking.tensorboard=true")
 
     @model_validator(mode="before")

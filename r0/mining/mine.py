@@ -10,12 +10,12 @@ from typing import Any
 from r0.config import MineConfig
 from r0.errors import UserError
 from r0.mining.collection import Collection
-from r0.mining.files import STATISTICS, MinedFiles, whole_folder
-from r0.mining.select import Selection
+from r0.mining.files import STATISTICS, MinedFiles
 from r0.mining.ranked import Ranked
+from r0.mining.select import Selection
 from r0.mining.statistics import Statistics
 from r0.runs.live import progress
-from r0.storage.files import write_atomic
+from r0.storage.files import whole_folder, write_atomic
 
 
 def mine(config: MineConfig, collection: Collection, ranked: Iterator[Ranked], folder: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.told import FILE, Told, to_tell, told
-from r0.supervised.training.ranks import keeps_logits
+from r0.supervised.training.causal import keeps_logits
+from r0.supervised.training.ranks import to_device
 
 ADAPTER = "adapter_config.json"
 SORTED = 16  # batches whose rows are sorted by length together, so that a batch needs little padding
@@ -87,7 +88,7 @@ class Scorer:
 
     @torch.no_grad()
     def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
-        inputs = {name: value.to(self._device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        inputs = to_device(inputs, self._device)
         if self._classifies:
             return self._model(**inputs).logits.float()
         return class_logits(self._model, inputs, self.prompter.words)

@@ -21,7 +21,7 @@ from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
 from r0.errors import UserError
 from r0.supervised.finetune.plan import Plan
-from r0.supervised.training.ranks import with_lora
+from r0.supervised.training.ranks import trainable
 
 HEAD = "sequence-classification"
 
@@ -72,5 +72,5 @@ def adapted(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
     """
     transformer = model[0]
     causal = type(transformer.model).__name__.endswith("ForCausalLM")
-    transformer.model = with_lora(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
+    transformer.model = trainable(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
     return model
