@@ -143,8 +143,8 @@ def test_kept_completions_survive_a_broken_last_line(tmp_path):
     path.write_bytes(whole + b'{"list": 9, "ids": [[1')
     with KeptFile(path) as file:
         assert (7 in file, 9 in file, len(file)) == (True, False, 2)
-        assert file[7] == kept
-        assert file[2] == [None, kept[0]]
+        assert file.kept(7) == kept
+        assert file.kept(2) == [None, kept[0]]
     assert path.read_bytes() == whole
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(UserError, match=r"thoughts.jsonl:1: is damaged; delete the line"):

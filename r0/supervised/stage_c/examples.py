@@ -65,7 +65,7 @@ class OpenLists:
         if not isinstance(task, ListwiseTask):
             raise TypeError(f"stage C learns from lists, not from {type(task).__name__}")
         prompts, labels = self.asker.prompts(task), scaled(task, *self._range)
-        kept: list[Kept | None] = self._kept[task.task_id] if self._kept is not None else [None] * task.size
+        kept: list[Kept | None] = self._kept.kept(task.task_id) if self._kept is not None else [None] * task.size
         found: list[AnswerPlace | None]
         if self._config.thinking:
             both = zip(prompts, kept, strict=True)

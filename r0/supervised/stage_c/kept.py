@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from math import inf
 
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import address
 from r0.data.source import TaskSource
 from r0.records import ListwiseTask, SampleRequest
-from r0.storage.resumable_jsonl import AppendedLines
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.supervised.stage_c.asker import Asker
 
 IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call
@@ -31,50 +30,25 @@ class Kept:
     logprobs: tuple[float, ...]
 
 
-class KeptFile:
-    """The completions in the file at ``path``. A context manager.
+class KeptFile(ResumableJsonl[int]):
+    """The completions of lists by their rows, in a file."""
 
-    Args:
-        path: the file.
-        write: false to read only, where others may write.
+    SYNC_S = inf  # whoever samples calls ``sync``: many lists are done at one time
 
-    Raises:
-        UserError: the file is damaged.
-    """
-
-    def __init__(self, path: Path, write: bool = True):
-        self._lines = AppendedLines(path, lambda line: int(line["list"]), write)
-
-    def __contains__(self, row: int) -> bool:
-        return row in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
+    def key_of(self, row: Row) -> int:
+        """The row of the list in the data."""
+        return int(row["list"])
 
     def add(self, row: int, kept: Sequence[Kept | None]) -> None:
         """Keep the completions of a list; they are on the disk after ``sync``."""
-        line = {
-            "list": row,
-            "ids": [one and one.token_ids for one in kept],
-            "logprobs": [one and one.logprobs for one in kept],
-        }
-        self._lines.add(line, sync=False)
+        ids, logprobs = [one and one.token_ids for one in kept], [one and one.logprobs for one in kept]
+        self.append({"list": row, "ids": ids, "logprobs": logprobs})
 
-    def sync(self) -> None:
-        """Bring what was added to the disk."""
-        self._lines.sync()
-
-    def __getitem__(self, row: int) -> list[Kept | None]:
+    def kept(self, row: int) -> list[Kept | None]:
         """[N] the completions of a list."""
-        line = self._lines[row]
+        line = self.row(row)
         both = zip(line["ids"], line["logprobs"], strict=True)
         return [None if ids is None else Kept(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._lines.close()
 
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
