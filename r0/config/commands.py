@@ -24,6 +24,13 @@ from r0.records import Form
 DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 
 
+class OutputKeys(Section):
+    """Where a command that trains nothing writes."""
+
+    output: str | None = key(None, "folder of the result; empty: runs/<command>-<hash of the configuration>")
+    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
+
+
 class SourceKeys(Section):
     """Where (query, document) pairs and their labels come from."""
 

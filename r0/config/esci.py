@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from r0.config.commands import PlainRankKeys, ScheduleKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by
+from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
 
 BASE = "Qwen/Qwen3-0.6B"
 COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
@@ -31,6 +31,18 @@ def _bf16(values: dict[str, Any]) -> None:
         if values.get("dtype", "auto") not in ("auto", "bf16"):
             raise ValueError(f"bf16: dtype={values['dtype']} says otherwise; leave one of them out")
         values |= {"bf16": False, "dtype": "bf16"}
+
+
+def _short_for(values: dict[str, Any]) -> None:
+    """bf16, report_to and gradient_accumulation_steps become the keys that they are short for."""
+    _bf16(values)
+    mirror_by(values, "report_to", none="none")
+    steps, micro, ranks = (
+        values.get(name, default)
+        for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
+    )
+    if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
+        values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
 
 
 class EsciConfig(ScheduleKeys, PlainRankKeys):
@@ -71,22 +83,7 @@ class EsciConfig(ScheduleKeys, PlainRankKeys):
         None, "short for tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """bf16, report_to and gradient_accumulation_steps become the keys that they are short for."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        mirror_by(values, "report_to", none="none")
-        steps, micro, ranks = (
-            values.get(name, default)
-            for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
-        )
-        if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
-            values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
-        return values
+    _resolve = rewriting(_short_for)
 
 
 class EsciEvalConfig(ModelKeys):
@@ -113,12 +110,4 @@ class EsciEvalConfig(ModelKeys):
         None, "write row, label, prediction, score and the four probabilities of every row to this new file (JSONL)"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """bf16 becomes the key that it is short for."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        return values
+    _resolve = rewriting(_bf16)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,6 +16,19 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def key(default: Any, meaning: str, **bounds: Any) -> Any:
     """A field with its meaning."""
     return Field(default, description=meaning, **bounds)
+
+
+def rewriting(rewrite: Callable[[dict[str, Any]], None]) -> Any:
+    """A validator with which ``rewrite`` changes the keys that are given, in a copy, before they are validated."""
+
+    def validator(cls: type[BaseModel], given: object) -> object:
+        if not isinstance(given, dict):
+            return given  # the section's own validation says what is wrong
+        values = dict(given)
+        rewrite(values)
+        return values
+
+    return model_validator(mode="before")(classmethod(validator))
 
 
 class Section(BaseModel):
@@ -140,6 +153,12 @@ class RaySection(Section):
     start_deadline_s: Positive = key(600.0, "seconds for all roles to be ready")
     sample_deadline_s: Positive = key(1800.0, "seconds for sampling one batch")
     update_deadline_s: Positive = key(3600.0, "seconds for one learner update")
+
+
+def check_engines(ray: RaySection, rollout: RolloutSection) -> None:
+    """Refuse several engines in one process."""
+    if ray.inline and rollout.workers > 1:
+        raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
 
 
 class EvalSection(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.mining.collection import Collection, Query
 from r0.mining.ranked import Ranked, best_of
 from r0.runs.live import progress
@@ -91,8 +91,7 @@ def _load(folder: Path) -> Any:
     try:
         return SentenceTransformer(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason}); give another one") from error
+        raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason(error)}); give another") from error
 
 
 def _scores_pairs(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from r0.actors.rollout.engine import EngineSettings, positions
 from r0.config import RankingKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
@@ -130,8 +130,7 @@ def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
 
 def not_loaded(settings: EngineSettings, what: str, error: Exception) -> UserError:
     """What is said where the model cannot be loaded as ``what``."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason}")
+    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason(error)}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

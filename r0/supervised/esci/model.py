@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from transformers.utils import is_flash_attn_2_available
 
 from r0.data.esci import CLASSES, WORDS
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.supervised.training.causal import load_causal
 
 SCORE = "score.weight"  # [4, H] in the classifier
@@ -49,7 +49,7 @@ def check_classifier(folder: Path) -> None:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model: {folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model: {folder} cannot be read: {reason(error)}") from error
     name = next(iter(config.architectures or []), "a model of no known kind")
     if not name.endswith("ForCausalLM"):
         raise UserError(f"model: {folder.name} is {name}, and esci starts from a language model (…ForCausalLM); choose one")

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from r0.actors.rollout.engine import positions
 from r0.data.jsonl import BadLine
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import PointwiseTask
 from r0.supervised.esci.told import Told
 from r0.supervised.finetune.template import PairFormat
@@ -59,7 +59,7 @@ class EsciPrompter(Prompter):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.storage.model_checks import architecture
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
@@ -111,5 +111,6 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"adapter: {folder} does not fit the model ({reason}); give the base model it was trained on") from error
+        raise UserError(
+            f"adapter: {folder} does not fit the model ({reason(error)}); give the base model it was trained on"
+        ) from error

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
 from r0.storage.model_checks import architecture
@@ -52,7 +52,7 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
     pad = tokenizer.pad_token or tokenizer.eos_token
     if pad is None:
         raise UserError("model: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import Task
 from r0.supervised.training.job import Job
 from r0.supervised.training.ranks import OrderedTrainer, half, init_deepspeed, trainable, training_arguments
@@ -65,7 +65,7 @@ def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any
     try:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=weights, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model: {folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model: {folder} cannot be loaded: {reason(error)}") from error
 
 
 def keeps_logits(model: Any) -> bool:

@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.supervised.training.job import COMPLETE, Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import known_pickles
 
@@ -120,7 +120,7 @@ def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
         # In the model's own dtype: ZeRO-3 wants one for all that is trained, and DeepSpeed keeps float32 copies beside bf16.
         return get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {reason(error)}") from error
 
 
 class Recorded:
