@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import grimp
 import pytest
 
-# Found by name in HOUSE's rules: what is imported where, and nowhere else.
+# Libraries that are imported in these modules and packages alone.
 ONLY_IN = {
     "vllm": ("r0.actors.rollout.vllm_engine", "r0.actors.sync.vllm_sync", "r0.actors.sync.vllm_transfer"),
     "deepspeed": (
