@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -20,6 +19,7 @@ from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
+from r0.storage.model_checks import read_json
 from r0.text.tags import control_texts, without_control
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
@@ -131,18 +131,3 @@ def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
 def not_loaded(settings: EngineSettings, what: str, error: Exception) -> UserError:
     """What is said where the model cannot be loaded as ``what``."""
     return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason(error)}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of the model's folder; empty where there is no such file.
-
-    Raises:
-        UserError: it is not valid JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"model: {path} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}

@@ -9,6 +9,21 @@ from typing import Any
 from r0.errors import UserError
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of the model's folder; empty where there is no such file.
+
+    Raises:
+        UserError: it is not valid JSON.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"model: {path} is not valid JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
 def model_config(folder: Path) -> dict[str, Any]:
     """A model's config.json.
 
