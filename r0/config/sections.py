@@ -28,7 +28,8 @@ def rewriting(rewrite: Callable[[dict[str, Any]], None]) -> Any:
         rewrite(values)
         return values
 
-    return model_validator(mode="before")(classmethod(validator))
+    of_the_class: Any = classmethod(validator)
+    return model_validator(mode="before")(of_the_class)
 
 
 class Section(BaseModel):

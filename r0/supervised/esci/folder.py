@@ -33,7 +33,7 @@ def folder_writers(prompter: EsciPrompter) -> tuple[Write, Write]:
 
     def write_adapter(folder: Path, model: Any, gathered: Weights | None) -> None:
         write_pretrained(folder, model, gathered)
-        prompter.told.remember(folder)
+        prompter.settings.save(folder)
 
     return write, write_adapter
 
@@ -48,7 +48,7 @@ def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
     inner = ["1.linear", "2.linear"]  # two thirds are no number of bf16
     encoder = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity(), keep_in_fp32_modules=inner)
     encoder.save_pretrained(str(folder), create_model_card=False)
-    prompter.told.remember(folder)
+    prompter.settings.save(folder)
 
 
 def pair_tokenizer(prompter: EsciPrompter) -> Any:
@@ -58,7 +58,7 @@ def pair_tokenizer(prompter: EsciPrompter) -> Any:
         begins = prompter.template.head.startswith(tokenizer.bos_token or "\0")
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
     tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
-    tokenizer.model_max_length = prompter.told.max_prompt_tokens
+    tokenizer.model_max_length = prompter.settings.max_prompt_tokens
     return tokenizer
 
 

@@ -14,7 +14,7 @@ from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.folder import folder_writers
 from r0.supervised.esci.model import open_causal
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.esci.told import to_tell
+from r0.supervised.esci.prompt_file import prompt_settings
 from r0.supervised.esci.trainer import EsciTrainer
 from r0.supervised.esci.validation import HeldOut
 from r0.supervised.training.causal import keeps_logits
@@ -33,7 +33,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     quiet()
     config, folder, data = job.config, Path(job.model), Path(job.run) / "data"
     arguments = TrainingArguments(**training_arguments(job))  # before the model: ZeRO-3 splits it while it loads
-    prompter = EsciPrompter.open(folder, to_tell(config, None))
+    prompter = EsciPrompter.open(folder, prompt_settings(config, None))
     set_seed(config.seed)  # of new adapters
     model = _open(config, folder)
     train = Ordered(Rows(data / TRAIN), config.seed, config.batch_size, job.steps)

@@ -13,7 +13,7 @@ from r0.storage.models import model_folder
 from r0.supervised.esci.data import Preparation, prepared
 from r0.supervised.esci.model import check_classifier
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.esci.told import to_tell
+from r0.supervised.esci.prompt_file import prompt_settings
 from r0.supervised.training import run as training
 
 RANK = "r0.supervised.esci.rank:train_rank"
@@ -30,7 +30,7 @@ def run(config: EsciConfig) -> Path:
     training.check_ranks(config)
     folder = model_folder(config.model)
     check_classifier(folder)
-    preparation = Preparation(config, EsciPrompter.open(folder, to_tell(config, None)))
+    preparation = Preparation(config, EsciPrompter.open(folder, prompt_settings(config, None)))
     counts = None if config.fresh else prepared(output_path("esci", config) / "data")
     found = counts or preparation.check()
 

@@ -20,7 +20,7 @@ from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.esci.told import FILE, Told, to_tell, told
+from r0.supervised.esci.prompt_file import FILE, PromptSettings, load_prompt_settings, prompt_settings
 from r0.supervised.training.causal import keeps_logits
 from r0.supervised.training.ranks import to_device
 
@@ -40,15 +40,15 @@ class Scorer:
         kind = architecture(self._folder)
         self._classifies = kind.endswith("ForSequenceClassification")
         self._adapter = _adapter_folder(config.adapter)
-        known = told(self._adapter or self._folder)
+        known = load_prompt_settings(self._adapter or self._folder)
         if self._classifies and known is None:
             raise UserError(f"model: {self._folder} is a classifier without {FILE}; give the model/ of an esci run")
         if self._classifies and self._adapter:
             raise UserError("adapter: model is the trained one already; leave adapter out, or give the base model")
         if not self._classifies and not kind.endswith("ForCausalLM"):
             raise UserError(f"model: {self._folder} is {kind or 'of no known kind'} and no language model; choose one")
-        self.told: Told = to_tell(config, known)
-        self.prompter = EsciPrompter.open(self._folder, self.told)
+        self.settings: PromptSettings = prompt_settings(config, known)
+        self.prompter = EsciPrompter.open(self._folder, self.settings)
         self._gpu = torch.cuda.is_available()
         self._device = torch.device("cuda" if self._gpu else "cpu")
 

@@ -23,9 +23,9 @@ from r0.runs.live import progress
 from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.completions import CompletionFile, rows_of, sample_completions
 from r0.supervised.stage_c.engines import engines
 from r0.supervised.stage_c.examples import THOUGHTS
-from r0.supervised.stage_c.kept import KeptFile, rows_of, sample_kept
 from r0.supervised.stage_c.lists import stage_c_source
 from r0.supervised.stage_c.measure import Measured, measure
 from r0.supervised.training import driver
@@ -82,7 +82,7 @@ def _prepare(
     config, path = job.config, directory.path / BEFORE
     before = Measured.read(path) if heldout else Measured()
     wanted = rows_of(config, source, job.steps) if config.samples else []
-    with KeptFile(directory.path / THOUGHTS) as file:
+    with CompletionFile(directory.path / THOUGHTS) as file:
         left = [row for row in wanted if row not in file]
         if before is not None and not left:
             return before
@@ -91,7 +91,7 @@ def _prepare(
                 before = measure(config, heldout, asker, group)
                 before.write(path)
             if left:
-                kept = sample_kept(config, source, left, asker, group, file, stop)
+                kept = sample_completions(config, source, left, asker, group, file, stop)
                 for _ in progress(kept, "sampling completions to keep", len(left)):
                     pass
         if stop() and any(row not in file for row in wanted):

@@ -23,14 +23,14 @@ IN_FLIGHT = 4  # times what the engines work on at one time is handed over in on
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptCompletion:
     """A completion; ``logprobs`` [C] of its C ids, the end-of-sequence id included where it was sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
-class KeptFile(ResumableJsonl[int]):
+class CompletionFile(ResumableJsonl[int]):
     """The completions of lists by their rows, in a file."""
 
     SYNC_S = inf  # whoever samples calls ``sync``: many lists are done at one time
@@ -39,16 +39,16 @@ class KeptFile(ResumableJsonl[int]):
         """The row of the list in the data."""
         return int(row["list"])
 
-    def add(self, row: int, kept: Sequence[Kept | None]) -> None:
+    def add(self, row: int, kept: Sequence[KeptCompletion | None]) -> None:
         """Keep the completions of a list; they are on the disk after ``sync``."""
         ids, logprobs = [one and one.token_ids for one in kept], [one and one.logprobs for one in kept]
         self.append({"list": row, "ids": ids, "logprobs": logprobs})
 
-    def kept(self, row: int) -> list[Kept | None]:
+    def kept(self, row: int) -> list[KeptCompletion | None]:
         """[N] the completions of a list."""
         line = self.row(row)
         both = zip(line["ids"], line["logprobs"], strict=True)
-        return [None if ids is None else Kept(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
+        return [None if ids is None else KeptCompletion(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
 
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
@@ -61,13 +61,13 @@ def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
     return list(dict.fromkeys(row for step in range(steps) for row in source.batch_rows(step, config.batch_size)))
 
 
-def sample_kept(
+def sample_completions(
     config: StageCConfig,
     source: TaskSource,
     rows: Sequence[int],
     asker: Asker,
     engines: RolloutGroup,
-    file: KeptFile,
+    file: CompletionFile,
     stop: Callable[[], bool],
 ) -> Iterator[ListwiseTask]:
     """Sample and keep the completions of the lists ``rows``, many at a time; gives each list when it is kept.
@@ -87,10 +87,10 @@ def sample_kept(
             continue
         sampled = iter(engines.sample(requests, config.temperature, config.max_new_tokens))
         for one in waiting:
-            kept: list[Kept | None] = [None] * one.size
+            kept: list[KeptCompletion | None] = [None] * one.size
             for place in _documents(config, one):
                 completion = next(sampled)
-                kept[place] = Kept(completion.token_ids, completion.logprobs)
+                kept[place] = KeptCompletion(completion.token_ids, completion.logprobs)
             file.add(one.task_id, kept)
         file.sync()
         yield from waiting
