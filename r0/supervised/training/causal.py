@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
 from r0.errors import UserError, reason
 from r0.records import Task
@@ -89,6 +89,7 @@ def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[
     config = job.config
     arguments = TrainingArguments(**training_arguments(job))  # before the model: ZeRO-3 splits it while it loads
     init_deepspeed()
+    set_seed(config.seed)  # of new adapters
     model = trainable(load_causal(job.model, torch.bfloat16 if half(config) else torch.float32), config, "CAUSAL_LM")
     collator, steps = collate(rows.pad_id, keeps_logits(model)), StepRows(rows, config.batch_size, job.steps)
     return kind(model=model, args=arguments, data_collator=collator, train_dataset=steps)
