@@ -15,6 +15,7 @@ from typing import Any
 
 from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCConfig, TrainingKeys
 from r0.errors import UserError
+from r0.process.device import nvidia_gpus
 from r0.process.environment import WORKER_VARIABLES
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def local_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return nvidia_gpus()
 
 
 def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:

@@ -16,6 +16,7 @@ from r0.commands.training import model_config
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
 from r0.errors import UserError
+from r0.process.device import avoid_cudnn_attention
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
@@ -57,6 +58,8 @@ class Scorer:
         Raises:
             UserError: they cannot be loaded, or the adapter is of another model.
         """
+        if self._gpu:
+            avoid_cudnn_attention()
         config = self._config
         half = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
         weights = torch.bfloat16 if half else torch.float32

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, Trainer
 from r0.actors.learner.zero import effective_stage
 from r0.config import RankKeys
 from r0.errors import UserError
+from r0.process.device import process_device
 from r0.supervised.training.job import WHOLE, Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import known_pickles
 
@@ -57,7 +58,7 @@ def common_arguments(job: Job) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu(config),
         "prediction_loss_only": True,
     }
 
@@ -85,10 +86,12 @@ def schedule(keys: ScheduleKeys, steps: int) -> dict[str, Any]:
 def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
 
-    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones.
+    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones. Optimizer and
+    gradients are as in RL (``zero.make_engine``): AdamW is fused but for ZeRO 3, gradients accumulate in float32.
     """
     stage = effective_stage(zero_stage, half)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
+    adam["fused"] = stage != 3
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
     if stage == 3:  # without the gather a save holds no weights at all
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
@@ -97,7 +100,8 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto", "immediate_grad_update": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
@@ -106,7 +110,12 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
 
 def half(config: RankKeys) -> bool:
     """Whether the weights are bf16 while learning."""
-    return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
+    return config.dtype == "bf16" or (config.dtype == "auto" and on_gpu(config))
+
+
+def on_gpu(config: RankKeys) -> bool:
+    """Whether this rank computes on a GPU."""
+    return process_device(config.gpus).type == "cuda"
 
 
 def causal_model(config: RankKeys, folder: str) -> Any:

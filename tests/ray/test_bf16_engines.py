@@ -1,4 +1,4 @@
-"""A bf16 engine frees each bf16 gradient during the backward pass, and its updates are those without."""
+"""What DeepSpeed makes of r0's settings in bf16: float32 sums of gradients, fused AdamW, no bf16 gradient kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from r0.actors.learner.zero import leave_distributed, make_engine, set_learning_rate, start_distributed
+from r0.supervised.training.ranks import deepspeed_config
 
 pytestmark = pytest.mark.ray
 
@@ -64,3 +65,19 @@ def test_no_bf16_gradient_outlives_the_backward_pass_and_updates_are_bit_equal(g
     assert min(alive_before) > 0
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert float(want[ROWS]) > 0  # the first norm
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_supervised_ranks_accumulate_in_float32_and_their_adamw_is_fused_but_for_zero_3(group, stage):
+    import deepspeed
+
+    config = deepspeed_config(stage, half=True)
+    numbers = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    config["optimizer"]["params"] |= numbers  # what transformers fills in for "auto"
+    config |= {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2}
+    config["gradient_clipping"] = 1.0
+    config["bf16"]["enabled"] = True
+    module = nn.Linear(4, 4).to(torch.bfloat16)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=module.parameters(), config=config, dist_init_required=False)
+    assert engine.get_data_types() == (torch.bfloat16, torch.float32)
+    assert bool(engine.basic_optimizer.param_groups[0]["fused"]) == (stage != 3)
