@@ -22,8 +22,8 @@ def deep_model(logit_spread: float = 5.0):
 
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=28, num_attention_heads=4, num_key_value_heads=2,
-        initializer_range=0.1, tie_word_embeddings=False,
+        vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=28, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.1, tie_word_embeddings=False,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).eval()
     with torch.no_grad():

@@ -224,10 +224,10 @@ def fit(trainer: Trainer, job: Job, channel: Channel) -> bool:
     return not watch.stopped
 
 
-def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """Each value added up over the ranks."""
+def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+    """Each value added up over the ranks; scalars on the GPU come back in one transfer."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device)
+    total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()])
     dist.all_reduce(total)
     return dict(zip(values, total.tolist(), strict=True))
 
