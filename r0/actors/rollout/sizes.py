@@ -6,7 +6,10 @@ Sizes are in bytes unless a name says otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from r0.errors import UserError
 
 GIB = 2**30
 CPU_KV_CACHE = GIB  # of an engine on a CPU
@@ -15,6 +18,22 @@ LEAST_NUM_SEQS, MOST_NUM_SEQS = 128, 1024  # of the automatic choice on a GPU; v
 STEP_NUM_SEQS = 64  # the automatic choice is a multiple
 ENGINE_RESERVE = 4 * GIB  # of an engine beside weights and cache: activations, CUDA graphs, and the buffers of a weight sync
 SLACK = 0.05  # share of a card's free memory that stays free: fragments, and what the learner's process may still take
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU's memory in bytes. ``free`` is given where the learner is on it too."""
+
+    total: int
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class CardSizes:
+    """What an engine is told: completions at one time, and the size of its cache (None: what vLLM finds left in its share)."""
+
+    num_seqs: int
+    kv_cache_bytes: int | None
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
@@ -50,6 +69,13 @@ def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> 
     return min(MOST_NUM_SEQS, max(LEAST_NUM_SEQS, held // STEP_NUM_SEQS * STEP_NUM_SEQS))
 
 
+def most_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
+    """Completions that an engine may work on at one time, as far as the driver knows: as configured, else what auto may choose."""
+    if isinstance(max_num_seqs, int):
+        return max_num_seqs
+    return MOST_NUM_SEQS if gpus else CPU_NUM_SEQS
+
+
 def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_model_len: int, num_seqs: int | None = None) -> int:
     """Size of the key-value cache of an engine that shares its card with the learner.
 
@@ -61,8 +87,45 @@ def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_mode
         num_seqs: completions at one time; None: as many as ``auto_num_seqs`` may choose.
 
     Returns:
-        What is left beside weights and reserve, at most what ``num_seqs`` completions of full length need. It may be less than one
-        completion needs, or negative: then the engine does not fit.
+        What is left beside weights and reserve, at most what ``num_seqs`` completions of full length need. It may be less than
+        one completion needs, or negative: then the engine does not fit.
     """
     room = int(free_bytes * (1 - SLACK)) - weight_bytes - ENGINE_RESERVE
     return min(room, token_bytes * max_model_len * (num_seqs or MOST_NUM_SEQS))
+
+
+def card_sizes(
+    card: Card,
+    weight_bytes: int,
+    token_bytes: int,
+    max_model_len: int,
+    share: float,
+    kv_cache_gib: float | None = None,
+    num_seqs: int | None = None,
+) -> CardSizes:
+    """The sizes of an engine on a GPU.
+
+    Args:
+        card: each of the engine's.
+        weight_bytes, token_bytes, max_model_len: see ``auto_kv_cache``.
+        share: of the card that the engine may take, at most.
+        kv_cache_gib, num_seqs: as configured; None: chosen here.
+
+    Raises:
+        UserError: beside the learner there is no room for a single completion.
+    """
+    most = int(share * card.total)
+    if kv_cache_gib is not None:
+        given: int | None = int(kv_cache_gib * GIB)
+    elif card.free is None:
+        given = None
+    else:
+        given = auto_kv_cache(min(card.free, most), weight_bytes, token_bytes, max_model_len, num_seqs)
+        if given < token_bytes * max_model_len:
+            raise UserError(
+                f"rollout.kv_cache_gib: beside the learner the engine may take {min(card.free, most) / GIB:.1f} GiB of the card, its "
+                f"weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and what is left holds no completion; "
+                "use learner.lora.r or learner.zero_stage=2 for a smaller learner, a smaller model, or two cards"
+            )
+    cache = most - weight_bytes - ENGINE_RESERVE if given is None else given
+    return CardSizes(num_seqs or auto_num_seqs(max(0, cache), token_bytes, max_model_len), given)
