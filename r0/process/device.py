@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from r0.process.gpus import cuda_available
 
 if TYPE_CHECKING:
     import torch
-
-PROC_GPUS = Path("/proc/driver/nvidia/gpus")
-DEVICES = Path("/dev")
-WSL_TOOLS = "/usr/lib/wsl/lib"
 
 
 def process_device(gpus: float | None = None) -> torch.device:
@@ -22,12 +17,15 @@ def process_device(gpus: float | None = None) -> torch.device:
 
     Args:
         gpus: GPUs that the configuration gives this process; 0 means the CPU, even where torch sees GPUs. None: not said.
+
+    Raises:
+        UserError: there is a GPU, and its driver is too old for this torch.
     """
     import torch
 
     assigned = _assigned_by_ray()
     # RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 leaves the node's GPUs visible to a worker that Ray gave none.
-    if gpus == 0 or assigned == [] or not torch.cuda.is_available():
+    if gpus == 0 or assigned == [] or not cuda_available():
         return torch.device("cpu")
     return torch.device("cuda", _index(assigned))
 
@@ -58,22 +56,6 @@ def avoid_cudnn_attention() -> None:
     import torch
 
     torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-def nvidia_gpus() -> int:
-    """NVIDIA GPUs of this machine, whatever ``CUDA_VISIBLE_DEVICES`` says; 0 without a driver."""
-    found = len(list(PROC_GPUS.glob("*"))) or len(list(DEVICES.glob("nvidia[0-9]*")))  # gVisor has only the latter
-    if found or not (DEVICES / "dxg").exists():
-        return found
-    # WSL2 has neither, and the same /dev/dxg for the GPUs of all makers.
-    tool = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", ""), WSL_TOOLS]))
-    if tool is None:
-        return 0
-    try:
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def _assigned_by_ray() -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from r0.process.device import nvidia_gpus
+from r0.process.gpus import cards
 
 VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",  # each role has its cores
@@ -23,5 +23,5 @@ def quiet() -> None:
     """Set what is not set, in the driver; before torch or Ray is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    if not nvidia_gpus():
+    if not cards():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed says so at length otherwise

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from r0.actors.rollout.engine import EngineSettings, positions
+from r0.actors.rollout.settings import EngineSettings, positions
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.process.device import avoid_cudnn_attention
@@ -40,7 +40,7 @@ class EncoderWorker:
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, model: Any):
-        self._keys, self._batch, self._model = keys, settings.max_num_seqs, model
+        self._keys, self._batch, self._model = keys, settings.batch, model
         self._control = control_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 

@@ -1,4 +1,4 @@
-"""A process takes the GPU it was given, tells DeepSpeed and torch so, and finds GPUs without torch."""
+"""A process takes the GPU it was given and tells DeepSpeed and torch so; GPUs are counted without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from r0.actors.learner import worker, zero
-from r0.actors.placement import local_gpus
 from r0.config import StageAConfig
-from r0.process import device as devices
-from r0.process import environment
-from r0.process.device import avoid_cudnn_attention, nvidia_gpus, prepare, process_device, with_index
+from r0.process import environment, gpus
+from r0.process.device import avoid_cudnn_attention, prepare, process_device, with_index
 
 
 @pytest.fixture
@@ -31,9 +29,9 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     torch.backends.cuda.enable_cudnn_sdp(True)
 
 
-def ray_worker(monkeypatch: pytest.MonkeyPatch, gpus: list, actor: str | None = "an actor") -> None:
+def ray_worker(monkeypatch: pytest.MonkeyPatch, ids: list, actor: str | None = "an actor") -> None:
     context = SimpleNamespace(get_actor_id=lambda: actor)
-    fake = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context, get_gpu_ids=lambda: gpus)
+    fake = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context, get_gpu_ids=lambda: ids)
     monkeypatch.setitem(sys.modules, "ray", fake)
 
 
@@ -44,8 +42,8 @@ def test_the_device_that_a_rank_sets_has_an_index(cards):
     assert os.environ["LOCAL_RANK"] == "2"
 
 
-@pytest.mark.parametrize(("asked", "gpus", "want"), [(None, None, "cuda:0"), ("cuda", None, "cuda:0"), (None, 0.0, "cpu")])
-def test_the_learner_takes_a_gpu_with_an_index_and_none_where_learner_gpus_is_0(cards, monkeypatch, asked, gpus, want):
+@pytest.mark.parametrize(("asked", "owned", "want"), [(None, None, "cuda:0"), ("cuda", None, "cuda:0"), (None, 0.0, "cpu")])
+def test_the_learner_takes_a_gpu_with_an_index_and_none_where_learner_gpus_is_0(cards, monkeypatch, asked, owned, want):
     taken = []
 
     def start(rank, world, master, device, timeout_s):
@@ -54,7 +52,7 @@ def test_the_learner_takes_a_gpu_with_an_index_and_none_where_learner_gpus_is_0(
 
     monkeypatch.setattr(worker, "start_distributed", start)
     with pytest.raises(InterruptedError):
-        worker.Learner(StageAConfig(algo="grpo", learner={"gpus": gpus}), "", 1, device=asked)
+        worker.Learner(StageAConfig(algo="grpo", learner={"gpus": owned}), "", 1, device=asked)
     assert taken == [torch.device(want)]
 
 
@@ -93,15 +91,15 @@ def learner_rank() -> None:
 
 
 def hf_engine() -> None:
-    from r0.actors.rollout import engine, hf_engine
+    from r0.actors.rollout import hf_engine, settings
 
-    settings = engine.EngineSettings(".", 10, engine="hf", transfer="local")
+    chosen = settings.EngineSettings(".", 10, engine="hf", transfer="local")
     with pytest.raises((OSError, ValueError)):  # an empty folder
-        hf_engine.HfEngine(settings)
+        hf_engine.HfEngine(chosen)
 
 
 def encoder_worker() -> None:
-    from r0.actors.rollout.engine import EngineSettings
+    from r0.actors.rollout.settings import EngineSettings
     from r0.rerank.encoder_worker import placed
 
     assert placed(EngineSettings("", 10)) == ("cuda", torch.bfloat16)
@@ -158,9 +156,9 @@ def test_a_cpu_process_leaves_cudnn_alone(cards):
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine without GPUs, to put some in."""
-    monkeypatch.setattr(devices, "PROC_GPUS", tmp_path / "proc")
-    monkeypatch.setattr(devices, "DEVICES", tmp_path / "dev")
-    monkeypatch.setattr(devices, "WSL_TOOLS", str(tmp_path / "wsl"))
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "proc")
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(gpus, "WSL_TOOLS", str(tmp_path / "wsl"))
     monkeypatch.setenv("PATH", "/bin:/usr/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
@@ -170,25 +168,25 @@ def machine(monkeypatch, tmp_path):
 
 
 def test_gpus_are_counted_where_the_driver_lists_them(machine):
-    assert nvidia_gpus() == 0
-    (machine / "proc" / "0000:01:00.0").mkdir()
-    assert nvidia_gpus() == local_gpus() == 1
+    assert gpus.cards() == 0
+    (machine / "proc" / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    assert gpus.cards() == 1
 
 
 def test_gpus_are_counted_in_a_sandbox_that_has_only_their_device_files(machine, monkeypatch):
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (machine / "dev" / name).touch()
-    assert nvidia_gpus() == local_gpus() == 2
+    assert gpus.cards() == 2
     environment.quiet()
     assert "DS_ACCELERATOR" not in os.environ
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local_gpus() == 0
+    assert gpus.cards() == 0
 
 
 def test_gpus_are_counted_under_wsl_by_nvidias_tool(machine):
     (machine / "dev" / "dxg").touch()
-    assert nvidia_gpus() == 0  # another maker's
+    assert gpus.cards() == 0  # another maker's
     tool = machine / "wsl" / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-1)'\n")
     tool.chmod(0o755)
-    assert nvidia_gpus() == local_gpus() == 1
+    assert gpus.cards() == 1

@@ -23,6 +23,8 @@ from r0.actors.learner.zero import (
     engine_state,
     leave_distributed,
     load_engine_state,
+    offload_optimizer,
+    reload_optimizer,
     replicated,
     set_learning_rate,
     start_distributed,
@@ -76,6 +78,7 @@ class Learner:
         self.updates = 0
         seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
         self._sender: Any = None
+        self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
@@ -118,11 +121,25 @@ class Learner:
         done = (self.updates - warm) / max(1, self.total_updates - warm)
         return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
+    def offload(self) -> None:
+        """Leave the card to an engine that shares it: the optimizers go to the CPU where DeepSpeed can move them, and memory that
+        torch keeps for later is given back."""
+        engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
+        if not self._offloaded:
+            self._offloaded = [engine for engine in engines if offload_optimizer(engine)]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """The reverse of ``offload``, before an update."""
+        while self._offloaded:
+            reload_optimizer(self._offloaded.pop())
+
     # Weight sync ------------------------------------------------------------------------------------------------------------
 
     def weights(self, dtype: torch.dtype | None = None) -> LearnerWeights:
         """The policy's weights under Hugging Face names; iterating is a collective."""
-        bucket = int(self.config.sync.bucket_mb * 1e6)
+        bucket = self.config.sync.bucket_bytes(self.device.type == "cuda")
         return LearnerWeights(self.networks.policy.module.model, dtype, bucket, self.rank)
 
     def connect(self, backend: str, workers: list) -> None:
@@ -130,7 +147,7 @@ class Learner:
         from r0.actors.sync.sync import make_sender
 
         sync = self.config.sync
-        bucket = int(sync.bucket_mb * 1e6)
+        bucket = sync.bucket_bytes(self.device.type == "cuda")
         rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
         dtype = rollout or (torch.bfloat16 if self.config.rollout.dtype == "bf16" else torch.float32)
         processes = self.config.rollout.tensor_parallel_size
@@ -175,11 +192,15 @@ class Learner:
         for name, value in self._identity().items():
             if saved.get(name) != value:
                 raise UserError(f"{folder} was written with {name}={saved.get(name)}, this run has {value}; resume with the same")
+        offloaded = bool(self._offloaded)
+        self.reload()
         load_engine_state(self.networks.policy, full["policy"])
         if self.networks.critic is not None:
             load_engine_state(self.networks.critic, full["critic"])
         self.updates = state["updates"]
         set_random_states(state["random"])
+        if offloaded:
+            self.offload()
 
     def _identity(self) -> dict[str, Any]:
         learner = self.config.learner

@@ -206,3 +206,26 @@ def _weights_from_masters(optimizer: Any) -> None:
             kept[0].all_gather(kept)
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
+
+
+def offload_optimizer(engine: Any) -> bool:
+    """Move the float32 weights and the optimizer's moments to the CPU where DeepSpeed can; ``reload_optimizer`` is the way back.
+
+    It can with ZeRO 2, and with ZeRO 1 in float32. Not with ZeRO 0 and with ZeRO 1 in bf16, whose optimizers cannot move;
+    nor with ZeRO 3, where it moves the state of its own Adam only.
+
+    Returns whether they are on the CPU now.
+    """
+    from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Part
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        return False
+    pinned = masters(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
+    engine.offload_states(include=[Part.hp_params, Part.optim_states], pin_memory=pinned)
+    return True
+
+
+def reload_optimizer(engine: Any) -> None:
+    """The reverse of ``offload_optimizer``."""
+    engine.reload_states()

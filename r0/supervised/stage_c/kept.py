@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from r0.actors.rollout.sizes import most_num_seqs
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import address
 from r0.data.source import TaskSource
+from r0.process.gpus import local_gpus
 from r0.records import ListwiseTask, SampleRequest
 from r0.storage.resumable_jsonl import AppendedLines
 from r0.supervised.stage_c.asker import Asker
@@ -100,7 +102,7 @@ def sample_kept(
 
     Ends early after ``stop()``.
     """
-    most = IN_FLIGHT * config.rollout.max_num_seqs * config.rollout.workers
+    most = IN_FLIGHT * most_num_seqs(config.rollout.max_num_seqs, local_gpus() > 0) * config.rollout.workers
     waiting: list[ListwiseTask] = []
     requests: list[SampleRequest] = []
     for number, row in enumerate(rows, 1):

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from r0.actors.placement import bundles, check_nodes, start_ray
+from r0.actors.placement import bundles, check_nodes, cluster_gpus, start_ray
 from r0.errors import UserError
 from r0.process.device import prepare, process_device
 from r0.process.signals import StopRequest
@@ -138,7 +138,6 @@ def _watch(job: Job, display: _Display) -> None:
 
 def _fit(job: Job) -> None:
     """One Ray Train worker a rank."""
-    import ray
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
@@ -152,7 +151,7 @@ def _fit(job: Job) -> None:
 
     for name, value in TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
-    need = bundles(job.config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    need = bundles(job.config, has_gpus=cluster_gpus() > 0)
     gpu = need[0].gpus > 0
     trainer = Quick(
         _ray_rank,
