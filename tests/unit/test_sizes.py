@@ -83,7 +83,7 @@ def test_an_explicit_cache_holds_on_every_device():
 
 
 def test_a_shared_card_without_room_is_refused_with_the_figures():
-    with pytest.raises(UserError, match=r"may take 4.0 GiB of the card, .* take 4.0 GiB, and no completion fits beside them; use"):
+    with pytest.raises(UserError, match=r"may take 4.0 GiB of the card, .* take 4.0 GiB, and no completion fits besides; use"):
         told(Card(total=24 * GIB, free=4 * GIB), shared_card=True)
     with pytest.raises(UserError, match=r"may take 4.0 GiB"):  # or the share is too small
         told(Card(total=80 * GIB, free=60 * GIB), shared_card=True, gpu_memory_utilization=0.05)

@@ -124,7 +124,7 @@ def card_sizes(
         if given < token_bytes * max_model_len:
             raise UserError(
                 f"rollout.kv_cache_gib: beside the learner the engine may take {min(card.free, most) / GIB:.1f} GiB of the card, "
-                f"its weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and no completion fits beside them; "
+                f"its weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and no completion fits besides; "
                 "use learner.lora.r or learner.zero_stage=2 for a smaller learner, a smaller model, or two cards"
             )
     cache = most - weight_bytes - ENGINE_RESERVE if given is None else given

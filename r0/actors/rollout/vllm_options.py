@@ -61,4 +61,4 @@ def _token_bytes(folder: Path, dtype_bytes: int, tensor_parallel_size: int) -> i
     try:
         return kv_bytes_per_token(model_config(folder), dtype_bytes, tensor_parallel_size)
     except KeyError as error:
-        raise UserError(f"model: {folder / 'config.json'} has no {error}, so the size of a key-value cache is not known") from None
+        raise UserError(f"model: {folder / 'config.json'} has no {error}, so its key-value cache has no known size") from None
