@@ -44,7 +44,7 @@ class Roles:
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
     def learn(self, groups: Sequence[TrainGroup], step: int) -> dict[str, float]:
-        """Update on the rollouts of ``step``, which were sampled with the weights of version ``step``; see LearnerGroup.update."""
+        """Update on the rollouts of ``step``, sampled with the weights of version ``step``; see ``LearnerGroup.update``."""
         if not self.engine.sleep:
             return self.learner.update(groups, version=step, step=step)
         self.rollout.sleep()

@@ -92,8 +92,8 @@ def _check_nccl(config: RLConfig) -> None:
     if learner + rollout <= 1 + ROUNDING or engines_meet:
         who = "two engines" if engines_meet else "learner and engine"
         raise ValueError(
-            f"rollout.gpus: with learner.gpus={learner:g} and rollout.gpus={rollout:g}, {who} can be on the same card, which NCCL "
-            f"refuses; {WHOLE_CARDS}, or {ONE_CARD} with learner.ranks=1, rollout.workers=1 and sync.backend=auto"
+            f"rollout.gpus: with learner.gpus={learner:g} and rollout.gpus={rollout:g}, {who} can be on the same card, "
+            f"which NCCL refuses; {WHOLE_CARDS}, or {ONE_CARD} with learner.ranks=1, rollout.workers=1 and sync.backend=auto"
         )
 
 

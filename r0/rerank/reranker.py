@@ -52,6 +52,7 @@ class Reranker:
         workers: engines; one is in this process, several are Ray actors.
         system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
+            With ``tensor_parallel_size`` above 1 a script must be guarded by ``if __name__ == "__main__":``.
 
     Raises:
         UserError: the model or the engine cannot be used.
