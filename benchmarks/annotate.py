@@ -196,7 +196,7 @@ def main() -> int:
 
     from transformers import AutoTokenizer
 
-    from r0.actors.rollout.engine import EngineSettings
+    from r0.actors.rollout.settings import EngineSettings
     from r0.config import AnnotateConfig, RolloutSection
     from r0.process.environment import quiet
     from r0.rerank import Reranker

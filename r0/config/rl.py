@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.cards import check_cards
 from r0.config.commands import RunKeys
 from r0.config.lists import ListKeys, ListRewardSection
 from r0.config.sections import (
@@ -76,6 +77,7 @@ class RLConfig(RunKeys):
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")
         if self.ray.inline and (self.learner.ranks > 1 or self.rollout.workers > 1):
             raise ValueError("ray.inline: runs one learner and one engine; set learner.ranks=1 and rollout.workers=1")
+        check_cards(self)
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label: {self.min_label} is not below max_label={self.max_label}")
         return self

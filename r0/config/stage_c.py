@@ -50,7 +50,9 @@ class StageCConfig(ListSourceKeys, ScheduleKeys, RankKeys, RunKeys):
     temperature: Positive = key(1.0, "sampling temperature of kept thoughts; what is measured is sampled greedily")
     system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
     batch_size: Count = key(8, "lists an update sees over all ranks")
-    micro_batch_size: Count = key(1, "lists a rank computes at one time")
+    micro_batch_size: Count = key(
+        1, "lists a rank computes at one time; one forward pass holds all their documents: lists × candidates × prompt tokens"
+    )
     eval_lists: Annotated[int, Field(ge=0)] = key(100, "held-out lists measured before and after, at most; 0: none")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers: kept thoughts, and what is measured; not while learning")
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from r0.actors.rollout.engine import EngineSettings, positions
+from r0.actors.rollout.settings import EngineSettings, positions
 from r0.config import RankingKeys
 from r0.errors import UserError, reason
+from r0.process.device import avoid_cudnn_attention
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
@@ -39,7 +40,7 @@ class EncoderWorker:
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, model: Any):
-        self._keys, self._batch, self._model = keys, settings.max_num_seqs, model
+        self._keys, self._batch, self._model = keys, settings.batch, model
         self._control = control_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 
@@ -100,7 +101,9 @@ def placed(settings: EngineSettings) -> tuple[str, Any]:
     import torch
 
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-    if not on_gpu:
+    if on_gpu:
+        avoid_cudnn_attention()
+    else:
         torch.set_num_threads(settings.threads)
     half = settings.dtype == "bf16" or (settings.dtype == "auto" and on_gpu)
     return ("cuda" if on_gpu else "cpu"), (torch.bfloat16 if half else torch.float32)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, not_loaded, placed, text_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from r0.actors.rollout.engine import positions
+from r0.actors.rollout.settings import positions
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.rerank.cross_encoder import is_cross_encoder

@@ -15,9 +15,11 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout.engine import Device, EngineSettings, positions
+from r0.actors.rollout.settings import Device, EngineSettings, positions
+from r0.actors.rollout.sizes import most_num_seqs
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
+from r0.process.gpus import local_gpus
 from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
@@ -47,6 +49,7 @@ class Reranker:
         workers: engines; one is in this process, several are Ray actors.
         system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
+            With ``tensor_parallel_size`` above 1 a script must be guarded by ``if __name__ == "__main__":``.
 
     Raises:
         UserError: the model or the engine cannot be used.
@@ -233,11 +236,12 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
     Raises:
         UserError: model and configuration do not fit each other.
     """
-    most = QUEUED * keys.rollout.max_num_seqs
+    gpus = device != "cpu" and local_gpus() > 0
+    most = QUEUED * most_num_seqs(keys.rollout.max_num_seqs, gpus)
     late = is_late_interaction(folder, keys)
     if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        many = max(2, most)  # however short the queries' lists are, an encoder's batches are full
+        many = max(2, QUEUED * settings.batch)  # however short the queries' lists are, an encoder's batches are full
         if not late:
             return CrossEncoderWorker, (keys, settings), many
         keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})

@@ -92,10 +92,11 @@ def test_zero_3_and_lora_save_merged_weights_and_the_adapter(model: str, tmp_pat
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size > 1000
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Path) -> None:
-    whole = config(model, tmp_path / "whole", ray=INLINE, save_every=2)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Path, dtype: str) -> None:
+    whole = config(model, tmp_path / "whole", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(whole)
-    cut = config(model, tmp_path / "cut", ray=INLINE, save_every=2)
+    cut = config(model, tmp_path / "cut", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(cut)
     (tmp_path / "cut" / "finished.json").unlink()
     (tmp_path / "cut" / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from transformers import AutoTokenizer
 
-from r0.actors.rollout.engine import positions
+from r0.actors.rollout.settings import positions
 from r0.data.jsonl import BadLine
 from r0.errors import UserError, reason
 from r0.records import PointwiseTask

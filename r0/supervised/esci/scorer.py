@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
 from r0.errors import UserError, reason
+from r0.process.device import avoid_cudnn_attention
 from r0.storage.model_checks import architecture
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
@@ -58,6 +59,8 @@ class Scorer:
         Raises:
             UserError: they cannot be loaded, or the adapter is of another model.
         """
+        if self._gpu:
+            avoid_cudnn_attention()
         config = self._config
         half = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
         weights = torch.bfloat16 if half else torch.float32

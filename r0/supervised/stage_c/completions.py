@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from r0.actors.rollout.sizes import most_num_seqs
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import address
 from r0.data.source import TaskSource
+from r0.process.gpus import local_gpus
 from r0.records import ListwiseTask, SampleRequest
 from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.supervised.stage_c.asker import Asker
@@ -74,7 +76,7 @@ def sample_completions(
 
     Ends early after ``stop()``.
     """
-    most = IN_FLIGHT * config.rollout.max_num_seqs * config.rollout.workers
+    most = IN_FLIGHT * most_num_seqs(config.rollout.max_num_seqs, local_gpus() > 0) * config.rollout.workers
     waiting: list[ListwiseTask] = []
     requests: list[SampleRequest] = []
     for number, row in enumerate(rows, 1):

@@ -6,6 +6,7 @@ holds as many lists, so the mean over lists is the same however they are dealt o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -53,7 +54,7 @@ class _Trainer(OrderedTrainer):
         self._losses = ScoreLossSettings(loss.weights, loss.listnet_temperature, loss.infonce_temperature)
         self._kl_coef, self._temperature = config.kl_coef, config.temperature
         self.model_accepts_loss_kwargs = False  # the loss is a mean over lists: accumulation divides it
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float | Tensor] = {}  # of a step; on the device, so that no list waits for it
         self._step: dict[str, float] = {}
         self.add_callback(_Sums(self))
 
@@ -70,7 +71,7 @@ class _Trainer(OrderedTrainer):
                 continue
             parts = score_losses(score_N, label_N, self._losses)
             found.append(weighted(parts, self._losses))
-            self._add({name: value.item() for name, value in parts.items()})
+            self._add(parts)
         loss = torch.stack(found).mean()
         self._add({"lists": float(len(found))})
         if self._kl_coef:
@@ -78,7 +79,7 @@ class _Trainer(OrderedTrainer):
             kl_G, other_G = self._kl(model, inputs)
             other_G = other_G + torch.stack([other_N.mean() for other_N in other_B.split(inputs["sizes"])])
             loss = loss + self._kl_coef * (kl_G.mean() + other_G.mean())
-            self._add({"kl": kl_G.sum().item(), "other_words": other_G.sum().item()})
+            self._add({"kl": kl_G.sum(), "other_words": other_G.sum()})
         return (loss, None) if return_outputs else loss
 
     def _kl(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -98,9 +99,9 @@ class _Trainer(OrderedTrainer):
         other_GC = all_GC - logits_GCV.gather(2, words_GC2).logsumexp(dim=2)
         return kl_GC.sum(dim=1), torch.where(said_GC > 0, other_GC, 0.0).sum(dim=1)
 
-    def _add(self, values: dict[str, float]) -> None:
+    def _add(self, values: Mapping[str, float | Tensor]) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + (value.detach().double() if isinstance(value, Tensor) else value)
 
     def close_step(self) -> None:
         """Means over the lists of the step, over all ranks; every rank calls it."""

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
 from r0.errors import UserError, reason
+from r0.process.device import process_device
 from r0.supervised.training.job import COMPLETE, Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import known_pickles
 
@@ -49,7 +50,7 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu(config),
         "prediction_loss_only": True,
     }
     if isinstance(config, ScheduleKeys):
@@ -66,10 +67,12 @@ def training_arguments(job: Job) -> dict[str, Any]:
 def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
 
-    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones.
+    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones. Optimizer and
+    gradients are as in RL (``zero.make_engine``): AdamW is fused but for ZeRO 3, gradients accumulate in float32.
     """
     stage = effective_stage(zero_stage, half)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
+    adam["fused"] = stage != 3
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
     if stage == 3:  # without the gather a save holds no weights at all
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
@@ -78,7 +81,8 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto", "immediate_grad_update": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
@@ -87,7 +91,12 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
 
 def half(config: RankKeys) -> bool:
     """Whether the weights are bf16 while learning."""
-    return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
+    return config.dtype == "bf16" or (config.dtype == "auto" and on_gpu(config))
+
+
+def on_gpu(config: RankKeys) -> bool:
+    """Whether this rank computes on a GPU."""
+    return process_device(config.gpus).type == "cuda"
 
 
 def init_deepspeed() -> None:
@@ -198,10 +207,10 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """Each value added up over the ranks."""
+def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+    """Each value added up over the ranks; scalars on the GPU come back in one transfer."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device)
+    total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()])
     dist.all_reduce(total)
     return dict(zip(values, total.tolist(), strict=True))
 
