@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.sync import make_sender
 from r0.actors.sync.weights import ParamMeta

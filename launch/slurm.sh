@@ -22,11 +22,12 @@ head=${nodes[0]}
 ip=$(srun --nodes=1 --ntasks=1 -w "$head" hostname -I | awk '{print $1}')
 gpus=${SLURM_GPUS_ON_NODE:-8}
 
-srun --nodes=1 --ntasks=1 -w "$head" ray start --head --block --disable-usage-stats --node-ip-address="$ip" --port=6379 \
+# srun does not take --cpus-per-task over from sbatch; without it Ray may run on one core.
+srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$head" ray start --head --block --disable-usage-stats --node-ip-address="$ip" --port=6379 \
   --dashboard-host=127.0.0.1 --dashboard-port=8265 --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" &
 sleep 15
 for node in "${nodes[@]:1}"; do
-  srun --nodes=1 --ntasks=1 -w "$node" ray start --block --address="$ip:6379" \
+  srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$node" ray start --block --address="$ip:6379" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" &
 done
 sleep 15

@@ -58,7 +58,7 @@ class Trainer:
             with clock("total"):
                 scored = self._rollouts(step)
                 with clock("learn"):
-                    stats = self.roles.learner.update(sampling.train_groups(scored), step=step, version=step)
+                    stats = self.roles.learn(sampling.train_groups(scored), step)
                 self._check_gap(step, stats["gap"])
                 with clock("sync"):
                     self.roles.sync(version=step + 1)

@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutWorker
 
 
@@ -20,7 +20,7 @@ class Switching:
     def open(self, settings: EngineSettings) -> None:
         if self.worker is not None:
             self.worker.close()
-        self.worker = RolloutWorker(None, settings=settings)
+        self.worker = RolloutWorker(settings)
         self.calls = []
 
     def memory(self) -> int:
@@ -34,6 +34,9 @@ class Switching:
 
     def sample(self, *arguments):
         return self.worker.sample(*arguments)
+
+    def sleep(self) -> None:
+        self.worker.sleep()
 
     def version(self) -> int:
         return self.worker.version()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCConfig, TrainingKeys
 from r0.errors import UserError
 from r0.process.environment import WORKER_VARIABLES
+from r0.process.gpus import cards, check_vllm, local_gpus, torch_for_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,20 @@ def phases(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[list[Bund
     return [*engines, bundles(config, has_gpus)]
 
 
-def local_gpus() -> int:
-    """GPUs of this machine, without importing torch (0 without a driver, or where CUDA_VISIBLE_DEVICES hides them)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+def cluster_gpus() -> float:
+    """GPUs of the cluster that this process has joined, as far as the installed torch can use GPUs."""
+    import ray
+
+    return 0.0 if torch_for_cpus() else ray.cluster_resources().get("GPU", 0.0)
+
+
+def say_unused_gpus() -> None:
+    """Warn where there are GPUs and the installed torch cannot use any."""
+    if torch_for_cpus() and cards():
+        logger.warning(
+            "this machine has GPUs, but PyTorch's CPU build is installed, so everything runs on the CPU; "
+            "install r0's extra gpu in a new environment to use them"
+        )
 
 
 def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
@@ -91,7 +100,9 @@ def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
             raise UserError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
     else:
         _start_here(max(phases(config, has_gpus=local_gpus() > 0), key=lambda need: sum(bundle.cpus for bundle in need)))
-    needs = phases(config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    say_unused_gpus()
+    needs = phases(config, has_gpus=cluster_gpus() > 0)
+    check_engines(config, needs)
     for need in needs:
         check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     return needs[-1]
@@ -116,6 +127,17 @@ def _start_here(need: Sequence[Bundle]) -> None:
     )
 
 
+def check_engines(config: TrainingKeys | RankingKeys, needs: Sequence[Sequence[Bundle]]) -> None:
+    """Refuse a vLLM that cannot sample where its workers are placed, before they start.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if not isinstance(config, RLConfig | StageCConfig) or config.rollout.engine != "vllm":
+        return  # a reranker may be an encoder, which needs no vLLM
+    check_vllm(on_gpu=any(bundle.gpus for need in needs for bundle in need if bundle.role == "rollout"))
+
+
 def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
     """Refuse a need that the declared resources cannot hold: in total, or because no node is large enough for a worker.
 
@@ -126,9 +148,10 @@ def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
         wanted = sum(bundle.resources.get(kind, 0.0) for bundle in need)
         have = sum(node.get(kind, 0.0) for node in nodes)
         if wanted > have + 1e-9:
+            one = ", or share the card with learner.gpus=0.4 rollout.gpus=0.6" if _could_share(need, kind, have) else ""
             raise UserError(
                 f"the run needs {wanted:g} {kind} ({_sum_up(need, kind)}) and Ray has {have:g}; "
-                f"lower the number of workers or their {remedy}, or join a larger cluster"
+                f"lower the number of workers or their {remedy}{one}, or join a larger cluster"
             )
     free = [dict(node) for node in nodes]
     for bundle in sorted(need, key=lambda item: (-item.gpus, -item.cpus)):
@@ -141,6 +164,12 @@ def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
             )
         for kind, amount in bundle.resources.items():
             home[kind] -= amount
+
+
+def _could_share(need: Sequence[Bundle], kind: str, have: float) -> bool:
+    """Whether the need is one learner and one engine on a card each, and there is one card."""
+    on_gpus = [bundle for bundle in need if bundle.gpus]
+    return kind == "GPU" and have == 1 and [(each.role, each.gpus) for each in on_gpus] == [("learner", 1.0), ("rollout", 1.0)]
 
 
 def _sum_up(need: Sequence[Bundle], kind: str) -> str:
@@ -201,8 +230,8 @@ class Placement:
                 f"{free.get('GPU', 0):g} GPU; wait for the other jobs, or lower the need"
             )
 
-    def options(self, role: str, index: int) -> dict[str, Any]:
-        """Ray options for worker ``index`` of ``role``: its bundle, its threads."""
+    def options(self, role: str, index: int, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Ray options for worker ``index`` of ``role``: its bundle, its threads, ``variables`` of its environment."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         bundle = self.bundle_index(role, index)
@@ -211,7 +240,7 @@ class Placement:
             "num_cpus": self.need[bundle].cpus,
             "num_gpus": self.need[bundle].gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
-            "runtime_env": {"env_vars": {**WORKER_VARIABLES, "OMP_NUM_THREADS": threads}},
+            "runtime_env": {"env_vars": {**WORKER_VARIABLES, **(variables or {}), "OMP_NUM_THREADS": threads}},
             "max_restarts": 0,
         }
 

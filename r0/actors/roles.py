@@ -9,21 +9,30 @@ from typing import Any
 
 from r0.actors.learner.group import LearnerGroup
 from r0.actors.learner.worker import Learner
-from r0.actors.placement import Bundle, Placement, local_gpus
+from r0.actors.placement import Bundle, Placement, cluster_gpus, say_unused_gpus
 from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.reward import RewardGroup, RewardWorker
-from r0.actors.rollout.engine import transfer_backend
+from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import RLConfig
+from r0.process.allocator import learner_variables
+from r0.process.gpus import local_gpus
+from r0.records import TrainGroup
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Roles:
-    """Rollout, reward and learner workers of one run."""
+    """Rollout, reward and learner workers of one run.
+
+    Learner and engine on one card take turns where ``engine.sleep``: the engine sleeps while the learner learns; then the
+    learner's optimizers go to the CPU, and the sync wakes the engine. A sleeping engine has no weights, so nothing can be sampled
+    between ``learn`` and ``sync``; after a sync it stays awake until the next ``learn``.
+    """
 
     config: RLConfig
+    engine: EngineSettings
     rollout: RolloutGroup
     reward: RewardGroup
     learner: LearnerGroup
@@ -32,7 +41,17 @@ class Roles:
 
     def connect(self) -> None:
         """Open the way for weights from the learner to the rollout workers."""
-        self.learner.connect(transfer_backend(self.config, _uses_gpus(self.config)), self.rollout.workers)
+        self.learner.connect(self.engine.transfer, self.rollout.workers)
+
+    def learn(self, groups: Sequence[TrainGroup], step: int) -> dict[str, float]:
+        """Update on the rollouts of ``step``, sampled with the weights of version ``step``; see ``LearnerGroup.update``."""
+        if not self.engine.sleep:
+            return self.learner.update(groups, version=step, step=step)
+        self.rollout.sleep()
+        self.learner.reload()
+        figures = self.learner.update(groups, version=step, step=step)
+        self.learner.offload()
+        return figures
 
     def sync(self, version: int) -> None:
         """Hand the learner's weights to every rollout worker as ``version``.
@@ -55,66 +74,72 @@ class Roles:
 
 def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     """All roles as plain objects in this process."""
-    learner = Pool("learner", lambda _: Learner(config, model, total_updates), 1)
-    rollout = Pool("rollout", lambda _: RolloutWorker(config, model), 1)
+    engine = EngineSettings.of(config, model, gpus=local_gpus() > 0)
+    say_unused_gpus()
+    device = "cpu" if config.learner.gpus == 0 else None
+    learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), 1)
+    if engine.sleep:
+        LearnerGroup(learner, config).offload()  # the engine then sees what it may take
+    rollout = Pool("rollout", lambda _: RolloutWorker(engine), 1)
     reward = Pool("reward", lambda _: RewardWorker(model, config.reward), 1)
-    return _roles(config, rollout, reward, learner)
+    return _roles(config, engine, rollout, reward, learner)
 
 
 def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bundle]) -> Roles:
-    """All roles as Ray actors in one placement group, started at the same time.
+    """All roles as Ray actors in one placement group, started at the same time; an engine after a learner on the same card.
 
     Raises:
         UserError: the resources are not free; a role refuses its part of the configuration.
         RoleTimeout: a role is not ready within ``ray.start_deadline_s``.
     """
+    engine = EngineSettings.of(config, model, gpus=cluster_gpus() > 0)
     placement = Placement(need)
     master = placement.master()
     ranks = config.learner.ranks
+    device = None if need[placement.bundle_index("learner", 0)].gpus else "cpu"  # Ray does not hide GPUs from workers without one
 
-    def actor(cls: type, role: str, arguments: Callable[[int], tuple], deferred: bool = True) -> Callable[[int], Any]:
+    def pool(role: str, cls: type, arguments: Callable[[int], tuple], size: int, deferred: bool = True) -> Pool:
         import ray
 
-        return lambda index: (
-            ray.remote(deferred_class(cls) if deferred else cls)
-            .options(name=None, **placement.options(role, index))
-            .remote(*arguments(index))
-        )
+        actor = ray.remote(deferred_class(cls) if deferred else cls)
+        variables = learner_variables(engine.transfer) if role == "learner" and device is None else {}
+        made = Pool(role, lambda i: actor.options(name=None, **placement.options(role, i, variables)).remote(*arguments(i)), size)
+        pools.append(made)
+        return made
+
+    def start(*started: Pool) -> None:
+        waiting = [worker for each in started for worker in each.workers]
+        call_each(waiting, "start", [()] * len(waiting), config.ray.start_deadline_s, "role")
 
     pools: list[Pool] = []
     try:
-        for role, cls, arguments, size, deferred in (
-            ("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master), ranks, True),
-            ("rollout", RolloutWorker, lambda index: (config, model, index), config.rollout.workers, True),
-            ("reward", RewardWorker, lambda index: (model, config.reward), config.reward.workers, False),
-        ):
-            pools.append(Pool(role, actor(cls, role, arguments, deferred), size))
-        waiting = [worker for pool in pools[:2] for worker in pool.workers]
-        call_each(waiting, "start", [()] * len(waiting), config.ray.start_deadline_s, "role")
-        learner, rollout, reward = pools
-        return _roles(config, rollout, reward, learner, placement)
+        learner = pool("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master, device), ranks)
+        rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), config.rollout.workers)
+        reward = pool("reward", RewardWorker, lambda index: (model, config.reward), config.reward.workers, deferred=False)
+        if engine.shared_card:
+            start(learner)
+            if engine.sleep:
+                LearnerGroup(learner, config).offload()
+            start(rollout)
+        else:
+            start(learner, rollout)
+        return _roles(config, engine, rollout, reward, learner, placement)
     except BaseException:
-        for pool in pools:
-            pool.close()
+        for each in pools:
+            each.close()
         placement.close()
         raise
 
 
-def _roles(config: RLConfig, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
+def _roles(
+    config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None
+) -> Roles:
     return Roles(
         config,
+        engine,
         RolloutGroup(rollout, deadline_s=config.ray.sample_deadline_s),
         RewardGroup(reward, config.reward.deadline_s, config.ray.start_deadline_s),
         LearnerGroup(learner, config),
         (rollout, reward, learner),
         placement,
     )
-
-
-def _uses_gpus(config: RLConfig) -> bool:
-    """Whether learner and rollout run on GPUs."""
-    if config.ray.inline:
-        return local_gpus() > 0
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0) > 0

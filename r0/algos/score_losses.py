@@ -37,9 +37,7 @@ def mse(score_N: Tensor, label_N: Tensor) -> Tensor:
 def ranknet(score_N: Tensor, label_N: Tensor) -> Tensor:
     """``log(1 + exp(−(s_i − s_j)))``, mean over the pairs with label_i > label_j (Burges et al., 2005, eq. 3 with P̄ = 1)."""
     better_NN = label_N[:, None] > label_N[None, :]
-    if not better_NN.any():
-        return score_N.sum() * 0.0
-    return functional.softplus(score_N[None, :] - score_N[:, None])[better_NN].mean()
+    return _mean_of(functional.softplus(score_N[None, :] - score_N[:, None]), better_NN)
 
 
 def listnet(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tensor:
@@ -56,12 +54,15 @@ def infonce(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tenso
     """
     lower_NN = label_N[:, None] > label_N[None, :]
     positive_N = lower_NN.any(dim=1)
-    if not positive_N.any():
-        return score_N.sum() * 0.0
     scaled_N = score_N / temperature
     own_NN = torch.eye(len(score_N), dtype=torch.bool, device=score_N.device)
     among_NN = scaled_N[None, :].masked_fill(~(lower_NN | own_NN), -torch.inf)
-    return (among_NN.logsumexp(dim=1) - scaled_N)[positive_N].mean()
+    return _mean_of(among_NN.logsumexp(dim=1) - scaled_N, positive_N)
+
+
+def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the chosen values; 0 where none is. Nothing here waits for a GPU, as picking them out would."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 SCORE_LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from r0.actors.placement import local_gpus, phases
+from r0.actors.placement import phases
 from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
 from r0.errors import UserError
+from r0.process.gpus import local_gpus
 from r0.runs.output_path import output_path
 from r0.storage.models import local_folder, parameters
 

@@ -6,20 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import DEFAULT_MODEL, SourceKeys
+from r0.config.commands import DEFAULT_MODEL, OutputKeys, SourceKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, key
+from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, check_engines, key
 
 
-class AnnotateConfig(SourceKeys, ModelKeys):
+class AnnotateConfig(OutputKeys, SourceKeys, ModelKeys):
     """A teacher writes a thought and a verdict for every (query, document) pair: what a warm start learns from."""
 
     data: str = key("builtin", "`builtin`, a JSONL file of rows, raw logs or rank_llm requests, or a BEIR folder (with run=)")
     model: str = key(DEFAULT_MODEL, "the teacher: a folder, or a name on the Hugging Face Hub")
-    output: str | None = key(
-        None, "folder of the result and what belongs to it; empty: runs/annotate-<hash of configuration>"
-    )
-    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
     format: Literal["rows", "raw_log"] = key("rows", "what is written: pointwise rows, or a raw log (a line for each query)")
     samples: Count = key(
         1, "samples of a pair, at most: the first with a thought and a verdict that is the known label is kept, or with any "
@@ -37,6 +33,5 @@ class AnnotateConfig(SourceKeys, ModelKeys):
     def _check(self) -> Self:
         if self.samples > 1 and self.temperature == 0.0:
             raise ValueError(f"samples: with temperature=0 all {self.samples} are the same; set temperature=0.6, or samples=1")
-        if self.ray.inline and self.rollout.workers > 1:
-            raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
+        check_engines(self.ray, self.rollout)
         return self

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from r0.config.commands import OutputKeys
 from r0.config.ranking import RankingKeys, ScoringKeys
 from r0.config.sections import Count, key
 
 
-class ScoreConfig(ScoringKeys):
+class ScoreConfig(OutputKeys, ScoringKeys):
     """A teacher's raw logit for every query and document of labelled data."""
 
     data: str = key(
@@ -14,10 +15,6 @@ class ScoreConfig(ScoringKeys):
         "negative} with lists of texts, as MTEB's reranking sets, or {query, hits: [{content, label}]}"
     )  # fmt: skip
     builtin_rows: Count = key(500, "lists generated for data=builtin")
-    output: str | None = key(
-        None, "folder for scores.jsonl and what belongs to it; empty: runs/distill_score-<hash of the configuration>"
-    )  # fmt: skip
-    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
     skip_bad: bool = key(False, "leave bad lines out, and queries too long for the teacher without scores; count, list, go on")
 
     def ranking(self, documents: int = 1) -> RankingKeys:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.commands import OutputKeys
 from r0.config.distill_train import STUDENT
 from r0.config.finetune import FinetuneConfig
 from r0.config.ranking import Names, ScoringKeys
@@ -15,7 +16,7 @@ from r0.config.sections import Count, RaySection, Section, Share, key
 Table = Literal["text", "markdown", "json"]
 
 
-class DistillEvalConfig(ScoringKeys):
+class DistillEvalConfig(OutputKeys, ScoringKeys):
     """A student before and after: MAP, MRR@10, nDCG@10 on lists that were not trained on. The keys of scoring hold for both."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {"after": "model", "test": "data"}
@@ -28,8 +29,6 @@ class DistillEvalConfig(ScoringKeys):
     seen: Names = key((), "training data (JSONL): test queries that are in it are left out and counted", strict=False)
     thinking: bool | None = key(False, "of a language model that is no CrossEncoder: its score after a thought, or at once")
     format: Table = key("text", "how the table is printed")
-    output: str | None = key(None, "folder for scores and measures; empty: runs/distill_eval-<hash of the configuration>")
-    fresh: bool = key(False, "start over: what the output folder holds of this run is deleted")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import RankKeys
-from r0.config.sections import Count, Positive, Share, key, mirror_by
+from r0.config.commands import PlainRankKeys
+from r0.config.sections import Count, Positive, Share, key, mirror_by, rewriting
 
+DataType = Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"]
 POINTWISE = ("pointwise_bce", "pointwise_mse")
 LISTWISE = ("pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle")
 LOSSES = {  # kind of data → what can be learned from it
@@ -27,7 +28,25 @@ SAME: Mapping[str, Mapping[object, object]] = {  # values that the files of othe
 }
 
 
-class FinetuneConfig(RankKeys):
+def _short_for(values: dict[str, Any]) -> None:
+    """Others' values become r0's; log_with and gradient_accumulation_steps become the keys that they are short for."""
+    for name, same in SAME.items():
+        value = values.get(name)
+        if isinstance(value, str | int) and value in same:
+            values[name] = same[value]
+    mirror_by(values, "log_with")
+    if values.get("validation") is not None:
+        values.setdefault("validation_share", 0.0)
+    steps = values.get("gradient_accumulation_steps")
+    if isinstance(steps, int) and steps > 0:
+        if "micro_batch_size" in values:
+            raise ValueError("micro_batch_size: gradient_accumulation_steps makes batch_size say it; leave one of them out")
+        micro, ranks = values.get("batch_size", 32), values.get("ranks", 1)
+        if isinstance(micro, int) and isinstance(ranks, int):
+            values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks, "micro_batch_size": micro}
+
+
+class FinetuneConfig(PlainRankKeys):
     """Supervised fine-tuning of a reranker on labelled documents, on Ray Train with sentence-transformers and DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -58,18 +77,17 @@ class FinetuneConfig(RankKeys):
     data: str = key(
         "builtin", "`builtin` (lists with grades 0 to 2), or a JSONL file; with {} in its name a file an epoch, from 1 (`mine`)"
     )
-    data_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key(
+    data_type: DataType = key(
         "auto",
         "rows {query, content, label}; groups {query, hits: [{content, label}]}; positives [query, positives, negatives]; "
         "triplets {query, positive, negative, score_diff}, as `distill triplets` writes them; scored: groups as `distill score` "
         "writes them, learned from by their score; auto: by the file's first line, hits being groups",
     )
     validation: str | None = key(None, "like data, for validation during training; queries that are in data are refused")
-    validation_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key("auto", "as data_type")
+    validation_type: DataType = key("auto", "as data_type")
     validation_share: Share = key(0.0, "share of the queries in data (by hash) that validate instead of being trained on")
     min_label: float | None = key(None, "lowest label; of rows it becomes 0 (empty: 0), in groups it is a bound")
     max_label: float | None = key(None, "highest label; of rows it becomes 1 (empty: 1), in groups it is a bound")
-    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
     builtin_rows: Count = key(2000, "groups generated for data=builtin; validation=builtin has a tenth of them, other ones")
     loss_type: Literal[
         "pointwise_bce", "pointwise_mse", "pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle", "margin_mse",
@@ -104,42 +122,15 @@ class FinetuneConfig(RankKeys):
     gradient_accumulation_steps: Count | None = key(
         None, "if given, batch_size is what a rank computes at one time, and an update sees batch_size × this × ranks"
     )
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
     fsdp: bool = key(False, "split weights, gradients and optimizer over the ranks by PyTorch's FSDP, in place of zero_stage")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without; no means fp32, fp16 bf16")
     warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
     stable_ratio: Share = key(0.0, "share of the steps that follow at the peak; then it falls as a cosine")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between validations; 0: at the end of each epoch; also before the first"
-    )
     save_on_epoch_end: bool = key(True, "with save_every=0, a checkpoint at the end of each epoch; false: only at the end")
-    keep: Count = key(2, "newest checkpoints kept")
-    log_every: Count = key(1, "steps between lines of the record")
     log_with: Literal["wandb", "tensorboard"] | None = key(None, "short for tracking.wandb=online or tracking.tensorboard=true")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """Others' values become r0's; log_with and gradient_accumulation_steps become the keys that they are short for."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        for name, same in SAME.items():
-            value = values.get(name)
-            if isinstance(value, str | int) and value in same:
-                values[name] = same[value]
-        mirror_by(values, "log_with")
-        if values.get("validation") is not None:
-            values.setdefault("validation_share", 0.0)
-        steps = values.get("gradient_accumulation_steps")
-        if isinstance(steps, int) and steps > 0:
-            if "micro_batch_size" in values:
-                raise ValueError("micro_batch_size: gradient_accumulation_steps makes batch_size say it; leave one of them out")
-            micro, ranks = values.get("batch_size", 32), values.get("ranks", 1)
-            if isinstance(micro, int) and isinstance(ranks, int):
-                values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks, "micro_batch_size": micro}
-        return values
+    _resolve = rewriting(_short_for)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,7 +6,7 @@ import difflib
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -77,11 +77,12 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
 
 
 def _parse(annotation: Any, text: str) -> Any:
-    """A command-line value by the field's type: text stays text, lists are split at commas, everything else is read as YAML."""
+    """A command-line value by the field's type: text stays text, lists are split at commas, everything else is read as YAML
+    (a number or a word, such as ``auto``, too)."""
     kinds = get_args(annotation) if _is_union(annotation) else (annotation,)
     if type(None) in kinds and text in ("", "null", "none"):
         return None
-    if str in kinds or any(get_origin(kind) is not None and _is_text_literal(kind) for kind in kinds):
+    if str in kinds or all(kind is type(None) or _is_text_literal(kind) for kind in kinds):
         return text
     if any(get_origin(kind) is tuple for kind in kinds) and not text.startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -89,7 +90,7 @@ def _parse(annotation: Any, text: str) -> Any:
 
 
 def _is_text_literal(kind: Any) -> bool:
-    return all(isinstance(choice, str) for choice in get_args(kind)) and get_origin(kind) not in (tuple, list)
+    return get_origin(kind) is Literal and all(isinstance(choice, str) for choice in get_args(kind))
 
 
 def _is_union(annotation: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
 
 
 class MineConfig(Section):
@@ -55,6 +55,7 @@ class MineConfig(Section):
             if given != (self.source == needed):
                 remedy = "leave it out" if given else f"give {name}="
                 raise ValueError(f"{name}: is for source={needed}, and source is {self.source}; {remedy}")
+        check_engines(self.ray, self.rollout)
         if not self.ranks:
             raise ValueError("ranks: there is none; give a range such as 10-100")
         for text, (first, last) in zip(self.ranks, self.epochs, strict=True):

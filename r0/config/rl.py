@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.cards import check_cards
 from r0.config.commands import RunKeys
 from r0.config.lists import ListKeys, ListRewardSection
 from r0.config.sections import (
@@ -23,8 +24,20 @@ from r0.config.sections import (
     Section,
     SyncSection,
     key,
+    rewriting,
 )
 from r0.records import Form
+
+
+def _choose(values: dict[str, Any]) -> None:
+    """``algo`` follows from the only section given."""
+    if values.get("algo") is None:
+        sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
+        if len(sections) == 2:
+            raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
+        values["algo"] = sections[0] if sections else "ppo"
+    if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
+        values[values["algo"]] = {}
 
 
 class RLConfig(RunKeys):
@@ -44,21 +57,7 @@ class RLConfig(RunKeys):
     eval: EvalSection = key(EvalSection(), "held-out evaluation")
     checkpoint: CheckpointSection = key(CheckpointSection(), "checkpoints")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """``algo`` follows from the only section given."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        if values.get("algo") is None:
-            sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
-            if len(sections) == 2:
-                raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
-            values["algo"] = sections[0] if sections else "ppo"
-        if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
-            values[values["algo"]] = {}
-        return values
+    _resolve = rewriting(_choose)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,6 +77,7 @@ class RLConfig(RunKeys):
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")
         if self.ray.inline and (self.learner.ranks > 1 or self.rollout.workers > 1):
             raise ValueError("ray.inline: runs one learner and one engine; set learner.ranks=1 and rollout.workers=1")
+        check_cards(self)
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label: {self.min_label} is not below max_label={self.max_label}")
         return self
@@ -101,6 +101,29 @@ class RLConfig(RunKeys):
         return self.section.num_generations if isinstance(self.section, GRPOSection) else 1
 
 
+def _agree(values: dict[str, Any]) -> None:
+    """Keys given once hold at both places."""
+    _same(values, "max_think_tokens", 200)
+    _same(values, "missing_eos_penalty", 0.0)
+
+
+def _same(values: dict[str, Any], name: str, default: float) -> None:
+    """Make ``values[name]`` and ``values["reward"][name]`` one key."""
+    reward = values.get("reward")
+    if isinstance(reward, Section):
+        reward = reward.model_dump()
+    if reward is not None and not isinstance(reward, dict):
+        return  # the section's own validation says what is wrong
+    reward = dict(reward or {})
+    top, inner = values.get(name), reward.get(name)
+    if top is not None and inner is not None and top != inner:
+        raise ValueError(f"{name}: {top} at the top level and {inner} in reward: disagree; give it once, it holds for both")
+    value = top if top is not None else inner if inner is not None else default
+    values[name] = value
+    reward[name] = value
+    values["reward"] = reward
+
+
 class StageAConfig(RLConfig):
     """RL with a rule reward: one document, think, then yes or no."""
 
@@ -108,16 +131,7 @@ class StageAConfig(RLConfig):
     missing_eos_penalty: NonNegative | None = key(None, "as reward.missing_eos_penalty; given once, holds for both (default 0)")
     reward: RewardSection = key(RewardSection(), "the rule reward")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _once(cls, given: object) -> object:
-        """Keys given once hold at both places."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _agree(values, "max_think_tokens", 200)
-        _agree(values, "missing_eos_penalty", 0.0)
-        return values
+    _once = rewriting(_agree)
 
     @model_validator(mode="after")
     def _check_think_tokens(self) -> Self:
@@ -149,23 +163,6 @@ class StageBConfig(ListKeys, RLConfig):
         return Form(self.answer)
 
 
-def _agree(values: dict, name: str, default: float) -> None:
-    """Make ``values[name]`` and ``values["reward"][name]`` one key."""
-    reward = values.get("reward")
-    if isinstance(reward, Section):
-        reward = reward.model_dump()
-    if reward is not None and not isinstance(reward, dict):
-        return  # the section's own validation says what is wrong
-    reward = dict(reward or {})
-    top, inner = values.get(name), reward.get(name)
-    if top is not None and inner is not None and top != inner:
-        raise ValueError(f"{name}: {top} at the top level and {inner} in reward: disagree; give it once, it holds for both")
-    value = top if top is not None else inner if inner is not None else default
-    values[name] = value
-    reward[name] = value
-    values["reward"] = reward
-
-
 class WarmStartSection(Section):
     """The demo's supervised start, from the built-in task's warm-start log."""
 
@@ -175,6 +172,14 @@ class WarmStartSection(Section):
     learning_rate: Positive = key(1e-3, "peak learning rate")
 
 
+def _completions(values: dict[str, Any]) -> None:
+    """PPO samples one completion a prompt and GRPO several: both get as many completions an update."""
+    completions, grpo = values.get("completions", 128), values.get("grpo") or {}
+    samples = grpo.get("num_generations", 8) if values.get("algo") != "ppo" and isinstance(grpo, dict) else 1
+    if isinstance(completions, int) and isinstance(samples, int) and samples > 0:  # else validation says what is wrong
+        values.setdefault("batch_size", max(1, completions // samples))
+
+
 class DemoConfig(StageAConfig):
     """Warm start, RL and probes on the built-in task, from the embedded r0-tiny, on two cores."""
 
@@ -182,14 +187,4 @@ class DemoConfig(StageAConfig):
     completions: Count = key(128, "completions an update sees; batch_size, if not given, is this / samples a prompt")
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised start")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _batch(cls, given: object) -> object:
-        """PPO samples one completion a prompt and GRPO several: both get as many completions an update."""
-        if not isinstance(given, dict) or "batch_size" in given:
-            return given
-        completions, grpo = given.get("completions", 128), given.get("grpo") or {}
-        samples = grpo.get("num_generations", 8) if given.get("algo") != "ppo" and isinstance(grpo, dict) else 1
-        if not isinstance(completions, int) or not isinstance(samples, int) or samples < 1:
-            return given  # the fields' own validation says what is wrong
-        return {**given, "batch_size": max(1, completions // samples)}
+    _batch = rewriting(_completions)

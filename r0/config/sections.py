@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,6 +16,20 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def key(default: Any, meaning: str, **bounds: Any) -> Any:
     """A field with its meaning."""
     return Field(default, description=meaning, **bounds)
+
+
+def rewriting(rewrite: Callable[[dict[str, Any]], None]) -> Any:
+    """A validator with which ``rewrite`` changes the keys that are given, in a copy, before they are validated."""
+
+    def validator(cls: type[BaseModel], given: object) -> object:
+        if not isinstance(given, dict):
+            return given  # the section's own validation says what is wrong
+        values = dict(given)
+        rewrite(values)
+        return values
+
+    of_the_class: Any = classmethod(validator)
+    return model_validator(mode="before")(of_the_class)
 
 
 class Section(BaseModel):
@@ -113,23 +127,47 @@ class RolloutSection(Section):
     workers: Count = key(1, "independent engines")
     tensor_parallel_size: Count = key(1, "GPUs of one vLLM engine")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "weights while sampling; auto: bf16 on a GPU, fp32 without")
-    max_num_seqs: Count = key(128, "completions an engine works on at one time")
-    gpu_memory_utilization: Share = key(0.85, "share of the card that vLLM may take")
-    kv_cache_gib: Positive = key(1.0, "key-value cache of an engine on a CPU, in GiB")
+    max_num_seqs: Count | Literal["auto"] = key(
+        "auto", "completions an engine works on at one time; auto: what a GPU's key-value cache holds (128 to 1024), 128 on a CPU"
+    )
+    gpu_memory_utilization: Share = key(0.85, "share of the card that vLLM may take, at most")
+    kv_cache_gib: Positive | Literal["auto"] = key(
+        "auto", "key-value cache of an engine on each card, in GiB; auto: what gpu_memory_utilization leaves, 1 GiB on a CPU"
+    )
+    sleep: bool = key(True, "where learner and vLLM share a card, vLLM gives its memory back while the learner works")
     enforce_eager: bool = key(False, "no CUDA graphs on a GPU (always so on a CPU)")
     cpus: Positive = key(1.0, "CPU cores declared and used by each worker")
     gpus: NonNegative | None = key(None, "GPUs of each worker (a fraction shares a card); empty: tensor_parallel_size with GPUs")
+
+    @model_validator(mode="after")
+    def _check_cards(self) -> Self:
+        size = self.tensor_parallel_size
+        if self.engine == "hf" and size > 1:
+            raise ValueError("tensor_parallel_size: rollout.engine=hf samples on one device; use rollout.engine=vllm, or 1")
+        shares = size == 1 and (self.gpus or 0) < 1
+        if self.gpus and self.gpus != size and not shares:
+            fraction = ", or a fraction below 1 to share a card" if size == 1 else ""
+            raise ValueError(
+                f"gpus: an engine with tensor_parallel_size={size} works on {size} whole GPUs, not on {self.gpus:g}; "
+                f"leave rollout.gpus empty{fraction}"
+            )
+        return self
 
 
 class SyncSection(Section):
     """Weight sync from learner to rollout workers."""
 
     backend: Literal["auto", "nccl", "ipc", "gloo"] = key("auto", "auto: nccl between GPUs, ipc on a shared GPU, gloo on CPU")
-    bucket_mb: Positive = key(64.0, "megabytes sent at one time")
+    bucket_mb: Positive | Literal["auto"] = key("auto", "megabytes sent at one time; auto: 512 between GPUs, 64 on CPUs")
     deadline_s: Positive = key(300.0, "seconds after which a sync fails")
     gap_warn: Positive = key(0.05, "warn when rollout and learner log-probabilities differ by more in the mean, in nats")
     gap_fatal: Positive = key(0.2, "stop when they differ by more, in nats")
     max_staleness: Annotated[int, Field(ge=0)] = key(0, "weight versions a rollout may lag behind the learner")
+
+    def bucket_bytes(self, on_gpu: bool) -> int:
+        """Bytes sent at one time by a learner on a GPU, or on a CPU."""
+        megabytes = (512.0 if on_gpu else 64.0) if self.bucket_mb == "auto" else self.bucket_mb
+        return int(megabytes * 1e6)
 
 
 class RaySection(Section):
@@ -140,6 +178,12 @@ class RaySection(Section):
     start_deadline_s: Positive = key(600.0, "seconds for all roles to be ready")
     sample_deadline_s: Positive = key(1800.0, "seconds for sampling one batch")
     update_deadline_s: Positive = key(3600.0, "seconds for one learner update")
+
+
+def check_engines(ray: RaySection, rollout: RolloutSection) -> None:
+    """Refuse several engines in one process."""
+    if ray.inline and rollout.workers > 1:
+        raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
 
 
 class EvalSection(Section):

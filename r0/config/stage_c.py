@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import RankKeys, RunKeys
+from r0.config.commands import RankKeys, RunKeys, ScheduleKeys
 from r0.config.lists import ListSourceKeys
-from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Section, key
 
 
 class ScoreLossSection(Section):
@@ -36,7 +36,7 @@ class ScoreLossSection(Section):
         return {name.removesuffix(suffix): getattr(self, name) for name in fields if name.endswith(suffix)}
 
 
-class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
+class StageCConfig(ListSourceKeys, ScheduleKeys, RankKeys, RunKeys):
     """Fine-grained scores: score = logit(yes) − logit(no) where the answer stands, learned from the labels of lists."""
 
     thinking: bool = key(
@@ -50,10 +50,10 @@ class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
     temperature: Positive = key(1.0, "sampling temperature of kept thoughts; what is measured is sampled greedily")
     system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
     batch_size: Count = key(8, "lists an update sees over all ranks")
-    micro_batch_size: Count = key(1, "lists a rank computes at one time")
+    micro_batch_size: Count = key(
+        1, "lists a rank computes at one time; one forward pass holds all their documents: lists × candidates × prompt tokens"
+    )
     eval_lists: Annotated[int, Field(ge=0)] = key(100, "held-out lists measured before and after, at most; 0: none")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers: kept thoughts, and what is measured; not while learning")
 
     @model_validator(mode="after")

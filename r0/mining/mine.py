@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from r0.config import MineConfig
 from r0.errors import UserError
 from r0.mining.collection import Collection
-from r0.mining.files import STATISTICS, MinedFiles, whole_folder
+from r0.mining.files import STATISTICS, MinedFiles
+from r0.mining.ranked import Ranked
 from r0.mining.select import Selection
-from r0.mining.sources import Ranked
 from r0.mining.statistics import Statistics
 from r0.runs.live import progress
-from r0.storage.files import write_atomic
+from r0.storage.files import whole_folder, write_json
 
 
 def mine(config: MineConfig, collection: Collection, ranked: Iterator[Ranked], folder: Path) -> list[dict[str, Any]]:
@@ -48,5 +47,5 @@ def mine(config: MineConfig, collection: Collection, ranked: Iterator[Ranked], f
         if empty is not None:
             remedy = "begin them earlier, lower the margin, or give a random_share"
             raise UserError(f"ranks: {empty} has no negative for any query (their lists may be shorter); {remedy}")
-        write_atomic(partial / STATISTICS, (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(partial / STATISTICS, figures)
     return figures

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, not_loaded, placed, read_json, text_tokens
+from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, not_loaded, placed, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
+from r0.storage.model_checks import read_json
 
 
 def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:

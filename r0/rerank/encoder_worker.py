@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -13,13 +12,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from r0.actors.rollout.engine import EngineSettings, positions
+from r0.actors.rollout.settings import EngineSettings, positions
 from r0.config import RankingKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
+from r0.process.device import avoid_cudnn_attention
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
+from r0.storage.model_checks import read_json
 from r0.text.tags import control_texts, without_control
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
@@ -39,7 +40,7 @@ class EncoderWorker:
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, model: Any):
-        self._keys, self._batch, self._model = keys, settings.max_num_seqs, model
+        self._keys, self._batch, self._model = keys, settings.batch, model
         self._control = control_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 
@@ -100,7 +101,9 @@ def placed(settings: EngineSettings) -> tuple[str, Any]:
     import torch
 
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-    if not on_gpu:
+    if on_gpu:
+        avoid_cudnn_attention()
+    else:
         torch.set_num_threads(settings.threads)
     half = settings.dtype == "bf16" or (settings.dtype == "auto" and on_gpu)
     return ("cuda" if on_gpu else "cpu"), (torch.bfloat16 if half else torch.float32)
@@ -130,20 +133,4 @@ def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
 
 def not_loaded(settings: EngineSettings, what: str, error: Exception) -> UserError:
     """What is said where the model cannot be loaded as ``what``."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of the model's folder; empty where there is no such file.
-
-    Raises:
-        UserError: it is not valid JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"model: {path} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason(error)}")

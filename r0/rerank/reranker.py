@@ -15,24 +15,23 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout.engine import Device, EngineSettings, positions
+from r0.actors.rollout.settings import Device, EngineSettings, positions
+from r0.actors.rollout.sizes import most_num_seqs
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
+from r0.process.gpus import local_gpus
 from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import width
-from r0.rerank.pair_format import PairFormat
+from r0.rerank.prompt_budget import new_tokens, prompt_budget
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 from r0.storage.models import model_folder
-from r0.text.answer_position import ANSWER_ROOM
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PROMPT_TOKENS = 8192
-SMALLEST_PROMPT = 64  # tokens; with less no document is worth showing
 PREDICT_PAIRS = 64  # pairs of one query that are one job
 
 MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"]
@@ -50,6 +49,7 @@ class Reranker:
         workers: engines; one is in this process, several are Ray actors.
         system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
+            With ``tensor_parallel_size`` above 1 a script must be guarded by ``if __name__ == "__main__":``.
 
     Raises:
         UserError: the model or the engine cannot be used.
@@ -236,51 +236,20 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
     Raises:
         UserError: model and configuration do not fit each other.
     """
-    most = QUEUED * keys.rollout.max_num_seqs
+    gpus = device != "cpu" and local_gpus() > 0
+    most = QUEUED * most_num_seqs(keys.rollout.max_num_seqs, gpus)
     late = is_late_interaction(folder, keys)
     if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        many = max(2, most)  # however short the queries' lists are, an encoder's batches are full
+        many = max(2, QUEUED * settings.batch)  # however short the queries' lists are, an encoder's batches are full
         if not late:
             return CrossEncoderWorker, (keys, settings), many
         keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})
         return LateInteractionWorker, (keys, settings), many
     prompt_tokens = prompt_budget(keys, folder)
-    length = prompt_tokens + _new_tokens(keys)
+    length = prompt_tokens + new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
     return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // width(keys, keys.depth)))
-
-
-def prompt_budget(keys: RankingKeys, folder: Path) -> int:
-    """Tokens of a prompt, at most: as configured, else what fits the model.
-
-    Raises:
-        UserError: prompt and completion together have more tokens than the model has positions.
-    """
-    most = positions(folder)
-    room = DEFAULT_PROMPT_TOKENS if most is None else most - _new_tokens(keys)
-    if room < SMALLEST_PROMPT:
-        raise UserError(
-            f"max_new_tokens={keys.max_new_tokens} leaves no room for a prompt in the {most} positions of {folder.name}; lower it"
-        )
-    if keys.max_prompt_tokens is None:
-        return min(DEFAULT_PROMPT_TOKENS, room)
-    if most is not None and keys.max_prompt_tokens > room:
-        if PairFormat.of(keys):
-            raise UserError(
-                f"max_prompt_tokens: {keys.max_prompt_tokens} and the answer's token are more than the {most} positions of "
-                f"{folder.name}; use max_prompt_tokens={room}"
-            )
-        raise UserError(
-            f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
-            f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
-        )
-    return keys.max_prompt_tokens
-
-
-def _new_tokens(keys: RankingKeys) -> int:
-    """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
-    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_ROOM
 
 
 def _check(outcome: Outcome) -> None:

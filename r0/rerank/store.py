@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from r0.data.candidates import CandidateLists
 from r0.data.hashes import address
 from r0.errors import UserError
 from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 
 @dataclass
@@ -48,51 +47,33 @@ class Totals:
             self.refused.append(row["refused"])
 
 
-class Store:
-    """The finished queries of a run over ``lists``, in its file at ``path``. A context manager.
+class Store(ResumableJsonl[int]):
+    """The finished queries of a run over ``lists`` by number, in its file at ``path``, and sums over them.
 
     Raises:
         UserError: the file is damaged, or of other candidates.
     """
 
     def __init__(self, path: Path, lists: CandidateLists):
-        self._lists = lists
-        self.totals = Totals()
+        self._lists, self.totals = lists, Totals()
         self._numbers = {lists.query_id(index): index for index in range(len(lists))}
-        self._lines = AppendedLines(path, self._index)
-        for index in self._lines:
-            self.totals.add(self._lines[index])
-
-    def __contains__(self, index: int) -> bool:
-        """Whether query ``index`` is finished."""
-        return index in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        super().__init__(path)
+        for index in self:
+            self.totals.add(self.row(index))
 
     def add(self, index: int, outcome: Outcome) -> None:
         """Keep the outcome of query ``index``: its line is on the disk when this returns."""
         row = _row(self._lists, index, outcome)
-        self._lines.add(row)
+        self.append(row)
         self.totals.add(row)
 
     def rankings(self) -> Iterator[tuple[str, Sequence[tuple[str, float]]]]:
         """(query id, [(document id, score), … best first]) of the finished queries, in the order of the given run."""
-        for index in sorted(self._lines):
-            row = self._lines[index]
+        for index in sorted(self):
+            row = self.row(index)
             yield row["query_id"], list(zip(row["documents"], row["scores"], strict=True))
 
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _index(self, row: Row) -> int:
+    def key_of(self, row: Row) -> int:
         """The number of a line's query.
 
         Raises:

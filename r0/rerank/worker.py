@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, is_actor
-from r0.actors.rollout.engine import EngineSettings, make_engine, stop_ids
+from r0.actors.rollout.engine import make_engine
+from r0.actors.rollout.settings import EngineSettings, stop_ids
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
@@ -46,7 +47,7 @@ class RerankWorker:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(told, folder))
         self._engine = make_engine(settings)
-        self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * settings.max_num_seqs)
+        self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * self._engine.max_num_seqs)
 
     def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
         """Take ``jobs`` in and work; gives what is done after ``seconds``, or when there is room for more.

@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "rollout.max_num_seqs",
     "rollout.gpu_memory_utilization",
     "rollout.kv_cache_gib",
+    "rollout.sleep",
     "rollout.enforce_eager",
     "rollout.cpus",
     "rollout.gpus",

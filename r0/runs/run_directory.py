@@ -42,7 +42,7 @@ from r0 import __version__
 from r0.errors import UserError
 from r0.runs import resolved
 from r0.runs.lock import LOCK, release, take_lock
-from r0.storage.files import TEMPORARY, write_atomic, writing
+from r0.storage.files import TEMPORARY, write_atomic, write_json, writing
 
 MARKER, CONFIG, FINISHED = "run.json", "config.yaml", "finished.json"
 
@@ -143,7 +143,7 @@ class RunDirectory:
             marker = _read_marker(path)
             if marker is None or not (path / CONFIG).is_file():  # new, or its making was interrupted
                 marker = Marker(command, run_id=secrets.token_hex(4))
-                write_atomic(path / MARKER, _json(asdict(marker)))
+                write_json(path / MARKER, asdict(marker))
                 state = RunState.NEW
             else:
                 _refuse_other(path, marker, command, config)
@@ -179,7 +179,7 @@ class RunDirectory:
 
     def finish(self, steps: int, figures: Mapping[str, float] | None = None) -> None:
         """Say that the run is over: the last file that is written."""
-        write_atomic(self.path / FINISHED, _json({"steps": steps, "figures": dict(figures or {})}))
+        write_json(self.path / FINISHED, {"steps": steps, "figures": dict(figures or {})})
         self.state = RunState.FINISHED
 
     def finished(self) -> Finished | None:
@@ -255,7 +255,3 @@ def _delete_owned(path: Path) -> None:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-
-
-def _json(content: Mapping[str, object]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -8,19 +8,16 @@ not fit the prompt), ``samples`` in their order (``answer``: null where none can
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from r0.errors import UserError
 from r0.records import Answer
 from r0.rerank.job import Outcome
 from r0.rerank.methods import agrees
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.teacher.annotate_pairs import Pairs
-
-SYNC_S = 1.0  # seconds after which what was added is brought to the disk
 
 
 class Annotation(NamedTuple):
@@ -30,8 +27,8 @@ class Annotation(NamedTuple):
     answer: Answer
 
 
-class Annotations:
-    """The pairs that are done, in the file at ``path``. A context manager.
+class Annotations(ResumableJsonl[int]):
+    """The pairs that are done by key, in the file at ``path``.
 
     Args:
         path: the file.
@@ -42,45 +39,26 @@ class Annotations:
         UserError: the file is damaged, or of other data.
     """
 
+    SYNC_S = 1.0  # pairs are done too fast for each to be brought to the disk by itself
+
     def __init__(self, path: Path, pairs: Pairs, seen: Callable[[Row], None]):
-        self.path, self._pairs, self._seen = path, pairs, seen
-        self._lines = AppendedLines(path, self._key)
-        for key in self._lines:
-            seen(self._lines[key])
-        self._synced = time.monotonic()
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        self._pairs, self._seen = pairs, seen
+        super().__init__(path)
+        for key in self:
+            seen(self.row(key))
 
     def add(self, key: int, known: Answer | None, outcome: Outcome) -> None:
         """Keep the outcome of a pair; it is on the disk within moments, or when the file is closed."""
         row = _row(key, known, outcome)
-        self._lines.add(row, sync=False)
+        self.append(row)
         self._seen(row)
-        if time.monotonic() - self._synced > SYNC_S:
-            self._lines.sync()
-            self._synced = time.monotonic()
 
     def kept(self, key: int) -> Annotation | None:
         """What was kept of a pair that is done, if anything was."""
-        row = self._lines[key]
+        row = self.row(key)
         return Annotation(row["samples"][-1]["think"], Answer(row["samples"][-1]["answer"])) if row["kept"] else None
 
-    def close(self) -> None:
-        """Bring all to the disk and close the file."""
-        self._lines.sync()
-        self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _key(self, row: Row) -> int:
+    def key_of(self, row: Row) -> int:
         """The key of a line's pair.
 
         Raises:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Set
 from pathlib import Path
-from typing import Self
 
 from r0.errors import UserError
 from r0.rerank.job import Outcome
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
 
 
-class ScoreStore:
-    """The scored queries of a run, in its file at ``path``. A context manager.
+class ScoreStore(ResumableJsonl[int]):
+    """The scored queries of a run by the hash of their lists, in its file at ``path``.
 
     Args:
         path: the file.
@@ -31,24 +30,14 @@ class ScoreStore:
 
     def __init__(self, path: Path, keys: Set[int]):
         self._keys = keys
-        self._lines = AppendedLines(path, self._key)
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, key: int) -> Row:
-        """The line of a list by its hash."""
-        return self._lines[key]
+        super().__init__(path)
 
     def add(self, key: int, documents: int, outcome: Outcome) -> None:
         """Keep the scores of a list of so many documents: they are on the disk when this returns."""
         scores: list[float | None] = [None] * documents
         for ask, reply in outcome.replies:
             scores[ask.documents[0]] = reply.logit
-        self._lines.add(
+        self.append(
             {
                 "key": f"{key:016x}",
                 "scores": scores,
@@ -59,13 +48,7 @@ class ScoreStore:
             }
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._lines.close()
-
-    def _key(self, row: Row) -> int:
+    def key_of(self, row: Row) -> int:
         """The hash of a line's list.
 
         Raises:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from r0.actors.pool import Pool
-from r0.actors.rollout.engine import Engine, EngineSettings, make_engine, stop_ids
+from r0.actors.rollout.engine import Engine, make_engine
+from r0.actors.rollout.settings import EngineSettings, stop_ids
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
 def pool(ray_session, folder):
     """Two vLLM workers."""
     actor = ray_session.remote(RolloutWorker).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    pool = Pool("rollout", lambda index: actor.remote(None, index=index, settings=EngineSettings(folder, 256)), 2)
+    pool = Pool("rollout", lambda index: actor.remote(EngineSettings(folder, 256), index), 2)
     pool.all("version", deadline_s=300)
     yield pool
     pool.close()
@@ -87,7 +88,7 @@ def test_completions_end_at_the_stop_id_or_the_limit_and_greedy_ignores_seeds(po
 
 def test_hf_engine_and_vllm_agree(pool, folder):
     asked = requests()
-    hf = RolloutWorker(None, settings=EngineSettings(folder, 256, engine="hf", transfer="local"))
+    hf = RolloutWorker(EngineSettings(folder, 256, engine="hf", transfer="local"))
     (greedy,) = pool.each("sample", [(asked, 1.0, 16, True)], deadline_s=300)
     same = hf.sample(asked, 1.0, 16, True)
     assert [one.token_ids for one in same] == [one.token_ids for one in greedy]
@@ -184,4 +185,4 @@ def test_a_prompt_that_leaves_no_room_is_refused(pool):
 
 def test_vllm_refuses_a_model_with_too_few_positions_before_it_loads(folder):
     with pytest.raises(UserError, match="has 2048 positions"):
-        RolloutWorker(None, settings=EngineSettings(folder, 4096))
+        RolloutWorker(EngineSettings(folder, 4096))

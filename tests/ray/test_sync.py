@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from r0.actors.pool import RoleDied, RoleTimeout, call_each
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.actors.sync.sync import make_sender
 from r0.actors.sync.transfer import TransferError
 from r0.records import SampleRequest

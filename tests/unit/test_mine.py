@@ -294,6 +294,7 @@ def test_unknown_documents_are_left_out_and_counted_where_bad_lines_are_skipped(
         ("source=dense", "model: is for source=dense, and source is dense; give model="),
         ("run=x.trec", "run: is for source=run, and source is bm25; leave it out"),
         ("margin=-1", "margin"),
+        ("reranker=r0-tiny rollout.workers=2 ray.inline=true", "ray.inline: runs one engine; set rollout.workers=1"),
     ],
 )  # fmt: skip
 def test_keys_that_make_no_sense_are_refused(keys, words, capsys):

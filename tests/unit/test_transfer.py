@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from r0.actors.rollout.engine import EngineSettings, check_length, stop_ids
+from r0.actors.rollout.settings import EngineSettings, check_length, stop_ids
 from r0.actors.rollout.worker import RolloutWorker, deal
 from r0.actors.sync.channels import GlooIn, Ring, RingIn
 from r0.actors.sync.sync import Follower, make_sender
@@ -221,7 +221,7 @@ def load(folder: str) -> torch.nn.Module:
 
 
 def test_hf_engine_samples_the_distribution_it_reports(models):
-    worker = RolloutWorker(None, settings=EngineSettings(models[0], 128, engine="hf", transfer="local", max_num_seqs=4))
+    worker = RolloutWorker(EngineSettings(models[0], 128, engine="hf", transfer="local", max_num_seqs=4))
     sampled = worker.sample(requests(), 0.7, 24, False)
     assert learner_gap(load(models[0]), requests(), sampled, 0.7) < 1e-3
     assert sampled == worker.sample(requests(), 0.7, 24, False)
@@ -241,7 +241,7 @@ def test_hf_engine_samples_the_distribution_it_reports(models):
 @pytest.mark.parametrize("tied", [True, False])
 def test_local_sync_into_the_hf_engine_is_exact(tmp_path, tied):
     folder, other = tiny_model(tmp_path / "a", tied=tied), tiny_model(tmp_path / "b", tied=tied, seed=1)
-    worker = RolloutWorker(None, settings=EngineSettings(folder, 128, engine="hf", transfer="local"))
+    worker = RolloutWorker(EngineSettings(folder, 128, engine="hf", transfer="local"))
     learner = load(other)
     make_sender("local", ModelWeights(learner), [worker], 0, 1, 20.0).send(7)
     sampled = worker.sample(requests(), 1.0, 16, False)
@@ -251,7 +251,7 @@ def test_local_sync_into_the_hf_engine_is_exact(tmp_path, tied):
 
 
 def test_gloo_sync_into_the_hf_engine_rounds_to_its_dtype(models):
-    worker = RolloutWorker(None, settings=EngineSettings(models[0], 128, engine="hf", dtype="bf16"))
+    worker = RolloutWorker(EngineSettings(models[0], 128, engine="hf", dtype="bf16"))
     sender = make_sender("gloo", ModelWeights(load(models[1])), [worker], 0, 1, 20.0, bucket_bytes=50_000)
     sender.send(1)
     sender.send(2)
@@ -266,7 +266,7 @@ def test_an_update_that_leaves_a_parameter_out_fails_and_the_worker_samples_no_m
         def __iter__(self):
             return (pair for pair in super().__iter__() if pair[0] != "lm_head.weight")
 
-    worker = RolloutWorker(None, settings=EngineSettings(models[0], 128, engine="hf"))
+    worker = RolloutWorker(EngineSettings(models[0], 128, engine="hf"))
     sender = make_sender("gloo", Forgetful(load(models[1])), [worker], 0, 1, 20.0)
     with pytest.raises(TransferError, match=r"1 parameters were not sent, the first is lm_head\.weight"):
         sender.send(1)
@@ -290,7 +290,7 @@ def test_other_ranks_gather_to_the_end_when_a_sync_fails(models):
     follower.send(1)
     complete = list(seen)
     seen.clear()
-    worker = RolloutWorker(None, settings=EngineSettings(models[0], 128, engine="hf"))
+    worker = RolloutWorker(EngineSettings(models[0], 128, engine="hf"))
     sender = make_sender("gloo", source, [worker], 0, 2, 20.0)
     seen.clear()
     worker.close()
@@ -318,7 +318,7 @@ def test_dealing_keeps_groups_together_and_balances_tokens():
 
 def test_a_model_with_too_few_positions_is_refused(models, tmp_path):
     with pytest.raises(UserError, match=r"is 4096, but the model in .* has 2048 positions"):
-        RolloutWorker(None, settings=EngineSettings(models[0], 4096, engine="hf"))
+        RolloutWorker(EngineSettings(models[0], 4096, engine="hf"))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         check_length(tmp_path, 10)
@@ -331,4 +331,4 @@ def test_unknown_and_impossible_backends_are_refused(models):
     with pytest.raises(UserError, match=r"local is for ray\.inline"):
         make_sender("local", source, [object(), object()], 0, 1, 5.0)
     with pytest.raises(UserError, match="nccl needs vLLM"):
-        RolloutWorker(None, settings=EngineSettings(models[0], 128, engine="hf", transfer="nccl"))
+        RolloutWorker(EngineSettings(models[0], 128, engine="hf", transfer="nccl"))

@@ -10,6 +10,8 @@ from r0.actors.pool import Pool
 from r0.config import RLConfig
 from r0.records import TrainGroup
 
+GRACE_S = 30.0  # seconds that the ranks have to say why a sync failed
+
 
 class LearnerGroup:
     """All ranks, called together.
@@ -42,13 +44,26 @@ class LearnerGroup:
         arguments = [(share.groups, version, share.schedule) for share in shares]
         return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
 
+    def offload(self) -> None:
+        """Leave the card to an engine that shares it."""
+        self.pool.all("offload", deadline_s=self.config.ray.update_deadline_s)
+
+    def reload(self) -> None:
+        """Take the card back for an update."""
+        self.pool.all("reload", deadline_s=self.config.ray.update_deadline_s)
+
     def connect(self, backend: str, workers: list) -> None:
         """Prepare the weight sync on every rank."""
-        self.pool.all("connect", backend, workers, deadline_s=self.config.sync.deadline_s)
+        self.pool.all("connect", backend, workers, deadline_s=self._sync_deadline_s)
 
     def sync(self, version: int) -> float:
         """Send the weights as ``version``; seconds of the slowest rank."""
-        return max(self.pool.all("sync", version, deadline_s=self.config.sync.deadline_s))
+        return max(self.pool.all("sync", version, deadline_s=self._sync_deadline_s))
+
+    @property
+    def _sync_deadline_s(self) -> float:
+        """The ranks have the deadline themselves, and their error says more than that a rank is late."""
+        return self.config.sync.deadline_s + GRACE_S
 
     def save(self, folder: str) -> None:
         """Every rank writes its part of a checkpoint."""

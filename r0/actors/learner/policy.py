@@ -52,6 +52,12 @@ def token_logprobs(logits_NV: torch.Tensor, target_N: torch.Tensor, temperature:
     return _TokenLogProb.apply(logits_NV.float(), target_N, temperature)
 
 
+def decoder_of(model: nn.Module) -> nn.Module:
+    """The decoder of a ``…ForCausalLM``, without its output head."""
+    # Llama 4's text model calls its decoder otherwise than its own ``base_model_prefix`` says.
+    return getattr(model, model.base_model_prefix, None) or model.model
+
+
 class _Backbone(nn.Module):
     """What policy and critic have in common: hidden states at the positions that predict completion tokens."""
 
@@ -63,9 +69,7 @@ class _Backbone(nn.Module):
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, source_C: torch.Tensor, layout: Layout | None
     ) -> torch.Tensor:
         extra = {} if layout is None else {"r0_layout": layout}
-        # Llama 4's text model calls its decoder otherwise than its own ``base_model_prefix`` says.
-        decoder = getattr(self.model, self.model.base_model_prefix, None) or self.model.model
-        output = decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False, **extra)
+        output = decoder_of(self.model)(input_ids=input_ids, position_ids=position_ids, use_cache=False, **extra)
         return output.last_hidden_state.flatten(0, 1).index_select(0, source_C)
 
 

@@ -1,4 +1,4 @@
-"""The learner: a plain class for one rank, which runs outside Ray as well (``learner_group.py`` is the driver's side)."""
+"""The learner: a plain class for one rank, which runs outside Ray as well (``group.py`` is the driver's side)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from r0.actors.learner.zero import (
     engine_state,
     leave_distributed,
     load_engine_state,
+    offload_optimizer,
+    reload_optimizer,
     replicated,
     set_learning_rate,
     start_distributed,
@@ -31,6 +33,7 @@ from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
+from r0.process.device import process_device, with_index
 from r0.records import TrainGroup
 
 
@@ -44,7 +47,7 @@ class Learner:
         rank: of this process, 0 … world − 1.
         world: number of ranks.
         master: ``host:port`` on rank 0's node, free there.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where this process has one and ``learner.gpus`` is not 0.
 
     Raises:
         UserError: the model cannot be loaded, or this process is in another process group.
@@ -64,7 +67,7 @@ class Learner:
         self.model_path = model_path
         self.total_updates = total_updates
         self.rank, self.world = rank, world
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = with_index(torch.device(device)) if device else process_device(config.learner.gpus)
         if self.device.type == "cpu":
             keep_freed_blocks()
             torch.set_num_threads(max(1, int(config.learner.cpus)))
@@ -75,6 +78,7 @@ class Learner:
         self.updates = 0
         seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
         self._sender: Any = None
+        self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
@@ -117,11 +121,25 @@ class Learner:
         done = (self.updates - warm) / max(1, self.total_updates - warm)
         return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
+    def offload(self) -> None:
+        """Leave the card to an engine that shares it: the optimizers go to the CPU where DeepSpeed can move them, and memory that
+        torch keeps for later is given back."""
+        engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
+        if not self._offloaded:
+            self._offloaded = [engine for engine in engines if offload_optimizer(engine)]
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """The reverse of ``offload``, before an update."""
+        while self._offloaded:
+            reload_optimizer(self._offloaded.pop())
+
     # Weight sync ------------------------------------------------------------------------------------------------------------
 
     def weights(self, dtype: torch.dtype | None = None) -> LearnerWeights:
         """The policy's weights under Hugging Face names; iterating is a collective."""
-        bucket = int(self.config.sync.bucket_mb * 1e6)
+        bucket = self.config.sync.bucket_bytes(self.device.type == "cuda")
         return LearnerWeights(self.networks.policy.module.model, dtype, bucket, self.rank)
 
     def connect(self, backend: str, workers: list) -> None:
@@ -129,7 +147,7 @@ class Learner:
         from r0.actors.sync.sync import make_sender
 
         sync = self.config.sync
-        bucket = int(sync.bucket_mb * 1e6)
+        bucket = sync.bucket_bytes(self.device.type == "cuda")
         rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
         dtype = rollout or (torch.bfloat16 if self.config.rollout.dtype == "bf16" else torch.float32)
         processes = self.config.rollout.tensor_parallel_size
@@ -174,11 +192,15 @@ class Learner:
         for name, value in self._identity().items():
             if saved.get(name) != value:
                 raise UserError(f"{folder} was written with {name}={saved.get(name)}, this run has {value}; resume with the same")
+        offloaded = bool(self._offloaded)
+        self.reload()
         load_engine_state(self.networks.policy, full["policy"])
         if self.networks.critic is not None:
             load_engine_state(self.networks.critic, full["critic"])
         self.updates = state["updates"]
         set_random_states(state["random"])
+        if offloaded:
+            self.offload()
 
     def _identity(self) -> dict[str, Any]:
         learner = self.config.learner

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from r0.errors import UserError
+from r0.process.device import prepare, with_index
 
 BETAS = (0.9, 0.999)
 State = dict[str, Any]  # tensors, numbers and lists of them: what torch.load(weights_only=True) gives back
@@ -37,18 +38,18 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
         rank: of this process.
         world: number of processes; 1 opens no port.
         master: ``host:port`` of rank 0.
-        device: of this process.
+        device: of this process; ``cuda`` without an index is the GPU that Ray gave it, or the first.
         timeout_s: seconds after which a collective that some rank never joins fails.
 
     Raises:
         UserError: this process is in a group of another size.
     """
     host, _, port = master.rpartition(":")
+    device = with_index(device)
     local = device.index or 0
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local), MASTER_ADDR=host, MASTER_PORT=port)
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    else:
+    prepare(device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if torch.distributed.is_initialized():
         have = torch.distributed.get_world_size()
@@ -108,7 +109,8 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
         "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": 50_000_000},
     }
     if bf16:
-        config["bf16"] = {"enabled": True}
+        # Immediate: each gradient is added to its float32 sum as soon as it is there, and its bf16 copy is freed.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
@@ -204,3 +206,26 @@ def _weights_from_masters(optimizer: Any) -> None:
             kept[0].all_gather(kept)
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
+
+
+def offload_optimizer(engine: Any) -> bool:
+    """Move the float32 weights and the optimizer's moments to the CPU where DeepSpeed can; ``reload_optimizer`` is the way back.
+
+    It can with ZeRO 2, and with ZeRO 1 in float32. Not with ZeRO 0 and with ZeRO 1 in bf16, whose optimizers cannot move;
+    nor with ZeRO 3, where it moves the state of its own Adam only.
+
+    Returns whether they are on the CPU now.
+    """
+    from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Part
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        return False
+    pinned = masters(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
+    engine.offload_states(include=[Part.hp_params, Part.optim_states], pin_memory=pinned)
+    return True
+
+
+def reload_optimizer(engine: Any) -> None:
+    """The reverse of ``offload_optimizer``."""
+    engine.reload_states()

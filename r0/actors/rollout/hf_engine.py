@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
-from r0.actors.rollout.engine import EngineSettings, check_length, check_requests, stop_ids
+from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.sync.transfer import Meeting, Receiver, TransferError
 from r0.errors import UserError
+from r0.process.device import avoid_cudnn_attention
+from r0.process.gpus import cuda_available
 from r0.records import Finish, Sampled, SampleRequest
 
 
@@ -42,14 +44,17 @@ class HfEngine:
         from transformers import AutoModelForCausalLM
 
         check_length(Path(settings.model), settings.max_model_len)
-        on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+        on_cpu = settings.device == "cpu" or not cuda_available()
         self._device = torch.device("cpu" if on_cpu else "cuda")
         if on_cpu:
             torch.set_num_threads(settings.threads)
+        else:
+            avoid_cudnn_attention()
         fits = torch.float32 if on_cpu else torch.bfloat16
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "auto": fits}[settings.dtype]
         self._model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval()
         self._settings = settings
+        self.max_num_seqs = settings.batch
         self._stop_ids = stop_ids(Path(settings.model))
         self._receiver: Receiver | None = None
         self._version = 0
@@ -65,8 +70,8 @@ class HfEngine:
         check_requests(requests, max_new_tokens, self._settings)
         rows = [_Row(request, _noise(request.seed, max_new_tokens)) for request in requests]
         order = sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))  # little padding
-        for start in range(0, len(order), self._settings.max_num_seqs):
-            self._complete(order[start : start + self._settings.max_num_seqs], temperature, max_new_tokens, greedy)
+        for start in range(0, len(order), self.max_num_seqs):
+            self._complete(order[start : start + self.max_num_seqs], temperature, max_new_tokens, greedy)
         return [self._sampled(row) for row in rows]
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
@@ -85,7 +90,7 @@ class HfEngine:
         if not self._in_work:
             return []
         way = next(iter(self._in_work.values()))[1]
-        keys = [key for key, (_, wanted) in self._in_work.items() if wanted == way][: self._settings.max_num_seqs]
+        keys = [key for key, (_, wanted) in self._in_work.items() if wanted == way][: self.max_num_seqs]
         requests = [self._in_work.pop(key)[0] for key in keys]
         return list(zip(keys, self.sample(requests, *way), strict=True))
 
@@ -160,6 +165,9 @@ class HfEngine:
         if self._settings.transfer == "gloo":
             meeting = Meeting(**info)
             self._receiver = Receiver(meeting, meeting.rank)
+
+    def sleep(self) -> None:
+        """Nothing: this engine keeps its memory."""
 
     def start_weight_update(self) -> None:
         """Make ready for new weights. Until they are complete the engine has no version."""

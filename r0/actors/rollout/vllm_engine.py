@@ -6,55 +6,42 @@ prefilled in one piece; log-probabilities are those of the sampled distribution;
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import importlib.util
-import logging
-import os
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from r0.actors.rollout.engine import EngineSettings, check_length, check_requests, stop_ids
+from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
+from r0.actors.rollout.sizes import Card
+from r0.actors.rollout.vllm_options import cpu_options, gpu_options
+from r0.actors.rollout.vllm_process import quiet, set_environment, settle_llvmlite, without_expandable_segments
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
+from r0.process.gpus import check_vllm, cuda_available
 from r0.records import Finish, Sampled, SampleRequest
-
-# What vLLM warns about on every start and nobody can or should act on here.
-NOISE = (
-    "doesn't include CPU backend",
-    "Triton is not installed",
-    "requires Triton",
-    "does not officially support disabling chunked prefill",
-    "Enforce eager set",
-    "Inductor compilation was disabled",
-    "is not found in LD_PRELOAD",
-    "doesn't allow to use `torch.set_num_threads`",
-    "Chat template warmup failed",
-    "Using None for EOS token id",
-    "Using None for BOS token id",
-    "is already registered. Overwriting.",
-    "VLLM_DIST_IDENT",  # set by vLLM itself
-    "The global random seed is set to",  # and set back below
-    "Reset SSM cache type",
-    "RotaryEmbedding: Failed to load weights",  # has none
-)
-CPU_BLOCK = 32  # tokens a key-value block; the smallest the CPU kernel takes, so that short prompts share a prefix too
 
 
 class VllmEngine:
-    """One vLLM engine on a CPU or on ``tensor_parallel_size`` GPUs. See ``r0.actors.rollout.engine.Engine`` for the calls."""
+    """One vLLM engine on a CPU or on ``tensor_parallel_size`` GPUs. See ``r0.actors.rollout.engine.Engine`` for the calls.
+
+    On a card that it shares with the learner it can sleep: weights and key-value cache are dropped, and the next weight update
+    takes memory for the weights, receives them, and takes memory for the cache, in this order. A call to vLLM that fails on the
+    way leaves the engine without a version, and no later update is taken.
+    """
 
     def __init__(self, settings: EngineSettings):
         check_length(Path(settings.model), settings.max_model_len)
         self._settings = settings
         self._stop_ids = sorted(stop_ids(Path(settings.model)))
         self._version = 0
+        self._announced = False  # an update has begun in vLLM
+        self._asleep = False
         self._broken = False
         self._in_work: dict[str, SampleRequest] = {}  # submitted, by vLLM's name of the request
-        self._llm = _start(settings)
+        self._llm, self.max_num_seqs = _start(settings)
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
         """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities are at temperature 1.
@@ -124,33 +111,61 @@ class VllmEngine:
         """Join the transfer group that ``info`` describes."""
         self._llm.init_weight_transfer_engine({"init_info": info})
 
+    def sleep(self) -> None:
+        """Give weights and key-value cache back to the card, where ``settings.sleep``; the next update takes memory again."""
+        if not self._settings.sleep or self._asleep:
+            return
+        self._version = -1
+        with self._unless_broken():
+            self._llm.sleep(level=2)
+        self._asleep = True
+
     def start_weight_update(self) -> None:
         """Make ready for new weights. Until they are complete the engine has no version.
 
         Raises:
             TransferError: an earlier update broke off; what it left cannot be loaded over.
         """
-        if self._broken:
-            raise TransferError("weight transfer: an earlier update of this engine broke off; the worker must be started anew")
-        if self._version >= 0:  # else an update was announced, but nothing sent
-            self._llm.start_weight_update()
         self._version = -1
+        with self._unless_broken():
+            if self._announced:  # an update was announced, but nothing sent
+                return
+            if self._asleep:
+                self._llm.wake_up(tags=["weights"])
+            self._llm.start_weight_update()
+        self._announced = True
 
     def update_weights(self, info: dict[str, Any]) -> None:
-        """Receive all weights."""
-        self._broken = True
-        self._llm.update_weights({"update_info": info})
-        self._broken = False
+        """Receive weights: all of them, or with ``ipc`` the next bucket."""
+        with self._unless_broken():
+            self._llm.update_weights({"update_info": info})
 
     def finish_weight_update(self, version: int) -> None:
         """Put the new weights to use, and drop the key-values that the old ones computed (vLLM does not by itself)."""
-        self._llm.finish_weight_update(weight_version=str(version))
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
+        with self._unless_broken():
+            self._llm.finish_weight_update(weight_version=str(version))
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
+            if self._asleep and not self._llm.wake_up(tags=["kv_cache"]):
+                raise RuntimeError("vLLM did not wake up after a weight update")
+        self._asleep = self._announced = False
         self._version = int(self._llm.get_weight_version())
 
+    @contextlib.contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        """Calls to vLLM that leave it unusable when one of them fails.
+
+        Raises:
+            TransferError: earlier ones failed.
+        """
+        if self._broken:
+            raise TransferError("weight transfer: an earlier update of this engine broke off; the worker must be started anew")
+        self._broken = True
+        yield
+        self._broken = False  # not reached after an error
+
     def version(self) -> int:
-        """Version of the weights in use; −1 while they are incomplete."""
+        """Version of the weights in use; −1 while they are incomplete, or given back."""
         return self._version
 
     def close(self) -> None:
@@ -161,36 +176,41 @@ class VllmEngine:
             gc.collect()
 
 
-def _start(settings: EngineSettings) -> Any:
-    """A vLLM engine.
+def _start(settings: EngineSettings) -> tuple[Any, int]:
+    """A vLLM engine, and how many completions it works on at one time.
 
     Raises:
-        UserError: vLLM is not installed.
+        UserError: vLLM is not installed, or its other build; the card is too small, or there are too few.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise UserError("rollout.engine: vLLM is not installed; install r0's extra cpu or gpu, or use rollout.engine=hf")
-    _environment()
+    on_gpu = settings.device != "cpu" and cuda_available()
+    check_vllm(on_gpu)
+    set_environment()
+    if settings.sleep:
+        without_expandable_segments()
+    quiet()
+    settle_llvmlite()
     import torch
 
-    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    _quiet()
-    _settle_llvmlite()
-    if on_cpu:
+    if not on_gpu:
         torch.set_num_threads(settings.threads)
     set_num_threads = torch.set_num_threads
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from vllm import LLM
         from vllm.config.weight_transfer import WeightTransferConfig
-    dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "float32" if on_cpu else "bfloat16"}[settings.dtype]
-    with torch.random.fork_rng(), warnings.catch_warnings():  # vLLM seeds this process's generators
+    if not on_gpu:
+        _prepare_cpu()
+    options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
+    dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
+    # vLLM seeds the generators of the process that computes: this one, unless the processes of a tensor-parallel engine do.
+    seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
+    with torch.random.fork_rng(devices=seeded), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         llm = LLM(
             settings.model,
             dtype=dtype,
             max_model_len=settings.max_model_len,
-            max_num_seqs=settings.max_num_seqs,
-            enforce_eager=on_cpu or settings.enforce_eager,
+            enforce_eager=settings.enforce_eager or not on_gpu,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no sampling defaults from the model's folder
@@ -199,72 +219,30 @@ def _start(settings: EngineSettings) -> Any:
             use_tqdm_on_load=False,
             weight_transfer_config=WeightTransferConfig(backend=settings.transfer),
             worker_extension_cls="r0.actors.sync.vllm_transfer.WorkerExtension",
-            **(_on_cpu(settings) if on_cpu else _on_gpu(settings)),
+            **options,
         )
     torch.set_num_threads = set_num_threads  # vLLM put a stub in its place
-    return llm
+    return llm, options["max_num_seqs"]
 
 
-def _on_cpu(settings: EngineSettings) -> dict[str, Any]:
+def _prepare_cpu() -> None:
     from vllm.v1.sample import sampler
 
     keep_freed_blocks()
     # vLLM counts the rank of every sampled token with a kernel that it first compiles for 15 s. Nothing here reads ranks.
     sampler.batched_count_greater_than = lambda logprobs, values: values.new_zeros(values.shape[0], dtype=int)
-    return {
-        # A seeded request crashes the CPU build when its prompt is prefilled in chunks.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, min(8192, settings.max_model_len * settings.max_num_seqs)),
-        "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
-        "block_size": CPU_BLOCK,
-    }
 
 
-def _on_gpu(settings: EngineSettings) -> dict[str, Any]:
-    return {
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        # The actor owns all GPUs of its engine, on one node: its own child processes drive them.
-        "distributed_executor_backend": "mp" if settings.tensor_parallel_size > 1 else "uni",
-    }
+def _card(settings: EngineSettings) -> Card:
+    """The memory of the engine's card, or of each of its cards.
 
+    Raises:
+        UserError: there are fewer cards than the engine needs.
+    """
+    import torch
+    from vllm.platforms import current_platform
 
-def _quiet() -> None:
-    """vLLM's warnings and errors on stderr, without the noise."""
-    logger = logging.getLogger("vllm")
-    if logger.handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("vllm %(levelname)s: %(message)s"))
-    handler.addFilter(lambda record: not any(noise in record.getMessage() for noise in NOISE))
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-
-
-def _settle_llvmlite() -> None:
-    """Let vLLM look at all modules. llvmlite's wrapper of its library has a function for every name, ``__dict__`` too, and vLLM's
-    walk over what is imported stumbles over that where something imported numba before (bm25s does)."""
-    wrapper: Any = type(getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None))
-    found = wrapper.__dict__.get("__getattr__")
-    if found is None or getattr(found, "settled", False):
-        return
-
-    def attribute(self: Any, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return found(self, name)
-
-    attribute.settled = True  # type: ignore[attr-defined]
-    wrapper.__getattr__ = attribute
-
-
-def _environment() -> None:
-    """What vLLM reads from the environment, before it is imported."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: no second copy of anything
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several engines share few cores
-    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # see _quiet
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("GLOO_LOG_LEVEL", "ERROR")
+    if (have := torch.cuda.device_count()) < (size := settings.tensor_parallel_size):
+        raise UserError(f"rollout.tensor_parallel_size: an engine of {size} GPUs sees only {have}; use at most {have}")
+    total = current_platform.get_device_total_memory()  # asks the driver: torch would take memory for a context
+    return Card(total, free=torch.cuda.mem_get_info()[0] if settings.shared_card else None)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from r0.actors.pool import Pool
-from r0.actors.rollout.engine import Engine, EngineSettings, make_engine, transfer_backend
-from r0.config import RLConfig
+from r0.actors.rollout.engine import Engine, make_engine
+from r0.actors.rollout.settings import EngineSettings
 from r0.records import Sampled, SampleRequest
 
 
@@ -15,21 +15,15 @@ class RolloutWorker:
     """One sampling engine.
 
     Args:
-        config: the run's configuration.
-        model: folder of the model.
+        settings: of the engine.
         index: number of the worker.
-        settings: instead of what follows from the configuration.
 
     Raises:
         UserError: the engine is not installed; the model is too short for prompt and completion.
     """
 
-    def __init__(self, config: RLConfig | None, model: str = "", index: int = 0, settings: EngineSettings | None = None):
+    def __init__(self, settings: EngineSettings, index: int = 0):
         self.index = index
-        if settings is None:
-            if config is None:
-                raise TypeError("RolloutWorker needs a configuration or settings")
-            settings = EngineSettings.of(config, model, transfer_backend(config, _has_gpu()))
         self._engine: Engine = make_engine(settings)
 
     def sample(
@@ -42,15 +36,22 @@ class RolloutWorker:
             greedy: take the likeliest token instead.
 
         Raises:
-            RuntimeError: the worker's weights are incomplete.
+            RuntimeError: the worker's weights are incomplete, or it sleeps.
         """
         if self._engine.version() < 0:
-            raise RuntimeError(f"rollout worker {self.index}: its weights are incomplete after a failed sync")
+            raise RuntimeError(
+                f"rollout worker {self.index}: it sleeps, or its weights are incomplete after a failed sync; "
+                "it can sample after the next sync"
+            )
         return self._engine.sample(requests, temperature, max_new_tokens, greedy)
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group that ``info`` describes."""
         self._engine.init_weight_transfer_engine(info)
+
+    def sleep(self) -> None:
+        """Give the card's memory back until the next weight update, where the settings say so."""
+        self._engine.sleep()
 
     def start_weight_update(self) -> None:
         """Make ready for new weights."""
@@ -88,6 +89,10 @@ class RolloutGroup:
     def versions(self) -> list[int]:
         """Weight version of every worker."""
         return self._pool.all("version", deadline_s=self._deadline_s)
+
+    def sleep(self) -> None:
+        """Let every engine give its card's memory back until the next weight update."""
+        self._pool.all("sleep", deadline_s=self._deadline_s)
 
     def sample(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool = False
@@ -132,8 +137,3 @@ def deal(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -
         load[least] += cost[b]
     return [sorted(share) for share in shares if share]
 
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -2,8 +2,9 @@
 
 vLLM's client for Ray sends every engine the same rank offset, so that independent engines collide on one NCCL rank, and waits
 without a deadline. Here engine i gets ranks 1 + i · processes and up, and every call and every collective has the deadline.
-Extra memory is two packed buffers of ``bucket_bytes`` (one in ``ipc``). ``nccl`` takes three remote calls a worker and sync;
-``ipc`` has one update call for each bucket, because a handle must be opened before its buffer is filled anew.
+Extra memory is two packed buffers (one in ``ipc``) of ``bucket_bytes``, or of the largest tensor if that is larger. ``nccl``
+takes three remote calls a worker and sync; ``ipc`` has one update call for each bucket, because a handle must be opened before
+its buffer is filled anew.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class VllmSender:
             raise UserError("sync.backend: ipc needs learner.ranks=1, since only rank 0 holds whole weights; use gloo")
         self._deadline_s = deadline_s
         self._client = EngineClient(workers, processes, deadline_s)
-        info = _trainer_info(backend, rank, 1 + len(workers) * processes, bucket_bytes)
+        info = _trainer_info(backend, rank, 1 + len(workers) * processes, buffer_bytes(source, bucket_bytes))
         self._engine = within(
             deadline_s,
             f"connecting {len(workers)} rollout workers over {backend}",
@@ -121,6 +122,14 @@ class VllmSender:
     def close(self) -> None:
         """Leave the transfer group."""
         self._engine.shutdown()
+
+
+def buffer_bytes(source: Weights, bucket_bytes: int) -> int:
+    """Bytes of a packed buffer: the bucket's, or the largest tensor's if that is larger.
+
+    ``ipc`` never splits a tensor, and ``nccl`` warns about each that is larger than its buffer.
+    """
+    return max(bucket_bytes, *(each.dtype.itemsize * torch.Size(each.shape).numel() for each in source.metadata()))
 
 
 def _trainer_info(backend: str, rank: int, world: int, bucket_bytes: int) -> Any:

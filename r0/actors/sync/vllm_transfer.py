@@ -1,4 +1,5 @@
-"""r0's backends for vLLM's weight transfer API: ``gloo`` (buckets from another process) and ``local`` (the same process).
+"""r0's backends for vLLM's weight transfer API: ``gloo`` (buckets from another process) and ``local`` (the same process); and
+vLLM's own ``nccl`` and ``ipc``, which finish an update only when no parameter was left out.
 
 vLLM imports this module in each of its worker processes, by the name of WorkerExtension, and that import registers the backends.
 Like vLLM's own engines they load checkpoint-format weights under the layerwise reload, the only one that works where the linear
@@ -7,13 +8,16 @@ layers were repacked after loading (as on a CPU).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
 from r0.actors.sync.transfer import Meeting, Receiver, TransferError
 
@@ -81,8 +85,8 @@ class _Reloading(WeightTransferEngine[Any, Any]):
 
         with disable_mtp_completeness_check():
             loaded = self.model.load_weights(weights)
-        if isinstance(loaded, set) and (missing := self._names - loaded):
-            raise TransferError(f"weight transfer: {len(missing)} parameters were not sent, the first is {min(missing)}")
+        if isinstance(loaded, set):
+            _check_complete(self._names - loaded)
 
     def shutdown(self) -> None:
         """Nothing to release."""
@@ -132,6 +136,72 @@ class LocalWeightTransferEngine(_Reloading):
         self.load(update_info.weights)
 
 
+class _Complete:
+    """A check that vLLM's own engines lack: they only log that a layer was left out, and go on with its old values, or with none
+    after a sleep."""
+
+    model: torch.nn.Module
+
+    def start_weight_update(self) -> None:
+        """Note the parameters that have to come."""
+        self._missing = {name for name, _ in self.model.named_parameters()}
+        super().start_weight_update()  # type: ignore[misc]
+
+    def receive_weights(self, update_info: Any) -> None:
+        """Load what comes, and note it."""
+        with self._noting():
+            super().receive_weights(update_info)  # type: ignore[misc]
+
+    def finish_weight_update(self) -> None:
+        """Put the weights to use.
+
+        Raises:
+            TransferError: parameters of the model were not among them.
+        """
+        _check_complete(self._missing)
+        super().finish_weight_update()  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """vLLM's engines ignore what ``load_weights`` returns, so it is read on the way."""
+        model = self.model
+        load = model.load_weights
+
+        def noted(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+            loaded = load(weights)
+            if isinstance(loaded, set):
+                self._missing -= loaded
+            else:
+                self._missing.clear()  # a model that does not say what it loaded
+            return loaded
+
+        model.load_weights = noted
+        try:
+            yield
+        finally:
+            del model.load_weights
+
+
+class CompleteNcclEngine(_Complete, NCCLWeightTransferEngine):
+    """Receives over NCCL."""
+
+
+class CompleteIpcEngine(_Complete, IPCWeightTransferEngine):
+    """Receives through CUDA IPC."""
+
+
+def _check_complete(missing: set[str]) -> None:
+    """Refuse weights that lack parameters.
+
+    Raises:
+        TransferError: with the first of them.
+    """
+    if missing:
+        raise TransferError(f"weight transfer: {len(missing)} parameters were not sent, the first is {min(missing)}")
+
+
 for _name, _engine in (("gloo", GlooWeightTransferEngine), ("local", LocalWeightTransferEngine)):
     if _name not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(_name, _engine)
+# In the place of vLLM's own, whose names cannot be registered twice.
+WeightTransferEngineFactory._registry |= {"nccl": lambda: CompleteNcclEngine, "ipc": lambda: CompleteIpcEngine}

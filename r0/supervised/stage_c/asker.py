@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from r0.actors.rollout.engine import positions, stop_ids
+from r0.actors.rollout.settings import positions, stop_ids
 from r0.config import StageCConfig
 from r0.errors import UserError
 from r0.records import Form, ListwiseTask, Prompt

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from r0.actors.placement import Placement, rollout_bundles
+from r0.actors.placement import Placement, cluster_gpus, rollout_bundles
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout.engine import EngineSettings
+from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import StageCConfig
 from r0.supervised.stage_c.asker import length
@@ -24,7 +24,7 @@ def engines(config: StageCConfig, folder: Path) -> Iterator[RolloutGroup]:
     """
     settings = EngineSettings.of_rollout(config.rollout, str(folder), length(config))
     if config.ray.inline:
-        pool = Pool("rollout", lambda index: RolloutWorker(None, index=index, settings=settings), 1)
+        pool = Pool("rollout", lambda index: RolloutWorker(settings, index), 1)
         try:
             yield RolloutGroup(pool, config.ray.sample_deadline_s)
         finally:
@@ -32,14 +32,14 @@ def engines(config: StageCConfig, folder: Path) -> Iterator[RolloutGroup]:
         return
     import ray
 
-    need = rollout_bundles(config.rollout, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
+    need = rollout_bundles(config.rollout, has_gpus=cluster_gpus() > 0)
     actor = ray.remote(deferred_class(RolloutWorker))
     with contextlib.ExitStack() as stack:
         placement = Placement(need)
         stack.callback(placement.close)
         pool = Pool(
             "rollout",
-            lambda index: actor.options(**placement.options("rollout", index)).remote(None, "", index, settings),
+            lambda index: actor.options(**placement.options("rollout", index)).remote(settings, index),
             len(need),
         )
         stack.callback(pool.close)

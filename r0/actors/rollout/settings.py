@@ -1,0 +1,163 @@
+"""What both sampling engines have in common: their settings, what they refuse, and the ids that end a completion.
+
+The settings are plain data, so that they travel to an actor; nothing here imports torch or vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from r0.actors.rollout.sizes import CPU_NUM_SEQS
+from r0.config import RLConfig, RolloutSection
+from r0.config.cards import shares_card, transfer_backend
+from r0.errors import UserError
+from r0.records import SampleRequest
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+INLINE_SHARE = 0.5  # of its card for an engine that is awake while the learner in the same process works
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine is made from. ``transfer`` names the weight transfer backend: local, gloo, nccl or ipc.
+
+    An engine with a ``shared_card`` was started after the learner and takes a key-value cache of a size, not what is left over.
+    """
+
+    model: str  # folder
+    max_model_len: int  # prompt and completion together, in tokens
+    engine: Literal["vllm", "hf"] = "vllm"
+    transfer: str = "gloo"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Device = "auto"  # auto: a GPU where torch sees one
+    threads: int = 1  # of a CPU engine; bit-for-bit repeatable with 1
+    max_num_seqs: int | None = None  # None: by the key-value cache on a GPU
+    tensor_parallel_size: int = 1
+    gpu_memory_utilization: float = 0.85
+    kv_cache_gib: float | None = None  # None: what gpu_memory_utilization leaves on a GPU
+    enforce_eager: bool = False
+    shared_card: bool = False  # with the learner
+    sleep: bool = False  # gives the card's memory back when told to
+
+    @property
+    def batch(self) -> int:
+        """Completions, or documents of an encoder, at one time where no key-value cache decides it."""
+        return self.max_num_seqs or CPU_NUM_SEQS
+
+    @classmethod
+    def of(cls, config: RLConfig, model: str, gpus: bool) -> EngineSettings:
+        """The settings that a configuration asks for.
+
+        Args:
+            config: the configuration.
+            model: folder of the model.
+            gpus: whether the machine or the cluster has GPUs.
+
+        Raises:
+            UserError: weights cannot go from the learner to the engines as configured.
+        """
+        try:
+            transfer = transfer_backend(config, gpus)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        length = config.max_prompt_tokens + config.max_new_tokens
+        device: Device = "auto" if gpus else "cpu"
+        settings = cls.of_rollout(config.rollout, model, length, transfer, device)
+        if not shares_card(config, gpus):
+            return settings
+        if config.rollout.sleep:
+            return replace(settings, shared_card=True, sleep=True)
+        share = INLINE_SHARE if config.ray.inline else float(config.rollout.gpus or 0)
+        return replace(settings, shared_card=True, gpu_memory_utilization=min(share, settings.gpu_memory_utilization))
+
+    @classmethod
+    def of_rollout(
+        cls, rollout: RolloutSection, model: str, max_model_len: int, transfer: str = "local", device: Device = "auto"
+    ) -> EngineSettings:
+        """The settings that a section asks for, with prompts and completions of ``max_model_len`` tokens together."""
+        return cls(
+            model=model,
+            max_model_len=max_model_len,
+            engine=rollout.engine,
+            transfer=transfer,
+            dtype=rollout.dtype,
+            device="cpu" if rollout.gpus == 0 else device,
+            threads=max(1, int(rollout.cpus)),
+            max_num_seqs=None if rollout.max_num_seqs == "auto" else rollout.max_num_seqs,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            kv_cache_gib=None if rollout.kv_cache_gib == "auto" else rollout.kv_cache_gib,
+            enforce_eager=rollout.enforce_eager,
+        )
+
+
+def check_requests(requests: Sequence[SampleRequest], max_new_tokens: int, settings: EngineSettings) -> None:
+    """Refuse what an engine cannot sample.
+
+    Raises:
+        ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length; an allowed id is given twice.
+    """
+    longest = max((len(request.prompt_ids) for request in requests), default=0)
+    if longest + max_new_tokens > (limit := settings.max_model_len):
+        raise ValueError(f"a prompt of {longest} and {max_new_tokens} new tokens exceed max_model_len={limit}")
+    for request in requests:
+        if len(set(request.allowed_ids)) < len(request.allowed_ids):
+            raise ValueError(f"allowed ids are given twice: {request.allowed_ids}")
+
+
+def check_length(folder: Path, max_model_len: int) -> None:
+    """Refuse a model that has fewer positions than a prompt and its completion take.
+
+    Raises:
+        UserError: with both lengths.
+    """
+    most = positions(folder)
+    if most is not None and max_model_len > most:
+        raise UserError(
+            f"max_prompt_tokens + max_new_tokens is {max_model_len}, but the model in {folder} has {most} positions; "
+            "lower one of the two"
+        )
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """The model's configuration; empty where it has none.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    return _read_json(folder / "config.json")
+
+
+def positions(folder: Path) -> int | None:
+    """Positions that a model has, in tokens; None where its configuration does not say."""
+    found = model_config(folder).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
+
+
+def stop_ids(folder: Path) -> frozenset[int]:
+    """Ids that end a completion: those that the generation configuration, the model's configuration or the tokenizer call the
+    end of sequence. (A chat model's list has several, and its tokenizer names one.)
+    """
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        eos = _read_json(folder / name).get("eos_token_id")
+        found.update([eos] if isinstance(eos, int) else eos or [])
+    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    added = _read_json(folder / "tokenizer.json").get("added_tokens") or []
+    found.update(entry["id"] for entry in added if text is not None and entry.get("content") == text)
+    return frozenset(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"model: {path} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}

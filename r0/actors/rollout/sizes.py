@@ -1,0 +1,131 @@
+"""How much memory an engine's key-value cache takes, and how many completions it holds. Pure arithmetic.
+
+Sizes are in bytes unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from r0.errors import UserError
+
+GIB = 2**30
+CPU_KV_CACHE = GIB  # of an engine on a CPU
+CPU_NUM_SEQS = 128  # completions at one time on a CPU, and in engines without vLLM
+LEAST_NUM_SEQS, MOST_NUM_SEQS = 128, 1024  # of the automatic choice on a GPU; vLLM's own default on a large card is 1,024
+STEP_NUM_SEQS = 64  # the automatic choice is a multiple
+ENGINE_RESERVE = 4 * GIB  # of an engine beside weights and cache: activations, CUDA graphs, and the buffers of a weight sync
+SLACK = 0.05  # share of a card's free memory that stays free: fragments, and what the learner's process may still take
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU's memory in bytes. ``free`` is given where the learner is on it too."""
+
+    total: int
+    free: int | None = None
+
+
+@dataclass(frozen=True)
+class CardSizes:
+    """What an engine is told: completions at one time, and the size of its cache (None: what vLLM finds left in its share)."""
+
+    num_seqs: int
+    kv_cache_bytes: int | None
+
+
+def kv_bytes_per_token(model_config: Mapping[str, Any], dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
+    """Bytes that one token takes in the key-value cache of one card.
+
+    Args:
+        model_config: the model's ``config.json``.
+        dtype_bytes: size of a cached number, 2 for bf16.
+        tensor_parallel_size: cards that share the key-value heads; a card holds at least one head.
+
+    Raises:
+        KeyError: the configuration is not a transformer's.
+    """
+    shape = model_config.get("text_config") or model_config
+    heads = shape["num_attention_heads"]
+    kv_heads = shape.get("num_key_value_heads") or heads
+    head_dim = shape.get("head_dim") or shape["hidden_size"] // heads
+    return 2 * shape["num_hidden_layers"] * max(1, kv_heads // tensor_parallel_size) * head_dim * dtype_bytes
+
+
+def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> int:
+    """Completions that an engine on a GPU works on at one time: as many as its cache holds at full length.
+
+    Args:
+        kv_cache_bytes: of one card.
+        token_bytes: of one token on that card (``kv_bytes_per_token``).
+        max_model_len: prompt and completion together, in tokens.
+
+    Returns:
+        A multiple of 64 from 128 to 1,024. A cache that is too small for 128 makes completions wait, it does not fail.
+    """
+    held = kv_cache_bytes // (token_bytes * max_model_len)
+    return min(MOST_NUM_SEQS, max(LEAST_NUM_SEQS, held // STEP_NUM_SEQS * STEP_NUM_SEQS))
+
+
+def most_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
+    """Completions that an engine may work on at one time, as far as the driver knows: as configured, or the most of auto."""
+    if isinstance(max_num_seqs, int):
+        return max_num_seqs
+    return MOST_NUM_SEQS if gpus else CPU_NUM_SEQS
+
+
+def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_model_len: int, num_seqs: int | None = None) -> int:
+    """Size of the key-value cache of an engine that shares its card with the learner.
+
+    Args:
+        free_bytes: what the engine may take of the card.
+        weight_bytes: of the engine's own copy of the model.
+        token_bytes: of one token (``kv_bytes_per_token``).
+        max_model_len: prompt and completion together, in tokens.
+        num_seqs: completions at one time; None: as many as ``auto_num_seqs`` may choose.
+
+    Returns:
+        What is left beside weights and reserve, at most what ``num_seqs`` completions of full length need. It may be less than
+        one completion needs, or negative: then the engine does not fit.
+    """
+    room = int(free_bytes * (1 - SLACK)) - weight_bytes - ENGINE_RESERVE
+    return min(room, token_bytes * max_model_len * (num_seqs or MOST_NUM_SEQS))
+
+
+def card_sizes(
+    card: Card,
+    weight_bytes: int,
+    token_bytes: int,
+    max_model_len: int,
+    share: float,
+    kv_cache_gib: float | None = None,
+    num_seqs: int | None = None,
+) -> CardSizes:
+    """The sizes of an engine on a GPU.
+
+    Args:
+        card: each of the engine's.
+        weight_bytes, token_bytes, max_model_len: see ``auto_kv_cache``.
+        share: of the card that the engine may take, at most.
+        kv_cache_gib, num_seqs: as configured; None: chosen here.
+
+    Raises:
+        UserError: beside the learner there is no room for a single completion.
+    """
+    most = int(share * card.total)
+    if kv_cache_gib is not None:
+        given: int | None = int(kv_cache_gib * GIB)
+    elif card.free is None:
+        given = None
+    else:
+        given = auto_kv_cache(min(card.free, most), weight_bytes, token_bytes, max_model_len, num_seqs)
+        if given < token_bytes * max_model_len:
+            raise UserError(
+                f"rollout.kv_cache_gib: beside the learner the engine may take {min(card.free, most) / GIB:.1f} GiB of the card, "
+                f"its weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and no completion fits besides; "
+                "use learner.lora.r or learner.zero_stage=2 for a smaller learner, a smaller model, or two cards"
+            )
+    cache = most - weight_bytes - ENGINE_RESERVE if given is None else given
+    return CardSizes(num_seqs or auto_num_seqs(max(0, cache), token_bytes, max_model_len), given)

@@ -1,0 +1,53 @@
+"""The ranked documents of a query, and what every source of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from r0.mining.collection import Query
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best documents for a query, best first; and the scores of its positives, as far as they are known."""
+
+    documents: Sequence[str]  # [N] ids
+    scores: Sequence[float]  # [N]
+    positives: Mapping[str, float]  # id → score, of documents beyond the N too
+
+
+class Source(Protocol):
+    """What ranks the documents."""
+
+    name: str
+
+    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
+        """For each query, in order, its best ``depth`` documents; fewer where the source has no more. What is made once (an
+        index, embeddings) is there when this returns."""
+        ...
+
+
+def by_score(scores: Mapping[str, float], positives: Sequence[str]) -> Ranked:
+    """Documents by falling score, equal ones by id, last first (trec_eval's order)."""
+    best = sorted(((score, name) for name, score in scores.items()), reverse=True)
+    known = {name: scores[name] for name in positives if name in scores}
+    return Ranked([name for _, name in best], [score for score, _ in best], known)
+
+
+def best_of(scores_D: np.ndarray, ids: Sequence[str], depth: int) -> tuple[list[str], list[float]]:
+    """The ``depth`` best ids and their scores; equal ones by id, last first, also where ``depth`` cuts them.
+
+    Args:
+        scores_D: float32 [documents].
+        ids: [documents].
+        depth: how many, at most.
+    """
+    found = np.arange(len(scores_D))
+    if len(found) > depth:
+        found = np.flatnonzero(scores_D >= np.partition(scores_D, -depth)[-depth])
+    best = sorted(((float(scores_D[at]), ids[at]) for at in found.tolist()), reverse=True)[:depth]
+    return [name for _, name in best], [score for score, _ in best]
