@@ -84,7 +84,7 @@ def run(
         data = prepare(directory.path)
         print(data.summary)
         steps = config.steps(data.steps_per_epoch)
-        job = Job(job_config or config, str(folder), str(directory.path), steps, data.steps_per_epoch, rank)
+        job = Job(_absolute(job_config or config), str(folder), str(directory.path), steps, data.steps_per_epoch, rank)
         with Recorder(directory, config.tracking, steps, config=flat(config)) as recorder:
             learned = learn(job, directory, recorder, stop)
             facts = CardFacts(command, steps, {**data.facts, **learned.facts}, learned.before, learned.after)
@@ -92,3 +92,11 @@ def run(
             directory.finish(steps, learned.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
     return directory.path
+
+
+def _absolute(config: RankKeys) -> RankKeys:
+    """The configuration with absolute paths of data: Ray's workers run in folders of their own. A split's name stays one."""
+    named = {name: getattr(config, name, None) for name in ("data", "run", "qrels") if name in type(config).model_fields}
+    there = {name: path for name, path in named.items() if path and path != "builtin"}
+    found = {name: Path(path) for name, path in there.items() if Path(path).is_file() or (name == "data" and Path(path).is_dir())}
+    return config.model_copy(update={name: str(path.absolute()) for name, path in found.items()})
