@@ -108,7 +108,8 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
         "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": 50_000_000},
     }
     if bf16:
-        config["bf16"] = {"enabled": True}
+        # Immediate: each gradient is added to its float32 sum as soon as it is there, and its bf16 copy is freed.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
