@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 from r0.config import (
     AnnotateConfig,
@@ -52,10 +55,19 @@ class Command:
     positionals: tuple[str, ...] = ()
     shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
 
-    def run(self, config: Section, dry_run: bool) -> int:
-        """Run it; returns the exit code."""
+    def run(self, config: Section, dry_run: bool, gpu_memory: float | None = None) -> int:
+        """Run it; returns the exit code. ``gpu_memory``: gigabytes of the cards that a dry run is to reckon with.
+
+        Raises:
+            UserError: ``gpu_memory`` is given and the command works on no card.
+        """
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)(config, dry_run=dry_run) or 0
+        function = getattr(importlib.import_module(module), name)
+        if gpu_memory is None:
+            return function(config, dry_run=dry_run) or 0
+        if "gpu_memory" not in inspect.signature(function).parameters:
+            raise UserError("--gpu-memory is for commands that use GPUs, and this one uses none; leave it out")
+        return function(config, dry_run=dry_run, gpu_memory=gpu_memory) or 0
 
 
 COMMANDS = {
@@ -105,12 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "-h" in arguments or "--help" in arguments:
             print(_help(name))
             return 0
+        gpu_memory = _gpu_memory(arguments)
         config, dry_run = parse(name, arguments)
+        if gpu_memory is not None and not dry_run:
+            raise UserError("--gpu-memory is what --dry-run reckons with, it limits no run; add --dry-run, or leave it out")
         for used in (config, getattr(config, "teacher", None)):
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)
         quiet()
-        return COMMANDS[name].run(config, dry_run)
+        return COMMANDS[name].run(config, dry_run, gpu_memory)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)
         return 2
@@ -138,6 +153,28 @@ def _command(arguments: list[str]) -> str:
     if arguments and not Path(arguments[0]).is_file() and (near := difflib.get_close_matches(arguments[0], words, n=1)):
         raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near[0]}?")
     return name
+
+
+def _gpu_memory(arguments: list[str]) -> float | None:
+    """The gigabytes that ``--gpu-memory`` names; it is taken off.
+
+    Raises:
+        UserError: it names no positive number.
+    """
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.replace("_", "-") != "--gpu-memory":
+            continue
+        text = value if equals else "".join(arguments[place + 1 : place + 2])
+        del arguments[place : place + (1 if equals else 2)]
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not 0 < found < math.inf:
+            raise UserError(f"--gpu-memory: write the gigabytes of a card, such as --gpu-memory 80, not {text!r}")
+        return found
+    return None
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
@@ -188,7 +225,8 @@ def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str]
             key = key.replace("-", "_")
             key = getattr(command.config, "ALIASES", {}).get(key, key)
             field = command.config.model_fields.get(key)
-            if not equals and field is not None and field.annotation is bool and arguments[:1] not in (["true"], ["false"]):
+            flag = field is not None and (field.annotation is bool or bool in get_args(field.annotation))
+            if not equals and flag and arguments[:1] not in (["true"], ["false"], ["auto"]):
                 value = "true"
             elif not equals:
                 if not arguments or arguments[0].startswith("--"):
@@ -204,9 +242,10 @@ def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str]
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = ["usage: python -m r0.launch COMMAND [CONFIG.yaml] [key=value …] [--dry-run]", "", "commands:"]
+    lines = ["usage: python -m r0.launch COMMAND [CONFIG.yaml] [key=value …] [--dry-run [--gpu-memory GB]]", "", "commands:"]
     lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "COMMAND --help lists a command's keys; --dry-run says what would run, and where."])
+    last = "COMMAND --help lists a command's keys; --dry-run says what would run and where, and whether it fits."
+    return "\n".join([*lines, "", last])
 
 
 def _help(name: str) -> str:
@@ -214,7 +253,7 @@ def _help(name: str) -> str:
 
     command = COMMANDS[name]
     places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
-    head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run]", "", command.summary]
+    head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
     if not command.positionals and command.shipped:
         lists = default_config(f"{name}_lists")
         of_lists = f" (lists: {lists.name})" if lists.is_file() else ""

@@ -19,10 +19,10 @@ ROWS = (
 )
 
 
-def run(config: EsciConfig, dry_run: bool) -> int:
+def run(config: EsciConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train and show what it changed, or say what would be done. Returns the exit code: 128 + signal when stopped and saved."""
     if dry_run:
-        print(plan("esci", config))
+        print(plan("esci", config, gpu_memory))
         return 0
     from r0.supervised.esci import run as esci
     from r0.supervised.training import driver

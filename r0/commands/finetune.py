@@ -8,10 +8,10 @@ from r0.commands.plan import plan
 from r0.config import FinetuneConfig
 
 
-def run(config: FinetuneConfig, dry_run: bool, command: str = "finetune") -> int:
+def run(config: FinetuneConfig, dry_run: bool, command: str = "finetune", gpu_memory: float | None = None) -> int:
     """Train, or say what would be done. Returns the exit code: 128 + signal when it was stopped and saved."""
     if dry_run:
-        print(plan(command, config))
+        print(plan(command, config, gpu_memory))
         return 0
     from r0.supervised.finetune import run as finetune
     from r0.supervised.training import driver

@@ -55,7 +55,9 @@ class TrainingKeys(ModelKeys):
     max_steps: Annotated[int, Field(ge=0)] = key(0, "updates, at most; 0 = as the epochs say")
     batch_size: Count = key(16, "prompts (sft: rows) an update sees over all ranks")
     learning_rate: Positive = key(1e-6, "peak learning rate of AdamW")
-    gradient_checkpointing: bool = key(False, "recompute activations in the backward pass to save memory")
+    gradient_checkpointing: bool | Literal["auto"] = key(
+        "auto", "recompute activations in the backward pass to save memory; auto: on a GPU (RL: if they do not fit), not on a CPU"
+    )
     tracking: TrackingSection = key(TrackingSection(), "mirrors of the metrics")
     ray: RaySection = key(RaySection(), "where the roles run")
 

@@ -8,7 +8,7 @@ other keys on the command line. ``notice`` is what whoever uses the model must k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -42,6 +42,7 @@ class Preset:
     commands: tuple[str, ...]  # that the model is meant for
     values: Mapping[str, Any]  # keys of these commands, sections as mappings
     notice: str = ""
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
     def values_for(self, config: type[BaseModel]) -> dict[str, Any]:
         """The values whose keys this configuration has."""
@@ -52,7 +53,7 @@ class Preset:
 def preset(name: str) -> Preset:
     """The preset ``name``, one of ``NAMES``."""
     values = dict(yamlfile.read(FOLDER / f"{name}.yaml").values)
-    return Preset(name, tuple(values.pop("commands")), notice=values.pop("notice", ""), values=values)
+    return Preset(name, tuple(values.pop("commands")), notice=values.pop("notice", ""), shape=values.pop("shape"), values=values)
 
 
 class ModelKeys(Section):
@@ -83,3 +84,8 @@ def check_preset(command: str, config: BaseModel) -> None:
 def notice(model: str) -> str:
     """What whoever uses ``model`` must know; mostly nothing."""
     return next((one.notice for one in map(preset, NAMES) if one.values["model"] == model), "")
+
+
+def known_shape(model: str) -> Mapping[str, Any]:
+    """The keys of the ``config.json`` of a preset's model that say how large it is; empty for other models."""
+    return next((one.shape for one in map(preset, NAMES) if one.values["model"] == model), {})

@@ -92,6 +92,7 @@ class LearnerSection(Section):
 
     ranks: Count = key(1, "processes in the DeepSpeed group")
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage")
+    offload_optimizer: bool = key(False, "gradients and optimizer in the host's memory: 16 bytes a weight less, slower steps")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "weights while learning; auto: bf16 on a GPU, fp32 without")
     shared_prefix: bool = key(True, "compute a prompt once for all its completions; false: one padded row a completion")
     row_tokens: Count = key(8192, "token budget of a learner row; longer groups are split, longer prompts have a row each")
@@ -104,6 +105,15 @@ class LearnerSection(Section):
     lora: LoraSection = key(LoraSection(), "low-rank adapters")
     cpus: Positive = key(1.0, "CPU cores declared and used by each rank")
     gpus: NonNegative | None = key(None, "GPUs of each rank (a fraction shares the card); empty: 1 where the cluster has GPUs")
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> Self:
+        if self.offload_optimizer and self.zero_stage < 2:
+            raise ValueError(
+                f"offload_optimizer: with learner.zero_stage={self.zero_stage} all gradients stay on the card; "
+                "use learner.zero_stage=2"
+            )
+        return self
 
 
 class RolloutSection(Section):

@@ -13,6 +13,7 @@ from torch import nn
 
 from r0.actors.learner import attention
 from r0.actors.learner.attention import AttentionRefused
+from r0.actors.learner.checkpointing import decide_checkpointing
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row
 from r0.actors.learner.rows import Row, padded_rows, shared_rows
 from r0.actors.learner.zero import make_engine
@@ -63,6 +64,7 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
     Raises:
         UserError: the model cannot be read or is of a kind that r0 does not train.
     """
+    config = decide_checkpointing(config, model_path, device)
     dtype = learner_dtype(config, device)
     model = load_causal(model_path, dtype).to(device)
     reason = probe(model, config.temperature) if config.learner.shared_prefix else "learner.shared_prefix=false"
@@ -107,7 +109,10 @@ def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
 
 def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
     learner = config.learner
-    return make_engine(module, learner.zero_stage, dtype == torch.bfloat16, learner.max_grad_norm, learner.weight_decay)
+    bf16 = dtype == torch.bfloat16
+    return make_engine(
+        module, learner.zero_stage, bf16, learner.max_grad_norm, learner.weight_decay, learner.offload_optimizer
+    )
 
 
 def add_adapters(model: Any, config: RLConfig) -> Any:

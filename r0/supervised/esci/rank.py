@@ -23,6 +23,7 @@ from r0.supervised.esci.validation import Validation
 from r0.supervised.training.job import Channel, Job, Kind, Report
 from r0.supervised.training.ranks import (
     OrderedTrainer,
+    checkpointed,
     common_arguments,
     fit,
     half,
@@ -76,7 +77,7 @@ def _open(config: EsciConfig, folder: Path) -> Any:
     frozen = config.lora.r > 0
     weights = torch.bfloat16 if half(config) and (config.zero_stage or frozen) else torch.float32
     model = open_causal(folder, half(config), config.no_flash_attn, weights)
-    if config.gradient_checkpointing:
+    if checkpointed(config):
         model.config.use_cache = False
     return with_lora(model, config, "CAUSAL_LM")
 

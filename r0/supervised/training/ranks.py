@@ -43,7 +43,7 @@ def common_arguments(job: Job) -> dict[str, Any]:
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": checkpointed(config),
         # With ZeRO-3 a recomputed layer sees its weights gathered, which the other way takes for a change.
         "gradient_checkpointing_kwargs": {"use_reentrant": config.zero_stage == 3},
         "deepspeed": deepspeed_config(config.zero_stage, bf16),
@@ -109,6 +109,13 @@ def half(config: RankKeys) -> bool:
     return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
 
 
+def checkpointed(config: RankKeys) -> bool:
+    """Whether activations are computed again in the backward pass; ``auto``: on a GPU."""
+    if config.gradient_checkpointing == "auto":
+        return torch.cuda.is_available()
+    return config.gradient_checkpointing
+
+
 def causal_model(config: RankKeys, folder: str) -> Any:
     """The language model in ``folder``, with adapters where the configuration has them.
 
@@ -120,7 +127,7 @@ def causal_model(config: RankKeys, folder: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
     except (OSError, ValueError) as error:
         raise UserError(f"model: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if config.gradient_checkpointing:
+    if checkpointed(config):
         model.config.use_cache = False
     return with_lora(model, config, "CAUSAL_LM")
 
@@ -149,7 +156,7 @@ def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
     from peft import LoraConfig, get_peft_model
 
     lora = config.lora
-    if config.gradient_checkpointing:
+    if checkpointed(config):
         model.enable_input_require_grads()
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
     settings = LoraConfig(
