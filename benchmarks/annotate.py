@@ -200,7 +200,7 @@ def main() -> int:
     from r0.process.environment import quiet
     from r0.rerank import Reranker
     from r0.teacher.annotate import teacher_keys
-    from r0.text.answer_position import ANSWER_ROOM
+    from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
     quiet()
     with tempfile.TemporaryDirectory() as name:
@@ -211,7 +211,7 @@ def main() -> int:
             model=name, max_new_tokens=asked.new_tokens, max_prompt_tokens=PROMPT_TOKENS, temperature=1.0, rollout=rollout
         )
         keys = teacher_keys(config, folder)
-        settings = EngineSettings.of_rollout(rollout, name, PROMPT_TOKENS + asked.new_tokens + ANSWER_ROOM, device="cpu")
+        settings = EngineSettings.of_rollout(rollout, name, PROMPT_TOKENS + asked.new_tokens + ANSWER_PREFIX_TOKENS, device="cpu")
         context = multiprocessing.get_context("spawn")
         pipes, processes = [], []
         for _ in range(2):

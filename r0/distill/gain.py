@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r0.data.hashes import address, query_hash, shuffled
+from r0.data.hashes import hash_key, query_hash, shuffled
 from r0.data.scored import ScoredList
 from r0.errors import UserError
 from r0.evaluation.measures import Grades, Measured, Run, measure
@@ -129,7 +129,7 @@ def _grades(one: ScoredList) -> dict[str, int]:
 def _document_ids(one: ScoredList) -> list[str]:
     """[N] ids of one length: trec_eval compares them letter by letter."""
     count = len(one.documents)
-    return [f"{place:0{len(str(count))}}" for place in shuffled(count, address("ties", one.query))]
+    return [f"{place:0{len(str(count))}}" for place in shuffled(count, hash_key("ties", one.query))]
 
 
 def _query_id(number: int) -> str:

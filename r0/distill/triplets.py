@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r0.config import DistillTripletsConfig
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.data.jsonl import BadLines, Row, readable_file
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.match import check_match
@@ -57,11 +57,11 @@ class Statistics:
             + (f"; both alike: {self.ties}" if self.ties else ""),
         ]
         if self.unscored:
-            lines.append(f"{self.unscored} documents have no score of the teacher and are left out")
+            lines.append(f"{self.unscored} documents dropped: no teacher score")
         if self.without_pair:
-            lines.append(f"{self.without_pair} queries have no pair of documents with different labels and are left out")
+            lines.append(f"{self.without_pair} queries dropped: no pair of documents with different labels")
         if self.capped:
-            lines.append(f"{self.capped} triplets beyond max_per_query are left out")
+            lines.append(f"{self.capped} triplets dropped: beyond max_per_query")
         return "\n".join([*lines, *filter(None, [self.bad.summary()])])
 
 
@@ -110,7 +110,7 @@ def _triplets(one: ScoredList, config: DistillTripletsConfig, found: Statistics)
     found.without_pair += not pairs
     if config.max_per_query is not None and len(pairs) > config.max_per_query:
         found.capped += len(pairs) - config.max_per_query
-        drawn = shuffled(len(pairs), address(config.seed, "triplets", one.query))[: config.max_per_query]
+        drawn = shuffled(len(pairs), hash_key(config.seed, "triplets", one.query))[: config.max_per_query]
         pairs = [pairs[place] for place in sorted(drawn)]
     for (positive, _, high), (negative, _, low) in pairs:
         found.add(high - low)

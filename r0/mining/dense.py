@@ -14,7 +14,7 @@ from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked, best_of
 from r0.runs.live import progress
 from r0.storage.models import model_folder
-from r0.text.tags import control_texts, without_control
+from r0.text.tags import control_token_texts, escape_control_tokens
 
 DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # embedded at one time; scored against the whole corpus at one time
 
@@ -62,13 +62,13 @@ class _Embedder:
 
     def __init__(self, folder: Path):
         self._model = _load(folder)
-        self._control = control_texts(self._model.tokenizer)
+        self._control = control_token_texts(self._model.tokenizer)
         self._cosine = self._model.similarity_fn_name == "cosine"  # normalised once, it is a dot product
         self._options = {"normalize_embeddings": self._cosine, "show_progress_bar": False}
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, H]."""
-        return self._model.encode_document([without_control(text, self._control) for text in texts], **self._options)
+        return self._model.encode_document([escape_control_tokens(text, self._control) for text in texts], **self._options)
 
     def similarities(self, corpus_DH: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
         """A function of queries [Q]: float32 [Q, D]."""
@@ -79,7 +79,9 @@ class _Embedder:
         similarity = dot_score if self._cosine else self._model.similarity
 
         def of(queries: Sequence[str]) -> np.ndarray:
-            embedded = self._model.encode_query([without_control(query, self._control) for query in queries], **self._options)
+            embedded = self._model.encode_query(
+                [escape_control_tokens(query, self._control) for query in queries], **self._options
+            )
             return similarity(torch.from_numpy(embedded).to(self._model.device), corpus).float().cpu().numpy()
 
         return of

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from r0.config import MineConfig, RankingKeys
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked, Source, by_score
@@ -18,7 +18,7 @@ from r0.rerank.job import Job, Outcome
 from r0.rerank.reranker import Reranker, prompt_budget
 from r0.runs.live import progress
 from r0.storage.models import model_folder
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 
 def check_reranker(config: MineConfig) -> RankingKeys:
@@ -59,7 +59,7 @@ class Rescored:
         self._wanted: dict[str, tuple[str, ...]] = {}
         for query, ranked in zip(queries, progress(source.ranked(queries, config.depth), source.name, len(queries)), strict=True):
             self._wanted[query.id] = tuple(dict.fromkeys((*ranked.documents, *query.positives)))
-        self._lines = AppendedLines(path, self._query)
+        self._lines = ResumableJsonl(path, self._query)
 
     def __len__(self) -> int:
         """Queries that are scored."""
@@ -111,7 +111,7 @@ class Rescored:
         self._lines.add({"query_id": query, "given": self._given(query), "scores": scores})
 
     def _given(self, query: str) -> str:
-        return f"{address(*self._wanted[query]):016x}"
+        return f"{hash_key(*self._wanted[query]):016x}"
 
     def _query(self, row: Row) -> str:
         query = row["query_id"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from r0.config import MineConfig
-from r0.data.hashes import Shuffle, address, shuffled
+from r0.data.hashes import Shuffle, hash_key, shuffled
 from r0.mining.collection import Collection, Query
 from r0.mining.sources import Ranked
 from r0.mining.texts import BLANK
@@ -73,7 +73,7 @@ class Selection:
         ranks = {name: rank for rank, name in enumerate(ranked.documents, 1)}
         eligible = self._eligible(query, ranked, epoch, limit, found.dropped)
         if self._config.sampling == "random":
-            order = shuffled(len(eligible), address(self._config.seed, "mine", epoch, query.id))
+            order = shuffled(len(eligible), hash_key(self._config.seed, "mine", epoch, query.id))
             eligible = [eligible[place] for place in order]
         hard = eligible[: self._config.hard]
         positives = [Hit(name, True, ranks.get(name), ranked.positives.get(name)) for name in query.positives]
@@ -121,7 +121,7 @@ class Selection:
     def _drawn(self, query: Query, within: set[str], seen: set[int], epoch: int) -> list[Hit]:
         """Negatives from the whole corpus, every one as likely; none that is known to be ``within`` the margin."""
         found: list[Hit] = []
-        order = Shuffle(len(self._documents), address(self._config.seed, "corpus", epoch, query.id))
+        order = Shuffle(len(self._documents), hash_key(self._config.seed, "corpus", epoch, query.id))
         for at in range(len(order)):
             if len(found) == self._config.drawn:
                 break

@@ -65,7 +65,7 @@ class FileTexts(Texts):
             try:
                 name, content = text_of(line.row, "_id"), text(line.row)
                 if name in self:
-                    raise BadLine('this "_id" was there before')
+                    raise BadLine('this "_id" occurs twice')
             except BadLine as error:
                 bad.refuse(path, line.number, str(error))
                 continue

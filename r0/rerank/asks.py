@@ -31,7 +31,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said, read leniently (``r0.text.answers.Lenient``): there is always an order. M documents were shown."""
+    """A model's reply about M documents, parsed leniently (``r0.text.answers.LenientReading``); it always has an order."""
 
     # Positions in ``Ask.documents``, each once, best first. Those of a group are not told apart: tied, or left out by the answer
     # (then it is the last group). Where nothing was read, all are one group.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.rerank.asks import Ask, Exchange, Method, Ranking, Reply
 
 
@@ -33,7 +33,7 @@ def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0
     def shown(sample: int, asks: Sequence[Ask]) -> list[Ask]:
         made = []
         for ask in asks:
-            shuffle = shuffled(len(ask.documents), address(seed, "shown", sample, ask.sample, *ask.documents))
+            shuffle = shuffled(len(ask.documents), hash_key(seed, "shown", sample, ask.sample, *ask.documents))
             documents = tuple(ask.documents[i] for i in shuffle)
             made.append(Ask(documents, ask.form, ask.sample * samples + sample))
             inner[made[-1]] = ask, shuffle

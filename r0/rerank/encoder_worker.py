@@ -20,7 +20,7 @@ from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
-from r0.text.tags import control_texts, without_control
+from r0.text.tags import control_token_texts, escape_control_tokens
 
 SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
 # Their position embeddings begin behind the padding id.
@@ -40,7 +40,7 @@ class EncoderWorker:
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, model: Any):
         self._keys, self._batch, self._model = keys, settings.max_num_seqs, model
-        self._control = control_texts(model.tokenizer)
+        self._control = control_token_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 
     def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
@@ -85,7 +85,7 @@ class EncoderWorker:
 
     def _plain(self, text: str) -> str:
         """``text`` without control tokens."""
-        return without_control(text, self._control)
+        return escape_control_tokens(text, self._control)
 
 
 def _reply(logit: float, score: float) -> Reply:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import fsum
 
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.records import Form
 from r0.rerank.asks import Ask, Method, Ranking
 
@@ -36,6 +36,6 @@ def groupwise(n: int, group_size: int = 20, partitions: int = 1, seed: int = 0) 
 
 
 def _groups(n: int, group_size: int, seed: int, partition: int) -> list[tuple[int, ...]]:
-    order = shuffled(n, address(seed, "partition", partition))
+    order = shuffled(n, hash_key(seed, "partition", partition))
     count = -(-n // group_size)
     return [tuple(order[group::count]) for group in range(count)]

@@ -23,7 +23,7 @@ from math import exp, isfinite
 from typing import Any
 
 from r0.config import RankingKeys
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
 from r0.records import (
     Finish,
@@ -42,7 +42,7 @@ from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
 from r0.rerank.stated import read_stated
-from r0.text.answer_position import UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.text.answer_position import UNREADABLE, AnswerPosition, AnswerPositions
 from r0.text.answers import read_lenient
 from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.messages import SYSTEM_PROMPTS
@@ -119,7 +119,7 @@ class Judge:
         thought = _thought(prompt.prefix + text)
         return Reply(lenient.groups, lenient.scores, _probability(logit), failures, thought, tokens, logit=logit)
 
-    def _at_once(self, place: AnswerPlace) -> Generator[Wanted, Sampled, Reply]:
+    def _at_once(self, place: AnswerPosition) -> Generator[Wanted, Sampled, Reply]:
         """The reply of a model that writes nothing but the answer's word."""
         logit = yield from self._logit(place)
         return Reply(((0,),), probability=_probability(logit), logit=logit, failures=_none(logit), tokens=1)
@@ -136,20 +136,20 @@ class Judge:
         )  # fmt: skip
 
     def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
-        seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1
+        seed = hash_key(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1
         temperature = self._keys.temperature
         request = SampleRequest(prompt.token_ids, seed)
         return Wanted(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
 
-    def _logit(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
+    def _logit(self, place: AnswerPosition) -> Generator[Wanted, Sampled, float | None]:
         """logit(yes) − logit(no), by which log-probabilities over the two differ as well; None: the model gives no numbers."""
         request = SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id))
         sampled = yield Wanted(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
         return of_yes - of_no if isfinite(of_yes - of_no) else None
 
-    def _places(self, prompter: Prompter) -> AnswerPlaces:
-        return AnswerPlaces(prompter.template, self._reader)
+    def _places(self, prompter: Prompter) -> AnswerPositions:
+        return AnswerPositions(prompter.template, self._reader)
 
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r0.config import RankingKeys
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.records import Answer, Form
 from r0.rerank.asks import Ask, Method, Ranking, Reply
 from r0.rerank.consensus import consensus
@@ -23,7 +23,7 @@ def method_of(keys: RankingKeys, job: Job) -> Method:
 
 def make_method(keys: RankingKeys, n: int, query_id: str) -> Method:
     """The method that orders ``n`` candidates; its shuffles are addressed by the run's seed and the query."""
-    seed = address(keys.seed, query_id)
+    seed = hash_key(keys.seed, query_id)
 
     def sample(number: int) -> Method:
         if keys.method == "pointwise":
@@ -32,7 +32,7 @@ def make_method(keys: RankingKeys, n: int, query_id: str) -> Method:
             return listwise(n, keys.window, keys.step or keys.window // 2, keys.passes)
         if keys.method == "setwise":
             return setwise(n, keys.set_size, keys.top_k)
-        return groupwise(n, keys.group_size, keys.partitions, address(seed, "groups", number))
+        return groupwise(n, keys.group_size, keys.partitions, hash_key(seed, "groups", number))
 
     return consensus(sample, n, keys.samples, seed)
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from r0.errors import UserError
 from r0.records import Answer
 from r0.rerank.pair_format import PairFormat, begin
-from r0.text.answer_position import AnswerPlace
+from r0.text.answer_position import AnswerPosition
 from r0.text.plain_text import Pieces, PlainText, added_ids, backend_of, without_lead
 
 
@@ -73,7 +73,7 @@ class PairPrompts:
         *_, self._plain, self._between_ids, encode = min(ways, key=lambda way: way[:2])
         return encode
 
-    def place(self, query: str, document: str) -> AnswerPlace:
+    def place(self, query: str, document: str) -> AnswerPosition:
         """Where the model judges a pair; of a long document as much is shown as fits.
 
         Raises:
@@ -84,7 +84,7 @@ class PairPrompts:
             ids, pieces, start = self._encoded(query, document)
             over = len(ids) + len(pieces.ids) + len(self._tail_ids) - self._most
             if over <= 0:
-                return AnswerPlace((*ids, *pieces.ids, *self._tail_ids), self._yes, self._no)
+                return AnswerPosition((*ids, *pieces.ids, *self._tail_ids), self._yes, self._no)
             document = _shorter(document, pieces, start, over)
             if not document:
                 raise UserError(

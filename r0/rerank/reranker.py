@@ -27,7 +27,7 @@ from r0.rerank.pair_format import PairFormat
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 from r0.storage.models import model_folder
-from r0.text.answer_position import ANSWER_ROOM
+from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -273,14 +273,14 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
             )
         raise UserError(
             f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
-            f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
+            f"positions of {folder.name}, of which {ANSWER_PREFIX_TOKENS} are kept; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
 
 
 def _new_tokens(keys: RankingKeys) -> int:
     """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
-    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_ROOM
+    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_PREFIX_TOKENS
 
 
 def _check(outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from r0.records import Answer, Violation
 from r0.text.completion import ANSWER, THINK, parse
-from r0.text.tags import bare_thought
+from r0.text.tags import strip_thought_tags
 
 _OF_THOUGHTS = frozenset({Violation.NO_THINK, Violation.UNCLOSED_THINK, Violation.REPEATED_THINK})
 _MARKS = "*_`\"'.!“”‘’"
@@ -30,7 +30,7 @@ def read_stated(text: str) -> Stated:
     parsed = parse(text)
     failures = parsed.violations & _OF_THOUGHTS
     start, end = parsed.think or (0, 0)
-    thought = bare_thought(text[start:end])
+    thought = strip_thought_tags(text[start:end])
     if failures:
         return Stated(thought, None, frozenset(failures))
     if not thought:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Self
 
 from r0.data.candidates import CandidateLists
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
 from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Store:
         self._lists = lists
         self.totals = Totals()
         self._numbers = {lists.query_id(index): index for index in range(len(lists))}
-        self._lines = AppendedLines(path, self._index)
+        self._lines = ResumableJsonl(path, self._index)
         for index in self._lines:
             self.totals.add(self._lines[index])
 
@@ -109,7 +109,7 @@ class Store:
 
 
 def _given(lists: CandidateLists, index: int) -> str:
-    return f"{address(*lists.document_ids(index)):016x}"
+    return f"{hash_key(*lists.document_ids(index)):016x}"
 
 
 def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:

@@ -18,7 +18,7 @@ from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class RerankWorker:
 
         folder = Path(settings.model)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(told, folder))
+        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(load_system_prompt, folder))
         self._engine = make_engine(settings)
         self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * settings.max_num_seqs)
 

@@ -1,4 +1,4 @@
-"""A JSONL file to which finished pieces of work are appended, so that an interrupted run goes on from what is in it."""
+"""A JSONL file to which finished items are appended; an interrupted run resumes from its lines."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Row = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
 
 
-class AppendedLines(Generic[Key]):
-    """The lines of the file at ``path`` by key. A context manager.
+class ResumableJsonl(Generic[Key]):
+    """The lines of the file at ``path``, by key. A context manager.
 
-    A last line that was not written to its end is cut off.
+    An incomplete last line is cut off.
 
     Args:
-        path: the file; made where it is missing.
-        key_of: the key of a line's object. It may raise ``UserError`` itself (with what does not match, and the remedy); a
-            ``ValueError``, ``KeyError``, ``TypeError`` or ``AttributeError`` says that the line is damaged.
-        write: false to read only, where others may write.
+        path: the file; created if missing.
+        key_of: returns the key of a line's object. It may raise ``UserError`` (with the mismatch and the remedy); a
+            ``ValueError``, ``KeyError``, ``TypeError`` or ``AttributeError`` means that the line is damaged.
+        write: False to only read a file that another process may be writing.
 
     Raises:
-        UserError: a line is damaged; the file cannot be opened.
+        UserError: a line is damaged, or the file cannot be opened.
     """
 
     def __init__(self, path: Path, key_of: Callable[[Row], Key], write: bool = True):
         self.path, self._key_of = path, key_of
-        self._at: dict[Key, int] = {}  # where a key's line begins, in bytes
+        self._at: dict[Key, int] = {}  # byte offset of each key's line
         with writing(path):
             self._file = path.open("a+b" if write else "rb")
         try:
@@ -51,7 +51,7 @@ class AppendedLines(Generic[Key]):
         return len(self._at)
 
     def __iter__(self) -> Iterator[Key]:
-        """The keys in the order in which their lines were appended."""
+        """The keys, in the order in which their lines were appended."""
         return iter(self._at)
 
     def __getitem__(self, key: Key) -> Row:
@@ -60,7 +60,7 @@ class AppendedLines(Generic[Key]):
         return json.loads(self._file.readline())
 
     def add(self, row: Row, sync: bool = True) -> None:
-        """Append a line. It is on the disk when this returns, or without ``sync`` after the method of that name."""
+        """Append a line. On return it is on disk; with ``sync=False`` only after the next call of ``sync``."""
         with writing(self.path):
             self._at[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
             self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
@@ -68,7 +68,7 @@ class AppendedLines(Generic[Key]):
             self.sync()
 
     def sync(self) -> None:
-        """Bring what was added to the disk."""
+        """Flush the appended lines to disk."""
         with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -84,7 +84,7 @@ class AppendedLines(Generic[Key]):
         self.close()
 
     def _read(self) -> int:
-        """Find the lines; returns where the last whole one ends, in bytes."""
+        """Index the lines; return the byte offset of the end of the last complete line."""
         self._file.seek(0)
         offset = 0
         for number, line in enumerate(self._file, 1):

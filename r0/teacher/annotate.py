@@ -22,7 +22,7 @@ from r0.runs.live import progress
 from r0.storage.models import local_folder, model_folder
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 LABELLING_PROMPT = (
     "Decide whether the document covers the query comprehensively: every key concept of the query must be there, and the "
@@ -33,7 +33,7 @@ LABELLING_PROMPT = (
 
 def teacher_keys(config: AnnotateConfig, folder: Path | None) -> RankingKeys:
     """The keys of the workers. ``folder`` is the model's; None where it is not on this machine yet."""
-    own = LABELLING_PROMPT if folder is None else told(folder, Form.YES_NO, LABELLING_PROMPT)
+    own = LABELLING_PROMPT if folder is None else load_system_prompt(folder, Form.YES_NO, LABELLING_PROMPT)
     return RankingKeys(
         model=config.model,
         method="pointwise",

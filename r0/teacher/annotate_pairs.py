@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.data.index import RELEVANT, UNJUDGED, Rows
 from r0.records import Answer, PointwiseTask
 from r0.runs.live import progress
@@ -21,7 +21,7 @@ class Pairs:
         self._row: dict[int, int] = {}
         for row in progress(range(len(rows)), f"reading {rows.name}"):
             task = self.task(row)
-            if self._row.setdefault(address(task.query, task.document), row) != row:
+            if self._row.setdefault(hash_key(task.query, task.document), row) != row:
                 self.repeated += 1
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from r0.errors import UserError
 from r0.records import Answer
 from r0.rerank.job import Outcome
 from r0.rerank.methods import agrees
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.teacher.annotate_pairs import Pairs
 
 SYNC_S = 1.0  # seconds after which what was added is brought to the disk
@@ -44,7 +44,7 @@ class Annotations:
 
     def __init__(self, path: Path, pairs: Pairs, seen: Callable[[Row], None]):
         self.path, self._pairs, self._seen = path, pairs, seen
-        self._lines = AppendedLines(path, self._key)
+        self._lines = ResumableJsonl(path, self._key)
         for key in self._lines:
             seen(self._lines[key])
         self._synced = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.data.jsonl import BadLines
 from r0.data.labelled import BUILTIN, LabelBounds, Labelled, LabelledKind, builtin_labelled, kind_of_labelled, read_labelled
 from r0.errors import UserError
@@ -62,7 +62,7 @@ _WANTED = 'lines of "query", "positive", "negative" or of "query", "hits"'
 
 def key_of(one: Labelled) -> int:
     """64 bits of a query and its documents, in their order."""
-    return address("labelled list", one.query, *one.documents)
+    return hash_key("labelled list", one.query, *one.documents)
 
 
 def _comparable(one: Labelled) -> bool:

@@ -13,7 +13,7 @@ from typing import Self
 
 from r0.errors import UserError
 from r0.rerank.job import Outcome
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
 
@@ -31,7 +31,7 @@ class ScoreStore:
 
     def __init__(self, path: Path, keys: Set[int]):
         self._keys = keys
-        self._lines = AppendedLines(path, self._key)
+        self._lines = ResumableJsonl(path, self._key)
 
     def __contains__(self, key: int) -> bool:
         return key in self._lines

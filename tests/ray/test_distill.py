@@ -238,7 +238,7 @@ def test_bad_input_is_found_before_anything_is_written(
     copy = tmp_path / "copy.jsonl"
     copy.write_text(files["train"].read_text())
     for changes, reason in (
-        ({"test": files["train"]}, "test: is what is trained on"),
+        ({"test": files["train"]}, "test: is the same as data"),
         ({"test": copy}, "every query of"),
         ({"test": tmp_path / "nowhere.jsonl"}, "no such file"),
         ({"validation": copy}, "use validation_share"),

@@ -2,7 +2,7 @@
 
 import random
 
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.records import Form, Violation
 from r0.rerank.asks import Ask, Exchange, Reply
 
@@ -32,7 +32,7 @@ def inconsistent(seed):
     """Contradicts itself and fails now and then, but says the same to the same ask."""
 
     def answer(ask: Ask) -> Reply:
-        dice = address(seed, ask.form, ask.sample, *ask.documents)
+        dice = hash_key(seed, ask.form, ask.sample, *ask.documents)
         if dice % 4 == 0:
             return nonsense(ask)
         shuffle = shuffled(len(ask.documents), dice)

@@ -89,4 +89,4 @@ def test_a_bad_line_of_a_log_is_named(tmp_path):
         pairs_of(log)
     pairs = pairs_of(log, skip_bad=True)
     assert len(pairs) == 1
-    assert "1 bad lines left out" in pairs.summary()
+    assert "1 bad lines skipped" in pairs.summary()

@@ -22,7 +22,7 @@ from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
 from r0.text.messages import SYSTEM_PROMPTS
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
 
 YES, NO = Answer.YES, Answer.NO
 ROWS = [("q", "a", 1), ("q", "b", 0), ("r", "a", 0), ("q", "c", 1), ("q", "d", 0), ("s", "a", None)]
@@ -163,14 +163,14 @@ def test_keys_that_make_no_sense_are_refused(keys, words):
 def test_the_prompt_is_ones_own_or_what_the_model_knows_or_the_labelling_prompt(tmp_path):
     config = AnnotateConfig(model="r0-tiny")
     assert teacher_keys(config, tmp_path).system_prompt == LABELLING_PROMPT != SYSTEM_PROMPTS[Form.YES_NO]
-    remember(tmp_path, Form.YES_NO, "As trained.")
+    save_system_prompt(tmp_path, Form.YES_NO, "As trained.")
     assert teacher_keys(config, tmp_path).system_prompt == "As trained."
     assert teacher_keys(AnnotateConfig(system_prompt="Mine."), tmp_path).system_prompt == "Mine."
 
 
 def test_a_preset_brings_its_model():
     assert load(AnnotateConfig, None, ["model_preset=qwen3-0.6b"]).model == "Qwen/Qwen3-0.6B"
-    with pytest.raises(UserError, match="not for annotate"):
+    with pytest.raises(UserError, match="but not annotate"):
         launch.parse("annotate", ["model_preset=bge-reranker-v2-m3"])
 
 
@@ -179,7 +179,7 @@ def test_a_preset_brings_its_model():
     [
         (["model=/nowhere/model"], "there is no folder /nowhere/model"),
         (["data=/nowhere.jsonl"], "/nowhere.jsonl: no such file or folder"),
-        (["run=/nowhere.trec"], "leave run out"),
+        (["run=/nowhere.trec"], "remove run"),
         (["max_new_tokens=4096"], "leaves no room for a prompt"),
         (["samples=2", "temperature=0"], "samples: with temperature=0"),
         (["sample=2"], "did you mean samples?"),

@@ -249,7 +249,7 @@ def test_the_best_answer_by_hand():
     assert best_answer(Form.PERMUTATION, label) == "[2] > [1] = [4] > [3] = [5]"
     assert best_answer(Form.PICK, label) == "[2]"
     assert json.loads(best_answer(Form.SCORES, label)) == {"1": 3, "2": 10, "3": 0, "4": 3, "5": 0}
-    with pytest.raises(ValueError, match="no answer about a list"):
+    with pytest.raises(ValueError, match="does not answer a list"):
         best_answer(Form.YES_NO, label)
 
 

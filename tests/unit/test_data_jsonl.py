@@ -31,8 +31,8 @@ GOOD = {"query": "q", "response": "d", "response_thinking": "t", "rejected_respo
         (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
         (b'{"a": "\\ud800"}', r"lone surrogate \\ud800"),
         (b'{"a": [{"\\udfff": 1}]}', r"lone surrogate \\udfff"),
-        (b'{"a": 1, "a": 2}', 'the key "a" is there twice'),
-        (b'{"x": {"a": 1, "a": 2}}', "there twice"),
+        (b'{"a": 1, "a": 2}', 'the key "a" occurs twice'),
+        (b'{"x": {"a": 1, "a": 2}}', "occurs twice"),
         (b"[1]", "not an object but a list"),
         (b"null", "not an object but null"),
         (b'{"a": 1', "not JSON"),
@@ -117,15 +117,15 @@ def test_places_that_cannot_be_used_are_refused(tmp_path):
         ({"input": str(tmp_path / "none")}, "no such file"),
         ({"input": str(tmp_path)}, "is a directory"),
         ({"output": str(tmp_path)}, "is a directory"),
-        ({"output": str(tmp_path / "no" / "out")}, "does not exist; make it first"),
-        ({"output": good.input}, "is the input too"),
+        ({"output": str(tmp_path / "no" / "out")}, "does not exist; create it"),
+        ({"output": good.input}, "is also the input"),
         ({"output": "/proc/out.jsonl"}, "cannot be written"),
     ):
         with pytest.raises(UserError, match=words):
             convert(good.model_copy(update=update))
     with pytest.raises(UserError, match="the file is empty"):
         convert(config(tmp_path))
-    with pytest.raises(UserError, match=r"no good line in it \(1 bad\)"):
+    with pytest.raises(UserError, match=r"contains no valid line \(1 bad\)"):
         convert(config(tmp_path, "x", skip_bad=True))
 
 
@@ -160,12 +160,12 @@ def test_a_damaged_packed_file_is_refused_in_a_sentence(tmp_path, damage):
     rows = "".join(json.dumps({"n": n * n}) + "\n" for n in range(5000)).encode()
     (tmp_path / "rows.jsonl.gz").write_bytes(damage(gzip.compress(rows)))
     for skip in (False, True):  # damage is no bad line
-        with pytest.raises(UserError, match=r"rows\.jsonl\.gz: cannot be unpacked as gzip \(.*\); get the file again") as error:
+        with pytest.raises(UserError, match=r"rows\.jsonl\.gz: cannot be decompressed as gzip \(.*\); download") as error:
             list(read_lines(tmp_path / "rows.jsonl.gz", BadLines(skip)))
         assert "\n" not in str(error.value)
 
 
 def test_a_packed_file_is_refused_where_rows_are_read_by_their_place(tmp_path):
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"query": "q", "document": "d", "label": 1}\n'))
-    with pytest.raises(UserError, match=r"rows\.jsonl\.gz: is packed, .*unpack it first with `gunzip -k"):
+    with pytest.raises(UserError, match=r"rows\.jsonl\.gz: is gzipped, .*unpack it first with `gunzip -k"):
         open_rows(DataKeys(data=str(tmp_path / "rows.jsonl.gz")), 0)

@@ -62,11 +62,11 @@ def test_a_preset_of_the_teacher_is_the_teachers() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["test=d.jsonl"], "test: is what is trained on"),
-        (["validation=v.jsonl"], "validation: a share of the training queries validates here"),
-        (["data_type=grouped"], "data_type: follows from loss_type"),
+        (["test=d.jsonl"], "test: is the same as data"),
+        (["validation=v.jsonl"], "validation: a share of the training queries is used"),
+        (["data_type=grouped"], "data_type: is determined by loss_type"),
         (["loss_type=pairwise_ranknet"], "loss_type"),
-        (["teacher.ray.inline=true"], "give its keys without teacher."),
+        (["teacher.ray.inline=true"], "write its keys without teacher."),
         (["teacher.modle=x"], "did you mean model?"),
     ],
 )

@@ -97,5 +97,5 @@ def test_queries_that_were_trained_on_are_left_out_and_counted() -> None:
 
 
 def test_labels_that_are_no_grades_are_refused() -> None:
-    with pytest.raises(UserError, match=r"t.jsonl:1: the label 0.5 is no whole number"):
+    with pytest.raises(UserError, match=r"t.jsonl:1: the label 0.5 is not an integer"):
         JudgedLists.of([scored("q", (0.5, 0), (1, 2))])

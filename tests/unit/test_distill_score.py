@@ -65,8 +65,8 @@ def test_a_query_without_a_negative_is_left_out_and_counted(tmp_path):
     ("row", "reason"),
     [
         ({"query": "q", "positive": [], "negative": ["a"]}, "there is no positive"),
-        ({"query": "q", "positive": "a", "negative": ["b"]}, '"positive" must be a list of texts'),
-        ({"query": "q", "positive": ["a"], "negative": ["b", " "]}, '"negative" must be a list of texts that are not blank'),
+        ({"query": "q", "positive": "a", "negative": ["b"]}, '"positive" must be a list of non-blank strings'),
+        ({"query": "q", "positive": ["a"], "negative": ["b", " "]}, '"negative" must be a list of non-blank strings'),
         ({"query": "", "positive": ["a"], "negative": ["b"]}, '"query" is empty'),
     ],
 )
@@ -176,7 +176,7 @@ def test_the_keys_are_those_of_a_pointwise_reranker():
         (["data=nowhere.jsonl.gz"], "nowhere.jsonl.gz: no such file"),
         (["max_prompt_tokens=2048"], "use max_prompt_tokens=2047"),
         (["thinking=true"], "scores without a thought"),
-        (["document_format=D"], "document_format: 'D' must have {} once"),
+        (["document_format=D"], "document_format: 'D' must contain {} exactly once"),
         (["model=/nowhere/model"], "there is no folder /nowhere/model"),
         (["data_type=auto"], "data_type"),
     ],

@@ -63,20 +63,20 @@ def test_a_missing_column_is_named_with_what_there_is(tmp_path: Path) -> None:
 
 def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path) -> None:
     said = refusal(esci_file(tmp_path / "x.parquet", [GOOD | {"esci_label": 3}]))
-    assert "the column esci_label is of the type int64 and must hold text" in said
+    assert "the column esci_label has type int64 and must hold text" in said
 
 
 def test_what_is_no_parquet_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("query,item_text,esci_label\n")
-    assert "is no readable parquet file" in refusal(str(tmp_path / "x.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "x.parquet"))
     whole = Path(esci_file(tmp_path / "y.parquet", esci_rows(500))).read_bytes()
     (tmp_path / "y.parquet").write_bytes(whole[: len(whole) // 2])  # a copy that was interrupted
-    assert "is no readable parquet file" in refusal(str(tmp_path / "y.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "y.parquet"))
     (tmp_path / "z.parquet").write_bytes(b"PAR1" + bytes(50) + whole[54:])  # damaged inside
-    assert "is no readable parquet file" in refusal(str(tmp_path / "z.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "z.parquet"))
     assert "no such file" in refusal(str(tmp_path / "none.parquet"))
     assert "is a directory" in refusal(str(tmp_path))
-    assert "no rows in it" in refusal(_empty(tmp_path / "e.parquet"))
+    assert "contains no rows" in refusal(_empty(tmp_path / "e.parquet"))
 
 
 def _empty(path: Path) -> str:
@@ -107,7 +107,7 @@ def test_text_that_is_no_utf8_is_a_bad_row(tmp_path: Path) -> None:
     item = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
     table = pa.table({"query": ["a", "a"], "item_text": item, "esci_label": ["E", "S"]})
     pq.write_table(table, tmp_path / "x.parquet")
-    assert "x.parquet:2: item_text is missing, or no UTF-8" in refusal(str(tmp_path / "x.parquet"))
+    assert "x.parquet:2: item_text is missing or not UTF-8" in refusal(str(tmp_path / "x.parquet"))
 
 
 def preparation(tmp_path: Path, rows: list[dict], **keys: object) -> Preparation:

@@ -185,7 +185,7 @@ def test_several_data_sets_have_a_table_each_and_a_mean(files, capsys):
     [
         ({"qrels": ("{}.tsv",)}, r"qrels: \{\}\.tsv has \{\} for the name of a data set; give the names with datasets="),
         ({"datasets": ("x",)}, r"has no \{\}"),
-        ({"datasets": ("x", "x"), "qrels": ("{}.tsv",)}, "datasets: x is there twice"),
+        ({"datasets": ("x", "x"), "qrels": ("{}.tsv",)}, "datasets: x occurs twice"),
         ({"qrels": ()}, "qrels: give the judgements"),
         ({"qrels": ("nowhere.tsv",)}, r"nowhere\.tsv: no such file"),
     ],
@@ -204,7 +204,7 @@ def test_no_run_at_all_is_refused(files):
     ("content", "reason"),
     [
         ("q1 Q0 a 1 nan t\n", r'run\.trec:1: the score "nan" is not finite'),
-        ("q1 Q0 a 1 2 t\nq1 Q0 a 2 1 t\n", r"run\.trec:2: this candidate \(query and document\) was there before"),
+        ("q1 Q0 a 1 2 t\nq1 Q0 a 2 1 t\n", r"run\.trec:2: this candidate \(query and document\) occurs twice"),
         ("q1 Q0 a 1 2\n", r"run\.trec:1: 5 columns where a run has 6"),
         ("q8 Q0 a 1 2 t\nq9 Q0 a 1 2 t\n", r"run\.trec: none of the run's 2 queries is among the 3 judged ones"),
         ("", r"run\.trec: the file is empty"),
@@ -222,7 +222,7 @@ def test_bad_lines_can_be_left_out_and_are_listed(files, capsys):
     (files / "run.trec").write_text("q1 Q0 a 1 nan t\n" + lines("q2", "a", "b"))
     code, _, err = command(capsys, f"qrels={files / 'qrels.tsv'}", f"runs={files / 'run.trec'}", "--skip-bad")
     assert code == 0
-    assert "1 bad lines left out" in err
+    assert "1 bad lines skipped" in err
 
 
 def test_a_dry_run_says_what_is_missing(files, capsys):
@@ -267,7 +267,7 @@ def test_judgements_in_parts_are_taken_together_and_a_pair_in_two_of_them_is_ref
         ({"id": "0", "gold_ids": "a"}, r'examples\.jsonl:2: "gold_ids" must be a list of document ids'),
         ({"id": "0", "gold_ids": [1]}, r'examples\.jsonl:2: "gold_ids" must be a list of document ids'),
         ({"gold_ids": ["a"]}, r'examples\.jsonl:2: the field "id" is missing'),
-        ({"id": "first", "gold_ids": ["a"]}, r'examples\.jsonl:2: this "id" was there before'),
+        ({"id": "first", "gold_ids": ["a"]}, r'examples\.jsonl:2: this "id" occurs twice'),
         ({"id": "0", "gold_ids": ["a"], "excluded_ids": ["a"]}, 'query "0", document "a": both relevant and excluded'),
     ],
 )

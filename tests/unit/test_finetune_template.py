@@ -15,7 +15,7 @@ from r0.records import Form, PointwiseTask
 from r0.supervised.finetune.model import open_model
 from r0.supervised.finetune.plan import plan_model
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
-from r0.text.answer_position import AnswerPlaces
+from r0.text.answer_position import AnswerPositions
 from r0.text.completion import CompletionReader
 from r0.text.messages import SYSTEM_PROMPTS
 from r0.text.prompts import Prompter
@@ -70,7 +70,7 @@ def test_r0s_own_prompt_has_the_ids_that_reranking_asks_with(qwen: Path, tokeniz
     model = open_model(config, qwen, plan, torch.float32, "cpu")
     ids = model.preprocess([PAIR])["input_ids"][0].tolist()
     prompter = Prompter(tokenizer, SYSTEM_PROMPTS[Form.YES_NO], 600)
-    places = AnswerPlaces(prompter.template, CompletionReader(tokenizer))
+    places = AnswerPositions(prompter.template, CompletionReader(tokenizer))
     place = places.without_thought(prompter.prompt(PointwiseTask(0, *PAIR, 0)))
     assert tuple(ids) == place.context_ids
     assert plan.words == (place.yes_id, place.no_id)
@@ -131,7 +131,7 @@ def test_encoders_are_found_and_have_their_own_positions(tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "xlm-roberta", "pad_token_id": 1}))
     with pytest.raises(UserError, match="use max_prompt_tokens=198"):
         plan_model(FinetuneConfig(max_prompt_tokens=200), folder)
-    with pytest.raises(UserError, match="seq: is for decoders"):
+    with pytest.raises(UserError, match="seq: applies to decoders only"):
         plan_model(FinetuneConfig(seq="; ", max_prompt_tokens=64), folder)
     with pytest.raises(UserError, match="yes_no needs a causal language model"):
         plan_model(FinetuneConfig(model_type="yes_no", max_prompt_tokens=64), folder)

@@ -316,5 +316,5 @@ def test_a_dry_run_names_the_encoder_and_where_vectors_are_kept(folder, home, tm
     assert "document vectors: not kept" in plan_rerank(RerankConfig(**keys, vector_cache=None))
     assert "use method=late_interaction" in plan_rerank(RerankConfig(**{**keys, "method": "listwise"}))
     (tmp_path / "file").write_text("")
-    assert plan_rerank(RerankConfig(**keys, vector_cache=str(tmp_path / "file"))).count("is no folder") == 1
+    assert plan_rerank(RerankConfig(**keys, vector_cache=str(tmp_path / "file"))).count("is not a folder") == 1
     assert not home.exists()

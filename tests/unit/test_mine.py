@@ -279,7 +279,7 @@ def test_unknown_documents_are_left_out_and_counted_where_bad_lines_are_skipped(
     folder = beir(tmp_path, qrels=QRELS | {("q1", "d99"): 1, ("q5", "d1"): 1})
     mined(folder, ranks=("1-9",), negatives=2, skip_bad=True)
     said = capsys.readouterr().out
-    assert "2 bad lines left out" in said
+    assert "2 bad lines skipped" in said
     assert "11 documents, 2 queries with 3 positives" in said
 
 

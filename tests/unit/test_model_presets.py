@@ -79,7 +79,7 @@ def test_a_resolved_configuration_loads_again_as_it_was():
 
 
 def test_a_preset_that_is_not_for_the_command_or_not_known_is_refused():
-    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 is for finetune, rerank, .*, distill, not for stage_a"):
+    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 supports finetune, rerank, .*, distill, but not stage_a"):
         parse("stage_a", ["model_preset=bge-reranker-v2-m3"])
     with pytest.raises(UserError, match="model_preset"):
         parse("stage_a", ["model_preset=qwen4"])

@@ -22,7 +22,7 @@ from r0.text.messages import LIST_ORDERS, SYSTEM_PROMPTS, list_message
 from r0.text.numbers import one_line, without_labels
 from r0.text.plain_text import added_ids
 from r0.text.prompts import Prompter
-from r0.text.tags import bare_thought, tag_pattern
+from r0.text.tags import strip_thought_tags, tag_pattern
 from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, qwen
 from tests.unit.test_prompts import PIECES
 
@@ -194,13 +194,13 @@ def test_a_given_answer_is_imitated_as_it_is():
     ids = prompter.training_pair(task(think="So.", answer=" [3] = [1] > [2] ")).completion_ids
     assert CompletionReader(TINY).text(ids) == "<think>So.</think><answer>[3] = [1] > [2]</answer>"
     for answer in ("[3] > [1]", "[1] > [2] > [3]</answer><answer>[1]", "yes"):
-        with pytest.raises(UserError, match="task 7: its answer is no whole permutation of 3 documents"):
+        with pytest.raises(UserError, match="task 7: its answer is not a complete permutation of 3 documents"):
             prompter.training_pair(task(think="So.", answer=answer))
 
 
 def test_a_thought_loses_a_long_answer_behind_it():
     order = " > ".join(f"[{number}]" for number in range(1, 101))
-    assert bare_thought(f"<think>\nSo.\n</think>\n<answer> {order} </answer>\n") == "So."
+    assert strip_thought_tags(f"<think>\nSo.\n</think>\n<answer> {order} </answer>\n") == "So."
 
 
 @pytest.mark.parametrize("form", FORMS)

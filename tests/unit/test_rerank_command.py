@@ -12,7 +12,7 @@ from r0.config import RankingKeys, RaySection, RerankConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.methods import width
-from r0.rerank.reranker import ANSWER_ROOM, prompt_budget
+from r0.rerank.reranker import ANSWER_PREFIX_TOKENS, prompt_budget
 from r0.rerank.store import Totals
 
 
@@ -24,7 +24,7 @@ def folder(path, **config):
 def test_the_prompt_budget_follows_the_model_unless_given(tmp_path):
     assert prompt_budget(RankingKeys(), folder(tmp_path)) == 8192  # the model does not say
     assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=131072)) == 8192
-    assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=4096)) == 4096 - 1024 - ANSWER_ROOM
+    assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=4096)) == 4096 - 1024 - ANSWER_PREFIX_TOKENS
     assert prompt_budget(RankingKeys(max_prompt_tokens=20000), folder(tmp_path, max_position_embeddings=32768)) == 20000
 
 
@@ -94,8 +94,8 @@ def test_the_report_has_a_table_of_failures_and_what_a_query_took():
 @pytest.mark.parametrize(
     ("document", "tag", "words"),
     [
-        ("d\t1", "r0", r"requests.jsonl: the id .* cannot stand in a TREC run"),
-        ("d1", "two words", "tag: .* cannot stand in a run's last column"),
+        ("d\t1", "r0", r"requests.jsonl: the id .* is not allowed in a TREC run"),
+        ("d1", "two words", "tag: .* is not allowed in a run's last column"),
     ],
 )
 def test_what_no_run_can_hold_is_refused_before_a_model_works(tmp_path, document, tag, words):

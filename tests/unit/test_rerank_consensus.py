@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerank_judges import Recorded, nonsense, perfect
 
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.records import Violation
 from r0.rerank.asks import Exchange, Reply, drive
 from r0.rerank.consensus import combine, consensus
@@ -145,7 +145,7 @@ def test_shuffles_depend_on_their_address_alone():
 
     def asks_of(n):
         judge = Recorded(nonsense)
-        drive(consensus(lambda sample: listwise(n, 6, 3), n, 2, seed=address(7, "query")), judge)
+        drive(consensus(lambda sample: listwise(n, 6, 3), n, 2, seed=hash_key(7, "query")), judge)
         return {(tuple(sorted(ask.documents)), ask.sample): ask.documents for ask in judge.asks}
 
     few, many = asks_of(9), asks_of(12)
@@ -155,6 +155,6 @@ def test_shuffles_depend_on_their_address_alone():
 
 
 def test_all_shuffles_of_a_short_list_are_about_as_likely():
-    seen = Counter(tuple(shuffled(4, address("key", i))) for i in range(4800))
+    seen = Counter(tuple(shuffled(4, hash_key("key", i))) for i in range(4800))
     assert len(seen) == 24
     assert all(150 < count < 250 for count in seen.values())  # 200 each, give or take 14

@@ -156,7 +156,7 @@ def test_a_tokenizer_that_writes_yes_and_no_alike_is_refused():
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     alike = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token="<unk>")
     assert type(alike) is type(tokenizer)
-    with pytest.raises(UserError, match="writes yes and no alike"):
+    with pytest.raises(UserError, match="encodes yes and no as the same ids"):
         talk(alike, PAIR, thinking=False)
 
 

@@ -150,7 +150,7 @@ def test_unknown_candidates_are_refused_with_their_line_or_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"_id": "d3", "text": "twice"}', r'corpus\.jsonl:5: this "_id" was there before'),
+        ('{"_id": "d3", "text": "twice"}', r'corpus\.jsonl:5: this "_id" occurs twice'),
         ('{"text": "no id"}', r'corpus\.jsonl:5: the field "_id" is missing'),
         ('{"_id": "d9", "text": NaN}', r"corpus\.jsonl:5: NaN is not a JSON number"),
         ("[]", r"corpus\.jsonl:5: not an object"),
@@ -166,19 +166,19 @@ def test_bad_lines_of_the_corpus_are_refused_or_left_out(tmp_path, line, reason)
 
 
 def test_what_cannot_be_ranked_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         retrieve(config(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"queries\.jsonl: no such file"):
         retrieve(config(tmp_path))
     folder(tmp_path, corpus={"d": ("", "...")})
-    with pytest.raises(UserError, match="no word in any document"):
+    with pytest.raises(UserError, match="no document contains a word"):
         retrieve(config(tmp_path))
     folder(tmp_path, queries={"q": "unheard"})
     with pytest.raises(UserError, match="has a document to rank"):
         retrieve(config(tmp_path))
     folder(tmp_path, corpus={"a\tb": ("", "rye bread")})
     assert main(["retrieve", f"data={tmp_path}", f"output={tmp_path / 'bm25.trec'}"]) == 2
-    assert "cannot stand in a TREC run" in capsys.readouterr().err
+    assert "is not allowed in a TREC run" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_wrote_and_a_dry_run_writes_nothing(tmp_path, capsys):

@@ -299,7 +299,7 @@ def test_a_worse_case_never_pays(label, preset, data):
 
 def test_rewards_of_another_stage_are_refused():
     for section in (ListRewardSection(name="stage_a"), RewardSection(name="stage_b")):
-        with pytest.raises(UserError, match="of another stage and cannot judge this one's answers; use stage_"):
+        with pytest.raises(UserError, match="of another stage and cannot judge these answers; use stage_"):
             check_reward(section)
         with pytest.raises(UserError, match="of another stage"):
             make_reward(section)

@@ -234,7 +234,7 @@ def test_show_names_the_steps_that_are_there(tmp_path, log, capsys):
     for step in (10, 20, 30, 40):
         log.write(step, BATCH)
     assert main(["rollouts", str(tmp_path), "--step", "11"]) == 2
-    assert "kept no rollouts of step 11; it has those of steps 10, 20, … 40" in capsys.readouterr().err
+    assert "has no rollouts of step 11; choose one of steps 10, 20, … 40" in capsys.readouterr().err
 
 
 def test_steps_are_told_briefly():
@@ -247,7 +247,7 @@ def test_steps_are_told_briefly():
 def test_a_missing_run_or_one_without_rollouts_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         show(RolloutsConfig(run=str(tmp_path / "nowhere")))
-    with pytest.raises(UserError, match="holds no rollouts"):
+    with pytest.raises(UserError, match="contains no rollouts"):
         show(RolloutsConfig(run=str(tmp_path)))
 
 
@@ -256,9 +256,9 @@ def test_a_missing_run_or_one_without_rollouts_is_one_sentence(tmp_path):
     [
         (lambda good: good[: len(good) // 2], "cannot be read"),
         (lambda good: b"no gzip", "cannot be read"),
-        (lambda good: gzip.compress(gzip.decompress(good) + b"{}\n"), r"gz:5: is no rollout"),
-        (lambda good: gzip.compress(gzip.decompress(good) + b"\xff\n"), r"gz:5: is no rollout"),
-        (lambda good: gzip.compress(b"[1]\n"), r"gz:1: is no rollout"),
+        (lambda good: gzip.compress(gzip.decompress(good) + b"{}\n"), r"gz:5: is not a rollout"),
+        (lambda good: gzip.compress(gzip.decompress(good) + b"\xff\n"), r"gz:5: is not a rollout"),
+        (lambda good: gzip.compress(b"[1]\n"), r"gz:1: is not a rollout"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, log, damage, said):

@@ -43,7 +43,7 @@ def asker() -> Asker:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["loss.bce_weight=0", "loss.ranknet_weight=0"], "all weights are 0"),
+        (["loss.bce_weight=0", "loss.ranknet_weight=0"], "all loss weights are 0"),
         (["loss.hinge_weight=1"], "unknown key hinge_weight"),
         (["ray.inline=true", "ranks=2"], "set ranks=1"),
         (["label_sampling=balanced"], "use label_sampling=natural"),
@@ -79,7 +79,7 @@ def test_lists_with_one_label_are_left_out_and_counted(tmp_path):
     data = rows(tmp_path / "rows.jsonl", [1, 0, 0], [1, 1], [1, 0], [0, 0], [1], [0, 1, 1])
     source = stage_c_source(config(data=data, heldout_share=0.0))
     assert len(source) == 3
-    assert "1 lists with one label only are dropped" in source.summary()
+    assert "1 lists with only one label dropped" in source.summary()
     assert all(len(set(source.task(row).label.grades)) > 1 for row in range(3))
 
 
@@ -87,15 +87,15 @@ def test_a_deep_list_gives_only_windows_with_unlike_labels(tmp_path):
     data = rows(tmp_path / "rows.jsonl", [1, 1, 1, 1, 1, 0], [1, 1, 1, 1])
     source = stage_c_source(config(data=data, heldout_share=0.0, candidates=2, lists_per_query=9))
     assert [sorted(source.task(row).label.grades) for row in range(len(source))] == [[0.0, 1.0]]
-    assert "1 lists with one label only" in source.summary()
+    assert "1 lists with only one label" in source.summary()
 
 
 @pytest.mark.parametrize(
     ("lists", "keys", "reason"),
     [
         ([[1, 0, 7]], {}, r"rows.jsonl:1: .*label 7 is outside 0 to 1.*min_label= and max_label="),
-        ([[1, 1], [1, 1, 1]], {}, "no list is left .* one label only"),
-        ([[1], [1]], {}, "no list is left .* fewer than 2 documents"),
+        ([[1, 1], [1, 1, 1]], {}, "all lists of .* dropped: .*only one label"),
+        ([[1], [1]], {}, "all lists of .* dropped: .*fewer than 2 documents"),
         ([[1, 0]] * 3, {"batch_size": 8}, "3 training lists, fewer than 8; set batch_size to at most 3"),
         ([[1, 0]] * 8, {"ranks": 3, "ray": {"inline": False}}, "cannot be shared by ranks=3"),
         ([[1, 0]] * 8, {"max_prompt_tokens": 5000}, "more than the 4096 positions .* lower max_prompt_tokens to at most"),

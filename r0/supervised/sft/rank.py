@@ -23,7 +23,7 @@ from r0.supervised.training.ranks import (
     sum_over_ranks,
 )
 from r0.supervised.training.save import save_model
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
@@ -46,7 +46,9 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
         return
     figures = {**sum_over_ranks(asdict(collate.counts)), **_heldout_loss(trainer, rows, job)}
     prompter = rows.prompter
-    save_model(trainer, job, prompter.tokenizer, lambda folder: remember(folder, job.config.form, prompter.system_prompt))
+    save_model(
+        trainer, job, prompter.tokenizer, lambda folder: save_system_prompt(folder, job.config.form, prompter.system_prompt)
+    )
     if dist.get_rank() == 0:
         channel.send(Report(Kind.EVALUATION, job.steps, values=figures))
         channel.send(Report(Kind.DONE, job.steps, values=figures))

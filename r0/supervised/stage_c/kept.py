@@ -14,10 +14,10 @@ from typing import Self
 
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.data.source import TaskSource
 from r0.records import ListwiseTask, SampleRequest
-from r0.storage.resumable_jsonl import AppendedLines
+from r0.storage.resumable_jsonl import ResumableJsonl
 from r0.supervised.stage_c.asker import Asker
 
 IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call
@@ -43,7 +43,7 @@ class KeptFile:
     """
 
     def __init__(self, path: Path, write: bool = True):
-        self._lines = AppendedLines(path, lambda line: int(line["list"]), write)
+        self._lines = ResumableJsonl(path, lambda line: int(line["list"]), write)
 
     def __contains__(self, row: int) -> bool:
         return row in self._lines
@@ -79,7 +79,7 @@ class KeptFile:
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
     """The document of a list whose completion the KL is of."""
-    return address("kl", config.seed, row) % size
+    return hash_key("kl", config.seed, row) % size
 
 
 def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
@@ -132,6 +132,6 @@ def _documents(config: StageCConfig, task: ListwiseTask) -> Sequence[int]:
 def _requests(config: StageCConfig, task: ListwiseTask, asker: Asker) -> list[SampleRequest]:
     prompts = asker.prompts(task)
     return [
-        SampleRequest(prompts[place].token_ids, address("thought", config.seed, task.task_id, place) >> 1)
+        SampleRequest(prompts[place].token_ids, hash_key("thought", config.seed, task.task_id, place) >> 1)
         for place in _documents(config, task)
     ]
