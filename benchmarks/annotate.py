@@ -120,16 +120,16 @@ def pairs_of(number: int, count: int) -> Any:
 def requests_of(pairs: Any, keys: Any, tokenizer: Any) -> list[Any]:
     """What the workers ask their engines for the pairs."""
     from r0.records import Form
-    from r0.rerank.asks import Ask
     from r0.rerank.job import Job
     from r0.rerank.judge import Judge
+    from r0.rerank.protocol import Question
 
     judge = Judge(tokenizer, keys, PROMPT_TOKENS)
     found = []
     for key in pairs:
         task = pairs.task(pairs.row(key))
         job = Job(0, f"{key:016x}", task.query, (task.document,), samples=1)
-        found.append(next(judge.converse(job, Ask((0,), Form.YES_NO))).request)
+        found.append(next(judge.reply_to(job, Question((0,), Form.YES_NO))).request)
     return found
 
 

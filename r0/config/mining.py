@@ -53,8 +53,9 @@ class MineConfig(Section):
         for name, needed in (("model", "dense"), ("run", "run")):
             given = getattr(self, name) is not None
             if given != (self.source == needed):
-                remedy = "remove it" if given else f"give {name}="
-                raise ValueError(f"{name}: belongs to source={needed}, but source is {self.source}; {remedy}")
+                if given:
+                    raise ValueError(f"{name}: belongs to source={needed}, but source is {self.source}; remove it")
+                raise ValueError(f"{name}: is missing, but source={needed} needs it; give {name}=")
         if not self.ranks:
             raise ValueError("ranks: is empty; give a range such as 10-100")
         for text, (first, last) in zip(self.ranks, self.epochs, strict=True):

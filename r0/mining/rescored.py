@@ -106,7 +106,9 @@ class Rescored:
             yield job
 
     def _keep(self, query: str, outcome: Outcome) -> None:
-        known = sorted((ask.documents[0], reply.probability) for ask, reply in outcome.replies if reply.probability is not None)
+        known = sorted(
+            (question.documents[0], reply.probability) for question, reply in outcome.replies if reply.probability is not None
+        )
         scores = {self._wanted[query][at]: score for at, score in known}
         self._lines.add({"query_id": query, "given": self._given(query), "scores": scores})
 

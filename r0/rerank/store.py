@@ -17,8 +17,8 @@ from typing import Self
 from r0.data.candidates import CandidateLists
 from r0.data.hashes import hash_key
 from r0.errors import UserError
-from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import with_tail
 from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 

@@ -46,8 +46,8 @@ class ScoreStore:
     def add(self, key: int, documents: int, outcome: Outcome) -> None:
         """Keep the scores of a list of so many documents: they are on the disk when this returns."""
         scores: list[float | None] = [None] * documents
-        for ask, reply in outcome.replies:
-            scores[ask.documents[0]] = reply.logit
+        for question, reply in outcome.replies:
+            scores[question.documents[0]] = reply.logit
         self._lines.add(
             {
                 "key": f"{key:016x}",

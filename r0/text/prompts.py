@@ -160,7 +160,7 @@ class Prompter:
             need = self.max_prompt_tokens - self._room + query + 1
             raise UserError(
                 f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens before its document begins, and "
-                f"{self.max_prompt_tokens} are allowed; raise max_prompt_tokens, or leave out queries that long"
+                f"{self.max_prompt_tokens} are allowed; raise max_prompt_tokens, or remove such long queries"
             )
         return ids[:kept]
 
@@ -189,8 +189,8 @@ class Prompter:
             need = self.max_prompt_tokens - self._room + len(self._list_ids(task.form, query, passages, 1))
             raise UserError(
                 f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} documents, "
-                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or leave "
-                "out queries that long"
+                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or "
+                "remove such long queries"
             )
         while budget + 1 < self.passage_tokens:
             longer = self._list_ids(task.form, query, passages, budget + 1)

@@ -1,4 +1,4 @@
-"""The warm start on real Ray Train and DeepSpeed: what it saves can be loaded and has learned; ranks change nothing."""
+"""The warm start on real Ray Train and DeepSpeed: the saved model loads and has learned; the number of ranks changes nothing."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Evil:
         return os.mkdir, (self.path,)
 
 
-def test_what_a_rank_finds_wrong_is_one_sentence(ray_session, model: str, tmp_path: Path) -> None:
+def test_what_a_rank_finds_wrong_gives_a_one_sentence_error(ray_session, model: str, tmp_path: Path) -> None:
     lora = LoraSection(r=4, target_modules=("no_such_layer",))
     with pytest.raises(UserError, match="no_such_layer"):
         sft.run(config(model, tmp_path / "run", ranks=2, lora=lora))

@@ -1,4 +1,4 @@
-"""What annotation keeps, counts, writes and refuses."""
+"""Annotation: kept pairs, statistics, output files and refused input."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from r0.data.formats import open_rows
 from r0.data.source import open_source
 from r0.errors import UserError
 from r0.records import Answer, Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.storage.files import write_atomic
 from r0.teacher.annotate import LABELLING_PROMPT, annotate_with, teacher_keys
 from r0.teacher.annotate_output import write_raw_log, write_rows
@@ -42,7 +42,7 @@ def outcome(said, thought="because"):
     for number, word in enumerate(said):
         failures = frozenset() if word else frozenset({Violation.NO_ANSWER})
         reply = Reply(((0,),), None, None, failures, f"{thought} {number}", 30, Answer(word) if word else None, 10 * (number + 1))
-        replies.append((Ask((0,), Form.YES_NO, number), reply))
+        replies.append((Question((0,), Form.YES_NO, number), reply))
     return Outcome(0, Ranking.of_order((0,)), tuple(replies), 100, 30 * len(replies), 1.0)
 
 
@@ -62,11 +62,11 @@ def test_the_table_counts_first_verdicts_agreement_lengths_and_rejected_samples(
         "known label yes                    1           1           0     0.500",
         "known label no                     2           1           0     0.333",
         "no known label                     0           0           1",
-        "agreement with the known label: 0.400 (0.400 of the verdicts that can be read)",
-        "thoughts kept, in tokens: median 20, 10 % up to 10, 10 % from 26",
+        "agreement with the known label: 0.400 (0.400 of the readable verdicts)",
+        "kept thoughts, in tokens: median 20, 10 % quantile 10, 90 % quantile 26",
         "samples: 12, 7 rejected (5 against the label, 2 unreadable)",
         "unreadable: no_answer 2",
-        "pairs: 5 of 6 kept; 1 left out, for no sample of them would do",
+        "5 of 6 pairs kept; 1 dropped: no sample was acceptable",
     ]
     figures = totals.summary()
     assert figures["first_verdicts"]["no/yes"] == 2
@@ -136,7 +136,7 @@ def test_a_damaged_line_is_named(tmp_path):
         Annotations(path, data(tmp_path), lambda row: None)
 
 
-def test_a_file_written_in_parts_is_whole_or_not_there(tmp_path):
+def test_a_file_written_in_parts_is_complete_or_missing(tmp_path):
     def parts():
         yield b"one\n"
         raise UserError("no more")
@@ -160,7 +160,7 @@ def test_keys_that_make_no_sense_are_refused(keys, words):
         AnnotateConfig(**keys)
 
 
-def test_the_prompt_is_ones_own_or_what_the_model_knows_or_the_labelling_prompt(tmp_path):
+def test_the_prompt_is_the_configured_one_or_the_models_or_the_labelling_prompt(tmp_path):
     config = AnnotateConfig(model="r0-tiny")
     assert teacher_keys(config, tmp_path).system_prompt == LABELLING_PROMPT != SYSTEM_PROMPTS[Form.YES_NO]
     save_system_prompt(tmp_path, Form.YES_NO, "As trained.")
@@ -196,10 +196,10 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, capsys, setti
 def test_a_model_that_only_scores_is_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
     assert launch.main(["annotate", f"model={tmp_path}", f"output={tmp_path / 'run'}"]) == 2
-    assert "has a score head and writes nothing" in capsys.readouterr().err
+    assert "has a score head and generates no text" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_is_placed_and_missing_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_shows_the_placement_and_missing_input_and_writes_nothing(tmp_path, capsys):
     settings = ["model=r0-tiny", "rollout.workers=2", f"output={tmp_path / 'run'}", "--dry-run"]
     assert launch.main(["annotate", *settings]) == 0
     said = capsys.readouterr().out
@@ -232,14 +232,14 @@ def test_a_pair_that_cannot_be_shown_is_named_or_skipped_and_counted(tmp_path):
     with Annotations(tmp_path / "two.jsonl", pairs, totals.add) as done:
         session = annotate_with(Shy(), 1, pairs, list(pairs), done, skip_bad=True)
     assert (session.pairs, session.tokens) == (6, 5 * 30)
-    shown = 'pairs that could not be shown to the model: 1\n  query "r": max_prompt_tokens: too long; raise it'
+    shown = 'pairs that do not fit the prompt: 1\n  query "r": max_prompt_tokens: too long; raise it'
     assert totals.report().endswith(shown)
-    assert "3 of 6 kept; 2 left out" in totals.report()
+    assert "3 of 6 pairs kept; 2 dropped" in totals.report()
     with Annotations(tmp_path / "two.jsonl", pairs, lambda row: None) as again:
         assert len(again) == 6
 
 
-def test_a_stopped_run_keeps_what_is_done(tmp_path):
+def test_a_stopped_run_keeps_finished_pairs(tmp_path):
     pairs, asked = data(tmp_path), iter([False, False, True])
     with Annotations(tmp_path / "a.jsonl", pairs, lambda row: None) as done:
         assert annotate_with(Shy(), 1, pairs, list(pairs), done, stop=lambda: next(asked)).pairs == 2

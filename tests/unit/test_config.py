@@ -1,4 +1,4 @@
-"""The closed configuration: what is refused, with which words, and that every shipped YAML loads."""
+"""The configuration: refused input and its messages, and every shipped YAML loads."""
 
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def test_yaml_1_2_scalars(tmp_path):
         ("reward: {min_think_tokens: 300}\n", "min_think_tokens"),
     ],
 )
-def test_bad_files_are_refused_with_place_and_remedy(tmp_path, text, words):
+def test_bad_files_are_refused_with_location_and_remedy(tmp_path, text, words):
     assert words in refused(tmp_path, text)
 
 
@@ -153,7 +153,7 @@ def test_a_base_is_laid_below_and_a_base_of_a_base_is_refused(tmp_path):
     assert "one level is allowed" in refused(tmp_path, "base: below.yaml\n")
 
 
-def test_a_missing_file_and_bad_utf8_are_sentences(tmp_path):
+def test_a_missing_file_and_bad_utf8_give_one_sentence_errors(tmp_path):
     with pytest.raises(UserError, match="no such configuration file"):
         load(SftConfig, tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_bytes(b"seed: \xff\n")

@@ -164,7 +164,7 @@ def test_the_given_order_can_be_written_again(tmp_path):
     assert given_order(read_run(tmp_path / "a.run", BadLines())["q"]) == order == ["c", "b", "a"]
 
 
-def test_what_cannot_stand_in_a_run_is_refused(tmp_path):
+def test_what_is_not_allowed_in_a_run_is_refused(tmp_path):
     path = tmp_path / "a.run"
     for lists in ([("q\t1", [("d", 1.0)])], [("q", [("d\n", 1.0)])], [("q", [("", 1.0)])], [("q", [(" d", 1.0)])]):
         with pytest.raises(UserError, match="is not allowed in a TREC run"):
@@ -199,7 +199,7 @@ def test_candidates_of_a_beir_folder(tmp_path):
         ("q2 Q0 d9 1 inf x", 'the score "inf" is not finite'),
     ],
 )
-def test_candidates_that_are_not_there_are_named(tmp_path, line, reason):
+def test_missing_candidates_are_named(tmp_path, line, reason):
     folder, run = beir(tmp_path, [*RUN, line])
     with pytest.raises(UserError, match=f"a.run:6: {reason}"):
         open_candidates(folder, run)
@@ -284,7 +284,7 @@ def test_any_row_is_a_request_or_has_a_reason(row):
         assert list(single) == sorted(single, reverse=True)
 
 
-def test_requests_that_are_none(tmp_path):
+def test_invalid_requests(tmp_path):
     with pytest.raises(UserError, match="remove run"):
         open_candidates(write(tmp_path / "requests.jsonl", [request("q", [candidate("a")])]), tmp_path / "a.run")
     with pytest.raises(UserError, match="contains no requests"):

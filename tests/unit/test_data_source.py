@@ -152,7 +152,7 @@ def test_each_hit_of_a_grouped_row_is_a_task(tmp_path):
             open_(write(tmp_path / "bad.jsonl", [groups[0], {"query": "q", "hits": hits}]))
 
 
-def test_what_is_no_data_is_refused_with_the_remedy(tmp_path, rows):
+def test_invalid_data_is_refused_with_the_remedy(tmp_path, rows):
     raw = {"query": "q", "response": "r", "response_thinking": "", "rejected_response": []}
     for data, keys, words in (
         (tmp_path / "none.jsonl", {}, "no such file or folder"),

@@ -1,4 +1,4 @@
-"""distill's keys: each step has its own of them, and contradictions are refused."""
+"""distill's keys: each step gets its own, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_preset_of_the_teacher_is_the_teachers() -> None:
         (["teacher.modle=x"], "did you mean model?"),
     ],
 )
-def test_contradictions_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_contradictions_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config(*overrides)
     assert message in str(caught.value)

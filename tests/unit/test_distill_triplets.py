@@ -1,4 +1,4 @@
-"""From a teacher's scores to what a student learns: triplets and their statistics, both losses, the split by query."""
+"""From a teacher's scores to training data: triplets and their statistics, both losses, the split by query."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_every_positive_and_negative_of_a_query_is_a_triplet_with_the_difference
     assert list(found[0]) == ["query", "positive", "negative", "score_diff"]
     assert "5 triplets of 2 queries" in summary
     assert "mean 1.7000, min -1.5000, max 5.7500" in summary
-    assert "scores the negative higher: 1 (20.0%); both alike: 1" in summary
+    assert "scores the negative higher: 1 (20.0%); equal scores: 1" in summary
     assert "1 documents dropped: no teacher score" in summary
-    assert "1 queries have no pair" in summary
+    assert "1 queries dropped: no pair" in summary
 
 
 def test_of_graded_labels_the_higher_one_is_the_positive(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_cap_draws_by_the_seed(tmp_path: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_cannot_be_triplets_is_one_sentence_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unusable_scores_give_a_one_sentence_error_and_no_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "out.jsonl"
     for lines, reason in (
         ((line("q", ("a", 1, 1.0), ("b", 1, 0.0)),), "different labels"),
@@ -90,7 +90,7 @@ def test_what_cannot_be_triplets_is_one_sentence_and_nothing_is_written(tmp_path
         assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl"]
     output.write_text("mine")
     assert main(["distill", "triplets", f"data={write(tmp_path / 's.jsonl', *SCORES)}", f"output={output}"]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert output.read_text() == "mine"
 
 

@@ -1,4 +1,4 @@
-"""esci's keys: the command lines of the ESCI scripts work as they are, in files too."""
+"""esci's keys: the command lines of the ESCI scripts work unchanged, and in files too."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_help_names_the_other_names(capsys: pytest.CaptureFixture, name: str, mo
         (["heldout_share=2"], "heldout_share"),
     ],
 )
-def test_wrong_values_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_wrong_values_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(EsciConfig, None, ["data=x", *overrides])
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""ESCI data: what a parquet file may hold, what is refused and how it is said, the split by query, the order of training."""
+"""ESCI data: valid parquet files, refused ones and their messages, the split by query, the order of training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path) -> None
     assert "the column esci_label has type int64 and must hold text" in said
 
 
-def test_what_is_no_parquet_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_gives_a_one_sentence_error(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("query,item_text,esci_label\n")
     assert "is not a readable parquet file" in refusal(str(tmp_path / "x.parquet"))
     whole = Path(esci_file(tmp_path / "y.parquet", esci_rows(500))).read_bytes()
@@ -103,7 +103,7 @@ def test_a_bad_row_is_refused_with_its_number_or_skipped_and_counted(tmp_path: P
     assert reason in bad.summary()
 
 
-def test_text_that_is_no_utf8_is_a_bad_row(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
     item = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
     table = pa.table({"query": ["a", "a"], "item_text": item, "esci_label": ["E", "S"]})
     pq.write_table(table, tmp_path / "x.parquet")
@@ -149,7 +149,7 @@ def test_every_epoch_shows_other_whole_updates_of_the_rows(tmp_path: Path) -> No
     assert numbers == [order[index].number for index in range(len(order))]
 
 
-def test_labels_that_no_row_has_are_said(tmp_path: Path) -> None:
+def test_classes_without_rows_are_reported(tmp_path: Path) -> None:
     rows = [row for row in esci_rows(10) if row["esci_label"] != "C"]
     assert preparation(tmp_path, rows).check().notes == ("no row has the label complement",)
 
@@ -172,7 +172,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (esci_rows(9), {"model": "nowhere"}, "there is no folder nowhere"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_written(
+def test_bad_input_gives_a_one_sentence_error_and_nothing_is_written(
     model: str, tmp_path: Path, rows: list[dict], keys: dict, reason: str
 ) -> None:
     data = esci_file(tmp_path / "x.parquet", rows)

@@ -1,4 +1,4 @@
-"""finetune's keys: RAG-Retrieval's files load as they are, and wrong values are refused with their place."""
+"""finetune's keys: RAG-Retrieval's files load unchanged, and wrong values are refused with their location."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_help_names_the_other_names(capsys: pytest.CaptureFixture) -> None:
      (["fsdp=true", "ranks=2", "zero_stage=2"], "zero_stage=2 also shards the model"), (["fsdp=true"], "set ranks=2"),
      (["gradient_accumulation_steps=2", "micro_batch_size=4"], "remove one of the"), (["loss_type=hinge"], "loss_type")],
 )  # fmt: skip
-def test_wrong_values_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_wrong_values_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(FinetuneConfig, None, overrides)
     assert message in str(caught.value)

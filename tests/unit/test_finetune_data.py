@@ -1,4 +1,4 @@
-"""Labelled documents: what is read, what is refused and with which sentence, and how groups are made."""
+"""Labelled documents: formats, refused input and its messages, and the groups built from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_positives_and_negatives_come_as_a_list_or_as_an_object(tmp_path: Path) 
     assert Counter((row["query"], row["label"]) for row in found) == expected
 
 
-def test_longer_lists_are_dealt_and_every_document_is_seen(tmp_path: Path) -> None:
+def test_longer_lists_are_split_into_groups_and_every_document_is_used(tmp_path: Path) -> None:
     one = Labelled("q", TEXTS, tuple(map(float, range(11))))
     left = ExampleCounts()
     made = list(examples([one], GROUPED, Shape.LIST, 4, 7, left))
@@ -80,7 +80,7 @@ def test_short_groups_repeat_documents(tmp_path: Path) -> None:
     assert Counter(Counter(made.documents).values()) == {3: 2, 2: 1}
 
 
-def test_dealt_groups_of_one_label_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_groups_with_a_single_label_are_dropped_and_counted(tmp_path: Path) -> None:
     left = ExampleCounts()
     made = list(examples([Labelled("q", TEXTS[:8], (1.0, *[0.0] * 7))], GROUPED, Shape.LIST, 2, 7, left))
     assert (len(made), left.one_label) == (1, 3)
@@ -106,7 +106,7 @@ def test_pairs_without_negatives_are_for_in_batch_negatives(tmp_path: Path) -> N
     assert found == [{"query": q, "positive": p} for q, p in (("q", "a"), ("q", "b"), ("r", "c"))]
 
 
-def test_the_thirds_of_a_share_of_the_long_documents_change_places() -> None:
+def test_the_thirds_of_a_share_of_the_long_documents_are_shuffled() -> None:
     text = "".join(f"{letter * 50} " for letter in "abc")
     changed = [with_thirds_shuffled(text, 0.5, key) for key in range(2000)]
     assert sum(one != text for one in changed) == pytest.approx(1000, abs=200)
@@ -146,7 +146,7 @@ def test_validation_is_gathered_by_query(tmp_path: Path) -> None:
         ([["q", ["a"]]], {}, "not an object, nor a list of query, positives, negatives"),
     ],
 )
-def test_bad_data_is_one_sentence_with_its_place(tmp_path: Path, lines: list, changes: dict, message: str) -> None:
+def test_bad_data_gives_a_one_sentence_error_with_its_location(tmp_path: Path, lines: list, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         preparation(tmp_path, *lines, **changes).check()
     assert message in str(caught.value)
@@ -169,7 +169,7 @@ def test_validation_of_another_kind_is_refused(tmp_path: Path) -> None:
         preparation(tmp_path, pair(1), pair(0), validation=validation)
 
 
-def test_what_was_half_written_is_not_there(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     made = preparation(tmp_path, pair(1), pair(0))
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{}\n")

@@ -1,4 +1,4 @@
-"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; weights leave under their own names."""
+"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; exported weights have the model's names."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_probe_passes_plain_decoders(kind):
     assert probe(tiny_model(kind), 1.0) == ""
 
 
-def test_the_probe_says_why_a_model_cannot_share_prefixes():
+def test_the_probe_gives_the_reason_why_a_model_cannot_share_prefixes():
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(

@@ -1,4 +1,4 @@
-"""Prompts: documents are data, budgets hold, templates are recognised."""
+"""Prompts: documents are data, token limits hold, templates are recognized."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_short_documents_make_thousands_of_prompts_a_second():
     assert time.perf_counter() - start < 2.0  # about 0.1 s on a free core
 
 
-def test_defusing_is_linear():
+def test_escaping_tags_is_linear():
     for text in ("<" * 200_000, "< " * 100_000, "<" + " " * 200_000, "<think" * 40_000, "</" * 100_000):
         start = time.perf_counter()
         escape_tags(text)

@@ -1,4 +1,4 @@
-"""Prompts of lists: the exact message, labels that data cannot write, budgets that hold, answers to imitate."""
+"""Prompts of lists: the exact message, escaped labels, token limits, answers to imitate."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_numbers_in_brackets_become_numbers_in_parentheses(raw, safe):
     assert without_labels(raw) == safe
 
 
-def test_what_normalisation_would_make_a_label_is_none():
+def test_text_that_normalizes_to_a_label_is_escaped():
     nfkc = PROMPTERS["unigram"].template.message.normalize
     assert without_labels("the ﹇1﹈ tax [a]", nfkc) == "the (1) tax (a)"
     assert without_labels("a [²] river", nfkc) == "a (²) river"
@@ -204,7 +204,7 @@ def test_a_thought_loses_a_long_answer_behind_it():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_prompter_of_a_list_command_says_what_to_answer(form):
+def test_the_prompter_of_a_list_command_has_the_forms_system_prompt(form):
     prompter = Prompter.of(StageBConfig(answer=form.value, passage_tokens=7, max_prompt_tokens=999), TINY)
     assert SYSTEM_PROMPTS[form] in TINY.decode(prompter.template.head_ids)
     assert (prompter.passage_tokens, prompter.max_prompt_tokens) == (7, 999)
@@ -213,7 +213,7 @@ def test_the_prompter_of_a_list_command_says_what_to_answer(form):
     assert SYSTEM_PROMPTS[form] not in TINY.decode(own.template.head_ids)
 
 
-def test_yes_or_no_has_a_system_prompt_only_where_a_form_is_asked_for():
+def test_yes_no_has_a_default_system_prompt_only_if_the_form_is_given():
     assert "system" not in TINY.decode(Prompter.of(StageAConfig(), TINY).template.head_ids)
     assert "system" not in TINY.decode(Prompter.of(SftConfig(), TINY).template.head_ids)
     config = SimpleNamespace(system_prompt="", max_prompt_tokens=512, passage_tokens=9)

@@ -1,4 +1,4 @@
-"""What rerank says and refuses before and after a model has worked: budgets, placement, the report."""
+"""The rerank command without a model: token limits, placement, refused input, the report."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from r0.commands.rerank import Session, report, run
 from r0.config import RankingKeys, RaySection, RerankConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Form
-from r0.rerank.methods import width
+from r0.rerank.methods import concurrent_questions
 from r0.rerank.reranker import ANSWER_PREFIX_TOKENS, prompt_budget
 from r0.rerank.store import Totals
 
@@ -49,7 +49,7 @@ def test_each_method_has_its_answer_form():
     ("keys", "words"),
     [
         ({"window": 10, "step": 10}, "is not below window=10"),
-        ({"method": "pointwise", "samples": 2}, "no list to shuffle"),
+        ({"method": "pointwise", "samples": 2}, "nothing to shuffle"),
         ({"rollout": RolloutSection(workers=2), "ray": RaySection(inline=True)}, "set rollout.workers=1"),
         ({"set_size": 1}, "set_size"),
         ({"fusion_weight": 1.5}, "fusion_weight"),
@@ -67,9 +67,9 @@ def test_one_bundle_a_worker():
 
 
 def test_wide_methods_hold_fewer_queries():
-    widths = [width(RankingKeys(method=method), 100) for method in ("listwise", "setwise", "groupwise", "pointwise")]
-    assert widths == [1, 6, 5, 100]
-    assert width(RankingKeys(samples=8), 100) == 8
+    methods = ("listwise", "setwise", "groupwise", "pointwise")
+    assert [concurrent_questions(RankingKeys(method=method), 100) for method in methods] == [1, 6, 5, 100]
+    assert concurrent_questions(RankingKeys(samples=8), 100) == 8
 
 
 def test_the_report_has_a_table_of_failures_and_what_a_query_took():

@@ -1,4 +1,4 @@
-"""Finished queries survive an interruption, and nothing else is taken for one."""
+"""Finished queries survive an interruption; unfinished ones are not counted as finished."""
 
 import itertools
 import json
@@ -8,8 +8,8 @@ import pytest
 from r0.data.candidates import open_candidates
 from r0.errors import UserError
 from r0.records import Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.rerank.store import Store
 
 IDS = ("d/1's", "déjà", "d3", "d4")
@@ -25,7 +25,7 @@ def lists(folder, order=IDS):
 
 
 def outcome(order, n=3):
-    ask = Ask(tuple(range(n)), Form.PERMUTATION)
+    ask = Question(tuple(range(n)), Form.PERMUTATION)
     good = Reply((tuple(range(n)),), thought="because “é”")
     bad = Reply((tuple(range(n)),), failures=frozenset({Violation.NO_ANSWER, Violation.CUT}))
     return Outcome(0, Ranking.of_order(order), ((ask, good), (ask, bad)), 300, 20, 1.25)

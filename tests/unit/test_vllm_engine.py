@@ -1,4 +1,4 @@
-"""What a vLLM engine needs of this process before it starts."""
+"""Preparing this process for a vLLM engine."""
 
 import sys
 
