@@ -178,12 +178,13 @@ def called_directly(pipes: list[Connection], requests: list[Any]) -> list[Spent]
 
 def annotated(reranker: Any, meter: Meter, pairs: Any, folder: Path) -> list[Spent]:
     """What each worker spends on annotating the pairs."""
-    from r0.teacher.annotate import annotate_with
+    from r0.rerank.session import ask
+    from r0.teacher.annotate import pairs_to_annotate
     from r0.teacher.annotate_store import Annotations
 
     with Annotations(folder / f"{time.monotonic_ns()}.jsonl", pairs, lambda row: None) as done:
         meter.start()
-        annotate_with(reranker, 1, pairs, list(pairs), done)
+        ask(reranker, pairs_to_annotate(1, pairs, done))
         return meter.spent()
 
 

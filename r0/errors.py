@@ -5,3 +5,8 @@ class UserError(ValueError):
     """Invalid input. The message is one sentence: what is wrong, where, and the remedy. The launcher prints it and exits with
     code 2.
     """
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,18 @@
 """The typed configuration. ``load`` reads it; the other modules define the keys of each command."""
 
 from r0.config.annotate import AnnotateConfig
-from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
+from r0.config.commands import (
+    ConvertConfig,
+    DataKeys,
+    PlainRankKeys,
+    RankKeys,
+    RolloutsConfig,
+    RunKeys,
+    ScheduleKeys,
+    SftConfig,
+    SourceKeys,
+    TrainingKeys,
+)
 from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
@@ -52,6 +63,7 @@ __all__ = [
     "LoraSection",
     "MineConfig",
     "PPOSection",
+    "PlainRankKeys",
     "RLConfig",
     "RankKeys",
     "RankingKeys",
@@ -63,6 +75,7 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScheduleKeys",
     "ScoreConfig",
     "ScoreLossSection",
     "ScoringKeys",

@@ -6,18 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import DEFAULT_MODEL, SourceKeys
+from r0.config.commands import DEFAULT_MODEL, OutputKeys, SourceKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, key
+from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, check_engines, key
 
 
-class AnnotateConfig(SourceKeys, ModelKeys):
+class AnnotateConfig(OutputKeys, SourceKeys, ModelKeys):
     """Let a teacher write a thought and a verdict for each (query, document) pair, as training data for a warm start."""
 
     data: str = key("builtin", "`builtin`, a JSONL file of rows, raw logs or rank_llm requests, or a BEIR folder (with run=)")
     model: str = key(DEFAULT_MODEL, "teacher model: a folder, or a name on the Hugging Face Hub")
-    output: str | None = key(None, "output folder; empty: runs/annotate-<hash of the configuration>")
-    fresh: bool = key(False, "start over: delete this run's files in the output folder")
     format: Literal["rows", "raw_log"] = key("rows", "output format: pointwise rows, or a raw log (one line per query)")
     samples: Count = key(
         1, "maximum samples per pair; the first with a thought and a verdict equal to the label is kept (with any verdict if "
@@ -37,6 +35,5 @@ class AnnotateConfig(SourceKeys, ModelKeys):
     def _check(self) -> Self:
         if self.samples > 1 and self.temperature == 0.0:
             raise ValueError(f"samples: with temperature=0 all {self.samples} are equal; set temperature=0.6, or samples=1")
-        if self.ray.inline and self.rollout.workers > 1:
-            raise ValueError("ray.inline: supports only one engine; set rollout.workers=1")
+        check_engines(self.ray, self.rollout)
         return self

@@ -24,6 +24,13 @@ from r0.records import Form
 DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 
 
+class OutputKeys(Section):
+    """Where a command that trains nothing writes."""
+
+    output: str | None = key(None, "folder of the result; empty: runs/<command>-<hash of the configuration>")
+    fresh: bool = key(False, "start over: delete this run's files in the output folder")
+
+
 class SourceKeys(Section):
     """The source of (query, document) pairs and their labels."""
 
@@ -59,6 +66,11 @@ class TrainingKeys(ModelKeys):
     tracking: TrackingSection = key(TrackingSection(), "experiment tracking")
     ray: RaySection = key(RaySection(), "where the workers run")
 
+    def steps(self, steps_per_epoch: int) -> int:
+        """Updates of a run: epochs of rows / batch_size steps, at most ``max_steps``."""
+        steps = max(1, round(self.epochs * steps_per_epoch))
+        return min(steps, self.max_steps) if self.max_steps else steps
+
 
 class RunKeys(DataKeys, TrainingKeys):
     """Keys of training on tasks, whose prompts are a query with a document or a list."""
@@ -88,7 +100,26 @@ class RankKeys(TrainingKeys):
     save_every: Annotated[int, Field(ge=0)] = key(0, "steps between checkpoints; 0: at the end of each epoch")
 
 
-class SftConfig(ListKeys, RankKeys, RunKeys):
+class ScheduleKeys(Section):
+    """The learning rate over the steps of a run."""
+
+    warmup_ratio: Share = key(0.03, "share of the steps for warm-up, in which the learning rate rises from 0")
+    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
+
+
+class PlainRankKeys(RankKeys):
+    """Training on plain ranks or with DeepSpeed, validated while it learns."""
+
+    skip_bad: bool = key(False, "skip bad rows; count and list them")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: no DeepSpeed")
+    eval_every: Annotated[int, Field(ge=0)] = key(
+        0, "steps between held-out evaluations; 0: once per epoch; always before the first step"
+    )
+    keep: Count = key(2, "number of newest checkpoints to keep")
+    log_every: Count = key(1, "steps between lines of metrics.jsonl")
+
+
+class SftConfig(ListKeys, ScheduleKeys, RankKeys, RunKeys):
     """Warm start: supervised fine-tuning on rows with thoughts, on Ray Train with DeepSpeed."""
 
     answer: Literal["yes_no", "permutation", "pick", "scores"] = key(
@@ -96,8 +127,6 @@ class SftConfig(ListKeys, RankKeys, RunKeys):
     )
     system_prompt: str = key("", "system message; empty: none for yes_no, r0's default for lists")
     max_new_tokens: Count = key(512, "maximum completion length in tokens; longer ones are cut and counted")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
 
     @property
     def form(self) -> Form:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from r0.config.commands import OutputKeys
 from r0.config.ranking import RankingKeys, ScoringKeys
 from r0.config.sections import Count, key
 
 
-class ScoreConfig(ScoringKeys):
+class ScoreConfig(OutputKeys, ScoringKeys):
     """Compute a teacher's raw logit for each query and document of labelled data."""
 
     data: str = key(
@@ -14,10 +15,6 @@ class ScoreConfig(ScoringKeys):
         "negative} with lists of texts, as in MTEB's reranking sets, or {query, hits: [{content, label}]}"
     )  # fmt: skip
     builtin_rows: Count = key(500, "number of lists generated for data=builtin")
-    output: str | None = key(
-        None, "output folder for scores.jsonl; empty: runs/distill_score-<hash of the configuration>"
-    )  # fmt: skip
-    fresh: bool = key(False, "start over: delete this run's files in the output folder")
     skip_bad: bool = key(False, "skip bad lines, leave queries too long for the teacher unscored; count and list both")
 
     def ranking(self, documents: int = 1) -> RankingKeys:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.commands import OutputKeys
 from r0.config.distill_train import STUDENT
 from r0.config.finetune import FinetuneConfig
 from r0.config.ranking import Names, ScoringKeys
@@ -15,7 +16,7 @@ from r0.config.sections import Count, RaySection, Section, Share, key
 Table = Literal["text", "markdown", "json"]
 
 
-class DistillEvalConfig(ScoringKeys):
+class DistillEvalConfig(OutputKeys, ScoringKeys):
     """Measure MAP, MRR@10 and nDCG@10 of a student before and after training, on unseen lists. The scoring keys apply to both
     models.
     """
@@ -30,8 +31,6 @@ class DistillEvalConfig(ScoringKeys):
     seen: Names = key((), "training data (JSONL); test queries that occur in it are dropped and counted", strict=False)
     thinking: bool | None = key(False, "language models that are not CrossEncoders: score after a thought, or without one")
     format: Table = key("text", "format of the printed table")
-    output: str | None = key(None, "output folder; empty: runs/distill_eval-<hash of the configuration>")
-    fresh: bool = key(False, "start over: delete this run's files in the output folder")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 
 

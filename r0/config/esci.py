@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from r0.config.commands import RankKeys
+from r0.config.commands import PlainRankKeys, ScheduleKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by
+from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
 
 BASE = "Qwen/Qwen3-0.6B"
 COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
@@ -33,7 +33,19 @@ def _bf16(values: dict[str, Any]) -> None:
         values |= {"bf16": False, "dtype": "bf16"}
 
 
-class EsciConfig(RankKeys):
+def _short_for(values: dict[str, Any]) -> None:
+    """Replace bf16, report_to and gradient_accumulation_steps by the keys that they are aliases of."""
+    _bf16(values)
+    mirror_by(values, "report_to", none="none")
+    steps, micro, ranks = (
+        values.get(name, default)
+        for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
+    )
+    if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
+        values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
+
+
+class EsciConfig(ScheduleKeys, PlainRankKeys):
     """Train a reranker with four classes (exact, substitute, complement, irrelevant) on Ray Train, with or without DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -56,7 +68,6 @@ class EsciConfig(RankKeys):
     model: str = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
     data: str = key(..., COLUMNS)
     heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
-    skip_bad: bool = key(False, "leave bad rows out, count and list them, and go on")
     system_prompt: str = key("", "system message; empty: r0's default")
     max_prompt_tokens: Count = key(512, "maximum prompt length in tokens; item texts are cut to fit")
     batch_size: Count = key(32, "rows per update, over all ranks; but see gradient_accumulation_steps")
@@ -64,37 +75,15 @@ class EsciConfig(RankKeys):
         None, "if given, batch_size is ignored and becomes micro_batch_size × this × ranks"
     )
     learning_rate: Positive = key(2e-4, "peak learning rate of AdamW")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
     bf16: bool = key(False, "alias of dtype=bf16")
     no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
     lora: EsciLoraSection = key(EsciLoraSection(), "low-rank adapters")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between held-out evaluations; 0: at the end of each epoch; also before the first"
-    )
-    keep: Count = key(2, "newest checkpoints kept")
-    log_every: Count = key(50, "steps between lines of the record")
+    log_every: Count = key(50, "steps between lines of metrics.jsonl")
     report_to: Literal["wandb", "tensorboard", "none"] | None = key(
         None, "alias of tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """Replace bf16, report_to and gradient_accumulation_steps by the keys that they are aliases of."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        mirror_by(values, "report_to", none="none")
-        steps, micro, ranks = (
-            values.get(name, default)
-            for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
-        )
-        if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
-            values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
-        return values
+    _resolve = rewriting(_short_for)
 
 
 class EsciEvalConfig(ModelKeys):
@@ -121,12 +110,4 @@ class EsciEvalConfig(ModelKeys):
         None, "new file (JSONL) for row, label, prediction, score and the four probabilities of each row"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """Replace bf16 by the key that it is an alias of."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        return values
+    _resolve = rewriting(_bf16)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import RankKeys
-from r0.config.sections import Count, Positive, Share, key, mirror_by
+from r0.config.commands import PlainRankKeys
+from r0.config.sections import Count, Positive, Share, key, mirror_by, rewriting
 
+DataType = Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"]
 POINTWISE = ("pointwise_bce", "pointwise_mse")
 LISTWISE = ("pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle")
 LOSSES = {  # kind of data → possible losses
@@ -27,7 +28,25 @@ SAME: Mapping[str, Mapping[object, object]] = {  # key → {value in other tools
 }
 
 
-class FinetuneConfig(RankKeys):
+def _short_for(values: dict[str, Any]) -> None:
+    """Convert other tools' values to r0's, and replace log_with and gradient_accumulation_steps by the keys they stand for."""
+    for name, same in SAME.items():
+        value = values.get(name)
+        if isinstance(value, str | int) and value in same:
+            values[name] = same[value]
+    mirror_by(values, "log_with")
+    if values.get("validation") is not None:
+        values.setdefault("validation_share", 0.0)
+    steps = values.get("gradient_accumulation_steps")
+    if isinstance(steps, int) and steps > 0:
+        if "micro_batch_size" in values:
+            raise ValueError("micro_batch_size: with gradient_accumulation_steps it is batch_size; remove one of the two")
+        micro, ranks = values.get("batch_size", 32), values.get("ranks", 1)
+        if isinstance(micro, int) and isinstance(ranks, int):
+            values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks, "micro_batch_size": micro}
+
+
+class FinetuneConfig(PlainRankKeys):
     """Fine-tune a reranker on labelled documents, on Ray Train with sentence-transformers and DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -59,21 +78,18 @@ class FinetuneConfig(RankKeys):
         "builtin",
         "`builtin` (lists with grades 0 to 2), or a JSONL file; {} in its name is replaced by the epoch, from 1 (`mine`)",
     )
-    data_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key(
+    data_type: DataType = key(
         "auto",
         "rows {query, content, label}; groups {query, hits: [{content, label}]}; positives [query, positives, negatives]; "
         "triplets {query, positive, negative, score_diff} from `distill triplets`; scored: groups from `distill score`, with "
         "teacher scores as labels; auto: determined by the file's first line (hits mean groups)",
     )
     validation: str | None = key(None, "validation data, in the formats of data; must not contain queries of data")
-    validation_type: Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"] = key("auto", "as data_type")
+    validation_type: DataType = key("auto", "as data_type")
     validation_share: Share = key(0.0, "share of the queries in data (by hash) used for validation instead of training")
     min_label: float | None = key(None, "lowest possible label; for rows it is scaled to 0 (empty: 0)")
     max_label: float | None = key(None, "highest possible label; for rows it is scaled to 1 (empty: 1)")
-    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
-    builtin_rows: Count = key(
-        2000, "number of groups generated for data=builtin; validation=builtin: a tenth as many, other ones"
-    )
+    builtin_rows: Count = key(2000, "number of groups for data=builtin; validation=builtin has a tenth as many, different ones")
     loss_type: Literal[
         "pointwise_bce", "pointwise_mse", "pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle", "margin_mse",
         "in_batch_negatives",
@@ -105,44 +121,15 @@ class FinetuneConfig(RankKeys):
     gradient_accumulation_steps: Count | None = key(
         None, "if given, batch_size is per rank and forward pass, and an update has batch_size × this × ranks"
     )
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
     fsdp: bool = key(False, "shard weights, gradients and optimizer over the ranks with PyTorch's FSDP, instead of zero_stage")
     learning_rate: Positive = key(2e-5, "peak learning rate of AdamW")
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "precision; auto: bf16 on a GPU, otherwise fp32; no: fp32; fp16: bf16")
-    warmup_ratio: Share = key(0.1, "share of the steps in which the learning rate rises from 0")
+    warmup_ratio: Share = key(0.1, "share of the steps for warm-up, in which the learning rate rises from 0")
     stable_ratio: Share = key(0.0, "share of the steps after warm-up at the peak learning rate, before the cosine decay")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between validations; 0: at the end of each epoch; also before the first"
-    )
     save_on_epoch_end: bool = key(True, "with save_every=0: checkpoint at the end of each epoch; false: only at the end")
-    keep: Count = key(2, "newest checkpoints kept")
-    log_every: Count = key(1, "steps between lines of the record")
     log_with: Literal["wandb", "tensorboard"] | None = key(None, "alias of tracking.wandb=online or tracking.tensorboard=true")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """Convert other tools' values to r0's, and replace log_with and gradient_accumulation_steps by the keys that they are
-        aliases of.
-        """
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        for name, same in SAME.items():
-            value = values.get(name)
-            if isinstance(value, str | int) and value in same:
-                values[name] = same[value]
-        mirror_by(values, "log_with")
-        if values.get("validation") is not None:
-            values.setdefault("validation_share", 0.0)
-        steps = values.get("gradient_accumulation_steps")
-        if isinstance(steps, int) and steps > 0:
-            if "micro_batch_size" in values:
-                raise ValueError("micro_batch_size: with gradient_accumulation_steps it is batch_size; remove one of the two")
-            micro, ranks = values.get("batch_size", 32), values.get("ranks", 1)
-            if isinstance(micro, int) and isinstance(ranks, int):
-                values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks, "micro_batch_size": micro}
-        return values
+    _resolve = rewriting(_short_for)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
 
 
 class MineConfig(Section):
@@ -56,6 +56,7 @@ class MineConfig(Section):
                 if given:
                     raise ValueError(f"{name}: belongs to source={needed}, but source is {self.source}; remove it")
                 raise ValueError(f"{name}: is missing, but source={needed} needs it; give {name}=")
+        check_engines(self.ray, self.rollout)
         if not self.ranks:
             raise ValueError("ranks: is empty; give a range such as 10-100")
         for text, (first, last) in zip(self.ranks, self.epochs, strict=True):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import DEFAULT_MODEL
+from r0.config.commands import DEFAULT_MODEL, OutputKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, check_engines, key
 from r0.records import Form
 
 Names = tuple[str, ...]
@@ -57,8 +57,7 @@ class ScoringKeys(ModelKeys):
 
     @model_validator(mode="after")
     def _check_inline(self) -> Self:
-        if self.ray.inline and self.rollout.workers > 1:
-            raise ValueError("ray.inline: supports only one engine; set rollout.workers=1")
+        check_engines(self.ray, self.rollout)
         return self
 
 
@@ -105,13 +104,11 @@ class RankingKeys(ScoringKeys):
         return forms.get(self.method, Form.YES_NO)
 
 
-class RerankConfig(RankingKeys):
+class RerankConfig(OutputKeys, RankingKeys):
     """Rerank the candidates of a first stage with a trained model, and write a TREC run."""
 
     data: str = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
     run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
-    output: str | None = key(None, "output folder for run.trec; empty: runs/rerank-<hash of the configuration>")
-    fresh: bool = key(False, "start over: delete this run's files in the output folder")
     tag: str = key("r0", "name of the run, for its last column")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 

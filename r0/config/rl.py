@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -23,8 +23,20 @@ from r0.config.sections import (
     Section,
     SyncSection,
     key,
+    rewriting,
 )
 from r0.records import Form
+
+
+def _choose(values: dict[str, Any]) -> None:
+    """``algo`` follows from the only section given."""
+    if values.get("algo") is None:
+        sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
+        if len(sections) == 2:
+            raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
+        values["algo"] = sections[0] if sections else "ppo"
+    if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
+        values[values["algo"]] = {}
 
 
 class RLConfig(RunKeys):
@@ -44,21 +56,7 @@ class RLConfig(RunKeys):
     eval: EvalSection = key(EvalSection(), "held-out evaluation")
     checkpoint: CheckpointSection = key(CheckpointSection(), "checkpoints")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """Set ``algo`` to the only section given."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        if values.get("algo") is None:
-            sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
-            if len(sections) == 2:
-                raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
-            values["algo"] = sections[0] if sections else "ppo"
-        if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
-            values[values["algo"]] = {}
-        return values
+    _resolve = rewriting(_choose)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,6 +99,29 @@ class RLConfig(RunKeys):
         return self.section.num_generations if isinstance(self.section, GRPOSection) else 1
 
 
+def _agree(values: dict[str, Any]) -> None:
+    """Copy keys given in one place to the other."""
+    _same(values, "max_think_tokens", 200)
+    _same(values, "missing_eos_penalty", 0.0)
+
+
+def _same(values: dict[str, Any], name: str, default: float) -> None:
+    """Make ``values[name]`` and ``values["reward"][name]`` equal."""
+    reward = values.get("reward")
+    if isinstance(reward, Section):
+        reward = reward.model_dump()
+    if reward is not None and not isinstance(reward, dict):
+        return  # the section's own validation reports the error
+    reward = dict(reward or {})
+    top, inner = values.get(name), reward.get(name)
+    if top is not None and inner is not None and top != inner:
+        raise ValueError(f"{name}: {top} at the top level contradicts {inner} in reward; remove one of the two")
+    value = top if top is not None else inner if inner is not None else default
+    values[name] = value
+    reward[name] = value
+    values["reward"] = reward
+
+
 class StageAConfig(RLConfig):
     """RL with a rule reward on single documents: think, then answer yes or no."""
 
@@ -108,16 +129,7 @@ class StageAConfig(RLConfig):
     missing_eos_penalty: NonNegative | None = key(None, "same as reward.missing_eos_penalty; set either one (default 0)")
     reward: RewardSection = key(RewardSection(), "the rule reward")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _once(cls, given: object) -> object:
-        """Copy keys given in one place to the other."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _agree(values, "max_think_tokens", 200)
-        _agree(values, "missing_eos_penalty", 0.0)
-        return values
+    _once = rewriting(_agree)
 
     @model_validator(mode="after")
     def _check_think_tokens(self) -> Self:
@@ -149,23 +161,6 @@ class StageBConfig(ListKeys, RLConfig):
         return Form(self.answer)
 
 
-def _agree(values: dict, name: str, default: float) -> None:
-    """Make ``values[name]`` and ``values["reward"][name]`` equal."""
-    reward = values.get("reward")
-    if isinstance(reward, Section):
-        reward = reward.model_dump()
-    if reward is not None and not isinstance(reward, dict):
-        return  # the section's own validation reports the error
-    reward = dict(reward or {})
-    top, inner = values.get(name), reward.get(name)
-    if top is not None and inner is not None and top != inner:
-        raise ValueError(f"{name}: {top} at the top level contradicts {inner} in reward; remove one of the two")
-    value = top if top is not None else inner if inner is not None else default
-    values[name] = value
-    reward[name] = value
-    values["reward"] = reward
-
-
 class WarmStartSection(Section):
     """The demo's supervised warm start on the built-in task's warm-start log."""
 
@@ -175,6 +170,14 @@ class WarmStartSection(Section):
     learning_rate: Positive = key(1e-3, "peak learning rate")
 
 
+def _completions(values: dict[str, Any]) -> None:
+    """Derive ``batch_size``, so that PPO (one completion per prompt) and GRPO (several) have equally many per update."""
+    completions, grpo = values.get("completions", 128), values.get("grpo") or {}
+    samples = grpo.get("num_generations", 8) if values.get("algo") != "ppo" and isinstance(grpo, dict) else 1
+    if isinstance(completions, int) and isinstance(samples, int) and samples > 0:  # else validation says what is wrong
+        values.setdefault("batch_size", max(1, completions // samples))
+
+
 class DemoConfig(StageAConfig):
     """Run a warm start, RL and probes on the built-in task with the embedded r0-tiny, on two CPU cores."""
 
@@ -182,16 +185,4 @@ class DemoConfig(StageAConfig):
     completions: Count = key(128, "completions per update; sets batch_size to this / samples per prompt if that is not given")
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised warm start")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _batch(cls, given: object) -> object:
-        """Derive ``batch_size``, so that PPO (one completion per prompt) and GRPO (several) get equally many completions per
-        update.
-        """
-        if not isinstance(given, dict) or "batch_size" in given:
-            return given
-        completions, grpo = given.get("completions", 128), given.get("grpo") or {}
-        samples = grpo.get("num_generations", 8) if given.get("algo") != "ppo" and isinstance(grpo, dict) else 1
-        if not isinstance(completions, int) or not isinstance(samples, int) or samples < 1:
-            return given  # the fields' own validation reports the error
-        return {**given, "batch_size": max(1, completions // samples)}
+    _batch = rewriting(_completions)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -16,6 +16,20 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def key(default: Any, meaning: str, **bounds: Any) -> Any:
     """A field with its meaning text."""
     return Field(default, description=meaning, **bounds)
+
+
+def rewriting(rewrite: Callable[[dict[str, Any]], None]) -> Any:
+    """A validator with which ``rewrite`` changes the keys that are given, in a copy, before they are validated."""
+
+    def validator(cls: type[BaseModel], given: object) -> object:
+        if not isinstance(given, dict):
+            return given  # the section's own validation says what is wrong
+        values = dict(given)
+        rewrite(values)
+        return values
+
+    of_the_class: Any = classmethod(validator)
+    return model_validator(mode="before")(of_the_class)
 
 
 class Section(BaseModel):
@@ -104,7 +118,7 @@ class LearnerSection(Section):
     logprob_chunk: Count = key(1024, "maximum number of positions whose logits are held in memory at once")
     max_grad_norm: Positive = key(1.0, "maximum gradient norm; larger gradients are clipped")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")
-    warmup_ratio: Share = key(0.0, "share of the steps in which the learning rate rises from 0")
+    warmup_ratio: Share = key(0.0, "share of the steps for warm-up, in which the learning rate rises from 0")
     lr_schedule: Literal["constant", "cosine"] = key("constant", "learning rate after the warm-up")
     critic_learning_rate: Positive | None = key(None, "peak learning rate of the critic; empty: learning_rate")
     lora: LoraSection = key(LoraSection(), "low-rank adapters")
@@ -150,6 +164,12 @@ class RaySection(Section):
     start_deadline_s: Positive = key(600.0, "time limit for all workers to be ready, in seconds")
     sample_deadline_s: Positive = key(1800.0, "time limit for sampling one batch, in seconds")
     update_deadline_s: Positive = key(3600.0, "time limit for one learner update, in seconds")
+
+
+def check_engines(ray: RaySection, rollout: RolloutSection) -> None:
+    """Refuse several engines in one process."""
+    if ray.inline and rollout.workers > 1:
+        raise ValueError("ray.inline: runs one engine; set rollout.workers=1")
 
 
 class EvalSection(Section):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from r0.config.commands import RankKeys, RunKeys
+from r0.config.commands import RankKeys, RunKeys, ScheduleKeys
 from r0.config.lists import ListSourceKeys
-from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Section, Share, key
+from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Section, key
 
 
 class ScoreLossSection(Section):
@@ -38,7 +38,7 @@ class ScoreLossSection(Section):
         return {name.removesuffix(suffix): getattr(self, name) for name in fields if name.endswith(suffix)}
 
 
-class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
+class StageCConfig(ListSourceKeys, ScheduleKeys, RankKeys, RunKeys):
     """Fine-grained scores: learn score = logit(yes) − logit(no) at the answer from the labels of lists."""
 
     thinking: bool = key(
@@ -54,8 +54,6 @@ class StageCConfig(ListSourceKeys, RankKeys, RunKeys):
     batch_size: Count = key(8, "lists per update, over all ranks")
     micro_batch_size: Count = key(1, "lists per rank in one forward pass")
     eval_lists: Annotated[int, Field(ge=0)] = key(100, "maximum number of held-out lists, measured before and after; 0: none")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers, for thoughts and evaluation; not used while training")
 
     @model_validator(mode="after")

@@ -7,13 +7,14 @@ document and 20 per query of the run; texts stay in their files.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from r0.data.index import RELEVANT, UNJUDGED
-from r0.data.jsonl import BadLines, shown
+from r0.data.jsonl import BadLine, BadLines, Line, Row, read_lines, readable_file, shown, text_of
 from r0.data.readers import LabelRule
 from r0.data.table import Texts, index_table
 from r0.data.trec import Judgements, Run, read_qrels
@@ -121,3 +122,35 @@ def find_qrels(qrels: str, folder: Path | None) -> Path:
     there = sorted(found.stem for found in (folder / "qrels").glob("*.tsv"))
     remedy = f"choose qrels={' or qrels='.join(there)}" if there else "add the folder's judgements there"
     raise UserError(f"qrels: {split} does not exist (qrels={shown(qrels)}); {remedy}, or give a file")
+
+
+def read_texts(
+    path: Path, bad: BadLines, text: Callable[[Row], str], wanted: str, known: Container[str] | None = None
+) -> Iterator[tuple[str, str, Line]]:
+    """(id, text, line) of every line of a BEIR file.
+
+    Args:
+        path: the file.
+        bad: takes bad lines.
+        text: the text of a line.
+        wanted: what to give instead of a file that cannot be used, in words.
+        known: the ids that were given, where the caller keeps them; else they are kept here.
+
+    Raises:
+        UserError: the file cannot be used, has a bad line or an id twice (where those are not skipped), or no good line.
+    """
+    seen, empty = set[str](), True
+    for line in read_lines(readable_file(path, wanted), bad, f"reading {path.name}"):
+        try:
+            name, content = text_of(line.row, "_id"), text(line.row)
+            if name in (seen if known is None else known):
+                raise BadLine('this "_id" occurs twice')
+        except BadLine as error:
+            bad.refuse(path, line.number, str(error))
+            continue
+        if known is None:
+            seen.add(name)
+        empty = False
+        yield name, content, line
+    if empty:
+        raise UserError(f"{path}: no lines in it; give {wanted}")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from r0.data.jsonl import BadLine, BadLines, readable_file, shown
 from r0.data.progress import progress
-from r0.errors import UserError
+from r0.errors import UserError, reason
 
 CLASSES = ("E", "S", "C", "I")
 WORDS = ("exact", "substitute", "complement", "irrelevant")
@@ -49,8 +49,7 @@ def read_esci(path: Path, bad: BadLines, title: str = "") -> Iterator[EsciRow]:
             _check_columns(path, file.schema_arrow)
             yield from _rows(path, file, bad, title)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{path}: is not a readable parquet file ({reason}); give {WHAT}") from None
+        raise UserError(f"{path}: is not a readable parquet file ({reason(error).rstrip('.')}); give {WHAT}") from None
 
 
 def _rows(path: Path, file: pq.ParquetFile, bad: BadLines, title: str) -> Iterator[EsciRow]:

@@ -7,7 +7,6 @@ triplet; the document with the higher label is the positive, whatever its score.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from r0.data.jsonl import BadLines, Row, readable_file
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.check_scores import check_scores_match
 from r0.errors import UserError
-from r0.storage.files import write_atomic, writing
+from r0.storage.files import json_line, write_atomic, writing
 from r0.teacher.labelled_lists import LabelledLists
 
 
@@ -92,7 +91,7 @@ def _lines(scores: Path, config: DistillTripletsConfig, found: Statistics) -> It
     """
     for one in read_scored(scores, found.bad, f"reading {scores.name}"):
         for row in _triplets(one, config, found):
-            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+            yield json_line(row)
     if not found.count:
         raise UserError(
             f"{scores}: no query has two scored documents with different labels; "

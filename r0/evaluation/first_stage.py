@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 from r0.config import RetrieveConfig
-from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN, find_qrels
+from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN, find_qrels, read_texts
 from r0.data.candidates import drop_unknown
 from r0.data.hashes import text_hash
-from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
+from r0.data.jsonl import BadLines, Row, text_of
 from r0.data.runfile import read_run, write_run
 from r0.data.table import document_text
 from r0.errors import UserError
@@ -41,12 +41,13 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
     if not folder.is_dir():
         raise UserError(f"data: {folder} is not a folder; give {_FOLDER}")
-    queries = dict(_texts(folder / "queries.jsonl", bad, _query_text))
-    given = _CandidateRun(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
+    queries = {name: text for name, text, _ in read_texts(folder / "queries.jsonl", bad, _query_text, _FOLDER)}
+    given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:
         given.drop_unknown(queries, QUERY_COLUMN)
     queries = _wanted(config, folder, queries, given, bad)
-    index = Bm25(_texts(folder / "corpus.jsonl", bad, document_text), config.k1, config.b, config.stemmer, config.stopwords)
+    corpus = ((name, text) for name, text, _ in read_texts(folder / "corpus.jsonl", bad, document_text, _FOLDER))
+    index = Bm25(corpus, config.k1, config.b, config.stemmer, config.stopwords)
     if given is not None:
         given.drop_unknown(index, DOCUMENT_COLUMN)
     lists = {}
@@ -61,7 +62,7 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     return Retrieved(path, len(lists), sum(map(len, lists.values())), len(queries) - len(lists), bad)
 
 
-class _CandidateRun:
+class _Given:
     """The candidates of another run."""
 
     def __init__(self, path: Path, folder: Path, bad: BadLines):
@@ -88,9 +89,7 @@ class _CandidateRun:
         drop_unknown(self._run, hashes, column, self._path, where, self._bad)
 
 
-def _wanted(
-    config: RetrieveConfig, folder: Path, queries: dict[str, str], given: _CandidateRun | None, bad: BadLines
-) -> dict[str, str]:
+def _wanted(config: RetrieveConfig, folder: Path, queries: dict[str, str], given: _Given | None, bad: BadLines) -> dict[str, str]:
     """The queries that are judged (if ``qrels`` is given) and have candidates (if another run is given).
 
     Raises:
@@ -107,28 +106,6 @@ def _wanted(
         if not queries:
             raise UserError(f"candidates: {config.candidates} has none of the queries; give a run for the same data set")
     return queries
-
-
-def _texts(path: Path, bad: BadLines, text: Callable[[Row], str]) -> Iterator[tuple[str, str]]:
-    """(id, text) of each line of a BEIR file.
-
-    Raises:
-        UserError: the file cannot be used, or has no valid line; or it has a bad line or a repeated id, and bad lines are not
-            skipped.
-    """
-    seen: set[str] = set()
-    for line in read_lines(readable_file(path, _FOLDER), bad, f"reading {path.name}"):
-        try:
-            name, content = text_of(line.row, "_id"), text(line.row)
-            if name in seen:
-                raise BadLine('this "_id" occurs twice')
-        except BadLine as error:
-            bad.refuse(path, line.number, str(error))
-            continue
-        seen.add(name)
-        yield name, content
-    if not seen:
-        raise UserError(f"{path}: contains no lines; give {_FOLDER}")
 
 
 def _query_text(row: Row) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.mining.collection import Collection, Query
-from r0.mining.sources import Ranked, best_of
+from r0.mining.ranked import Ranked, best_of
 from r0.runs.live import progress
+from r0.storage.model_checks import read_json
 from r0.storage.models import model_folder
 from r0.text.tags import control_token_texts, escape_control_tokens
 
@@ -93,16 +93,11 @@ def _load(folder: Path) -> Any:
     try:
         return SentenceTransformer(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason}); give another one") from error
+        raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason(error)}); give another") from error
 
 
 def _scores_pairs(folder: Path) -> bool:
     """Whether a model has a score head or was saved as a ``CrossEncoder``."""
-    paths = (folder / "config.json", folder / "config_sentence_transformers.json")
-    try:
-        found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-    except ValueError as error:
-        raise UserError(f"model: a configuration in {folder} is not valid JSON ({error}); give another model") from None
-    names = [name for one in found for name in one.get("architectures") or []]
-    return any(name.endswith("ForSequenceClassification") for name in names) or found[-1].get("model_type") == "CrossEncoder"
+    model, saved = (read_json(folder / name) for name in ("config.json", "config_sentence_transformers.json"))
+    heads = any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or [])
+    return heads or saved.get("model_type") == "CrossEncoder"

@@ -11,16 +11,13 @@ With several epochs the files are named ``groups-1.jsonl`` and so on. Labels are
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from r0.mining.select import Selected
 from r0.mining.texts import Texts
 from r0.records import Answer
-from r0.storage.files import sync_folder, writing
+from r0.storage.files import writing
 
 KINDS, STATISTICS = ("groups", "rows", "positives"), "statistics.json"
 
@@ -56,24 +53,3 @@ class MinedFiles:
     def _write(self, kind: str, epoch: int, row: Any) -> None:
         with writing(self._folder):
             self._open[kind, epoch].write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write in that becomes ``folder`` at the end of the block; after an error nothing is left of it.
-
-    Raises:
-        UserError: the file system refuses.
-    """
-    partial = folder.with_name(f".partial-{folder.name}")
-    try:
-        with writing(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        yield partial
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-            sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -17,7 +17,7 @@ from enum import StrEnum
 from r0.config import MineConfig
 from r0.data.hashes import Shuffle, hash_key, shuffled
 from r0.mining.collection import Collection, Query
-from r0.mining.sources import Ranked
+from r0.mining.ranked import Ranked
 from r0.mining.texts import BLANK
 
 

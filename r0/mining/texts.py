@@ -9,10 +9,10 @@ from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from r0.data.beir import read_texts
 from r0.data.hashes import query_hash
 from r0.data.index import FileRows
-from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
-from r0.errors import UserError
+from r0.data.jsonl import BadLine, BadLines, Row, readable_file
 
 BLANK = query_hash("")  # the hash of documents without text
 FOLDER = "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/"
@@ -62,19 +62,10 @@ class FileTexts(Texts):
         super().__init__()
         self._text, self._offsets, self._lengths = text, array("q"), array("i")
         self._file = FileRows(readable_file(path, FOLDER))
-        for line in read_lines(path, bad, f"reading {path.name}"):
-            try:
-                name, content = text_of(line.row, "_id"), text(line.row)
-                if name in self:
-                    raise BadLine('this "_id" occurs twice')
-            except BadLine as error:
-                bad.refuse(path, line.number, str(error))
-                continue
+        for name, content, line in read_texts(path, bad, text, FOLDER, known=self):
             self._add(name, content)
             self._offsets.append(line.offset)
             self._lengths.append(line.length)
-        if not self.ids:
-            raise UserError(f"{path}: contains no lines; give {FOLDER}")
 
     def text(self, name: str) -> str:
         """The text of ``name``.

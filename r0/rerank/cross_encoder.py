@@ -23,9 +23,10 @@ from typing import Any
 from r0.actors.rollout.engine import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, read_json, text_tokens
+from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
+from r0.storage.model_checks import read_json
 
 
 def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:

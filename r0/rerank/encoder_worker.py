@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -15,11 +14,12 @@ from safetensors import SafetensorError
 
 from r0.actors.rollout.engine import EngineSettings, positions
 from r0.config import RankingKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import Form, Violation
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.protocol import Question, Ranking, Reply
+from r0.storage.model_checks import read_json
 from r0.text.tags import control_token_texts, escape_control_tokens
 
 SORTED = 8  # number of batches sorted by length together, to reduce padding
@@ -130,20 +130,4 @@ def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
 
 def not_loaded(settings: EngineSettings, what: str, error: Exception) -> UserError:
     """The error for a model that cannot be loaded as ``what``."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of the model's folder; empty if the file does not exist.
-
-    Raises:
-        UserError: the file is not valid JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"model: {path} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason(error)}")

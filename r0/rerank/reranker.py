@@ -22,18 +22,15 @@ from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import concurrent_questions
-from r0.rerank.pair_format import PairFormat
+from r0.rerank.prompt_budget import new_tokens, prompt_budget
 from r0.rerank.protocol import with_tail
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 from r0.storage.models import model_folder
-from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PROMPT_TOKENS = 8192
-SMALLEST_PROMPT = 64  # tokens; less leaves no useful room for a document
-PREDICT_PAIRS = 64  # maximum pairs of one query per job
+PREDICT_PAIRS = 64  # pairs of one query that are one job
 
 MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"]
 
@@ -206,9 +203,9 @@ class Reranker:
         found_N = np.full(len(pairs), np.nan)
         for outcome in self.run(job for job, _numbers in jobs.values()):
             _check(outcome)
-            for question, reply in outcome.replies:
+            for ask, reply in outcome.replies:
                 if reply.probability is not None:
-                    found_N[jobs[outcome.key][1][question.documents[0]]] = reply.probability
+                    found_N[jobs[outcome.key][1][ask.documents[0]]] = reply.probability
         unread_N = np.isnan(found_N)
         if unread_N.any():
             logger.warning("%d of %d answers were unreadable; they count as 0.5", unread_N.sum(), len(pairs))
@@ -248,41 +245,9 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
         keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})
         return LateInteractionWorker, (keys, settings), many
     prompt_tokens = prompt_budget(keys, folder)
-    length = prompt_tokens + _new_tokens(keys)
+    length = prompt_tokens + new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
     return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // concurrent_questions(keys, keys.depth)))
-
-
-def prompt_budget(keys: RankingKeys, folder: Path) -> int:
-    """Tokens of a prompt, at most: as configured, else what fits the model.
-
-    Raises:
-        UserError: prompt and completion together have more tokens than the model has positions.
-    """
-    most = positions(folder)
-    room = DEFAULT_PROMPT_TOKENS if most is None else most - _new_tokens(keys)
-    if room < SMALLEST_PROMPT:
-        raise UserError(
-            f"max_new_tokens={keys.max_new_tokens} leaves no room for a prompt in the {most} positions of {folder.name}; lower it"
-        )
-    if keys.max_prompt_tokens is None:
-        return min(DEFAULT_PROMPT_TOKENS, room)
-    if most is not None and keys.max_prompt_tokens > room:
-        if PairFormat.of(keys):
-            raise UserError(
-                f"max_prompt_tokens: {keys.max_prompt_tokens} and the answer's token are more than the {most} positions of "
-                f"{folder.name}; use max_prompt_tokens={room}"
-            )
-        raise UserError(
-            f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
-            f"positions of {folder.name}, of which {ANSWER_PREFIX_TOKENS} are kept; lower max_prompt_tokens to at most {room}"
-        )
-    return keys.max_prompt_tokens
-
-
-def _new_tokens(keys: RankingKeys) -> int:
-    """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
-    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_PREFIX_TOKENS
 
 
 def _check(outcome: Outcome) -> None:

@@ -77,6 +77,12 @@ def read_record(path: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line, _ in _lines(path)]
 
 
+def heldout_lines(path: Path) -> list[dict[str, float]]:
+    """The held-out evaluations in a record: each its ``step`` and its figures, without those that are no number."""
+    found = [line for line in read_record(path) if any(name.startswith("heldout/") for name in line)]
+    return [{name: value for name, value in line.items() if value is not None} for line in found]
+
+
 def plain(value: SupportsFloat) -> int | float | None:
     """A number for JSON: integers stay integers, NaN and infinity become None. Accepts NumPy and torch scalars."""
     if isinstance(value, int):

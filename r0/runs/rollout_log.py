@@ -7,7 +7,6 @@ rollouts give equal bytes (no times are stored). A record holds everything neede
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import math
 import re
@@ -17,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from r0.config import RolloutsConfig
 from r0.errors import UserError
 from r0.records import (
     Finish,
@@ -107,44 +105,6 @@ def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
         raise UserError(f"{path}: cannot be read: {error}; choose another step with --step") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}:{number}: is not a rollout of r0 ({error!r}); choose another step with --step") from None
-
-
-def show(config: RolloutsConfig) -> None:
-    """The command ``rollouts RUN``: prints a summary of a step and its rollouts.
-
-    Raises:
-        UserError: there is no such run, it has no rollouts, or none of that step (the message lists the steps it has).
-    """
-    from r0.runs import rollout_view
-
-    run = Path(config.run).expanduser()
-    if not run.is_dir():
-        raise UserError(f"run: there is no folder {run}; give a run directory, such as runs/demo-…")
-    files = RolloutLog(run / "rollouts").files()
-    if not files:
-        raise UserError(f"run: {run} contains no rollouts; give the run directory itself, or wait for its first step")
-    step = max(files) if config.step is None else config.step
-    if step not in files:
-        raise UserError(f"step: {run} has no rollouts of step {step}; choose one of {steps_text(list(files))}")
-    logged = list(read_rollouts(files[step]))
-    rollout_view.show(files[step], step, logged, config.worst, config.ids)
-
-
-def steps_text(steps: list[int]) -> str:
-    """``steps 1 to 40 and 45``; constant spacing is abbreviated: ``steps 10, 20, … 200``."""
-    gaps = {after - before for before, after in itertools.pairwise(steps)}
-    if len(steps) <= 3:
-        return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))
-    if len(gaps) == 1:
-        return f"steps {steps[0]} to {steps[-1]}" if gaps == {1} else f"steps {steps[0]}, {steps[1]}, … {steps[-1]}"
-    runs: list[list[int]] = []
-    for step in steps:
-        if runs and step == runs[-1][1] + 1:
-            runs[-1][1] = step
-        else:
-            runs.append([step, step])
-    parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
-    return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])
 
 
 def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:

@@ -42,7 +42,7 @@ from r0 import __version__
 from r0.errors import UserError
 from r0.runs import resolved
 from r0.runs.lock import LOCK, release, take_lock
-from r0.storage.files import TEMPORARY, write_atomic, writing
+from r0.storage.files import TEMPORARY, write_atomic, write_json, writing
 
 MARKER, CONFIG, FINISHED = "run.json", "config.yaml", "finished.json"
 
@@ -144,7 +144,7 @@ class RunDirectory:
             marker = _read_marker(path)
             if marker is None or not (path / CONFIG).is_file():  # new, or its creation was interrupted
                 marker = Marker(command, run_id=secrets.token_hex(4))
-                write_atomic(path / MARKER, _json(asdict(marker)))
+                write_json(path / MARKER, asdict(marker))
                 state = RunState.NEW
             else:
                 _refuse_other(path, marker, command, config)
@@ -180,7 +180,7 @@ class RunDirectory:
 
     def finish(self, steps: int, figures: Mapping[str, float] | None = None) -> None:
         """Mark the run as complete, by writing the last file."""
-        write_atomic(self.path / FINISHED, _json({"steps": steps, "figures": dict(figures or {})}))
+        write_json(self.path / FINISHED, {"steps": steps, "figures": dict(figures or {})})
         self.state = RunState.FINISHED
 
     def finished(self) -> Finished | None:
@@ -256,7 +256,3 @@ def _delete_owned(path: Path) -> None:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
-
-
-def _json(content: Mapping[str, object]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from r0.errors import UserError
 
@@ -32,6 +35,41 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
                 temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON for people: indented, whole or not at all.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def json_line(content: Any) -> bytes:
+    """``content`` as a line of JSONL."""
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write in that becomes ``folder`` at the end of the block; after an error nothing is left of it.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        yield partial
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+            sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import struct
 from importlib.resources import files
 from pathlib import Path
 
-from r0.errors import UserError
+from r0.errors import UserError, reason
 
 EMBEDDED = ("r0-tiny",)
 
@@ -80,8 +80,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the Hub's client raises many kinds: offline, unknown name, gated, disk full
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model: {name} is not a local folder and could not be downloaded from the Hugging Face Hub ({reason}); "
+            f"model: {name} is not a local folder and could not be downloaded from the Hugging Face Hub ({reason(error)}); "
             "give a model folder, or r0-tiny for the embedded model"
         ) from error

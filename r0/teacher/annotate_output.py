@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from r0.data.hashes import text_hash
 from r0.records import Answer
-from r0.storage.files import write_atomic
+from r0.storage.files import json_line, write_atomic
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 
@@ -23,7 +22,7 @@ def write_rows(path: Path, pairs: Pairs, done: Annotations) -> str:
         for query, document, think, answer in _kept(pairs, done, pairs):
             count[answer] += 1
             label = int(answer is Answer.YES)
-            yield _line({"query": query, "document": document, "think": think, "answer": answer.value, "label": label})
+            yield json_line({"query": query, "document": document, "think": think, "answer": answer.value, "label": label})
 
     write_atomic(path, rows())
     return f"{path}: {sum(count.values())} rows ({count[Answer.YES]} yes, {count[Answer.NO]} no)"
@@ -50,7 +49,7 @@ def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
             rejected = [{"document": one[1], "thinking": one[2]} for one in found if one[3] is Answer.NO]
             relevant = [one for one in found if one[3] is Answer.YES]
             for query, document, think, _ in relevant:
-                yield _line({"query": query, "response": document, "response_thinking": think, "rejected_response": rejected})
+                yield json_line({"query": query, "response": document, "response_thinking": think, "rejected_response": rejected})
                 written, rejected = written + 1, []
             if not relevant:
                 left[0], left[1] = left[0] + 1, left[1] + len(found)
@@ -67,7 +66,3 @@ def _kept(pairs: Pairs, done: Annotations, keys: Iterable[int]) -> Iterator[tupl
         if annotation is not None and row is not None:
             task = pairs.task(row)
             yield task.query, task.document, annotation.think, annotation.answer
-
-
-def _line(row: dict[str, object]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()

@@ -9,21 +9,12 @@ import numpy as np
 
 from r0.data.scored import ScoredList
 from r0.ranking import groups_of, ndcg
+from r0.rerank.session import Session
 from r0.runs.live import duration
 from r0.storage.resumable_jsonl import Row
 
 CUTOFF = 10
 LISTED = 10  # refused queries that are listed
-
-
-@dataclass
-class Session:
-    """What this process did of a run."""
-
-    queries: int = 0
-    pairs: int = 0
-    tokens: int = 0  # read and written
-    seconds: float = 0.0  # wall time
 
 
 @dataclass
@@ -66,7 +57,8 @@ class Figures:
 
     def values(self, session: Session) -> dict[str, float | int | None]:
         """The figures for ``summary.json``; a mean over nothing is None."""
-        rates = (session.pairs / session.seconds, session.tokens / session.seconds) if session.seconds else (None, None)
+        tokens = session.prompt_tokens + session.new_tokens
+        rates = (session.documents / session.seconds, tokens / session.seconds) if session.seconds else (None, None)
         return {
             "queries": self.queries,
             "pairs": self.pairs,
@@ -97,8 +89,9 @@ class Figures:
             ("tokens a pair, read + written", f"{self.prompt_tokens / pairs:,.0f} + {self.new_tokens / pairs:,.0f}"),
         ]
         if session.seconds:
-            rate, tokens = session.pairs / session.seconds, session.tokens / session.seconds
-            rows.append(("pairs a second", f"{rate:,.1f}  ({session.pairs:,} in {duration(session.seconds)})"))
+            rate = session.documents / session.seconds
+            tokens = (session.prompt_tokens + session.new_tokens) / session.seconds
+            rows.append(("pairs a second", f"{rate:,.1f}  ({session.documents:,} in {duration(session.seconds)})"))
             rows.append(("tokens a second", f"{tokens:,.0f}"))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {value}" for name, value in rows]

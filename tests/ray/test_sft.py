@@ -76,13 +76,13 @@ def check_model(run: Path, settings: SftConfig) -> None:
 @pytest.mark.slow
 def test_two_ranks_with_zero_2_learn_what_one_rank_learns(ray_session, model: str, tmp_path: Path) -> None:
     two = config(model, tmp_path / "two", ranks=2, zero_stage=2)
-    assert sft.run(two) == tmp_path / "two" / "model"
+    assert sft.run(two) == tmp_path / "two"
     check_model(tmp_path / "two", two)
     sft.run(config(model, tmp_path / "one", zero_stage=0, ray=INLINE))
     # Rows differ in length, so this holds only with one token denominator over ranks and micro-batches.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
     assert record(tmp_path / "two")[-1]["heldout/loss"] == pytest.approx(record(tmp_path / "one")[-1]["heldout/loss"], abs=2e-4)
-    assert sft.run(two) == tmp_path / "two" / "model"  # finished: says so and returns
+    assert sft.run(two) == tmp_path / "two"  # finished: says so and returns
 
 
 def test_zero_3_and_lora_save_merged_weights_and_the_adapter(model: str, tmp_path: Path) -> None:

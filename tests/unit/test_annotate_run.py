@@ -1,4 +1,4 @@
-"""Annotation: kept pairs, statistics, output files and refused input."""
+"""What annotation keeps, counts, writes and refuses."""
 
 import json
 from dataclasses import replace
@@ -15,8 +15,9 @@ from r0.errors import UserError
 from r0.records import Answer, Form, Violation
 from r0.rerank.job import Outcome
 from r0.rerank.protocol import Question, Ranking, Reply
+from r0.rerank.session import ask
 from r0.storage.files import write_atomic
-from r0.teacher.annotate import LABELLING_PROMPT, annotate_with, teacher_keys
+from r0.teacher.annotate import LABELLING_PROMPT, pairs_to_annotate, teacher_keys
 from r0.teacher.annotate_output import write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
@@ -116,9 +117,9 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("q", "other", 1), *ROWS[1:]], "the data has no such pair any more"),
-        ([("q", "a", 0), *ROWS[1:]], "the pair has another label now"),
-        ([("q", "a", None), *ROWS[1:]], "the pair has another label now"),
+        ([("q", "other", 1), *ROWS[1:]], "the pair is no longer in the data"),
+        ([("q", "a", 0), *ROWS[1:]], "the pair now has another label"),
+        ([("q", "a", None), *ROWS[1:]], "the pair now has another label"),
     ],
 )
 def test_annotations_of_other_data_are_refused(tmp_path, rows, words):
@@ -228,10 +229,10 @@ def test_a_pair_that_cannot_be_shown_is_named_or_skipped_and_counted(tmp_path):
         Annotations(tmp_path / "one.jsonl", pairs, lambda row: None) as done,
         pytest.raises(UserError, match=r'data.jsonl: query "r": max_prompt_tokens: too long; raise it; with skip_bad=true such'),
     ):
-        annotate_with(Shy(), 1, pairs, list(pairs), done)
+        ask(Shy(), pairs_to_annotate(1, pairs, done))
     with Annotations(tmp_path / "two.jsonl", pairs, totals.add) as done:
-        session = annotate_with(Shy(), 1, pairs, list(pairs), done, skip_bad=True)
-    assert (session.pairs, session.tokens) == (6, 5 * 30)
+        session = ask(Shy(), pairs_to_annotate(1, pairs, done, skip_bad=True))
+    assert (session.jobs, session.new_tokens) == (6, 5 * 30)
     shown = 'pairs that do not fit the prompt: 1\n  query "r": max_prompt_tokens: too long; raise it'
     assert totals.report().endswith(shown)
     assert "3 of 6 pairs kept; 2 dropped" in totals.report()
@@ -242,5 +243,5 @@ def test_a_pair_that_cannot_be_shown_is_named_or_skipped_and_counted(tmp_path):
 def test_a_stopped_run_keeps_finished_pairs(tmp_path):
     pairs, asked = data(tmp_path), iter([False, False, True])
     with Annotations(tmp_path / "a.jsonl", pairs, lambda row: None) as done:
-        assert annotate_with(Shy(), 1, pairs, list(pairs), done, stop=lambda: next(asked)).pairs == 2
+        assert ask(Shy(), pairs_to_annotate(1, pairs, done), lambda: next(asked)).jobs == 2
     assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2

@@ -66,7 +66,7 @@ def test_the_table_is_text_markdown_or_json() -> None:
     assert found["notes"] == ["a note"]
 
 
-def test_without_a_before_there_is_no_gain_to_show() -> None:
+def test_without_a_before_there_is_not_a_gain_to_show() -> None:
     text = render(Gain(JudgedLists.of(AFTER).measure(AFTER, "after")), "text").splitlines()
     assert text[0].split() == ["after"]
 

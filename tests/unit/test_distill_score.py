@@ -1,4 +1,4 @@
-"""Input, stored scores, messages and refused input of distill score, without a model."""
+"""What distill score reads, refuses, keeps and says, without a model."""
 
 import gzip
 import json
@@ -13,8 +13,9 @@ from r0.launch import main
 from r0.records import Form, Violation
 from r0.rerank.job import Outcome
 from r0.rerank.protocol import Question, Ranking, Reply
+from r0.rerank.session import Session
 from r0.teacher.labelled_lists import LabelledLists, key_of
-from r0.teacher.score_figures import Figures, Session, auc
+from r0.teacher.score_figures import Figures, auc
 from r0.teacher.score_store import ScoreStore
 from tests.architectures import build
 
@@ -111,11 +112,11 @@ def test_scores_are_stored_by_the_hash_of_the_texts(tmp_path):
         file.write('{"key": "0000')  # as a kill at a write leaves it
     with ScoreStore(path, {5, 6, 7}) as store:
         assert (len(store), 5 in store, 7 in store) == (2, True, False)
-        assert store[5]["scores"] == [1.5, None, -120.25]
-        assert store[5]["failures"] == {"no_answer": 1}
-        assert (store[6]["scores"], store[6]["refused"]) == ([None, None], "query 6: too long")
+        assert store.row(5)["scores"] == [1.5, None, -120.25]
+        assert store.row(5)["failures"] == {"no_answer": 1}
+        assert (store.row(6)["scores"], store.row(6)["refused"]) == ([None, None], "query 6: too long")
     with pytest.raises(
-        UserError, match=r"queries.jsonl:2: these scores are of a query.*; give the data that was scored, or start"
+        UserError, match=r"queries.jsonl:2: the data does not contain this query.*; give the data that was scored, or start"
     ):
         ScoreStore(path, {5})
     path.write_text('{"key": "5"}\n')
@@ -128,7 +129,7 @@ def test_the_figures_are_those_computed_by_hand():
     row = {"prompt_tokens": 90, "new_tokens": 3, "failures": {}, "refused": ""}
     figures.add(ScoredList("q", ("a", "b", "c"), (1.0, 0.0, 0.0), (2.0, 3.0, -1.0)), row)  # the relevant one is second
     figures.add(ScoredList("r", ("a", "b", "c"), (0.0, 1.0, 0.0), (0.5, None, 0.5)), {**row, "failures": {"no_answer": 1}})
-    values = figures.values(Session(queries=2, pairs=6, tokens=600, seconds=3.0))
+    values = figures.values(Session(2, 6, prompt_tokens=560, new_tokens=40, seconds=3.0))
     # Of r the one without a score comes last.
     assert values["ndcg@10"] == pytest.approx((0.6309297535714575 + 0.5) / 2, abs=1e-9)
     assert values["auc"] == 0.5  # of q; r has no pair of scores with unlike labels
@@ -136,7 +137,7 @@ def test_the_figures_are_those_computed_by_hand():
     assert values["mean_score_others"] == pytest.approx((3.0 - 1.0 + 0.5 + 0.5) / 4)
     assert (values["pairs"], values["unscored"]) == (6, 1)
     assert (values["pairs_a_second"], values["tokens_a_second"]) == (2.0, 200.0)
-    shown = figures.report(Session(queries=2, pairs=6, tokens=600, seconds=3.0))
+    shown = figures.report(Session(2, 6, prompt_tokens=560, new_tokens=40, seconds=3.0))
     lines = dict(line.strip().split("  ", 1) for line in shown.splitlines())
     assert lines["without a score (null)"].strip() == "1  (16.7%)"
     assert lines["no_answer"].strip() == "1"

@@ -15,8 +15,8 @@ from r0.data.jsonl import BadLines
 from r0.errors import UserError
 from r0.supervised.esci.data import HELDOUT, TRAIN, Ordered, Preparation, Rows, prepared
 from r0.supervised.esci.prompt import EsciPrompter
+from r0.supervised.esci.prompt_file import PromptSettings
 from r0.supervised.esci.run import run
-from r0.supervised.esci.told import Told
 from tests.esci_rows import esci_file, esci_rows
 from tests.helpers import tiny_model, tiny_tokenizer
 
@@ -112,7 +112,7 @@ def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
 
 def preparation(tmp_path: Path, rows: list[dict], **keys: object) -> Preparation:
     settings = {"data": esci_file(tmp_path / "x.parquet", rows), "batch_size": 8, "heldout_share": 0.2, **keys}
-    return Preparation(EsciConfig(**settings), EsciPrompter(tiny_tokenizer(), Told(max_prompt_tokens=600)))
+    return Preparation(EsciConfig(**settings), EsciPrompter(tiny_tokenizer(), PromptSettings(max_prompt_tokens=600)))
 
 
 def test_a_query_is_on_one_side_only_however_it_is_written(tmp_path: Path) -> None:

@@ -247,8 +247,8 @@ def _refused(folder, keys):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"ranks": ("1-100",)}, "ranks: they go to 100, and {} has 11 documents; end them at 11"),
-        ({"source": "run", "run": "{}/run.trec", "ranks": ("1-11",)}, "list of {}/run.trec has 9 documents; end them at 9, or"),
+        ({"ranks": ("1-100",)}, "ranks: go up to 100, but {} has only 11 documents; end them at 11"),
+        ({"source": "run", "run": "{}/run.trec", "ranks": ("1-11",)}, "list of {}/run.trec has only 9 documents; end them at 9"),
         ({"source": "run", "run": "{}/other.trec"}, "{}/other.trec:1: the document \"nobody\" is not in {}/corpus.jsonl"),
         ({"source": "run", "run": "{}/third.trec"}, "{}/third.trec:1: the query \"q9\" is not in {}/queries.jsonl"),
         ({"source": "run", "run": "{}/nothing.trec"}, "no such file"),
@@ -294,6 +294,7 @@ def test_unknown_documents_are_dropped_and_counted_where_bad_lines_are_skipped(t
         ("source=dense", "model: is missing, but source=dense needs it; give model="),
         ("run=x.trec", "run: belongs to source=run, but source is bm25; remove it"),
         ("margin=-1", "margin"),
+        ("reranker=r0-tiny rollout.workers=2 ray.inline=true", "ray.inline: runs one engine; set rollout.workers=1"),
     ],
 )  # fmt: skip
 def test_keys_that_make_no_sense_are_refused(keys, words, capsys):

@@ -1,4 +1,4 @@
-"""The rerank command without a model: token limits, placement, refused input, the report."""
+"""What rerank says and refuses before and after a model has worked: budgets, placement, the report."""
 
 import json
 import subprocess
@@ -7,12 +7,13 @@ import sys
 import pytest
 
 from r0.actors.placement import bundles
-from r0.commands.rerank import Session, report, run
+from r0.commands.rerank import report, run
 from r0.config import RankingKeys, RaySection, RerankConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.methods import concurrent_questions
-from r0.rerank.reranker import ANSWER_PREFIX_TOKENS, prompt_budget
+from r0.rerank.prompt_budget import ANSWER_PREFIX_TOKENS, prompt_budget
+from r0.rerank.session import Session
 from r0.rerank.store import Totals
 
 
@@ -77,7 +78,7 @@ def test_the_report_has_a_table_of_failures_and_what_a_query_took():
     row = {"documents": ["a", "b"], "asks": 4, "failed": 2, "failures": {"no_answer": 1, "cut": 2}, "refused": ""}
     for _ in range(2):
         totals.add({**row, "prompt_tokens": 1000, "new_tokens": 50, "seconds": 2.0})
-    lines = report(totals, Session(queries=1, seconds=3.0)).splitlines()
+    lines = report(totals, Session(jobs=1, seconds=3.0)).splitlines()
     assert lines == [
         "2 queries, 4 candidates, 8 answers",
         "tokens a query: 1,000 read, 50 written",

@@ -38,7 +38,7 @@ def borda(samples):
 
 @given(several_orders)
 @settings(max_examples=150)
-def test_no_swap_of_neighbours_comes_closer_and_borda_is_no_closer(samples):
+def test_no_swap_of_neighbours_comes_closer_and_borda_is_not_a_closer(samples):
     combined = list(combine(samples))
     assert sorted(combined) == sorted(samples[0])
     best = distance(combined, samples)

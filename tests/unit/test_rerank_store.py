@@ -86,5 +86,5 @@ def test_other_candidates_than_before_are_refused(tmp_path):
     with Store(path, lists(tmp_path / "data")) as store:
         store.add(1, outcome([2, 0, 1]))
     for others in (IDS[:3], IDS[::-1]):
-        with pytest.raises(UserError, match=r"jsonl:1: query q2 has other candidates, or in another order"):
+        with pytest.raises(UserError, match=r"jsonl:1: query q2 had other candidates, or another order"):
             Store(path, lists(tmp_path / "data", others))

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from r0.commands.rollouts import run, steps_text
 from r0.config import RewardSection, RolloutsConfig, StageAConfig
 from r0.errors import UserError
 from r0.launch import main
@@ -30,7 +31,7 @@ from r0.records import (
 )
 from r0.rewards import make_reward
 from r0.runs.metrics import rollout_metrics
-from r0.runs.rollout_log import RolloutLog, read_rollouts, show, steps_text
+from r0.runs.rollout_log import RolloutLog, read_rollouts
 from r0.runs.rollout_view import safe
 
 HOSTILE = "a\x1b[2J\x07b\u202ec [red]d[/red] \ud800"
@@ -246,9 +247,9 @@ def test_step_ranges_are_abbreviated():
 
 def test_a_missing_run_or_one_without_rollouts_gives_a_one_sentence_error(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
-        show(RolloutsConfig(run=str(tmp_path / "nowhere")))
+        run(RolloutsConfig(run=str(tmp_path / "nowhere")), False)
     with pytest.raises(UserError, match="contains no rollouts"):
-        show(RolloutsConfig(run=str(tmp_path)))
+        run(RolloutsConfig(run=str(tmp_path)), False)
 
 
 @pytest.mark.parametrize(
@@ -265,20 +266,20 @@ def test_a_damaged_file_gives_a_one_sentence_error(tmp_path, log, damage, said):
     path = log.write(1, BATCH)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=said):
-        show(RolloutsConfig(run=str(tmp_path)))
+        run(RolloutsConfig(run=str(tmp_path)), False)
 
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, log, capsys):
     assert safe("tab\tand\nline") == "tab\tand\nline"
     log.write(1, [scored(text=HOSTILE, query=HOSTILE, document=HOSTILE)])
-    show(RolloutsConfig(run=str(tmp_path)))
+    run(RolloutsConfig(run=str(tmp_path)), False)
     out = capsys.readouterr().out
     assert "a\\x1b[2J\\x07b\\u202ec [red]d[/red] \\ud800" in out
     assert not set(out) & set("\x1b\x07\u202e\ud800")
 
 
 @pytest.mark.parametrize("batch", [[scored(text=HOSTILE)], [replace(LISTS[0], text=HOSTILE), *LISTS[1:]]], ids=["pair", "lists"])
-def test_on_a_terminal_there_are_frames_and_the_text_is_not_markup(tmp_path, log, batch):
+def test_on_a_terminal_there_are_frames_and_the_text_is_not_a_markup(tmp_path, log, batch):
     import pty
 
     log.write(1, batch)

@@ -18,8 +18,8 @@ from r0.storage.models import model_folder
 from r0.supervised.sft import run as sft
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.completions import CompletionFile, KeptCompletion, kl_document
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
-from r0.supervised.stage_c.kept import Kept, KeptFile, kl_document
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
 from r0.supervised.stage_c.measure import Measured, calibration_error, measure
 from r0.supervised.training.job import Job
@@ -115,7 +115,7 @@ def test_a_model_that_writes_nothing_is_refused(tmp_path):
     (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
     keys = {"model": str(tmp_path / "bert"), "output": str(tmp_path / "run")}
     for run in (lambda: stage_c.run(config(**keys)), lambda: sft.run(SftConfig(**keys))):
-        with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which writes no text; use a causal"):
+        with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which generates no text; use a causal"):
             run()
     assert not (tmp_path / "run").exists()
 
@@ -134,33 +134,33 @@ def test_judgements_outside_the_range_are_refused(tmp_path):
 
 def test_stored_completions_survive_a_broken_last_line(tmp_path):
     path = tmp_path / "thoughts.jsonl"
-    kept = [Kept((5, 6), (-0.5, -1e-7)), None]
-    with KeptFile(path) as file:
+    kept = [KeptCompletion((5, 6), (-0.5, -1e-7)), None]
+    with CompletionFile(path) as file:
         file.add(7, kept)
         file.add(2, [None, kept[0]])
         file.sync()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"list": 9, "ids": [[1')
-    with KeptFile(path) as file:
+    with CompletionFile(path) as file:
         assert (7 in file, 9 in file, len(file)) == (True, False, 2)
-        assert file[7] == kept
-        assert file[2] == [None, kept[0]]
+        assert file.kept(7) == kept
+        assert file.kept(2) == [None, kept[0]]
     assert path.read_bytes() == whole
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(UserError, match=r"thoughts.jsonl:1: is damaged; delete the line"):
-        KeptFile(path)
+        CompletionFile(path)
 
 
-def kept_by(asker: Asker, *texts: str) -> list[Kept]:
+def kept_by(asker: Asker, *texts: str) -> list[KeptCompletion]:
     found = [asker.prompter.completion_ids(text) for text in texts]
-    return [Kept(ids, tuple(-0.1 * (i + 1) for i in range(len(ids)))) for ids in found]
+    return [KeptCompletion(ids, tuple(-0.1 * (i + 1) for i in range(len(ids)))) for ids in found]
 
 
 GOOD, BAD = "<think>river: in the tax.</think><answer>yes</answer>", "<think>river: in the tax."
 
 
-def opened(tmp_path: Path, settings: StageCConfig, kept: list[Kept | None]) -> OpenLists:
-    with KeptFile(tmp_path / "thoughts.jsonl") as file:
+def opened(tmp_path: Path, settings: StageCConfig, kept: list[KeptCompletion | None]) -> OpenLists:
+    with CompletionFile(tmp_path / "thoughts.jsonl") as file:
         file.add(TASK.task_id, kept)
         file.sync()
     return OpenLists(Job(settings, str(model_folder("r0-tiny")), str(tmp_path), 1, 1, stage_c.RANK))
@@ -189,7 +189,7 @@ def test_a_list_without_any_answer_still_gives_a_rank_something_to_compute(tmp_p
 def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, asker):
     settings = config(kl_coef=0.1)
     place = kl_document(settings, TASK.task_id, 3)
-    kept: list[Kept | None] = [None] * 3
+    kept: list[KeptCompletion | None] = [None] * 3
     (kept[place],) = kept_by(asker, GOOD)
     lists = opened(tmp_path, settings, kept)
     one = lists.example(TASK)

@@ -18,8 +18,8 @@ from r0.data.hashes import Shuffle, hash_key, query_hash
 from r0.data.jsonl import BadLine, BadLines
 from r0.data.source import held_out
 from r0.errors import UserError
+from r0.storage.files import whole_folder
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.training.save import whole_folder
 
 TRAIN, HELDOUT, COUNTS = "train.arrow", "heldout.arrow", "counts.json"
 COLUMNS = pa.schema({"number": pa.int64(), "query": pa.large_string(), "item": pa.large_string(), "label": pa.int8()})

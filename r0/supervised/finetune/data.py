@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from r0.data.labelled import (
 )
 from r0.data.source import held_out
 from r0.errors import UserError
+from r0.storage.files import whole_folder
 from r0.supervised.finetune.arrow import columns, writer
 
 DEFAULT_LOSSES = {"pointwise": "pointwise_bce", "grouped": "pairwise_ranknet", "triplets": "margin_mse"}
@@ -140,26 +140,22 @@ class Preparation:
         Raises:
             UserError: as ``check``.
         """
-        partial = folder.with_name(f".partial-{folder.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         left, bad = ExampleCounts(), BadLines(self._config.skip_bad)
         side, _ = self._validation()
         documents = 2 if self._sources.train == LabelledKind.TRIPLETS else self._config.train_group_size
         schema = columns(self._shape, documents if self._sources.negatives else 1)
-        with writer(partial / TRAIN, schema) as write:
-            numbers, training = itertools.count(), self._training(left, bad, side.places)
-            parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
-        validation_examples = 0
-        if side.queries:
-            with writer(partial / VALIDATION, columns(Shape.LIST, 0)) as write:
-                write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side.queries)
-            with writer(partial / VALIDATION_LOSS, schema) as write:
-                validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
-        counts = Counts(min(parts), len(side.queries), validation_examples, parts=parts)
-        (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            with writer(partial / TRAIN, schema) as write:
+                numbers, training = itertools.count(), self._training(left, bad, side.places)
+                parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
+            validation_examples = 0
+            if side.queries:
+                with writer(partial / VALIDATION, columns(Shape.LIST, 0)) as write:
+                    write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side.queries)
+                with writer(partial / VALIDATION_LOSS, schema) as write:
+                    validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
+            counts = Counts(min(parts), len(side.queries), validation_examples, parts=parts)
+            (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
         return counts
 
     def _training(self, left: ExampleCounts, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:

@@ -10,28 +10,18 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from r0.algos.kl import k3
 from r0.algos.score_losses import ScoreLossSettings, score_losses, weighted
 from r0.config import StageCConfig
-from r0.supervised.sft.examples import StepRows
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
 from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
-from r0.supervised.training.job import Channel, Job, Kind, Report
-from r0.supervised.training.ranks import (
-    OrderedTrainer,
-    causal_model,
-    common_arguments,
-    fit,
-    keeps_logits,
-    quiet,
-    schedule,
-    sum_over_ranks,
-)
-from r0.supervised.training.save import save_model
+from r0.supervised.training.causal import causal_trainer
+from r0.supervised.training.job import Channel, Job
+from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks
+from r0.supervised.training.save import causal_writer, save_final
 
 
 def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
@@ -41,20 +31,17 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
         UserError: what is wrong with the model or the data.
     """
     quiet()
-    # Before the model: ZeRO-3 splits it while it loads.
-    arguments = TrainingArguments(**common_arguments(job), **schedule(job.config, job.steps))
     lists = OpenLists(job)
-    model = causal_model(job.config, job.model)
-    collate = ListCollate(lists.pad_id, keeps_logits(model))
-    train = StepRows(lists, job.config.batch_size, job.steps)
-    trainer = _Trainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
+    trainer = causal_trainer(_Trainer, job, lists, ListCollate)
     trainer.prepare(job.config)
-    if not fit(trainer, job, channel):
-        return
-    figures = sum_over_ranks(asdict(collate.counts))
-    save_model(trainer, job, pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
-    if dist.get_rank() == 0:
-        channel.send(Report(Kind.DONE, job.steps, values=figures))
+
+    def finish() -> dict[str, float]:
+        figures = sum_over_ranks(asdict(trainer.data_collator.counts))
+        write = causal_writer(pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
+        save_final(trainer, job, write)
+        return figures
+
+    fit(trainer, job, channel, finish)
 
 
 class _Trainer(OrderedTrainer):
@@ -126,10 +113,6 @@ class _Trainer(OrderedTrainer):
     def step_values(self) -> dict[str, float]:
         """The parts of the loss, without their weights."""
         return self._step
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: nobody reads it."""
-        return 0
 
 
 class _Sums(TrainerCallback):

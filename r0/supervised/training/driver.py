@@ -145,7 +145,7 @@ def _fit(job: Job) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    class Quick(TorchTrainer):
+    class WithoutCleaner(TorchTrainer):
         """Without the actor that gives a dead controller's placement group back: the group ends with the job, and the actor
         needs a dashboard and seconds of start."""
 
@@ -156,7 +156,7 @@ def _fit(job: Job) -> None:
         os.environ.setdefault(name, value)
     need = bundles(job.config, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
     gpu = need[0].gpus > 0
-    trainer = Quick(
+    trainer = WithoutCleaner(
         _ray_rank,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
