@@ -71,9 +71,7 @@ class FinetuneConfig(RankKeys):
     min_label: float | None = key(None, "lowest possible label; for rows it is scaled to 0 (empty: 0)")
     max_label: float | None = key(None, "highest possible label; for rows it is scaled to 1 (empty: 1)")
     skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
-    builtin_rows: Count = key(
-        2000, "number of groups generated for data=builtin; validation=builtin: a tenth as many, other ones"
-    )
+    builtin_rows: Count = key(2000, "number of groups for data=builtin; validation=builtin has a tenth as many, different ones")
     loss_type: Literal[
         "pointwise_bce", "pointwise_mse", "pairwise_ranknet", "listwise_ce", "listwise_lambda", "listwise_mle", "margin_mse",
         "in_batch_negatives",
