@@ -86,10 +86,10 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
         UserError: the data is no longer what was scored.
     """
     from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
-    from r0.distill.match import check_match
+    from r0.distill.check_scores import check_scores_match
 
     yield "score", lambda: distill_score.run(score_config(config, config.data, folder / "score"), False)
-    check_match(folder / "score" / "scores.jsonl", lists)
+    check_scores_match(folder / "score" / "scores.jsonl", lists)
     if config.loss_type == "margin_mse" and not (folder / "triplets.jsonl").is_file():
         triplets = DistillTripletsConfig(
             data=str(folder / "score" / "scores.jsonl"), output=str(folder / "triplets.jsonl"), seed=config.seed,

@@ -15,7 +15,7 @@ from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_l
 from r0.runs.checkpoint import Checkpoints
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
 
 
 def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDirectory], Path] | None = None) -> int:
@@ -75,7 +75,7 @@ def _train(
         if complete:
             team.learner.save_model(str(directory.folder("model")))
             facts = _facts(command, steps, source, directory)
-            remember(directory.path / "model", config.form, prompter.system_prompt)
+            save_system_prompt(directory.path / "model", config.form, prompter.system_prompt)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
