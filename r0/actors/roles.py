@@ -16,7 +16,7 @@ from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import RLConfig
 from r0.process.allocator import learner_variables
-from r0.process.gpus import local_gpus
+from r0.process.gpus import check_vllm, cuda_available, local_gpus
 from r0.records import TrainGroup
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,16 @@ class Roles:
 
 
 def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
-    """All roles as plain objects in this process."""
-    engine = EngineSettings.of(config, model, gpus=local_gpus() > 0)
+    """All roles as plain objects in this process.
+
+    Raises:
+        UserError: a role refuses its part of the configuration; torch or vLLM cannot use the GPU.
+    """
+    gpus = local_gpus() > 0 and cuda_available()
+    engine = EngineSettings.of(config, model, gpus)
     say_unused_gpus()
+    if engine.engine == "vllm":
+        check_vllm(on_gpu=engine.device != "cpu")
     device = "cpu" if config.learner.gpus == 0 else None
     learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), 1)
     if engine.sleep:

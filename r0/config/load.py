@@ -135,7 +135,8 @@ def _place(document: yamlfile.Document, names: list[str]) -> str:
 
 def _is_tag(part: Any) -> bool:
     """Whether a part of pydantic's error location is the branch of a union rather than a key."""
-    return isinstance(part, int) or part[:1].isupper() or "[" in part or part in ("int", "float", "str", "bool")
+    plain = str(part).removeprefix("constrained-")
+    return isinstance(part, int) or part[:1].isupper() or "[" in part or plain in ("int", "float", "str", "bool")
 
 
 def _section_at(model: type[BaseModel], names: list[str]) -> type[BaseModel]:

@@ -152,12 +152,15 @@ class RolloutSection(Section):
         size = self.tensor_parallel_size
         if self.engine == "hf" and size > 1:
             raise ValueError("tensor_parallel_size: rollout.engine=hf samples on one device; use rollout.engine=vllm, or 1")
-        shares = size == 1 and (self.gpus or 0) < 1
-        if self.gpus and self.gpus != size and not shares:
-            fraction = ", or a fraction below 1 to share a card" if size == 1 else ""
+        if size == 1 and self.gpus and self.gpus > 1:
+            raise ValueError(
+                f"gpus: an engine works on one GPU or a part of it, not on {self.gpus:g}; leave rollout.gpus empty, "
+                "or set rollout.tensor_parallel_size for more GPUs"
+            )
+        if size > 1 and self.gpus and self.gpus != size:
             raise ValueError(
                 f"gpus: an engine with tensor_parallel_size={size} works on {size} whole GPUs, not on {self.gpus:g}; "
-                f"leave rollout.gpus empty{fraction}"
+                "leave rollout.gpus empty"
             )
         return self
 

@@ -7,6 +7,8 @@ from r0.actors.placement import bundles
 from r0.actors.pool import Pool
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import StageAConfig
+from r0.errors import UserError
+from r0.process import gpus
 
 
 class Recorded:
@@ -70,12 +72,12 @@ class FakeRay:
         return self.cls(*arguments)
 
 
-def on_ray(monkeypatch, gpus=1.0, **values) -> roles.Roles:
+def on_ray(monkeypatch, cards=1.0, **values) -> roles.Roles:
     monkeypatch.setattr("ray.remote", FakeRay)
     monkeypatch.setattr(roles, "Placement", FakePlacement)
-    monkeypatch.setattr(roles, "cluster_gpus", lambda: gpus)
+    monkeypatch.setattr(roles, "cluster_gpus", lambda: cards)
     config = StageAConfig.model_validate(values)
-    return roles.on_ray(config, "model", 1, bundles(config, gpus > 0))
+    return roles.on_ray(config, "model", 1, bundles(config, cards > 0))
 
 
 HALVES = {"learner": {"gpus": 0.4}, "rollout": {"gpus": 0.6}, "algo": "grpo"}
@@ -108,16 +110,27 @@ def test_without_sleep_the_learner_still_starts_first_and_nobody_moves(monkeypat
 
 
 def test_with_a_card_each_nobody_sleeps(monkeypatch, recorded):
-    team = on_ray(monkeypatch, gpus=2.0)
+    team = on_ray(monkeypatch, cards=2.0)
     assert not team.engine.shared_card
     assert learned(team, recorded) == ["learner update", "learner sync"]
 
 
 def test_inline_on_a_gpu_shares_it_too(monkeypatch, recorded):
     monkeypatch.setattr(roles, "local_gpus", lambda: 1)
+    monkeypatch.setattr(roles, "cuda_available", lambda: True)
+    monkeypatch.setattr(roles, "check_vllm", lambda on_gpu: None)
     team = roles.inline(StageAConfig.model_validate({"ray": {"inline": True}}), "model", 1)
     assert recorded == ["learner begins", "learner offload", "engine begins", "reward begins"]
     assert learned(team, recorded)[0] == "engine sleep"
+
+
+def test_inline_a_vllm_for_the_other_device_is_refused_before_the_learner_loads(monkeypatch, recorded):
+    monkeypatch.setattr(roles, "local_gpus", lambda: 1)
+    monkeypatch.setattr(roles, "cuda_available", lambda: True)
+    monkeypatch.setattr(gpus, "vllm_build", lambda: "cpu")
+    with pytest.raises(UserError, match="vLLM's CPU build is installed"):
+        roles.inline(StageAConfig.model_validate({"ray": {"inline": True}}), "model", 1)
+    assert recorded == []
 
 
 def test_an_update_that_fails_leaves_the_engine_asleep(monkeypatch, recorded):
