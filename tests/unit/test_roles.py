@@ -49,7 +49,7 @@ class FakePlacement:
     def master(self):
         return "127.0.0.1:1"
 
-    def options(self, role, index):
+    def options(self, role, index, variables=None):
         return {}
 
     def bundle_index(self, role, index):
@@ -174,3 +174,28 @@ def test_a_sync_that_is_late_is_explained_by_the_ranks_before_the_driver_gives_u
     group.connect("gloo", [])
     group.sync(1)
     assert waited == [40.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "gpus", "mine", "want"),
+    [
+        ({}, 2.0, None, {"learner": "expandable_segments:True"}),  # nccl
+        ({"learner": {"gpus": 0.4}, "rollout": {"gpus": 0.6}}, 1.0, None, {}),  # ipc
+        ({}, 0.0, None, {}),
+        ({}, 2.0, "max_split_size_mb:64", {}),
+    ],
+)
+def test_only_learners_on_gpus_of_their_own_grow_their_segments(recorded, monkeypatch, values, gpus, mine, want):
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    if mine:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", mine)
+    found = {}
+
+    def options(self, role, index, variables=None):
+        found.update({role: value for name, value in (variables or {}).items() if name == "PYTORCH_ALLOC_CONF"})
+        return {}
+
+    monkeypatch.setattr(FakePlacement, "options", options)
+    on_ray(monkeypatch, gpus, algo="grpo", **values)
+    assert found == want
