@@ -37,5 +37,5 @@ sleep 15
 job=r0-$SLURM_JOB_ID
 trap 'ray job stop --address http://127.0.0.1:8265 "$job" || true' TERM
 ray job submit --address http://127.0.0.1:8265 --submission-id "$job" -- \
-  python -m r0.launch stage_a algo=grpo "output=$output" "$@" &
+  r0 stage_a algo=grpo "output=$output" "$@" &
 wait $! || { code=$?; sleep 120; exit "$code"; }

@@ -2,6 +2,7 @@
 
 from r0.config.annotate import AnnotateConfig
 from r0.config.commands import (
+    CompletionConfig,
     ConvertConfig,
     DataKeys,
     PlainRankKeys,
@@ -42,6 +43,7 @@ from r0.config.stage_c import ScoreLossSection, StageCConfig
 __all__ = [
     "AnnotateConfig",
     "CheckpointSection",
+    "CompletionConfig",
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",

@@ -157,3 +157,9 @@ class RolloutsConfig(Section):
     step: Annotated[int, Field(ge=0)] | None = key(None, "step to show; empty: the newest")
     worst: Annotated[int, Field(ge=0)] = key(0, "show only this many rollouts, those of lowest reward; 0: all")
     ids: bool = key(False, "also print token ids")
+
+
+class CompletionConfig(Section):
+    """Print a shell's completion script: completion SHELL."""
+
+    shell: Literal["bash", "zsh", "fish"] = key(..., "the shell")

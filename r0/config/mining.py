@@ -35,7 +35,7 @@ class MineConfig(Section):
         "can increase the difficulty: 50-100,20-50,1-20; the files are then numbered", strict=False
     )  # fmt: skip
     negatives: Count = key(7, "maximum negatives per query")
-    random_share: Share = key(0.0, "share of them that is drawn from the whole corpus")
+    random_share: Share = key(0.0, "share of them that is drawn from the whole corpus, rounded to whole documents per query")
     margin: NonNegative | None = key(
         None, "maximum score of a negative: the score of the query's lowest positive minus this; empty: no maximum"
     )

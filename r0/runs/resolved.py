@@ -55,7 +55,7 @@ MAY_CHANGE = (
 
 def to_yaml(command: str, config: BaseModel) -> str:
     """The configuration with every key, multi-line strings as blocks; ``yamlfile.read`` and the command can load it."""
-    head = f"# The resolved configuration of this run. Start one like it: python -m r0.launch {command} THIS_FILE output=…\n"
+    head = f"# The resolved configuration of this run. Start one like it: r0 {command} THIS_FILE output=…\n"
     body = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return head + body
 
