@@ -3,16 +3,19 @@
 SHELL := /bin/bash
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two files at a time, each process with one thread; ARGS="-n 0" runs everything in one process, for breakpoint().
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 ARGS ?=
 # The first that is 3.11 or 3.12 and can make virtual environments; 3.11 first, since all versions were tried with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-.PHONY: help setup demo test test-all lint bench docs tiny clean
+.PHONY: help setup demo check test test-all lint bench docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
 	@echo "make demo       warm start, RL and probes on this machine (ARGS=\"seed=1 algo=ppo\")"
+	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
 	@echo "make lint       ruff and mypy"
@@ -40,11 +43,14 @@ $(VENV)/ready-docs: $(VENV)/ready
 demo: setup
 	@$(RUN) -m r0.launch demo $(ARGS)
 
+check: setup
+	@$(TEST) -m "not ray and not slow and not gpu" $(ARGS)
+
 test: setup
-	@$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(TEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup
-	@$(RUN) -m pytest -m "not gpu" $(ARGS)
+	@$(TEST) -m "not gpu" $(ARGS)
 
 lint: setup
 	@$(RUN) -m ruff check r0 tests benchmarks scripts
