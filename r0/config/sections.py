@@ -96,6 +96,9 @@ class LearnerSection(Section):
     shared_prefix: bool = key(True, "compute a prompt once for all its completions; false: one padded row a completion")
     row_tokens: Count = key(8192, "token budget of a learner row; longer groups are split, longer prompts have a row each")
     logprob_chunk: Count = key(1024, "positions whose logits exist at one time")
+    compile: bool = key(
+        False, "fuse norms, rotary embeddings, gated activations and log-probabilities by torch.compile; not yet tried on a GPU"
+    )
     max_grad_norm: Positive = key(1.0, "gradient norm is clipped here")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")
     warmup_ratio: Share = key(0.0, "share of the steps in which the learning rate rises from 0")

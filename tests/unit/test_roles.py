@@ -180,7 +180,8 @@ def test_only_learners_on_gpus_of_their_own_grow_their_segments(recorded, monkey
     found = {}
 
     def options(self, role, index, variables=None):
-        found.update({role: value for name, value in (variables or {}).items() if name == "PYTORCH_ALLOC_CONF"})
+        if variables:
+            found[role] = variables["PYTORCH_ALLOC_CONF"]
         return {}
 
     monkeypatch.setattr(FakePlacement, "options", options)
