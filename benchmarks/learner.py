@@ -40,7 +40,7 @@ def make_model(shape: str, folder: str, device: str) -> None:
 
 
 def make_groups(count: int, prompt: int, completion: int, generations: int, vocab: int, ragged: bool) -> list:
-    """Random groups; ``ragged`` draws completion lengths from [completion / 2, completion]."""
+    """Random groups; ``ragged`` draws the lengths of prompts and completions from the upper half of what is given."""
     from r0.records import TrainCompletion, TrainGroup
 
     draw = random.Random(0)
@@ -52,7 +52,10 @@ def make_groups(count: int, prompt: int, completion: int, generations: int, voca
         length = draw.randint(completion // 2, completion) if ragged else completion
         return TrainCompletion(tokens(length), (-8.0,) * length, draw.random(), 0)
 
-    return [TrainGroup(tokens(prompt), tuple(one() for _ in range(generations))) for _ in range(count)]
+    def length() -> int:
+        return draw.randint(prompt // 2, prompt) if ragged else prompt
+
+    return [TrainGroup(tokens(length()), tuple(one() for _ in range(generations))) for _ in range(count)]
 
 
 def work(config, groups: list) -> float:
@@ -129,7 +132,8 @@ def main() -> None:
     parser.add_argument("--groups", type=int, help="groups an update (CPU 4, GPU 16)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--row-tokens", type=int, help="token budget of a row (CPU 8192, GPU 16384)")
-    parser.add_argument("--ragged", action="store_true", help="completions of unlike length")
+    parser.add_argument("--ragged", action="store_true", help="prompts and completions of unlike length")
+    parser.add_argument("--compile", action="store_true", help="learner.compile")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     cuda = args.device == "cuda"
@@ -144,7 +148,11 @@ def main() -> None:
         config = StageAConfig(
             algo="grpo",
             gradient_checkpointing=cuda,
-            learner={"row_tokens": args.row_tokens or (16384 if cuda else 8192), "cpus": float(args.threads)},
+            learner={
+                "row_tokens": args.row_tokens or (16384 if cuda else 8192),
+                "cpus": float(args.threads),
+                "compile": args.compile,
+            },
         )
         learner = Learner(config, folder, 1000, device=args.device)
     model = learner.networks.policy.module.model

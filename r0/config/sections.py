@@ -116,6 +116,9 @@ class LearnerSection(Section):
     shared_prefix: bool = key(True, "compute each prompt once for all its completions; false: one padded row per completion")
     row_tokens: Count = key(8192, "maximum tokens per row; longer groups are split, longer prompts get a row of their own")
     logprob_chunk: Count = key(1024, "maximum number of positions whose logits are held in memory at once")
+    compile: bool = key(
+        False, "fuse norms, rotary embeddings, gated activations and log-probabilities by torch.compile; not yet tried on a GPU"
+    )
     max_grad_norm: Positive = key(1.0, "maximum gradient norm; larger gradients are clipped")
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")
     warmup_ratio: Share = key(0.0, "share of the steps for warm-up, in which the learning rate rises from 0")

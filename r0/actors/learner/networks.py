@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from r0.actors.learner import attention
+from r0.actors.learner.fused import fuse
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
 from r0.actors.learner.probe import why_not_shared
 from r0.actors.learner.zero import make_engine
@@ -94,11 +95,14 @@ def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
     model.config.use_cache = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.learner.compile and not fuse(model):
+        log.warning("learner.compile: %s has no norm, gated activation or rotary embedding that r0 knows", type(model).__name__)
     return model
 
 
 def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
-    return PolicyModel(_prepare(model, implementation, config), config.temperature, config.learner.logprob_chunk)
+    learner = config.learner
+    return PolicyModel(_prepare(model, implementation, config), config.temperature, learner.logprob_chunk, learner.compile)
 
 
 def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
