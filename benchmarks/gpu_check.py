@@ -5,7 +5,7 @@
     python benchmarks/gpu_check.py --device cpu             # the same code on a CPU, with tiny models
 
 It needs no network. Parts whose packages are missing (vLLM, Ray, DeepSpeed, …) are named in one sentence, and the rest runs. If a
-part fails, crashes or hangs, the others run all the same. The exit code is 1 where a claim does not hold, 2 for invalid arguments.
+part fails, crashes or hangs, the others run all the same. The exit code is 1 if a claim does not hold, 2 for invalid arguments.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # r0, where it is not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # r0, where it is not installed
 
 from benchmarks.gpu_check_parts.claims import Claim, Report, State, read, table
 from benchmarks.gpu_check_parts.parts import Part, absent, chosen
-from benchmarks.gpu_check_parts.setting import Setting
+from benchmarks.gpu_check_parts.setting import ROOT, Setting
 
 LEAST = 20.0  # seconds that must be left for a part to be started
 GRACE = 10.0  # seconds that a part has to end after it was asked to
