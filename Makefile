@@ -3,20 +3,24 @@
 SHELL := /bin/bash
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two files at a time, each process with one thread; ARGS="-n 0" runs everything in one process, for breakpoint().
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 ARGS ?=
 # The first that is 3.11 or 3.12 and can make virtual environments; 3.11 first, since all versions were tried with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-.PHONY: help setup demo test test-all lint bench tiny clean
+.PHONY: help setup demo check test test-all lint bench docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
 	@echo "make demo       warm start, RL and probes on this machine (ARGS=\"seed=1 algo=ppo\")"
+	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make tiny       train the embedded model r0-tiny anew"
 
 setup: $(VENV)/ready
@@ -32,21 +36,32 @@ $(VENV)/ready-bench: $(VENV)/ready
 	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev bench
 	@touch $@
 
+$(VENV)/ready-docs: $(VENV)/ready
+	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev docs
+	@touch $@
+
 demo: setup
 	@$(RUN) -m r0.launch demo $(ARGS)
 
+check: setup
+	@$(TEST) -m "not ray and not slow and not gpu" $(ARGS)
+
 test: setup
-	@$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(TEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup
-	@$(RUN) -m pytest -m "not gpu" $(ARGS)
+	@$(TEST) -m "not gpu" $(ARGS)
 
 lint: setup
-	@$(RUN) -m ruff check r0 tests benchmarks
+	@$(RUN) -m ruff check r0 tests benchmarks scripts
 	@$(RUN) -m mypy
 
 bench: $(VENV)/ready-bench
 	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+
+docs: $(VENV)/ready-docs
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet $(ARGS)
+	@echo "make docs: the site is in site/; python -m http.server -d site shows it"
 
 tiny: setup
 	@$(RUN) -m r0.tools.tiny $(ARGS)

@@ -22,11 +22,12 @@ head=${nodes[0]}
 ip=$(srun --nodes=1 --ntasks=1 -w "$head" hostname -I | awk '{print $1}')
 gpus=${SLURM_GPUS_ON_NODE:-8}
 
-srun --nodes=1 --ntasks=1 -w "$head" ray start --head --block --disable-usage-stats --node-ip-address="$ip" --port=6379 \
+# srun does not take --cpus-per-task over from sbatch; without it Ray may run on one core.
+srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$head" ray start --head --block --disable-usage-stats --node-ip-address="$ip" --port=6379 \
   --dashboard-host=127.0.0.1 --dashboard-port=8265 --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" &
 sleep 15
 for node in "${nodes[@]:1}"; do
-  srun --nodes=1 --ntasks=1 -w "$node" ray start --block --address="$ip:6379" \
+  srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" -w "$node" ray start --block --address="$ip:6379" \
     --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" &
 done
 sleep 15
@@ -36,5 +37,5 @@ sleep 15
 job=r0-$SLURM_JOB_ID
 trap 'ray job stop --address http://127.0.0.1:8265 "$job" || true' TERM
 ray job submit --address http://127.0.0.1:8265 --submission-id "$job" -- \
-  python -m r0.launch stage_a algo=grpo "output=$output" "$@" &
+  r0 stage_a algo=grpo "output=$output" "$@" &
 wait $! || { code=$?; sleep 120; exit "$code"; }

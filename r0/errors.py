@@ -1,5 +1,12 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """Bad input. One sentence that says what is wrong, where, and the remedy; the door prints it and exits with 2."""
+    """Invalid input. The message is one sentence: what is wrong, where, and the remedy. The launcher prints it and exits with
+    code 2.
+    """
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The door: ``python -m r0.launch COMMAND [CONFIG.yaml] [key=value …]``.
+"""The door: ``r0 COMMAND [CONFIG.yaml] [key=value …]``, or ``python -m r0.launch COMMAND …``, which is the same.
 
 Bad input is one sentence on stderr and exit code 2; an unexpected fault keeps its traceback. Neither torch nor vLLM is imported
 before a command runs, so that ``--help`` is immediate.
@@ -19,6 +19,7 @@ from typing import get_args
 
 from r0.config import (
     AnnotateConfig,
+    CompletionConfig,
     ConvertConfig,
     DemoConfig,
     DistillConfig,
@@ -42,6 +43,7 @@ from r0.config import (
 )
 from r0.config.models import check_preset, notice
 from r0.errors import UserError
+from r0.overview import overview
 from r0.process.environment import quiet
 
 
@@ -52,6 +54,7 @@ class Command:
     config: type[Section]
     summary: str
     function: str  # "module:function", imported when the command runs
+    group: str = ""  # of the screen that `r0` alone prints (r0/overview.py)
     positionals: tuple[str, ...] = ()
     shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
 
@@ -71,46 +74,62 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run"),
+    "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run", "train"),
+    "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run", "train"),
+    "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run", "train"),
+    "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run", "train"),
+    "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run", "supervise"),
+    "finetune": Command(
+        FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run", "supervise"
+    ),
+    "esci": Command(
+        EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run", "supervise"
+    ),
+    "esci eval": Command(
+        EsciEvalConfig, "measure one on labelled rows", "r0.commands.esci_eval:run", "supervise", shipped=False
+    ),
     "convert": Command(
-        ConvertConfig, "raw production logs to pointwise rows", "r0.commands.convert:run", positionals=("input", "output")
+        ConvertConfig, "raw production logs to pointwise rows", "r0.commands.convert:run", "teach", ("input", "output")
     ),
     "annotate": Command(
-        AnnotateConfig, "a teacher writes thoughts and verdicts for a warm start", "r0.commands.annotate:run", shipped=False
+        AnnotateConfig, "a teacher writes thoughts and verdicts for a warm start", "r0.commands.annotate:run", "teach",
+        shipped=False,
     ),
-    "sft": Command(SftConfig, "warm start: supervised fine-tuning on rows with thoughts", "r0.commands.sft:run"),
-    "stage_a": Command(StageAConfig, "RL, one document: think, then yes or no", "r0.commands.stage_a:run"),
-    "stage_b": Command(StageBConfig, "RL, a list of documents: think, then rank them", "r0.commands.stage_b:run"),
-    "stage_c": Command(StageCConfig, "scores that order close calls, from labelled lists", "r0.commands.stage_c:run"),
-    "finetune": Command(FinetuneConfig, "supervised fine-tuning of a reranker on labelled documents", "r0.commands.finetune:run"),
-    "distill": Command(DistillConfig, "a small reranker learns from a large one", "r0.commands.distill:run", shipped=False),
+    "mine": Command(
+        MineConfig, "hard negatives from BM25, a dense model or a reranker", "r0.commands.mine:run", "teach", shipped=False
+    ),
+    "distill": Command(
+        DistillConfig, "a small reranker learns from a large one", "r0.commands.distill:run", "teach", shipped=False
+    ),
     "distill score": Command(
-        ScoreConfig, "a teacher's raw logits for labelled data", "r0.commands.distill_score:run", shipped=False
+        ScoreConfig, "a teacher's raw logits for labelled data", "r0.commands.distill_score:run", "teach", shipped=False
     ),
     "distill triplets": Command(
-        DistillTripletsConfig, "a teacher's scores to triplets", "r0.commands.distill_triplets:run", shipped=False
+        DistillTripletsConfig, "a teacher's scores to triplets", "r0.commands.distill_triplets:run", "teach", shipped=False
     ),
     "distill train": Command(
-        DistillTrainConfig, "a student learns from a teacher's scores", "r0.commands.distill_train:run", shipped=False
+        DistillTrainConfig, "a student learns from a teacher's scores", "r0.commands.distill_train:run", "teach", shipped=False
     ),
     "distill eval": Command(
-        DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", shipped=False
+        DistillEvalConfig, "what a student gained: before and after", "r0.commands.distill_eval:run", "teach", shipped=False
     ),
-    "esci": Command(EsciConfig, "a reranker of four classes: exact, substitute, complement, irrelevant", "r0.commands.esci:run"),
-    "esci eval": Command(EsciEvalConfig, "measure one on labelled rows", "r0.commands.esci_eval:run", shipped=False),
-    "mine": Command(MineConfig, "hard negatives from BM25, a dense model or a reranker", "r0.commands.mine:run", shipped=False),
-    "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", shipped=False),
-    "rerank": Command(RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", shipped=False),
-    "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", shipped=False),
-    "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", positionals=("run",)),
-}
+    "retrieve": Command(RetrieveConfig, "a first stage: BM25 over a corpus", "r0.commands.retrieve:run", "rank", shipped=False),
+    "rerank": Command(
+        RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", "rank", shipped=False
+    ),
+    "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
+    "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", "look", ("run",)),
+    "completion": Command(
+        CompletionConfig, "print the completion script of bash, zsh or fish", "r0.commands.completion:run", "look", ("shell",)
+    ),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 bad input, 130/143 interrupted and saved)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(overview(COMMANDS))
         return 0 if arguments else 2
     try:
         name = _command(arguments)
@@ -240,20 +259,12 @@ def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str]
     return positionals, overrides, dry_run
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = ["usage: python -m r0.launch COMMAND [CONFIG.yaml] [key=value …] [--dry-run [--gpu-memory GB]]", "", "commands:"]
-    lines += [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    last = "COMMAND --help lists a command's keys; --dry-run says what would run and where, and whether it fits."
-    return "\n".join([*lines, "", last])
-
-
 def _help(name: str) -> str:
     from r0.config.describe import describe
 
     command = COMMANDS[name]
     places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
-    head = [f"usage: python -m r0.launch {name} {places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
+    head = [f"usage: r0 {name} {places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
     if not command.positionals and command.shipped:
         lists = default_config(f"{name}_lists")
         of_lists = f" (lists: {lists.name})" if lists.is_file() else ""

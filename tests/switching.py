@@ -35,6 +35,9 @@ class Switching:
     def sample(self, *arguments):
         return self.worker.sample(*arguments)
 
+    def sleep(self) -> None:
+        self.worker.sleep()
+
     def version(self) -> int:
         return self.worker.version()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ def _start_here(need: Sequence[Bundle]) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says on every start that tokens are on
     gib = 2**30
     ray.init(
+        address="local",  # else Ray joins the newest one that was started on this machine
         num_cpus=max(cores, int(-(-cpus // 1))),
         include_dashboard=False,
         object_store_memory=gib,
@@ -230,8 +231,8 @@ class Placement:
                 f"{free.get('GPU', 0):g} GPU; wait for the other jobs, or lower the need"
             )
 
-    def options(self, role: str, index: int) -> dict[str, Any]:
-        """Ray options for worker ``index`` of ``role``: its bundle, its threads."""
+    def options(self, role: str, index: int, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Ray options for worker ``index`` of ``role``: its bundle, its threads, ``variables`` of its environment."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         bundle = self.bundle_index(role, index)
@@ -240,7 +241,7 @@ class Placement:
             "num_cpus": self.need[bundle].cpus,
             "num_gpus": self.need[bundle].gpus,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
-            "runtime_env": {"env_vars": {**WORKER_VARIABLES, "OMP_NUM_THREADS": threads}},
+            "runtime_env": {"env_vars": {**WORKER_VARIABLES, **(variables or {}), "OMP_NUM_THREADS": threads}},
             "max_restarts": 0,
         }
 

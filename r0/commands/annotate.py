@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 from r0.commands.plan import plan_engines
 from r0.config import AnnotateConfig
 from r0.data.formats import open_rows
 from r0.errors import UserError
 from r0.process.signals import StopRequest
+from r0.rerank.session import Session, finish
 from r0.runs import RunDirectory, RunState
 from r0.runs.live import duration
 from r0.runs.output_path import output_path
-from r0.storage.files import write_atomic
-from r0.teacher.annotate import Session, annotate, check_teacher, planned_keys
+from r0.storage.files import write_json
+from r0.teacher.annotate import check_teacher, pairs_to_annotate, planned_keys
 from r0.teacher.annotate_output import RAW_LOG, ROWS, write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
@@ -43,11 +42,9 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
         print(pairs.summary())
         totals = Totals()
         with Annotations(directory.path / ANNOTATIONS, pairs, totals.add) as done:
-            if len(done):
-                print(f"{len(done)} pairs were annotated before")
-            session = annotate(keys, config.samples, pairs, done, config.skip_bad, stop)
-            if stop() and len(done) < len(pairs):
-                print(f"stopped after {len(done)} of {len(pairs)} pairs; the same command goes on with the others")
+            work = pairs_to_annotate(config.samples, pairs, done, config.skip_bad)
+            session = finish(keys, work, done, len(pairs), stop)
+            if session is None:
                 return stop.exit_code
             print(report(totals, session))
             if not totals.kept:
@@ -57,7 +54,7 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
                 )
             write = write_rows if config.format == "rows" else write_raw_log
             said = write(result, pairs, done)
-        write_atomic(directory.path / SUMMARY, (json.dumps(totals.summary(), indent=2) + "\n").encode())
+        write_json(directory.path / SUMMARY, totals.summary())
         directory.finish(totals.pairs, {"kept": sum(totals.kept.values()), "samples": totals.samples})
         print(said)
     return 0
@@ -65,7 +62,8 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
 
 def report(totals: Totals, session: Session) -> str:
     """The table of what the teacher said, and how fast."""
-    if not session.pairs:
+    if not session.jobs:
         return totals.report()
-    speed = f"{session.tokens / max(session.seconds, 1e-9):,.0f} tokens a second"
-    return f"{session.pairs} pairs in {duration(session.seconds)}: {session.tokens:,} tokens written, {speed}\n{totals.report()}"
+    speed = f"{session.new_tokens / max(session.seconds, 1e-9):,.0f} tokens a second"
+    written = f"{session.new_tokens:,} tokens written"
+    return f"{session.jobs} pairs in {duration(session.seconds)}: {written}, {speed}\n{totals.report()}"

@@ -40,13 +40,13 @@ def run(config: DemoConfig, dry_run: bool, gpu_memory: float | None = None) -> i
 
 def _warm_start(config: DemoConfig, directory: RunDirectory) -> Path:
     """The model that RL starts from: the base model, fine-tuned on the built-in task's warm-start log."""
-    from r0.supervised.sft import run as sft
+    from r0.supervised.sft.run import run as sft
 
     output = directory.folder("warm_start")
     if (output / "finished.json").is_file():
         return output / "model"
     print(f"warm start: {config.warm_start.rows} rows of a log by a careless labeller (see docs/r0-tiny.md)")
-    return sft.run(warm_start_config(config, output))
+    return sft(warm_start_config(config, output)) / "model"
 
 
 def warm_start_config(config: DemoConfig, output: Path) -> SftConfig:

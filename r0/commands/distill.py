@@ -58,20 +58,18 @@ def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
         UserError: a model, its settings or the data cannot be used; no test query is new.
     """
     from r0.data.hashes import query_hash
-    from r0.rerank.cross_encoder import is_cross_encoder
-    from r0.rerank.reranker import prompt_budget
+    from r0.rerank.prompt_budget import check_model
     from r0.storage.models import model_folder
     from r0.supervised.finetune.plan import plan_model, scores_already
-    from r0.supervised.training.job import micro_batch
+    from r0.supervised.training.run import check_ranks
     from r0.teacher.labelled_lists import LabelledLists
 
     student, teacher = model_folder(config.model), model_folder(config.teacher.model)
     training = train_config(config, Path())
-    micro_batch(training)
+    check_ranks(training)
     scored = scores_already(training, plan_model(training, student), student)
     asked = score_config(config, config.data, Path())
-    if not is_cross_encoder(teacher, asked.ranking()):
-        prompt_budget(asked.ranking(), teacher)
+    check_model(asked.ranking(), teacher)
     lists = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)
     if config.test is not None:
         known = {query_hash(one.query) for one in lists}
@@ -89,10 +87,10 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
         UserError: the data is no longer what was scored.
     """
     from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
-    from r0.distill.match import check_match
+    from r0.distill.check_scores import check_scores_match
 
     yield "score", lambda: distill_score.run(score_config(config, config.data, folder / "score"), False)
-    check_match(folder / "score" / "scores.jsonl", lists)
+    check_scores_match(folder / "score" / "scores.jsonl", lists)
     if config.loss_type == "margin_mse" and not (folder / "triplets.jsonl").is_file():
         triplets = DistillTripletsConfig(
             data=str(folder / "score" / "scores.jsonl"), output=str(folder / "triplets.jsonl"), seed=config.seed,

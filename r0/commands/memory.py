@@ -54,7 +54,7 @@ def _on_card(
         length = (config.max_prompt_tokens or model_config.get("max_position_embeddings") or LENGTH) + config.max_new_tokens
         bf16 = half(config.rollout.dtype, gpus=True)
         engine = engine_bytes(config.rollout, model_config, shape, length, card.total, bf16=bf16)
-        lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.least, card.total, "with the smallest cache ")]
+        lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.least, card.total, " with the smallest cache")]
     return lines
 
 
@@ -90,7 +90,7 @@ def rl_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
     if found.refusal:
         lines.append(f"  does not fit: {found.refusal}")
     else:
-        lines.append(_verdict(found.fullest.bytes, found.card))
+        lines.append(_verdict(found.fullest.bytes, found.card, limit=found.fullest.limit))
     if not found.fits:
         lines += remedy_lines(config, model_config, shape, found)
     return lines
@@ -143,11 +143,12 @@ def table(rows: Sequence[tuple[str, float]], total: str = "together") -> list[st
     return [f"    {name:<46}{_gib(size):>8}" for name, size in every]
 
 
-def _verdict(size: float, card: int, what: str = "") -> str:
-    usable = card * (1 - SLACK)
-    if size <= usable:
-        return f"  fits {what}: {_gib(card - size)} GiB of {_gib(card)} stay free".replace(" :", ":")
-    return f"  does not fit {what}: {_gib(size)} GiB, and {_gib(usable)} of {_gib(card)} can be used".replace(" :", ":")
+def _verdict(size: float, card: int, what: str = "", limit: int | None = None) -> str:
+    """One line; the limit, if not given, leaves a share of the card free."""
+    most = int(card * (1 - SLACK)) if limit is None else limit
+    if size <= most:
+        return f"  fits{what}: {_gib(card - size)} of {_gib(card)} GiB stay free"
+    return f"  does not fit{what}: it takes {_gib(size)} GiB, and {_gib(most)} of {_gib(card)} GiB can be used"
 
 
 def _gib(size: float) -> str:

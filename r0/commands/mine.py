@@ -14,7 +14,7 @@ from r0.runs.output_path import output_path
 
 if TYPE_CHECKING:
     from r0.mining.collection import Collection
-    from r0.mining.sources import Source
+    from r0.mining.ranked import Source
 
 DATA, SCORES = "data", "queries.jsonl"
 
@@ -70,7 +70,6 @@ def _with_reranker(
     what = "stopping; the scores of finished queries are kept, and the same command goes on from them"
     with StopRequest(what) as stop, Rescored(config, collection, source, folder / SCORES) as rescored:
         if not rescored.score(stop):
-            print(f"stopped after {len(rescored)} of {len(collection.queries)} queries; the same command goes on with the others")
             return None, stop.exit_code
         return mine(config, collection, rescored.ranked(), folder / DATA), 0
 

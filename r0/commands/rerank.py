@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,16 @@ from r0.data.candidates import CandidateLists, open_candidates
 from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
 from r0.process.signals import StopRequest
-from r0.rerank.cross_encoder import is_cross_encoder
-from r0.rerank.job import Job
+from r0.rerank.job import Job, Outcome
 from r0.rerank.late_interaction import is_late_interaction
-from r0.rerank.reranker import Reranker, prompt_budget
+from r0.rerank.prompt_budget import check_model
+from r0.rerank.reranker import Reranker
+from r0.rerank.session import Session, Work, finish
 from r0.rerank.store import Store, Totals
 from r0.runs import RunDirectory, RunState
-from r0.runs.live import duration, progress
+from r0.runs.live import duration
 from r0.runs.output_path import output_path
-from r0.storage.files import write_atomic
+from r0.storage.files import write_json
 from r0.storage.models import model_folder
 
 RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
@@ -41,8 +38,8 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
         return 0
     check_tag(config.tag)
     folder = model_folder(config.model)
-    if not is_late_interaction(folder, config) and not is_cross_encoder(folder, config):
-        prompt_budget(config, folder)
+    if not is_late_interaction(folder, config):
+        check_model(config, folder)
     output = output_path("rerank", config)
     lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
     inventory = _inventory(lists)
@@ -53,58 +50,33 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
             return 0
         print("\n".join(filter(None, [inventory, lists.bad.summary()])))
         with Store(directory.path / QUERIES, lists) as store:
-            if len(store):
-                print(f"{len(store)} queries were finished before")
-            session = _rerank(config, lists, store, stop)
-            if stop() and len(store) < len(lists):
-                print(f"stopped after {len(store)} of {len(lists)} queries; the same command goes on with the others")
+            session = finish(config, _work(config, lists, store), store, len(lists), stop)
+            if session is None:
                 return stop.exit_code
             write_run(directory.path / RUN, store.rankings(), config.tag)
             summary = _summary(store.totals, session)
-            write_atomic(directory.path / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
+            write_json(directory.path / SUMMARY, summary)
             directory.finish(len(store), {"failed_share": summary["failed_share"]})
             print(report(store.totals, session))
             print(directory.path / RUN)
     return 0
 
 
-@dataclass
-class Session:
-    """What this process did of a run."""
-
-    queries: int = 0
-    seconds: float = 0.0  # wall time
-
-
-def _rerank(config: RerankConfig, lists: CandidateLists, store: Store, stop: StopRequest) -> Session:
-    """Rerank what is not in the store yet."""
-    session = Session()
+def _work(config: RerankConfig, lists: CandidateLists, store: Store) -> Work[int]:
+    """The queries that are not in the store yet."""
     left = [index for index in range(len(lists)) if index not in store]
-    if not left:
-        return session
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
-    with Reranker.of(config) as reranker:
-        stop.install()  # Ray has handlers of its own
-        numbers: dict[int, int] = {}
+    def job(reranker: Reranker, index: int) -> Job:
+        depth = min(config.depth, len(lists.document_ids(index)))
+        texts = [lists.document(index, place) for place in range(depth)]
+        return reranker.job(lists.query_id(index), lists.query(index), texts, lists.scores(index))
 
-        def jobs() -> Iterator[Job]:
-            for index in left:
-                depth = min(config.depth, len(lists.document_ids(index)))
-                texts = [lists.document(index, place) for place in range(depth)]
-                job = reranker.job(lists.query_id(index), lists.query(index), texts, lists.scores(index))
-                numbers[job.key] = index
-                yield job
+    def keep(index: int, outcome: Outcome) -> None:
+        if outcome.refused and not config.skip_bad:
+            raise UserError(f"{outcome.refused}; with skip_bad=true such queries keep the given order")
+        store.add(index, outcome)
 
-        began = time.monotonic()
-        for outcome in progress(reranker.run(jobs(), stop), "reranking", len(left)):
-            if outcome.refused and not config.skip_bad:
-                raise UserError(f"{outcome.refused}; with skip_bad=true such queries keep the given order")
-            store.add(numbers.pop(outcome.key), outcome)
-            session.queries += 1
-        session.seconds = time.monotonic() - began
-    return session
+    return Work(left, len(left), job, keep, "queries", "finished", "reranking")
 
 
 def _inventory(lists: CandidateLists) -> str:
@@ -132,9 +104,9 @@ def report(totals: Totals, session: Session) -> str:
         f"{totals.queries} queries, {totals.candidates} candidates, {totals.asks} answers",
         f"tokens a query: {totals.prompt_tokens / queries:,.0f} read, {totals.new_tokens / queries:,.0f} written",
     ]
-    if session.queries:
-        each = session.seconds / session.queries
-        lines.append(f"seconds a query: {each:.2f} ({session.queries} in {duration(session.seconds)}, many at one time)")
+    if session.jobs:
+        each = session.seconds / session.jobs
+        lines.append(f"seconds a query: {each:.2f} ({session.jobs} in {duration(session.seconds)}, many at one time)")
     lines.append(f"answers that could not be read as they should: {totals.failed} of {totals.asks} ({totals.failed / asks:.1%})")
     width = max(map(len, totals.failures), default=0)
     for name, count in sorted(totals.failures.items(), key=lambda item: (-item[1], item[0])):
@@ -157,5 +129,5 @@ def _summary(totals: Totals, session: Session) -> dict[str, Any]:
         "prompt_tokens_a_query": totals.prompt_tokens / queries,
         "new_tokens_a_query": totals.new_tokens / queries,
         "seconds_in_work_a_query": totals.seconds / queries,
-        "wall_seconds_a_query": session.seconds / session.queries if session.queries else None,
+        "wall_seconds_a_query": session.seconds / session.jobs if session.jobs else None,
     }

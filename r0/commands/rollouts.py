@@ -1,14 +1,51 @@
-"""``rollouts RUN``: read the rollouts a run kept."""
+"""``rollouts RUN``: prints a summary of a step and its rollouts."""
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 from r0.config import RolloutsConfig
+from r0.errors import UserError
 
 
 def run(config: RolloutsConfig, dry_run: bool) -> int:
-    """Print them."""
-    from r0.runs.rollout_log import show
+    """Print a summary of a step and its rollouts.
 
-    if not dry_run:
-        show(config)
+    Raises:
+        UserError: there is no such run, it has no rollouts, or none of that step (the message lists the steps it has).
+    """
+    from r0.runs.rollout_log import RolloutLog, read_rollouts
+    from r0.runs.rollout_view import show
+
+    if dry_run:
+        return 0
+    folder = Path(config.run).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"run: there is no folder {folder}; give a run directory, such as runs/demo-…")
+    files = RolloutLog(folder / "rollouts").files()
+    if not files:
+        raise UserError(f"run: {folder} contains no rollouts; give the run directory itself, or wait for its first step")
+    step = max(files) if config.step is None else config.step
+    if step not in files:
+        raise UserError(f"step: {folder} has no rollouts of step {step}; choose one of {steps_text(list(files))}")
+    logged = list(read_rollouts(files[step]))
+    show(files[step], step, logged, config.worst, config.ids)
     return 0
+
+
+def steps_text(steps: list[int]) -> str:
+    """``steps 1 to 40 and 45``; constant spacing is abbreviated: ``steps 10, 20, … 200``."""
+    gaps = {after - before for before, after in itertools.pairwise(steps)}
+    if len(steps) <= 3:
+        return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))
+    if len(gaps) == 1:
+        return f"steps {steps[0]} to {steps[-1]}" if gaps == {1} else f"steps {steps[0]}, {steps[1]}, … {steps[-1]}"
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
+    return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])

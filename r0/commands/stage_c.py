@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from r0.commands.plan import plan
 from r0.commands.table import before_and_after
 from r0.config import StageCConfig
@@ -20,18 +18,13 @@ ROWS = (
 
 
 def run(config: StageCConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Train and show what it changed, or say what would be done. Returns the exit code: 128 + signal when stopped and saved."""
+    """Train and show what it changed, or say what would be done. Returns the exit code."""
     if dry_run:
         print(plan("stage_c", config, gpu_memory))
         return 0
     from r0.supervised.stage_c import run as stage_c
-    from r0.supervised.training import driver
 
-    try:
-        output = stage_c.run(config)
-    except driver.Stopped as stopped:
-        print(f"r0: {stopped}", file=sys.stderr)
-        return stopped.exit_code
+    output = stage_c.run(config)
     if not config.eval_lists:
         return 0
     print(before_and_after(output, ROWS, after="after"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from r0.runs import read_record
+from r0.runs import heldout_lines
 
 Rows = Sequence[tuple[str, str]]  # (name of a held-out figure, title of its row)
 
 
 def before_and_after(output: Path, rows: Rows, before: str = "before", after: str = "after RL") -> str:
     """The first and the last held-out evaluation in the record of the run in ``output``; figures that it lacks are left out."""
-    lines = [line for line in read_record(output / "metrics.jsonl") if any(name.startswith("heldout/") for name in line)]
+    lines = heldout_lines(output / "metrics.jsonl")
     if len(lines) < 2:
         return "no held-out evaluation was made (eval.every=0)"
     first, last = lines[0], lines[-1]

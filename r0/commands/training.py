@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -16,10 +15,11 @@ from r0.config import RLConfig
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
-from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
+from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints
+from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _train(
     prompter = Prompter.of(config, tokenizer)
     if prompter.template_note:
         print(prompter.template_note)
-    steps = total_steps(config, source.steps_per_epoch(config.batch_size))
+    steps = config.steps(source.steps_per_epoch(config.batch_size))
     updates = steps * config.section.num_ppo_epochs * config.mini_batches
 
     if config.ray.inline:
@@ -83,7 +83,7 @@ def _train(
         if complete:
             team.learner.save_model(str(directory.folder("model")))
             facts = _facts(command, steps, source, directory)
-            remember(directory.path / "model", config.form, prompter.system_prompt)
+            save_system_prompt(directory.path / "model", config.form, prompter.system_prompt)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
@@ -104,12 +104,6 @@ def _check_memory(config: RLConfig, folder: Path) -> None:
         logger.warning(warning)
 
 
-def total_steps(config: RLConfig, steps_per_epoch: int) -> int:
-    """Updates of the run: epochs of rows / batch_size steps, at most ``max_steps``."""
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
 def check_lengths(config: RLConfig, folder: Path) -> None:
     """Refuse budgets that the model's positions cannot hold.
 
@@ -127,32 +121,8 @@ def check_lengths(config: RLConfig, folder: Path) -> None:
         )
 
 
-def check_writes(folder: Path) -> None:
-    """Refuse a model that writes no text, which would be loaded all the same, with a head of random weights.
-
-    Raises:
-        UserError: its configuration names another kind of model.
-    """
-    name = str(next(iter(model_config(folder).get("architectures") or []), ""))
-    if name and not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        raise UserError(f"model: {folder.name} is a {name}, which writes no text; use a causal language model, or finetune it")
-
-
-def model_config(folder: Path) -> dict[str, Any]:
-    """A model's config.json.
-
-    Raises:
-        UserError: it is not JSON.
-    """
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: {folder / 'config.json'} cannot be read: {error}") from None
-
-
 def _facts(command: str, steps: int, source: Any, directory: RunDirectory) -> CardFacts:
     """Held-out figures before and after, from the run's own record."""
-    lines = [line for line in read_record(directory.metrics_file) if any(name.startswith("heldout/") for name in line)]
-    figures = [{name: value for name, value in line.items() if value is not None and name != "step"} for line in lines]
+    figures = [{name: value for name, value in line.items() if name != "step"} for line in heldout_lines(directory.metrics_file)]
     before, after = (figures[0], figures[-1]) if figures else ({}, {})
     return CardFacts(command, steps, source.facts(), before, after)

@@ -1,7 +1,19 @@
-"""The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
+"""The typed configuration. ``load`` reads it; the other modules define the keys of each command."""
 
 from r0.config.annotate import AnnotateConfig
-from r0.config.commands import ConvertConfig, DataKeys, RankKeys, RolloutsConfig, RunKeys, SftConfig, SourceKeys, TrainingKeys
+from r0.config.commands import (
+    CompletionConfig,
+    ConvertConfig,
+    DataKeys,
+    PlainRankKeys,
+    RankKeys,
+    RolloutsConfig,
+    RunKeys,
+    ScheduleKeys,
+    SftConfig,
+    SourceKeys,
+    TrainingKeys,
+)
 from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
@@ -31,6 +43,7 @@ from r0.config.stage_c import ScoreLossSection, StageCConfig
 __all__ = [
     "AnnotateConfig",
     "CheckpointSection",
+    "CompletionConfig",
     "ConvertConfig",
     "DataKeys",
     "DemoConfig",
@@ -52,6 +65,7 @@ __all__ = [
     "LoraSection",
     "MineConfig",
     "PPOSection",
+    "PlainRankKeys",
     "RLConfig",
     "RankKeys",
     "RankingKeys",
@@ -63,6 +77,7 @@ __all__ = [
     "RolloutSection",
     "RolloutsConfig",
     "RunKeys",
+    "ScheduleKeys",
     "ScoreConfig",
     "ScoreLossSection",
     "ScoringKeys",

@@ -5,10 +5,9 @@ Decided from the configuration and from whether there are GPUs, so that what can
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    from r0.config.rl import RLConfig
+from r0.config.sections import LearnerSection, RaySection, RolloutSection, SyncSection
 
 Backend = Literal["local", "gloo", "nccl", "ipc"]
 ROUNDING = 1e-9  # 0.7 + 0.3 is one card
@@ -16,7 +15,20 @@ ONE_CARD = "give learner and engine one card together (learner.gpus=0.4 rollout.
 WHOLE_CARDS = "leave learner.gpus and rollout.gpus empty for whole cards"
 
 
-def check_cards(config: RLConfig) -> None:
+class RoleSections(Protocol):
+    """The sections of a configuration that say where learner and engines run."""
+
+    @property
+    def learner(self) -> LearnerSection: ...  # noqa: D102
+    @property
+    def rollout(self) -> RolloutSection: ...  # noqa: D102
+    @property
+    def sync(self) -> SyncSection: ...  # noqa: D102
+    @property
+    def ray(self) -> RaySection: ...  # noqa: D102
+
+
+def check_cards(config: RoleSections) -> None:
     """Refuse placements that cannot work on any cluster.
 
     Raises:
@@ -37,7 +49,7 @@ def check_cards(config: RLConfig) -> None:
     transfer_backend(config, gpus=True)
 
 
-def transfer_backend(config: RLConfig, gpus: bool) -> Backend:
+def transfer_backend(config: RoleSections, gpus: bool) -> Backend:
     """The way of the weights from learner to engines: as configured, or what fits the engine and its devices.
 
     Args:
@@ -66,14 +78,14 @@ def transfer_backend(config: RLConfig, gpus: bool) -> Backend:
     return "nccl"
 
 
-def shares_card(config: RLConfig, gpus: bool) -> bool:
+def shares_card(config: RoleSections, gpus: bool) -> bool:
     """Whether the learner and the only vLLM engine are on one GPU."""
     if config.rollout.engine == "hf" or not gpus or not _both_on_gpus(config):
         return False
     return config.ray.inline or (_fits_one_card(config) and config.rollout.workers == 1)
 
 
-def _check_ipc(config: RLConfig) -> None:
+def _check_ipc(config: RoleSections) -> None:
     if not _fits_one_card(config):
         raise ValueError(
             "sync.backend: ipc is for one learner rank and one engine on the same card, without tensor parallelism; "
@@ -86,31 +98,31 @@ def _check_ipc(config: RLConfig) -> None:
         )
 
 
-def _check_nccl(config: RLConfig) -> None:
+def _check_nccl(config: RoleSections) -> None:
     learner, rollout = _learner_gpus(config), _rollout_gpus(config)
     engines_meet = config.rollout.workers > 1 and 2 * rollout <= 1 + ROUNDING
     if learner + rollout <= 1 + ROUNDING or engines_meet:
         who = "two engines" if engines_meet else "learner and engine"
         raise ValueError(
-            f"rollout.gpus: with learner.gpus={learner:g} and rollout.gpus={rollout:g}, {who} can be on the same card, which NCCL "
-            f"refuses; {WHOLE_CARDS}, or {ONE_CARD} with learner.ranks=1, rollout.workers=1 and sync.backend=auto"
+            f"rollout.gpus: with learner.gpus={learner:g} and rollout.gpus={rollout:g}, {who} can be on the same card, "
+            f"which NCCL refuses; {WHOLE_CARDS}, or {ONE_CARD} with learner.ranks=1, rollout.workers=1 and sync.backend=auto"
         )
 
 
-def _fits_one_card(config: RLConfig) -> bool:
+def _fits_one_card(config: RoleSections) -> bool:
     learner, rollout = _learner_gpus(config), _rollout_gpus(config)
     alone = config.learner.ranks == 1 and config.rollout.tensor_parallel_size == 1
     return alone and learner + config.rollout.workers * rollout <= 1 + ROUNDING
 
 
-def _both_on_gpus(config: RLConfig) -> bool:
+def _both_on_gpus(config: RoleSections) -> bool:
     return _learner_gpus(config) > 0 and _rollout_gpus(config) > 0
 
 
-def _learner_gpus(config: RLConfig) -> float:
+def _learner_gpus(config: RoleSections) -> float:
     return 1.0 if config.learner.gpus is None else config.learner.gpus
 
 
-def _rollout_gpus(config: RLConfig) -> float:
+def _rollout_gpus(config: RoleSections) -> float:
     rollout = config.rollout
     return float(rollout.tensor_parallel_size) if rollout.gpus is None else rollout.gpus

@@ -1,40 +1,52 @@
-"""Keys of the four-class ESCI reranker. The flags of tiny-reranker's train.py and eval.py are other names of r0's own."""
+"""Keys of the four-class ESCI reranker. The flags of tiny-reranker's train.py and eval.py are accepted as aliases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from r0.config.commands import RankKeys
+from r0.config.commands import PlainRankKeys, ScheduleKeys
 from r0.config.models import ModelKeys
-from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by
+from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
 
 BASE = "Qwen/Qwen3-0.6B"
 COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
 
 
 class EsciLoraSection(LoraSection):
-    """Low-rank adapters in the attention, as the ESCI reranker trains them by default."""
+    """Low-rank adapters in the attention layers, with the ESCI reranker's defaults."""
 
-    r: Annotated[int, Field(ge=0)] = key(16, "rank of the adapters; 0 trains all weights")
-    dropout: Share = key(0.05, "dropout on the adapters' input")
+    r: Annotated[int, Field(ge=0)] = key(16, "rank of the adapters; 0: train all weights")
+    dropout: Share = key(0.05, "dropout on the input of the adapters")
     target_modules: tuple[str, ...] | None = key(
         ("q_proj", "v_proj"), "module names to adapt; empty: all linear layers", strict=False
     )
 
 
 def _bf16(values: dict[str, Any]) -> None:
-    """``bf16=true`` is short for ``dtype=bf16``."""
+    """Treat ``bf16=true`` as ``dtype=bf16``."""
     if values.get("bf16") is True:
         if values.get("dtype", "auto") not in ("auto", "bf16"):
-            raise ValueError(f"bf16: dtype={values['dtype']} says otherwise; leave one of them out")
+            raise ValueError(f"bf16: contradicts dtype={values['dtype']}; remove one of them")
         values |= {"bf16": False, "dtype": "bf16"}
 
 
-class EsciConfig(RankKeys):
-    """A reranker of four classes (exact, substitute, complement, irrelevant), on Ray Train, plain or with DeepSpeed."""
+def _short_for(values: dict[str, Any]) -> None:
+    """Replace bf16, report_to and gradient_accumulation_steps by the keys that they are aliases of."""
+    _bf16(values)
+    mirror_by(values, "report_to", none="none")
+    steps, micro, ranks = (
+        values.get(name, default)
+        for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
+    )
+    if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
+        values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
+
+
+class EsciConfig(ScheduleKeys, PlainRankKeys):
+    """Train a reranker with four classes (exact, substitute, complement, irrelevant) on Ray Train, with or without DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "base_model": "model",
@@ -55,50 +67,27 @@ class EsciConfig(RankKeys):
 
     model: str = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
     data: str = key(..., COLUMNS)
-    heldout_share: Share = key(0.05, "share of the queries kept for evaluation; a query is never on both sides")
-    skip_bad: bool = key(False, "leave bad rows out, count and list them, and go on")
-    system_prompt: str = key("", "system message; empty: r0's own")
-    max_prompt_tokens: Count = key(512, "tokens of a prompt; longer item texts are cut")
-    batch_size: Count = key(32, "rows an update sees over all ranks; but see gradient_accumulation_steps")
+    heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
+    system_prompt: str = key("", "system message; empty: r0's default")
+    max_prompt_tokens: Count = key(512, "maximum prompt length in tokens; item texts are cut to fit")
+    batch_size: Count = key(32, "rows per update, over all ranks; but see gradient_accumulation_steps")
     gradient_accumulation_steps: Count | None = key(
-        None, "if given, an update sees micro_batch_size × this × ranks rows, whatever batch_size says"
+        None, "if given, batch_size is ignored and becomes micro_batch_size × this × ranks"
     )
     learning_rate: Positive = key(2e-4, "peak learning rate of AdamW")
-    warmup_ratio: Share = key(0.03, "share of the steps in which the learning rate rises from 0")
-    lr_schedule: Literal["constant", "cosine"] = key("cosine", "learning rate after the warm-up")
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: without DeepSpeed")
-    bf16: bool = key(False, "short for dtype=bf16")
-    no_flash_attn: bool = key(False, "torch's own attention on a GPU, even where the package flash-attn is installed")
+    bf16: bool = key(False, "alias of dtype=bf16")
+    no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
     lora: EsciLoraSection = key(EsciLoraSection(), "low-rank adapters")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between held-out evaluations; 0: at the end of each epoch; also before the first"
-    )
-    keep: Count = key(2, "newest checkpoints kept")
-    log_every: Count = key(50, "steps between lines of the record")
+    log_every: Count = key(50, "steps between lines of metrics.jsonl")
     report_to: Literal["wandb", "tensorboard", "none"] | None = key(
-        None, "short for tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
+        None, "alias of tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """bf16, report_to and gradient_accumulation_steps become the keys that they are short for."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        mirror_by(values, "report_to", none="none")
-        steps, micro, ranks = (
-            values.get(name, default)
-            for name, default in (("gradient_accumulation_steps", None), ("micro_batch_size", 4), ("ranks", 1))
-        )
-        if isinstance(steps, int) and steps > 0 and isinstance(micro, int) and isinstance(ranks, int):
-            values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
-        return values
+    _resolve = rewriting(_short_for)
 
 
 class EsciEvalConfig(ModelKeys):
-    """Measure an ESCI reranker on labelled rows: a base model with an adapter, or the folder of a trained one."""
+    """Evaluate an ESCI reranker on labelled rows: a base model with an adapter, or the folder of a trained model."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "base_model": "model",
@@ -107,26 +96,18 @@ class EsciEvalConfig(ModelKeys):
         "max_length": "max_prompt_tokens",
     }
 
-    model: str = key(..., "the model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
-    adapter: str | None = key(None, "the adapter/ of an esci run (or the run), laid over model without merging")
+    model: str = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
+    adapter: str | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
     data: str = key(..., COLUMNS)
-    skip_bad: bool = key(False, "leave bad rows out, count and list them, and go on")
-    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
-    max_prompt_tokens: Count | None = key(None, "tokens of a prompt; empty: what the model was trained with, or 512")
-    batch_size: Count = key(16, "rows computed at one time")
-    dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without")
-    bf16: bool = key(False, "short for dtype=bf16")
-    no_flash_attn: bool = key(False, "torch's own attention on a GPU, even where the package flash-attn is installed")
+    skip_bad: bool = key(False, "skip bad rows; count and list them")
+    system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default")
+    max_prompt_tokens: Count | None = key(None, "maximum prompt length in tokens; empty: as in training, or 512")
+    batch_size: Count = key(16, "rows per forward pass")
+    dtype: Literal["auto", "bf16", "fp32"] = key("auto", "precision; auto: bf16 on a GPU, otherwise fp32")
+    bf16: bool = key(False, "alias of dtype=bf16")
+    no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
     save_scores_path: str | None = key(
-        None, "write row, label, prediction, score and the four probabilities of every row to this new file (JSONL)"
+        None, "new file (JSONL) for row, label, prediction, score and the four probabilities of each row"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _resolve(cls, given: object) -> object:
-        """bf16 becomes the key that it is short for."""
-        if not isinstance(given, dict):
-            return given
-        values = dict(given)
-        _bf16(values)
-        return values
+    _resolve = rewriting(_bf16)

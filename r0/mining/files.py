@@ -1,32 +1,29 @@
-"""What mining writes: the same documents as groups, pointwise rows and [query, positives, negatives]; a set of files an epoch.
+"""Output files of mining: the same documents as groups, pointwise rows and [query, positives, negatives]; one set per epoch.
 
 ``groups.jsonl``     ``{"query", "hits": [{"content", "label"}]}``, in the order of the ranking
 ``rows.jsonl``       ``{"query", "document", "think": "", "answer": "yes"|"no", "label": 1|0}``
 ``positives.jsonl``  ``[query, [positives], [negatives]]``
-``statistics.json``  what was printed
+``statistics.json``  the printed statistics
 
-Of several epochs the files are ``groups-1.jsonl`` and so on. A label is 1 for a positive and 0 for a negative.
+With several epochs the files are named ``groups-1.jsonl`` and so on. Labels are 1 for positives and 0 for negatives.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from r0.mining.select import Selected
 from r0.mining.texts import Texts
 from r0.records import Answer
-from r0.storage.files import sync_folder, writing
+from r0.storage.files import writing
 
 KINDS, STATISTICS = ("groups", "rows", "positives"), "statistics.json"
 
 
 class MinedFiles:
-    """The files of ``epochs`` epochs, open in ``folder``."""
+    """The open files of ``epochs`` epochs in ``folder``."""
 
     def __init__(self, folder: Path, epochs: int, documents: Texts):
         self._documents, self._folder = documents, folder
@@ -56,24 +53,3 @@ class MinedFiles:
     def _write(self, kind: str, epoch: int, row: Any) -> None:
         with writing(self._folder):
             self._open[kind, epoch].write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write in that becomes ``folder`` at the end of the block; after an error nothing is left of it.
-
-    Raises:
-        UserError: the file system refuses.
-    """
-    partial = folder.with_name(f".partial-{folder.name}")
-    try:
-        with writing(folder):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        yield partial
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-            sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -1,13 +1,9 @@
-"""What ranks the documents of a collection for a query: BM25, the candidates of a run, or a dense model (``dense.py``)."""
+"""Sources that rank a collection's documents: BM25, the candidates of a run, or a dense model (``dense.py``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from r0.config import MineConfig
 from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN
@@ -16,61 +12,34 @@ from r0.data.hashes import text_hash
 from r0.data.runfile import given_order, read_run
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The best documents for a query, best first; and the scores of its positives, as far as they are known."""
-
-    documents: Sequence[str]  # [N] ids
-    scores: Sequence[float]  # [N]
-    positives: Mapping[str, float]  # id → score, of documents beyond the N too
-
-
-class Source(Protocol):
-    """What ranks the documents."""
-
-    name: str
-
-    def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
-        """For each query, in order, its best ``depth`` documents; fewer where the source has no more. What is made once (an
-        index, embeddings) is there when this returns."""
-        ...
-
-
-def by_score(scores: Mapping[str, float], positives: Sequence[str]) -> Ranked:
-    """Documents by falling score, equal ones by id, last first (trec_eval's order)."""
-    best = sorted(((score, name) for name, score in scores.items()), reverse=True)
-    known = {name: scores[name] for name in positives if name in scores}
-    return Ranked([name for _, name in best], [score for score, _ in best], known)
+from r0.mining.dense import DenseSource
+from r0.mining.ranked import Ranked, Source
 
 
 def open_source(config: MineConfig, collection: Collection) -> Source:
-    """The source that the configuration names; a model is not loaded before its first query.
+    """Open the configured source; a model is loaded on its first query.
 
     Raises:
-        UserError: ranks go beyond what is there; the run or the model cannot be used.
+        UserError: the ranks exceed the available documents, or the run or the model cannot be used.
     """
     size = len(collection.documents)
     if config.deepest > size:
-        raise UserError(f"ranks: they go to {config.deepest}, and {collection.name} has {size} documents; end them at {size}")
+        raise UserError(f"ranks: go up to {config.deepest}, but {collection.name} has only {size} documents; end them at {size}")
     if config.run is not None:
         source = RunSource(Path(config.run).expanduser(), collection)
         if config.deepest > source.longest:
             raise UserError(
-                f"ranks: they go to {config.deepest}, and the longest list of {config.run} has {source.longest} documents; "
+                f"ranks: go up to {config.deepest}, but the longest list of {config.run} has only {source.longest} documents; "
                 f"end them at {source.longest}, or give a deeper run (retrieve depth={config.deepest})"
             )
         return source
     if config.model is not None:
-        from r0.mining.dense import DenseSource
-
         return DenseSource(config.model, collection)
     return Bm25Source(collection)
 
 
 class Bm25Source:
-    """BM25 with the settings of ``retrieve``'s defaults. Documents without a word of the query are not ranked."""
+    """BM25 with the defaults of ``retrieve``. Documents without a word of the query are not ranked."""
 
     name = "bm25"
 
@@ -92,10 +61,10 @@ class Bm25Source:
 
 
 class RunSource:
-    """The candidates of a TREC run with their scores. A query that the run has not has no documents.
+    """The candidates of a TREC run with their scores. A query missing from the run has no documents.
 
     Raises:
-        UserError: the run cannot be read, or names a query or a document that the collection has not.
+        UserError: the run cannot be read, or names a query or a document that the collection does not contain.
     """
 
     def __init__(self, path: Path, collection: Collection):
@@ -117,18 +86,3 @@ class RunSource:
             best = given_order(scores)[:depth]
             known = {name: scores[name] for name in query.positives if name in scores}
             yield Ranked(best, [scores[name] for name in best], known)
-
-
-def best_of(scores_D: np.ndarray, ids: Sequence[str], depth: int) -> tuple[list[str], list[float]]:
-    """The ``depth`` best ids and their scores; equal ones by id, last first, also where ``depth`` cuts them.
-
-    Args:
-        scores_D: float32 [documents].
-        ids: [documents].
-        depth: how many, at most.
-    """
-    found = np.arange(len(scores_D))
-    if len(found) > depth:
-        found = np.flatnonzero(scores_D >= np.partition(scores_D, -depth)[-depth])
-    best = sorted(((float(scores_D[at]), ids[at]) for at in found.tolist()), reverse=True)[:depth]
-    return [name for _, name in best], [score for score, _ in best]

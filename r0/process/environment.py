@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+from r0.process.gpus import cards
+
 VARIABLES = {
     "TOKENIZERS_PARALLELISM": "false",  # each role has its cores
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # the NUMA notice of DeepSpeed's native part
     "GLOO_LOG_LEVEL": "ERROR",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray: leave CUDA_VISIBLE_DEVICES of workers without a GPU as it is
     "RAY_DEDUP_LOGS": "1",
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",  # see device.avoid_cudnn_attention
 }
 
 
@@ -20,5 +23,5 @@ def quiet() -> None:
     """Set what is not set, in the driver; before torch or Ray is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
-    if not os.path.isdir("/proc/driver/nvidia"):
+    if not cards():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed says so at length otherwise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -12,6 +14,7 @@ from r0.errors import UserError
 
 DRIVER = Path("/proc/driver/nvidia")
 DEVICES = Path("/dev")
+WSL_TOOLS = "/usr/lib/wsl/lib"
 
 
 def cards() -> int:
@@ -20,7 +23,21 @@ def cards() -> int:
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     devices = [path for path in DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    return max(len(list((DRIVER / "gpus").glob("*"))), len(devices))  # a sandbox may show one of the two only
+    found = max(len(list((DRIVER / "gpus").glob("*"))), len(devices))  # a sandbox may show one of the two only
+    # WSL2 shows neither, and the same /dev/dxg for the GPUs of all makers.
+    return found if found or not (DEVICES / "dxg").exists() else _listed()
+
+
+def _listed() -> int:
+    """GPUs that NVIDIA's own tool lists; 0 without it."""
+    tool = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", ""), WSL_TOOLS]))
+    if tool is None:
+        return 0
+    try:
+        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def local_gpus() -> int:

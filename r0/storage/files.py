@@ -1,20 +1,23 @@
-"""Files that are whole or not there: written to a temporary name beside their place, flushed to the disk, renamed."""
+"""Atomic file writes: content goes to a temporary file in the same folder, is flushed to disk, and the file is renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from r0.errors import UserError
 
-TEMPORARY = ".tmp-"  # beginning of the names of files that are not whole yet
+TEMPORARY = ".tmp-"  # name prefix of files being written
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write ``content``, given whole or in parts, to ``path`` so that after a crash at any moment either the old file or the new
-    one is there, whole.
+    """Write ``content``, given whole or in parts, to ``path``. After a crash at any time, ``path`` holds either the old or the
+    new content, complete.
 
     Raises:
         UserError: the file system refuses (read-only, full, no permission).
@@ -34,8 +37,43 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
         sync_folder(path.parent)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON for people: indented, whole or not at all.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def json_line(content: Any) -> bytes:
+    """``content`` as a line of JSONL."""
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write in that becomes ``folder`` at the end of the block; after an error nothing is left of it.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    partial = folder.with_name(f".partial-{folder.name}")
+    try:
+        with writing(folder):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        yield partial
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+            sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (a rename is only on the disk after this). Where a file system cannot, nothing happens."""
+    """Flush a folder's entries to disk, which makes a rename durable. Does nothing on file systems without support."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -46,7 +84,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one sentence."""
+    """Context manager that converts file-system errors into a ``UserError``."""
     try:
         yield
     except FileExistsError:

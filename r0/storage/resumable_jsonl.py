@@ -1,38 +1,40 @@
-"""A JSONL file to which finished pieces of work are appended, so that an interrupted run goes on from what is in it."""
+"""A JSONL file to which finished items are appended; an interrupted run resumes from its lines."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from r0.errors import UserError
-from r0.storage.files import writing
+from r0.storage.files import json_line, writing
 
 Row = dict[str, Any]
 Key = TypeVar("Key", bound=Hashable)
 
 
-class AppendedLines(Generic[Key]):
-    """The lines of the file at ``path`` by key. A context manager.
+class ResumableJsonl(ABC, Generic[Key]):
+    """The lines of the file at ``path``, by key. A context manager; subclasses define ``key_of``.
 
-    A last line that was not written to its end is cut off.
+    An incomplete last line is cut off.
 
     Args:
-        path: the file; made where it is missing.
-        key_of: the key of a line's object. It may raise ``UserError`` itself (with what does not match, and the remedy); a
-            ``ValueError``, ``KeyError``, ``TypeError`` or ``AttributeError`` says that the line is damaged.
-        write: false to read only, where others may write.
+        path: the file; created if missing.
+        write: False to only read a file that another process may be writing.
 
     Raises:
-        UserError: a line is damaged; the file cannot be opened.
+        UserError: a line is damaged, or the file cannot be opened.
     """
 
-    def __init__(self, path: Path, key_of: Callable[[Row], Key], write: bool = True):
-        self.path, self._key_of = path, key_of
-        self._at: dict[Key, int] = {}  # where a key's line begins, in bytes
+    SYNC_S: ClassVar[float] = 0.0  # maximum seconds until appended lines are flushed to disk
+
+    def __init__(self, path: Path, write: bool = True):
+        self.path = path
+        self._at: dict[Key, int] = {}  # byte offset of each key's line
         with writing(path):
             self._file = path.open("a+b" if write else "rb")
         try:
@@ -43,6 +45,16 @@ class AppendedLines(Generic[Key]):
         except BaseException:
             self._file.close()
             raise
+        self._waiting, self._synced = False, time.monotonic()
+
+    @abstractmethod
+    def key_of(self, row: Row) -> Key:
+        """The key of a line's object.
+
+        Raises:
+            UserError: the line does not belong to this run (with the mismatch and the remedy).
+            ValueError, KeyError, TypeError, AttributeError: the line is damaged.
+        """
 
     def __contains__(self, key: object) -> bool:
         return key in self._at
@@ -51,31 +63,37 @@ class AppendedLines(Generic[Key]):
         return len(self._at)
 
     def __iter__(self) -> Iterator[Key]:
-        """The keys in the order in which their lines were appended."""
+        """The keys, in the order in which their lines were appended."""
         return iter(self._at)
 
-    def __getitem__(self, key: Key) -> Row:
+    def row(self, key: Key) -> Row:
         """The object of a line."""
         self._file.seek(self._at[key])
         return json.loads(self._file.readline())
 
-    def add(self, row: Row, sync: bool = True) -> None:
-        """Append a line. It is on the disk when this returns, or without ``sync`` after the method of that name."""
+    def append(self, row: Row) -> None:
+        """Append a line. It is on disk within ``SYNC_S`` seconds, or after ``sync`` or ``close``."""
         with writing(self.path):
-            self._at[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
-            self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-        if sync:
+            self._at[self.key_of(row)] = self._file.seek(0, os.SEEK_END)
+            self._file.write(json_line(row))
+        self._waiting = True
+        if time.monotonic() - self._synced >= self.SYNC_S:
             self.sync()
 
     def sync(self) -> None:
-        """Bring what was added to the disk."""
+        """Flush the appended lines to disk."""
         with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
+        self._waiting, self._synced = False, time.monotonic()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Flush to disk and close the file."""
+        try:
+            if self._waiting:
+                self.sync()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -84,14 +102,14 @@ class AppendedLines(Generic[Key]):
         self.close()
 
     def _read(self) -> int:
-        """Find the lines; returns where the last whole one ends, in bytes."""
+        """Index the lines; return the byte offset of the end of the last complete line."""
         self._file.seek(0)
         offset = 0
         for number, line in enumerate(self._file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
-                self._at[self._key_of(json.loads(line))] = offset
+                self._at[self.key_of(json.loads(line))] = offset
             except UserError as error:
                 raise UserError(f"{self.path}:{number}: {error}") from None
             except (ValueError, KeyError, TypeError, AttributeError):

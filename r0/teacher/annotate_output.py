@@ -1,14 +1,13 @@
-"""What annotation writes in the end: pointwise rows, or a raw log. Whole or not at all, in the order of the data."""
+"""Writes the result of annotation: pointwise rows, or a raw log; atomically, in the order of the data."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from r0.data.hashes import text_hash
 from r0.records import Answer
-from r0.storage.files import write_atomic
+from r0.storage.files import json_line, write_atomic
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 
@@ -16,25 +15,25 @@ ROWS, RAW_LOG = "rows.jsonl", "raw_log.jsonl"
 
 
 def write_rows(path: Path, pairs: Pairs, done: Annotations) -> str:
-    """Write the pairs that were kept as ``{"query", "document", "think", "answer", "label"}``; returns what to print."""
+    """Write the kept pairs as ``{"query", "document", "think", "answer", "label"}``; return a printable summary."""
     count = dict.fromkeys(Answer, 0)
 
     def rows() -> Iterator[bytes]:
         for query, document, think, answer in _kept(pairs, done, pairs):
             count[answer] += 1
             label = int(answer is Answer.YES)
-            yield _line({"query": query, "document": document, "think": think, "answer": answer.value, "label": label})
+            yield json_line({"query": query, "document": document, "think": think, "answer": answer.value, "label": label})
 
     write_atomic(path, rows())
     return f"{path}: {sum(count.values())} rows ({count[Answer.YES]} yes, {count[Answer.NO]} no)"
 
 
 def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
-    """Write the pairs that were kept as ``{"query", "response", "response_thinking", "rejected_response": [{"document",
-    "thinking"}]}``; returns what to print.
+    """Write the kept pairs as ``{"query", "response", "response_thinking", "rejected_response": [{"document", "thinking"}]}``;
+    return a printable summary.
 
-    A line holds one relevant document. A query with several has several lines, the first of them with all that was rejected, so
-    that ``convert`` gives every pair once. A query with none has no place in a log.
+    A line has one relevant document. A query with several has several lines, the first of them with all rejected documents,
+    so that ``convert`` restores each pair once. Queries without a relevant document cannot be written.
     """
     by_query: dict[int, list[int]] = {}
     for key in pairs:
@@ -50,7 +49,7 @@ def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
             rejected = [{"document": one[1], "thinking": one[2]} for one in found if one[3] is Answer.NO]
             relevant = [one for one in found if one[3] is Answer.YES]
             for query, document, think, _ in relevant:
-                yield _line({"query": query, "response": document, "response_thinking": think, "rejected_response": rejected})
+                yield json_line({"query": query, "response": document, "response_thinking": think, "rejected_response": rejected})
                 written, rejected = written + 1, []
             if not relevant:
                 left[0], left[1] = left[0] + 1, left[1] + len(found)
@@ -60,14 +59,10 @@ def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
 
 
 def _kept(pairs: Pairs, done: Annotations, keys: Iterable[int]) -> Iterator[tuple[str, str, str, Answer]]:
-    """(query, document, thought, answer) of the pairs that were kept."""
+    """(query, document, thought, answer) of the kept pairs."""
     for key in keys:
         annotation = done.kept(key) if key in done else None
         row = pairs.row(key)
         if annotation is not None and row is not None:
             task = pairs.task(row)
             yield task.query, task.document, annotation.think, annotation.answer
-
-
-def _line(row: dict[str, object]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()

@@ -1,95 +1,73 @@
-"""``annotations.jsonl``: a line for every pair that is done, appended as it is done. An interrupted run goes on from it.
+"""``annotations.jsonl``: one line per finished pair, appended as it finishes; an interrupted run resumes from it.
 
-A line holds ``pair`` (the pair's key, 16 hex digits), ``known`` (its label as an answer, or null), ``kept`` (whether the last
-sample is the pair's annotation; all before it were rejected), ``prompt_tokens``, ``cut_tokens`` (of the document, which did
-not fit the prompt), ``samples`` in their order (``answer``: null where none can be read, ``failures``, ``think_tokens``,
-``tokens``, ``think``), and ``refused``: why the pair could not be shown to the model, mostly empty.
+A line has ``pair`` (the pair's key, 16 hex digits), ``known`` (its label as an answer, or null), ``kept`` (whether the last
+sample is the pair's annotation; all earlier ones were rejected), ``prompt_tokens``, ``cut_tokens`` (tokens of the document
+that did not fit the prompt), ``samples`` in order (``answer``: null if unreadable, ``failures``, ``think_tokens``,
+``tokens``, ``think``), and ``refused``: why the pair does not fit the prompt; usually empty.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from r0.errors import UserError
 from r0.records import Answer
 from r0.rerank.job import Outcome
 from r0.rerank.methods import agrees
-from r0.storage.resumable_jsonl import AppendedLines, Row
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.teacher.annotate_pairs import Pairs
-
-SYNC_S = 1.0  # seconds after which what was added is brought to the disk
 
 
 class Annotation(NamedTuple):
-    """What was kept of a pair."""
+    """The annotation of a pair."""
 
     think: str
     answer: Answer
 
 
-class Annotations:
-    """The pairs that are done, in the file at ``path``. A context manager.
+class Annotations(ResumableJsonl[int]):
+    """The finished pairs by key, in the file at ``path``.
 
     Args:
         path: the file.
         pairs: the data.
-        seen: called with every line, those that are there and those that are added.
+        seen: called with every line, existing and new.
 
     Raises:
-        UserError: the file is damaged, or of other data.
+        UserError: the file is damaged, or belongs to other data.
     """
 
+    SYNC_S = 1.0  # pairs finish too fast to flush each one separately
+
     def __init__(self, path: Path, pairs: Pairs, seen: Callable[[Row], None]):
-        self.path, self._pairs, self._seen = path, pairs, seen
-        self._lines = AppendedLines(path, self._key)
-        for key in self._lines:
-            seen(self._lines[key])
-        self._synced = time.monotonic()
-
-    def __contains__(self, key: int) -> bool:
-        return key in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        self._pairs, self._seen = pairs, seen
+        super().__init__(path)
+        for key in self:
+            seen(self.row(key))
 
     def add(self, key: int, known: Answer | None, outcome: Outcome) -> None:
-        """Keep the outcome of a pair; it is on the disk within moments, or when the file is closed."""
+        """Store the outcome of a pair; it is on disk within ``SYNC_S`` seconds, or when the file is closed."""
         row = _row(key, known, outcome)
-        self._lines.add(row, sync=False)
+        self.append(row)
         self._seen(row)
-        if time.monotonic() - self._synced > SYNC_S:
-            self._lines.sync()
-            self._synced = time.monotonic()
 
     def kept(self, key: int) -> Annotation | None:
-        """What was kept of a pair that is done, if anything was."""
-        row = self._lines[key]
+        """The annotation of a finished pair; None if no sample was acceptable."""
+        row = self.row(key)
         return Annotation(row["samples"][-1]["think"], Answer(row["samples"][-1]["answer"])) if row["kept"] else None
 
-    def close(self) -> None:
-        """Bring all to the disk and close the file."""
-        self._lines.sync()
-        self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _key(self, row: Row) -> int:
+    def key_of(self, row: Row) -> int:
         """The key of a line's pair.
 
         Raises:
-            UserError: the data does not have the pair, or has another label for it.
+            UserError: the data does not contain the pair, or has another label for it.
         """
         key = int(row["pair"], 16)
         number = self._pairs.row(key)
         if number is None or self._pairs.known(number) != row["known"]:
-            what = "the data has no such pair any more" if number is None else "the pair has another label now"
+            what = "the pair is no longer in the data" if number is None else "the pair now has another label"
             raise UserError(f"{what}; start over with fresh=true, or give the data that was annotated")
         if row["kept"]:
             Answer(row["samples"][-1]["answer"])

@@ -3,6 +3,9 @@
 The packages come from where pip of this machine is told to find them (uv does not read pip's settings, so they are handed over
 at run time; nothing of them is written down), with the versions of constraints.txt. torch is the CPU build: from those places
 where they have it, elsewhere from PyTorch's own index.
+
+The terminal shows a few lines. What pip and uv print goes to setup.log in the environment; where a step fails, its last lines
+are shown.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from pathlib import Path
 UV = "uv==0.13.8"
 TORCH = "torch==2.13.0"
 SUPPORTED = ((3, 11), (3, 12))
+LOG = "setup.log"  # in the environment
+SHOWN = 15  # lines of a failed step that are shown
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,7 +40,7 @@ def main(arguments: list[str]) -> int:
         python = make_venv(venv)
         install(python, extras)
     except SetupError as error:
-        print(f"make setup: {error}", file=sys.stderr)
+        print(error if "\n" in str(error) else f"make setup: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -46,25 +51,44 @@ def make_venv(venv: Path) -> Path:
     if not _same_python(python):
         shutil.rmtree(venv, ignore_errors=True)
         say(f"virtual environment {venv}, Python {platform.python_version()}")
-        if subprocess.run([sys.executable, "-m", "venv", str(venv)], check=False).returncode:
-            raise SetupError(f"{sys.executable} -m venv failed; install the venv package of this Python (Debian: python3-venv)")
-    if subprocess.run([python, "-m", "pip", "install", "--quiet", UV], check=False).returncode:
-        raise SetupError(f"pip could not install {UV}; check the network, or pip's index settings (pip config list)")
+        venv.mkdir(parents=True, exist_ok=True)
+        remedy = f"{sys.executable} -m venv failed; install the venv package of this Python (Debian: python3-venv)"
+        run([sys.executable, "-m", "venv", str(venv)], venv / LOG, remedy)
+    remedy = f"pip could not install {UV}; check the network, or pip's index settings (pip config list)"
+    run([str(python), "-m", "pip", "install", UV], venv / LOG, remedy)
     return python
 
 
 def install(python: Path, extras: list[str]) -> None:
     """Install r0 (editable) with ``extras`` as constraints.txt says."""
-    environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(python.parent.parent.resolve())}
+    venv = python.parent.parent
+    environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(venv.resolve())}
     uv = [str(python.parent / "uv"), "pip"]
     backend = [] if has_cpu_torch(uv, environment) else ["--torch-backend", "cpu"]
-    say("packages" + (", torch from PyTorch's CPU index" if backend else ""))
+    say(f"packages{', torch from the CPU index of PyTorch' if backend else ''} (what is done is written to {venv / LOG})")
     wanted = [f"{ROOT}[{','.join(extras)}]"] if extras else [str(ROOT)]
     limits = ["--constraints", str(ROOT / "constraints.txt"), "--overrides", str(ROOT / "overrides.txt")]
     # Compiled now: every worker process imports these, and some machines do not let Python keep what it compiles.
     command = [*uv, "install", "--python", str(python), "--compile-bytecode", *backend, *limits, "--editable", *wanted]
-    if subprocess.run(command, env=environment, check=False).returncode:
-        raise SetupError("the packages could not be installed, for the reason above; check the network or pip's index settings")
+    remedy = "the packages could not be installed, for the reason above; check the network or pip's index settings"
+    run(command, venv / LOG, remedy, environment)
+    say("packages are installed")
+
+
+def run(command: list[str], log: Path, remedy: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run one step; what it prints is appended to ``log``.
+
+    Raises:
+        SetupError: the last lines that it printed, and ``remedy``.
+    """
+    with log.open("ab") as file:
+        file.write(f"$ {' '.join(command)}\n".encode())
+        file.flush()
+        began = file.tell()
+        failed = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if failed:
+        printed = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()
+        raise SetupError("\n".join([*printed[-SHOWN:], f"make setup: {remedy} (all of it: {log})"]))
 
 
 def has_cpu_torch(uv: list[str], environment: Mapping[str, str]) -> bool:

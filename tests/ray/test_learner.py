@@ -101,6 +101,15 @@ def test_every_zero_stage_ends_with_the_weights_of_plain_torch(world, job, tmp_p
     check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_compiled_kernels_end_with_the_weights_of_plain_torch(world, job, tmp_path):
+    jobs = [job("ppo", stage, f"compiled{stage}", compile=True) for stage in (0, 3)]
+    jobs += [job("grpo", stage, f"compiled-checkpointed{stage}", compile=True) for stage in (0, 3)]
+    jobs += [job("grpo", 3, "compiled-lora", True, "tied", lora={"r": 4}, compile=True)]
+    check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
+
+
 def test_a_model_that_is_not_there_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="cannot be loaded"):
         load_causal(str(tmp_path / "nothing"), torch.float32)

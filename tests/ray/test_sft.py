@@ -1,4 +1,4 @@
-"""The warm start on real Ray Train and DeepSpeed: what it saves can be loaded and has learned; ranks change nothing."""
+"""The warm start on real Ray Train and DeepSpeed: the saved model loads and has learned; the number of ranks changes nothing."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def check_model(run: Path, settings: SftConfig) -> None:
 @pytest.mark.slow
 def test_two_ranks_with_zero_2_learn_what_one_rank_learns(ray_session, model: str, tmp_path: Path) -> None:
     two = config(model, tmp_path / "two", ranks=2, zero_stage=2)
-    assert sft.run(two) == tmp_path / "two" / "model"
+    assert sft.run(two) == tmp_path / "two"
     check_model(tmp_path / "two", two)
     sft.run(config(model, tmp_path / "one", zero_stage=0, ray=INLINE))
     # Rows differ in length, so this holds only with one token denominator over ranks and micro-batches.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
     assert record(tmp_path / "two")[-1]["heldout/loss"] == pytest.approx(record(tmp_path / "one")[-1]["heldout/loss"], abs=2e-4)
-    assert sft.run(two) == tmp_path / "two" / "model"  # finished: says so and returns
+    assert sft.run(two) == tmp_path / "two"  # finished: says so and returns
 
 
 def test_zero_3_and_lora_save_merged_weights_and_the_adapter(model: str, tmp_path: Path) -> None:
@@ -92,10 +92,11 @@ def test_zero_3_and_lora_save_merged_weights_and_the_adapter(model: str, tmp_pat
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size > 1000
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Path) -> None:
-    whole = config(model, tmp_path / "whole", ray=INLINE, save_every=2)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Path, dtype: str) -> None:
+    whole = config(model, tmp_path / "whole", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(whole)
-    cut = config(model, tmp_path / "cut", ray=INLINE, save_every=2)
+    cut = config(model, tmp_path / "cut", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(cut)
     (tmp_path / "cut" / "finished.json").unlink()
     (tmp_path / "cut" / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed
@@ -125,7 +126,7 @@ class _Evil:
         return os.mkdir, (self.path,)
 
 
-def test_what_a_rank_finds_wrong_is_one_sentence(ray_session, model: str, tmp_path: Path) -> None:
+def test_what_a_rank_finds_wrong_gives_a_one_sentence_error(ray_session, model: str, tmp_path: Path) -> None:
     lora = LoraSection(r=4, target_modules=("no_such_layer",))
     with pytest.raises(UserError, match="no_such_layer"):
         sft.run(config(model, tmp_path / "run", ranks=2, lora=lora))
@@ -148,7 +149,7 @@ def test_rows_without_thought_are_left_out_and_long_ones_cut(model: str, tmp_pat
         model, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), heldout_share=0.0, max_steps=0, max_new_tokens=90, ray=INLINE
     )
     sft.run(settings)
-    assert "10 rows without a thought are left out" in capsys.readouterr().out
+    assert "10 rows without a thought dropped" in capsys.readouterr().out
     last = record(tmp_path / "run")[-1]
     assert last["cut_prompts"] == 0
     assert last["rows"] == 24  # 30 rows with a thought: 3 steps of 8
@@ -181,7 +182,7 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
         "batch_size": 8, "learning_rate": 3e-3, "max_prompt_tokens": 900, "ray.inline": "true",
     }  # fmt: skip
     done = launch("sft", settings)
-    assert "8 lists without a thought are left out" in done.stdout
+    assert "8 lists without a thought dropped" in done.stdout
     assert len(losses(tmp_path / "run")) == 3  # 24 rows with a thought
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
     same = config(model, tmp_path, answer="permutation", data=str(data), max_label=2, heldout_share=0.0, max_prompt_tokens=900)

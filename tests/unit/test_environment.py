@@ -50,6 +50,26 @@ def test_constraints_name_versions_only() -> None:
     assert "torch==2.13.0" in lines
 
 
+def test_what_a_step_prints_goes_to_the_log_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / environment.LOG
+    environment.run([sys.executable, "-c", "print('Resolved 200 packages')"], log, "never shown")
+    assert capfd.readouterr() == ("", "")
+    assert "Resolved 200 packages" in log.read_text()
+
+
+def test_a_step_that_fails_shows_its_last_lines_and_the_remedy(tmp_path: Path) -> None:
+    log = tmp_path / environment.LOG
+    environment.run([sys.executable, "-c", "print('an earlier step')"], log, "never shown")
+    code = "import sys; print(*range(100), sep=chr(10), flush=True); sys.exit('no such index')"
+    with pytest.raises(environment.SetupError) as failed:
+        environment.run([sys.executable, "-c", code], log, "check the network")
+    lines = str(failed.value).splitlines()
+    assert len(lines) == environment.SHOWN + 1
+    assert lines[-2] == "no such index"
+    assert lines[-1] == f"make setup: check the network (all of it: {log})"
+    assert "an earlier step" not in str(failed.value)
+
+
 def test_the_environments_programs_are_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     native.use_environment_tools()

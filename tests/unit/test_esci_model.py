@@ -1,4 +1,4 @@
-"""The ESCI prompt and its label tokens; the classifier that is made of a language model and the folder it is kept in."""
+"""The ESCI prompt and its label tokens; the classifier built from a language model, and its folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from r0.supervised.esci.folder import pair_tokenizer, write_model
 from r0.supervised.esci.measure import scores_of
 from r0.supervised.esci.model import check_classifier, class_logits, classifier
 from r0.supervised.esci.prompt import EsciPrompter
+from r0.supervised.esci.prompt_file import SYSTEM_PROMPT, PromptSettings, load_prompt_settings
 from r0.supervised.esci.scorer import Scorer
-from r0.supervised.esci.told import SYSTEM_PROMPT, Told, told
 from r0.text.plain_text import added_ids
 from tests.architectures import ARCHITECTURES, build
 from tests.helpers import tiny_model, tiny_tokenizer
@@ -36,7 +36,7 @@ ENDINGS = {
 
 
 def prompter_of(name: str, most: int = 600) -> EsciPrompter:
-    return EsciPrompter(ARCHITECTURES[name].tokenizer(), Told(max_prompt_tokens=most))
+    return EsciPrompter(ARCHITECTURES[name].tokenizer(), PromptSettings(max_prompt_tokens=most))
 
 
 def rendered(prompter: EsciPrompter, query: str, item: str) -> list[int]:
@@ -78,11 +78,11 @@ def test_tags_and_control_tokens_in_texts_are_text() -> None:
 def test_labels_that_begin_with_the_same_token_are_refused() -> None:
     tokenizer = ARCHITECTURES[QWEN3].tokenizer()
     with pytest.raises(UserError, match=r"begins the labels exact and equal with the same token"):
-        EsciPrompter(tokenizer, Told(max_prompt_tokens=600, words=("exact", "substitute", "equal", "irrelevant")))
+        EsciPrompter(tokenizer, PromptSettings(max_prompt_tokens=600, words=("exact", "substitute", "equal", "irrelevant")))
     with pytest.raises(UserError, match="same token"):
-        EsciPrompter(tokenizer, Told(max_prompt_tokens=600, words=("same", "same", "same", "same")))
+        EsciPrompter(tokenizer, PromptSettings(max_prompt_tokens=600, words=("same", "same", "same", "same")))
     with pytest.raises(UserError, match="same token"):  # one ends where the others go on
-        EsciPrompter(tokenizer, Told(max_prompt_tokens=600, words=("e", "exact", "ex", "exa")))
+        EsciPrompter(tokenizer, PromptSettings(max_prompt_tokens=600, words=("e", "exact", "ex", "exa")))
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -90,7 +90,7 @@ def test_the_classifiers_logits_are_the_hidden_state_times_four_rows_of_the_head
     folder = Path(build(name, tmp_path / "model"))
     check_classifier(folder)
     causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    prompter = EsciPrompter.open(folder, Told(max_prompt_tokens=600))
+    prompter = EsciPrompter.open(folder, PromptSettings(max_prompt_tokens=600))
     inputs = EsciCollate(prompter, keeps=True).inputs([prompter.ids(*pair) for pair in PAIRS])
     head = causal.get_output_embeddings().weight[list(prompter.words)]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_transformers_sentence_transformers_and_r0_read_one_score_from_the_folde
 
     base = Path(build(QWEN3, tmp_path / "base"))
     causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    prompter = EsciPrompter.open(base, Told(max_prompt_tokens=500))
+    prompter = EsciPrompter.open(base, PromptSettings(max_prompt_tokens=500))
     pairs = [*PAIRS, ("red shoe", "laces " * 200)]  # the last is cut
     inputs = EsciCollate(prompter, keeps=True).inputs([prompter.ids(*pair) for pair in pairs])
     with torch.no_grad():
@@ -132,12 +132,12 @@ def test_transformers_sentence_transformers_and_r0_read_one_score_from_the_folde
     with Reranker(folder, "pointwise", dtype="bf16") as reranker:
         assert reranker.predict(pairs) == pytest.approx(expected, abs=0.05)
     assert np.ptp(expected) > 0.01
-    assert told(folder) == Told(max_prompt_tokens=500)
+    assert load_prompt_settings(folder) == PromptSettings(max_prompt_tokens=500)
 
 
 @pytest.mark.parametrize("template", [None, "the tokenizer's own"])
 @pytest.mark.parametrize("begins", [False, True])
-def test_the_saved_tokenizer_asks_as_the_first_one_did(begins: bool, template: str | None, tmp_path: Path) -> None:
+def test_the_saved_tokenizer_writes_the_same_prompt(begins: bool, template: str | None, tmp_path: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tiny_tokenizer()
@@ -146,11 +146,11 @@ def test_the_saved_tokenizer_asks_as_the_first_one_did(begins: bool, template: s
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
     if template is None:
         tokenizer.chat_template = None
-    prompter = EsciPrompter(tokenizer, Told(max_prompt_tokens=600))
+    prompter = EsciPrompter(tokenizer, PromptSettings(max_prompt_tokens=600))
     ids = prompter.ids("red shoe", "a shoe")
     assert (ids[0] == 1) == (begins or template is not None)
     pair_tokenizer(prompter).save_pretrained(tmp_path)
-    saved = EsciPrompter(AutoTokenizer.from_pretrained(tmp_path), Told(max_prompt_tokens=600))
+    saved = EsciPrompter(AutoTokenizer.from_pretrained(tmp_path), PromptSettings(max_prompt_tokens=600))
     assert saved.ids("red shoe", "a shoe") == ids
     turns = [{"role": "query", "content": "red shoe"}, {"role": "document", "content": "a shoe"}]
     assert saved.tokenizer.apply_chat_template(turns, return_dict=False) == list(ids)
@@ -176,7 +176,7 @@ def test_a_model_that_changes_its_logits_is_refused(tmp_path: Path) -> None:
         check_classifier(folder)
 
 
-def test_what_eval_cannot_use_is_one_sentence_before_it_loads(tmp_path: Path) -> None:
+def test_what_eval_cannot_use_gives_a_one_sentence_error_before_it_loads(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "base")
     foreign = build("bge-reranker-v2-m3", tmp_path / "foreign", "score", num_labels=4)
 
@@ -188,10 +188,10 @@ def test_what_eval_cannot_use_is_one_sentence_before_it_loads(tmp_path: Path) ->
 
     assert "holds no adapter_config.json; give the adapter/ of an esci run" in refusal(model=model, adapter=str(tmp_path))
     assert "is a classifier without r0_esci.json" in refusal(model=foreign)
-    Told().remember(Path(foreign))
+    PromptSettings().save(Path(foreign))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    Told().remember(tmp_path / "adapter")
+    PromptSettings().save(tmp_path / "adapter")
     assert "leave adapter out" in refusal(model=foreign, adapter=str(tmp_path))
     (tmp_path / "adapter" / "r0_esci.json").write_text("{")
     assert "r0_esci.json: is damaged" in refusal(model=model, adapter=str(tmp_path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r0.supervised.finetune.validation import shares
+from r0.supervised.training.validation import shares
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

@@ -1,12 +1,14 @@
-"""The door: help without torch, exit codes, positionals and the --some-key form."""
+"""The launcher: help without torch, exit codes, positionals and the --some-key form."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from r0.errors import UserError
 from r0.launch import COMMANDS, main, parse
+from r0.overview import EXAMPLES, GROUPS
 
 
 def test_help_imports_neither_torch_nor_vllm_nor_ray():
@@ -42,7 +44,7 @@ def test_help_names_every_key(name, capsys):
         (["rollouts"], "run is missing"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capsys):
+def test_bad_input_gives_a_one_sentence_error_and_exit_code_2(arguments, words, capsys):
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert words in shown
@@ -68,6 +70,22 @@ def test_unexpected_faults_keep_their_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr("r0.commands.rollouts.run", broken)
     with pytest.raises(ZeroDivisionError):
         main(["rollouts", str(tmp_path)])
+
+
+def test_without_arguments_the_commands_are_shown_in_groups_with_examples(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    assert {command.group for command in COMMANDS.values()} == set(GROUPS)
+    assert [line.split(":")[0] for line in shown.splitlines() if line.split(":")[0] in GROUPS] == list(GROUPS)
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+    assert shown.count("\n  r0 ") == len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("example", [line for line, _ in EXAMPLES])
+def test_the_examples_are_commands_that_the_door_takes(example, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    arguments = example.split()[1:]
+    parse(arguments[0], arguments[1:])
 
 
 def test_user_errors_are_value_errors():

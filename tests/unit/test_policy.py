@@ -1,4 +1,4 @@
-"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; weights leave under their own names."""
+"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; exported weights have the model's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from r0.actors.learner import attention
 from r0.actors.learner.attention import AttentionRefused
 from r0.actors.learner.batch import make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
-from r0.actors.learner.networks import add_adapters, probe
+from r0.actors.learner.networks import add_adapters
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
 from r0.actors.learner.rows import padded_rows, shared_rows
 from r0.actors.sync.weights import LearnerWeights, save_hf
@@ -151,32 +151,6 @@ def test_chunked_log_probabilities_match_plain_autograd():
     torch.testing.assert_close(got, logits.grad, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1).detach(), atol=1e-5, rtol=0)
     assert not entropy.requires_grad
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_probe_passes_plain_decoders(kind):
-    assert probe(tiny_model(kind), 1.0) == ""
-
-
-def test_the_probe_says_why_a_model_cannot_share_prefixes():
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        use_sliding_window=True, sliding_window=6, max_window_layers=1,
-    )  # fmt: skip
-    assert "sliding window" in probe(Qwen2ForCausalLM(config), 1.0)
-
-
-def test_the_probe_refuses_models_that_cap_their_logits():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, final_logit_softcapping=0.1, initializer_range=0.5,
-    )  # fmt: skip
-    with pytest.raises(UserError, match="changes its logits"):
-        probe(Gemma2ForCausalLM(config), 1.0)
 
 
 def test_attention_without_a_layout_is_refused():

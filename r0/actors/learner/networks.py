@@ -1,4 +1,4 @@
-"""The networks of a learner rank: policy, critic and reference model, loaded, probed and put on DeepSpeed engines."""
+"""The networks of a learner rank: policy, critic and reference model, loaded and put on DeepSpeed engines."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ import torch
 from torch import nn
 
 from r0.actors.learner import attention
-from r0.actors.learner.attention import AttentionRefused
 from r0.actors.learner.checkpointing import decide_checkpointing
-from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row
-from r0.actors.learner.rows import Row, padded_rows, shared_rows
+from r0.actors.learner.fused import fuse
+from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
+from r0.actors.learner.probe import why_not_shared
 from r0.actors.learner.zero import make_engine
 from r0.config import RLConfig
 from r0.errors import UserError
-from r0.records import TrainCompletion, TrainGroup
 
 log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Largest difference between log-probabilities of shared-prefix and padded rows in the probe, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +62,12 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
     """
     config = decide_checkpointing(config, model_path, device)
     dtype = learner_dtype(config, device)
-    model = load_causal(model_path, dtype).to(device)
-    reason = probe(model, config.temperature) if config.learner.shared_prefix else "learner.shared_prefix=false"
-    if reason and config.learner.shared_prefix:
+    model = load_causal(model_path, dtype)
+    wanted = config.learner.shared_prefix
+    reason = why_not_shared(model, config.temperature, device, wanted)
+    if reason and wanted:
         log.warning("%s cannot share prefixes in learner rows (%s); rows are padded instead", type(model).__name__, reason)
-    shared = not reason
+    model, shared = model.to(device), wanted and not reason
     implementation = attention.NAME if shared else "sdpa"
     frozen = None
     if config.kl_coef > 0 and not config.learner.lora.r:
@@ -100,11 +97,14 @@ def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
     model.config.use_cache = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.learner.compile and not fuse(model):
+        log.warning("learner.compile: %s has no norm, gated activation or rotary embedding that r0 knows", type(model).__name__)
     return model
 
 
 def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
-    return PolicyModel(_prepare(model, implementation, config), config.temperature, config.learner.logprob_chunk)
+    learner = config.learner
+    return PolicyModel(_prepare(model, implementation, config), config.temperature, learner.logprob_chunk, learner.compile)
 
 
 def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
@@ -136,46 +136,3 @@ def add_adapters(model: Any, config: RLConfig) -> Any:
         parameter.requires_grad_("lora_" in name)
         parameter.data = parameter.data.to(model.dtype)
     return model
-
-
-def probe(model: Any, temperature: float) -> str:
-    """Why ``model`` cannot share prefixes; empty where it can.
-
-    Compares a small shared-prefix row with padded rows, and those with the model's own logits.
-
-    Raises:
-        UserError: the model's logits are not its output head's (soft-capped or scaled), which r0 does not train.
-    """
-    tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
-    group = _probe_group(tokens[:5], [tokens[5:8], tokens[8:12]])
-    module = PolicyModel(model, temperature, chunk=4).eval()
-    tolerance = TOLERANCE[model.dtype]
-    with torch.no_grad():
-        model.set_attn_implementation("sdpa")
-        padded = _by_item(module, padded_rows([group], 1, model.device), group)
-        own_logits = model(torch.tensor([tokens[:8]], device=model.device), use_cache=False).logits[0, 4:7].float() / temperature
-        own = own_logits.log_softmax(-1).gather(1, torch.tensor(tokens[5:8], device=model.device)[:, None])[:, 0]
-        if not float((own - padded[0]).abs().max()) <= tolerance:
-            raise UserError(f"{type(model).__name__} changes its logits after the output head, which r0's learner does not do")
-        try:
-            model.set_attn_implementation(attention.NAME)
-            shared = _by_item(module, shared_rows([group], 64, model.device), group)
-        except (AttentionRefused, ValueError, TypeError) as error:
-            return str(error)
-        finally:
-            model.set_attn_implementation("sdpa")
-    worst = max(float((a - b).abs().max()) for a, b in zip(padded, shared, strict=True))
-    return "" if worst <= tolerance else f"log-probabilities differ by {worst:.2g} nats from those of padded rows"
-
-
-def _probe_group(prompt: list[int], completions: list[list[int]]) -> TrainGroup:
-    return TrainGroup(tuple(prompt), tuple(TrainCompletion(tuple(c), (0.0,) * len(c), 0.0, 0) for c in completions))
-
-
-def _by_item(module: PolicyModel, rows: list[Row], group: TrainGroup) -> list[torch.Tensor]:
-    """Log-probabilities of each completion of ``group``, in its order."""
-    found: dict[int, torch.Tensor] = {}
-    for row in rows:
-        parts = run_row(module, row)[0].split([len(group.completions[sample].token_ids) for _, sample in row.items])
-        found |= {sample: part for (_, sample), part in zip(row.items, parts, strict=True)}
-    return [found[sample] for sample in range(len(group.completions))]

@@ -1,4 +1,4 @@
-"""The learner: a plain class for one rank, which runs outside Ray as well (``learner_group.py`` is the driver's side)."""
+"""The learner: a plain class for one rank, which runs outside Ray as well (``group.py`` is the driver's side)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
+from r0.process.device import process_device, with_index
 from r0.records import TrainGroup
 
 
@@ -46,7 +47,7 @@ class Learner:
         rank: of this process, 0 … world − 1.
         world: number of ranks.
         master: ``host:port`` on rank 0's node, free there.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where there is one.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where this process has one and ``learner.gpus`` is not 0.
 
     Raises:
         UserError: the model cannot be loaded, or this process is in another process group.
@@ -66,7 +67,7 @@ class Learner:
         self.model_path = model_path
         self.total_updates = total_updates
         self.rank, self.world = rank, world
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = with_index(torch.device(device)) if device else process_device(config.learner.gpus)
         if self.device.type == "cpu":
             keep_freed_blocks()
             torch.set_num_threads(max(1, int(config.learner.cpus)))

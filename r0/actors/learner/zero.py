@@ -24,6 +24,7 @@ from torch import nn
 
 from r0.actors.memory.states import BUCKET, effective_stage
 from r0.errors import UserError
+from r0.process.device import prepare, with_index
 
 BETAS = (0.9, 0.999)
 State = dict[str, Any]  # tensors, numbers and lists of them: what torch.load(weights_only=True) gives back
@@ -38,18 +39,18 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
         rank: of this process.
         world: number of processes; 1 opens no port.
         master: ``host:port`` of rank 0.
-        device: of this process.
+        device: of this process; ``cuda`` without an index is the GPU that Ray gave it, or the first.
         timeout_s: seconds after which a collective that some rank never joins fails.
 
     Raises:
         UserError: this process is in a group of another size.
     """
     host, _, port = master.rpartition(":")
+    device = with_index(device)
     local = device.index or 0
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(local), MASTER_ADDR=host, MASTER_PORT=port)
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    else:
+    prepare(device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if torch.distributed.is_initialized():
         have = torch.distributed.get_world_size()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from r0.actors.memory.shape import ModelShape
-from r0.actors.rollout.settings import model_config
 from r0.config.models import known_shape
+from r0.storage.model_checks import read_json
 from r0.storage.models import local_folder, parameters
 
 
@@ -28,7 +28,7 @@ def of_folder(folder: Path) -> tuple[Mapping[str, Any], ModelShape] | None:
     Raises:
         UserError: its files cannot be read.
     """
-    return _shaped(model_config(folder), parameters(folder))
+    return _shaped(read_json(folder / "config.json"), parameters(folder))
 
 
 def _shaped(config: Mapping[str, Any], stored: int | None) -> tuple[Mapping[str, Any], ModelShape] | None:

@@ -17,10 +17,16 @@ from r0.errors import UserError
 
 @dataclass(frozen=True)
 class Phase:
-    """What happens on a card at one time, and the bytes that it takes."""
+    """What happens on a card at one time, the bytes that it takes, and those that it may take."""
 
     name: str
     bytes: int
+    limit: int
+
+    @property
+    def over(self) -> int:
+        """Bytes above the limit; negative where it fits."""
+        return self.bytes - self.limit
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,14 @@ class Fit:
     refusal: str = ""
 
     @property
-    def usable(self) -> int:
-        """Of a card: a share stays free, because allocations do not fit together without gaps."""
-        return int(self.card * (1 - SLACK))
-
-    @property
     def fullest(self) -> Phase:
-        """The phase that takes most."""
-        return max(self.phases, key=lambda phase: phase.bytes)
+        """The phase that is nearest to its limit, or farthest above it."""
+        return max(self.phases, key=lambda phase: phase.over)
 
     @property
     def fits(self) -> bool:
-        """Whether every phase fits, with the share that stays free."""
-        return not self.refusal and self.fullest.bytes <= self.usable
+        """Whether every phase fits, with the share of the card that stays free."""
+        return not self.refusal and self.fullest.over <= 0
 
     @property
     def impossible(self) -> bool:
@@ -79,7 +80,8 @@ def fit(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, ca
     learning = rank.peak if on_card else 0
     share = settings.gpu_memory_utilization
     engine, refusal = None, ""
-    free = card - rank.start if settings.shared_card else None
+    free = card - rank.rest if settings.shared_card else None
+    usable = int(card * (1 - SLACK))  # allocations do not fit together without gaps
     try:
         engine = engine_bytes(config.rollout, model_config, shape, length, card, free, share, bf16)
     except UserError as error:
@@ -88,15 +90,15 @@ def fit(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, ca
         engine, refusal = None, ""
     awake, least = (engine.total, engine.least) if engine else (0, 0)
     if not settings.shared_card:
-        phases = [Phase("learning", learning)]
-        if engine:  # vLLM takes its whole share, and what does not fit in it makes the cache smaller
-            phases.append(Phase("sampling", max(engine.least, min(awake, int(share * card)))))
+        phases = [Phase("learning", learning, usable)]
+        if engine:  # vLLM takes its share whatever happens
+            phases.append(Phase("sampling", max(engine.least, awake), max(usable, int(share * card))))
         return Fit(card, False, checkpointing, rank, engine, tuple(phases), max(rank.static if on_card else 0, least), refusal)
     sleeping = ASLEEP if settings.sleep else awake
     phases = [
-        Phase("learning", learning + sleeping),
-        Phase("sending weights", rank.rest + rank.sync + (engine.weights + engine.reserve if engine else 0)),
-        Phase("sampling", rank.rest + awake),
+        Phase("learning", learning + sleeping, usable),
+        Phase("sending weights", rank.rest + rank.sync + (engine.weights + engine.reserve if engine else 0), usable),
+        Phase("sampling", rank.rest + awake, card - int(SLACK * max(0, card - rank.rest))),  # as ``rollout.sizes`` leaves free
     ]
     return Fit(card, True, checkpointing, rank, engine, tuple(phases), rank.static, refusal)
 

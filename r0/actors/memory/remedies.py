@@ -16,7 +16,7 @@ Change = dict[str, Any]  # dotted key → value
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change of keys; ``saved`` bytes in the fullest phase, and whether the run then fits."""
+    """A change of keys; the bytes ``saved`` in the fullest phase, and whether the run then fits."""
 
     keys: str  # as they are written on a command line
     saved: int
@@ -50,7 +50,7 @@ def _remedy(
         then = fit(with_keys(config, change), model_config, shape, now.card)
     except (ValueError, UserError):
         return None
-    before, after = now.fullest.bytes, then.fullest.bytes
+    before, after = now.fullest.over, then.fullest.over
     if not then.fits and (before <= after or then.refusal):
         return None
     keys = " ".join(f"{name}={_text(value)}" for name, value in change.items())
@@ -80,12 +80,11 @@ def _changes(config: RLConfig, now: Fit) -> Iterator[Change]:
         yield {"kl_coef": 0.0}
     if now.shared:
         yield {"learner.gpus": None, "rollout.gpus": None}
-        room = now.usable - now.learner.rest - (now.engine.weights + now.engine.reserve if now.engine else 0)
-        if room > 2**30:
-            yield {"rollout.kv_cache_gib": float(room // 2**30)}
+        if rollout.kv_cache_gib != "auto":
+            yield {"rollout.kv_cache_gib": "auto"}
         if not rollout.sleep:
             yield {"rollout.sleep": True}
-    elif now.engine is not None and now.engine.least > now.usable:
+    elif now.fullest.name == "sampling":
         yield {"rollout.tensor_parallel_size": 2 * rollout.tensor_parallel_size}
     if learner.dtype == "fp32":
         yield {"learner.dtype": "auto"}

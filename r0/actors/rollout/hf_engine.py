@@ -18,6 +18,7 @@ import torch
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.sync.transfer import Meeting, Receiver, TransferError
 from r0.errors import UserError
+from r0.process.device import avoid_cudnn_attention
 from r0.process.gpus import cuda_available
 from r0.records import Finish, Sampled, SampleRequest
 
@@ -47,6 +48,8 @@ class HfEngine:
         self._device = torch.device("cpu" if on_cpu else "cuda")
         if on_cpu:
             torch.set_num_threads(settings.threads)
+        else:
+            avoid_cudnn_attention()
         fits = torch.float32 if on_cpu else torch.bfloat16
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "auto": fits}[settings.dtype]
         self._model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval()

@@ -70,7 +70,7 @@ def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> 
 
 
 def most_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
-    """Completions that an engine may work on at one time, as far as the driver knows: as configured, else what auto may choose."""
+    """Completions that an engine may work on at one time, as far as the driver knows: as configured, or the most of auto."""
     if isinstance(max_num_seqs, int):
         return max_num_seqs
     return MOST_NUM_SEQS if gpus else CPU_NUM_SEQS
@@ -123,8 +123,8 @@ def card_sizes(
         given = auto_kv_cache(min(card.free, most), weight_bytes, token_bytes, max_model_len, num_seqs)
         if given < token_bytes * max_model_len:
             raise UserError(
-                f"rollout.kv_cache_gib: beside the learner the engine may take {min(card.free, most) / GIB:.1f} GiB of the card, its "
-                f"weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and what is left holds no completion; "
+                f"rollout.kv_cache_gib: beside the learner the engine may take {min(card.free, most) / GIB:.1f} GiB of the card, "
+                f"its weights and buffers take {(weight_bytes + ENGINE_RESERVE) / GIB:.1f} GiB, and no completion fits besides; "
                 "use learner.lora.r or learner.zero_stage=2 for a smaller learner, a smaller model, or two cards"
             )
     cache = most - weight_bytes - ENGINE_RESERVE if given is None else given

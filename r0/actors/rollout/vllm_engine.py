@@ -13,18 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, model_config, stop_ids
-from r0.actors.rollout.sizes import CPU_KV_CACHE, GIB, Card, CardSizes, card_sizes, kv_bytes_per_token
+from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
+from r0.actors.rollout.sizes import Card
+from r0.actors.rollout.vllm_options import cpu_options, gpu_options
 from r0.actors.rollout.vllm_process import quiet, set_environment, settle_llvmlite, without_expandable_segments
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
 from r0.process.gpus import check_vllm, cuda_available
 from r0.records import Finish, Sampled, SampleRequest
-from r0.storage.models import parameters
-
-CPU_BLOCK = 32  # tokens a key-value block; the smallest the CPU kernel takes, so that short prompts share a prefix too
-BARELY = 0.01  # share of the card that vLLM is told to check for, where the size of its cache is given
 
 
 class VllmEngine:
@@ -201,7 +198,9 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
         warnings.simplefilter("ignore", FutureWarning)
         from vllm import LLM
         from vllm.config.weight_transfer import WeightTransferConfig
-    options = _on_gpu(settings) if on_gpu else _on_cpu(settings)
+    if not on_gpu:
+        _prepare_cpu()
+    options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
     dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
     # vLLM seeds the generators of the process that computes: this one, unless the processes of a tensor-parallel engine do.
     seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
@@ -226,60 +225,24 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
     return llm, options["max_num_seqs"]
 
 
-def _on_cpu(settings: EngineSettings) -> dict[str, Any]:
+def _prepare_cpu() -> None:
     from vllm.v1.sample import sampler
 
     keep_freed_blocks()
     # vLLM counts the rank of every sampled token with a kernel that it first compiles for 15 s. Nothing here reads ranks.
     sampler.batched_count_greater_than = lambda logprobs, values: values.new_zeros(values.shape[0], dtype=int)
-    return {
-        "max_num_seqs": settings.batch,
-        # A seeded request crashes the CPU build when its prompt is prefilled in chunks.
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(settings.max_model_len, min(8192, settings.max_model_len * settings.batch)),
-        "kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB) if settings.kv_cache_gib else CPU_KV_CACHE,
-        "block_size": CPU_BLOCK,
-    }
 
 
-def _on_gpu(settings: EngineSettings) -> dict[str, Any]:
-    import torch
+def _card(settings: EngineSettings) -> Card:
+    """The memory of the engine's card, or of each of its cards.
 
-    if (have := torch.cuda.device_count()) < settings.tensor_parallel_size:
-        raise UserError(
-            f"rollout.tensor_parallel_size: an engine of {settings.tensor_parallel_size} GPUs sees only {have}; use at most {have}"
-        )
-    sizes = _sizes(settings)
-    options: dict[str, Any] = {
-        "max_num_seqs": sizes.num_seqs,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        # The actor owns all GPUs of its engine, on one node: its own child processes drive them.
-        "distributed_executor_backend": "mp" if settings.tensor_parallel_size > 1 else "uni",
-        "enable_sleep_mode": settings.sleep,
-    }
-    if sizes.kv_cache_bytes is not None:
-        # vLLM then takes this size, but checks first that its share of the card is free: the learner may have most of it.
-        options |= {"kv_cache_memory_bytes": sizes.kv_cache_bytes, "gpu_memory_utilization": BARELY}
-    return options
-
-
-def _sizes(settings: EngineSettings) -> CardSizes:
+    Raises:
+        UserError: there are fewer cards than the engine needs.
+    """
     import torch
     from vllm.platforms import current_platform
 
-    card = Card(
-        total=current_platform.get_device_total_memory(),  # asks the driver: torch would take memory for a context
-        free=torch.cuda.mem_get_info()[0] if settings.shared_card else None,
-    )
-    dtype_bytes = 4 if settings.dtype == "fp32" else 2
-    folder, size = Path(settings.model), settings.tensor_parallel_size
-    return card_sizes(
-        card,
-        weight_bytes=parameters(folder) * dtype_bytes // size,
-        token_bytes=kv_bytes_per_token(model_config(folder), dtype_bytes, size),
-        max_model_len=settings.max_model_len,
-        share=settings.gpu_memory_utilization,
-        kv_cache_gib=settings.kv_cache_gib,
-        num_seqs=settings.max_num_seqs,
-    )
+    if (have := torch.cuda.device_count()) < (size := settings.tensor_parallel_size):
+        raise UserError(f"rollout.tensor_parallel_size: an engine of {size} GPUs sees only {have}; use at most {have}")
+    total = current_platform.get_device_total_memory()  # asks the driver: torch would take memory for a context
+    return Card(total, free=torch.cuda.mem_get_info()[0] - settings.learner_grows if settings.shared_card else None)

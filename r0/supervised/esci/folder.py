@@ -10,43 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from peft import PeftModel
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense, Transformer
-from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from r0.config import EsciConfig
 from r0.data.esci import GAINS
 from r0.supervised.esci.model import classifier, head_name
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.training.job import Job
-from r0.supervised.training.save import whole_folder
+from r0.supervised.training.save import Weights, Write, write_pretrained
 from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 
-def save_final(trainer: Any, job: Job[EsciConfig], prompter: EsciPrompter) -> None:
-    """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
+def folder_writers(prompter: EsciPrompter) -> tuple[Write, Write]:
+    """What writes the folders of the final model and of its adapter."""
 
-    Each folder is written beside its place and renamed: it is whole or not there.
-    """
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if job.config.zero_stage == 3 else None  # collective
-    if dist.get_rank() == 0:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        dtype = model.dtype
+    def write(folder: Path, model: Any, gathered: Weights | None) -> None:
         unset_hf_deepspeed_config()  # else ZeRO-3 would split the models that are made here too
-        if job.config.lora.r:
-            with whole_folder(Path(job.run) / "adapter") as folder:
-                model.save_pretrained(folder, state_dict=gathered)
-                prompter.told.remember(folder)
-            model, gathered = _merged(job), None
         weights = {name: tensor.detach().cpu() for name, tensor in (gathered or model.state_dict()).items()}
         head = weights[head_name(model)][list(prompter.words)]
-        made = classifier(model.config, weights, head, prompter.tokenizer.pad_token_id).to(dtype)
-        with whole_folder(Path(job.run) / "model") as folder:
-            write_model(folder, made, prompter)
-    dist.barrier()
+        made = classifier(model.config, weights, head, prompter.tokenizer.pad_token_id).to(model.dtype)
+        write_model(folder, made, prompter)
+
+    def write_adapter(folder: Path, model: Any, gathered: Weights | None) -> None:
+        write_pretrained(folder, model, gathered)
+        prompter.settings.save(folder)
+
+    return write, write_adapter
 
 
 def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
@@ -59,7 +48,7 @@ def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
     inner = ["1.linear", "2.linear"]  # two thirds are no number of bf16
     encoder = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity(), keep_in_fp32_modules=inner)
     encoder.save_pretrained(str(folder), create_model_card=False)
-    prompter.told.remember(folder)
+    prompter.settings.save(folder)
 
 
 def pair_tokenizer(prompter: EsciPrompter) -> Any:
@@ -69,7 +58,7 @@ def pair_tokenizer(prompter: EsciPrompter) -> Any:
         begins = prompter.template.head.startswith(tokenizer.bos_token or "\0")
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
     tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
-    tokenizer.model_max_length = prompter.told.max_prompt_tokens
+    tokenizer.model_max_length = prompter.settings.max_prompt_tokens
     return tokenizer
 
 
@@ -85,9 +74,3 @@ def score_modules() -> list[torch.nn.Module]:
         module_input_name="probabilities", module_output_name="scores",
     )  # fmt: skip
     return [softmax, score]
-
-
-def _merged(job: Job[EsciConfig]) -> Any:
-    """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
-    base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
-    return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload()

@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from transformers.utils import is_flash_attn_2_available
 
 from r0.data.esci import CLASSES, WORDS
-from r0.errors import UserError
+from r0.errors import UserError, reason
+from r0.supervised.training.causal import load_causal
 
 SCORE = "score.weight"  # [4, H] in the classifier
 SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # what some models do to logits, and classifiers do not
@@ -30,11 +31,7 @@ def open_causal(folder: Path, half: bool, no_flash_attn: bool, weights: torch.dt
         UserError: it cannot be loaded as one.
     """
     flash = half and not no_flash_attn and torch.cuda.is_available() and is_flash_attn_2_available()
-    attention = {"attn_implementation": "flash_attention_2"} if flash else {}
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=weights, **attention)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model: {folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return load_causal(folder, weights, **({"attn_implementation": "flash_attention_2"} if flash else {}))
 
 
 def class_logits(model: Any, inputs: Mapping[str, Any], words: tuple[int, ...]) -> Tensor:
@@ -52,7 +49,7 @@ def check_classifier(folder: Path) -> None:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model: {folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model: {folder} cannot be read: {reason(error)}") from error
     name = next(iter(config.architectures or []), "a model of no known kind")
     if not name.endswith("ForCausalLM"):
         raise UserError(f"model: {folder.name} is {name}, and esci starts from a language model (…ForCausalLM); choose one")

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from r0.actors.rollout.settings import positions
 from r0.data.jsonl import BadLine
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import PointwiseTask
-from r0.supervised.esci.told import Told
+from r0.supervised.esci.prompt_file import PromptSettings
 from r0.supervised.finetune.template import PairFormat
 from r0.text.prompts import Prompter
 from r0.text.template import Template
@@ -34,42 +34,42 @@ class EsciPrompter(Prompter):
             budget.
     """
 
-    def __init__(self, tokenizer: Any, told: Told):
-        template = Template(tokenizer, told.system_prompt)
-        self.opening, self.words = _label_words(template, _empty_thought(tokenizer, template), told.words)
-        self.told = told
-        super().__init__(tokenizer, told.system_prompt, told.max_prompt_tokens - len(self.opening))
+    def __init__(self, tokenizer: Any, settings: PromptSettings):
+        template = Template(tokenizer, settings.system_prompt)
+        self.opening, self.words = _label_words(template, _empty_thought(tokenizer, template), settings.words)
+        self.settings = settings
+        super().__init__(tokenizer, settings.system_prompt, settings.max_prompt_tokens - len(self.opening))
         ids = (*self.template.tail_ids, *self.opening)
         if ids and ids[-1] == tokenizer.pad_token_id:
             raise UserError("model: its prompt ends with the padding token, which no classifier reads; give it another pad_token")
 
     @classmethod
-    def open(cls, folder: Path, told: Told) -> Self:
+    def open(cls, folder: Path, settings: PromptSettings) -> Self:
         """The prompter of the model in ``folder``.
 
         Raises:
             UserError: as the constructor; or the model has fewer positions than the budget.
         """
         most = positions(folder)
-        if most is not None and told.max_prompt_tokens > most:
+        if most is not None and settings.max_prompt_tokens > most:
             raise UserError(
-                f"max_prompt_tokens: {told.max_prompt_tokens} tokens are more than the {most} positions of {folder.name}; use "
-                f"max_prompt_tokens={most}, and longer items are cut"
+                f"max_prompt_tokens: {settings.max_prompt_tokens} tokens are more than the {most} positions of {folder.name}; "
+                f"use max_prompt_tokens={most}, and longer items are cut"
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token is None:
             raise UserError("model: its tokenizer has neither padding nor end token; set pad_token in tokenizer_config.json")
-        return cls(tokenizer, told)
+        return cls(tokenizer, settings)
 
     def message(self, query: str, document: str) -> str:
         """The user message."""
-        return f"Instruct: {self.told.instruction}\nQuery: {query}\nItem: {document}"
+        return f"Instruct: {self.settings.instruction}\nQuery: {query}\nItem: {document}"
 
     def ids(self, query: str, item: str) -> tuple[int, ...]:
         """[T] all tokens before the label's word.
@@ -91,7 +91,7 @@ class EsciPrompter(Prompter):
         try:
             self.ids(query, "item")
         except UserError:
-            most = self.told.max_prompt_tokens
+            most = self.settings.max_prompt_tokens
             raise BadLine(f"the query leaves no room for an item in max_prompt_tokens={most}; raise it") from None
 
     @property

@@ -8,17 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config import EsciConfig
-from r0.errors import UserError
-from r0.process.signals import StopRequest
-from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, read_record, write_model_card
 from r0.runs.output_path import output_path
 from r0.storage.models import model_folder
-from r0.supervised.esci.data import Counts, Preparation, prepared
+from r0.supervised.esci.data import Preparation, prepared
 from r0.supervised.esci.model import check_classifier
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.esci.told import to_tell
-from r0.supervised.training import driver
-from r0.supervised.training.job import Job, micro_batch, total_steps
+from r0.supervised.esci.prompt_file import prompt_settings
+from r0.supervised.training import run as training
 
 RANK = "r0.supervised.esci.rank:train_rank"
 
@@ -31,35 +27,19 @@ def run(config: EsciConfig) -> Path:
         UserError: bad input, whether the driver or a rank found it.
         driver.Stopped: a signal asked the run to stop.
     """
-    micro_batch(config)
-    if config.ray.inline and config.ranks > 1:
-        raise UserError("ray.inline: runs one rank; set ranks=1")
-    folder, output = model_folder(config.model), output_path("esci", config)
+    training.check_ranks(config)
+    folder = model_folder(config.model)
     check_classifier(folder)
-    preparation = Preparation(config, EsciPrompter.open(folder, to_tell(config, None)))
-    counts = None if config.fresh else prepared(output / "data")
+    preparation = Preparation(config, EsciPrompter.open(folder, prompt_settings(config, None)))
+    counts = None if config.fresh else prepared(output_path("esci", config) / "data")
     found = counts or preparation.check()
-    with RunDirectory.open(output, "esci", config, fresh=config.fresh) as directory, StopRequest() as stop:
-        if directory.state == RunState.FINISHED:
-            print(f"{directory.path}: finished before; the model is in its folder model/ (fresh=true starts over)")
-            return directory.path
+
+    def prepare(output: Path) -> training.Data:
         if counts is None:
-            preparation.write(directory.path / "data", found)
-        print(_summary(config, found))
-        epoch = found.rows // config.batch_size
-        job = Job(config, str(folder), str(directory.path), total_steps(config, epoch), epoch, RANK)
-        with Recorder(directory, config.tracking, job.steps, config=flat(config)) as recorder:
-            figures = driver.train(job, directory, recorder, stop)
-            facts = {"training rows": found.rows, "held-out rows": found.heldout_rows}
-            first = next((line for line in read_record(directory.metrics_file) if "heldout/loss" in line), {})
-            before = {name: value for name, value in first.items() if name.startswith("heldout/") and value is not None}
-            write_model_card(directory.path / "model", config, CardFacts("esci", job.steps, facts, before, figures))
-            directory.finish(job.steps, figures)
-            recorder.say(f"done: {job.steps} steps; the model is in {directory.path / 'model'}")
-    return directory.path
+            preparation.write(output / "data", found)
+        facts = {"training rows": found.rows, "held-out rows": found.heldout_rows}
+        held = f"{found.heldout_rows} of {found.heldout_queries} queries held out"
+        summary = "\n".join([f"{config.data}: {found.rows} training rows, {held}", *found.notes])
+        return training.Data(found.rows // config.batch_size, facts, summary)
 
-
-def _summary(config: EsciConfig, counts: Counts) -> str:
-    """What is trained on what, and what a person should know of the data."""
-    held = f"{counts.heldout_rows} of {counts.heldout_queries} queries held out"
-    return "\n".join([f"{config.data}: {counts.rows} training rows, {held}", *counts.notes])
+    return training.run("esci", config, folder, RANK, prepare)

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from r0.commands.training import model_config
 from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
-from r0.errors import UserError
+from r0.errors import UserError, reason
+from r0.process.device import avoid_cudnn_attention
+from r0.storage.model_checks import architecture
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
-from r0.supervised.esci.told import FILE, Told, to_tell, told
-from r0.supervised.training.ranks import keeps_logits
+from r0.supervised.esci.prompt_file import FILE, PromptSettings, load_prompt_settings, prompt_settings
+from r0.supervised.training.causal import keeps_logits
+from r0.supervised.training.ranks import to_device
 
 ADAPTER = "adapter_config.json"
 SORTED = 16  # batches whose rows are sorted by length together, so that a batch needs little padding
@@ -36,18 +38,18 @@ class Scorer:
 
     def __init__(self, config: EsciEvalConfig):
         self._config, self._folder = config, model_folder(config.model)
-        architecture = next(iter(model_config(self._folder).get("architectures") or []), "")
-        self._classifies = architecture.endswith("ForSequenceClassification")
+        kind = architecture(self._folder)
+        self._classifies = kind.endswith("ForSequenceClassification")
         self._adapter = _adapter_folder(config.adapter)
-        known = told(self._adapter or self._folder)
+        known = load_prompt_settings(self._adapter or self._folder)
         if self._classifies and known is None:
             raise UserError(f"model: {self._folder} is a classifier without {FILE}; give the model/ of an esci run")
         if self._classifies and self._adapter:
             raise UserError("adapter: model is the trained one already; leave adapter out, or give the base model")
-        if not self._classifies and not architecture.endswith("ForCausalLM"):
-            raise UserError(f"model: {self._folder} is {architecture or 'of no known kind'} and no language model; choose one")
-        self.told: Told = to_tell(config, known)
-        self.prompter = EsciPrompter.open(self._folder, self.told)
+        if not self._classifies and not kind.endswith("ForCausalLM"):
+            raise UserError(f"model: {self._folder} is {kind or 'of no known kind'} and no language model; choose one")
+        self.settings: PromptSettings = prompt_settings(config, known)
+        self.prompter = EsciPrompter.open(self._folder, self.settings)
         self._gpu = torch.cuda.is_available()
         self._device = torch.device("cuda" if self._gpu else "cpu")
 
@@ -57,6 +59,8 @@ class Scorer:
         Raises:
             UserError: they cannot be loaded, or the adapter is of another model.
         """
+        if self._gpu:
+            avoid_cudnn_attention()
         config = self._config
         half = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
         weights = torch.bfloat16 if half else torch.float32
@@ -87,7 +91,7 @@ class Scorer:
 
     @torch.no_grad()
     def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
-        inputs = {name: value.to(self._device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+        inputs = to_device(inputs, self._device)
         if self._classifies:
             return self._model(**inputs).logits.float()
         return class_logits(self._model, inputs, self.prompter.words)
@@ -110,5 +114,6 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"adapter: {folder} does not fit the model ({reason}); give the base model it was trained on") from error
+        raise UserError(
+            f"adapter: {folder} does not fit the model ({reason(error)}); give the base model it was trained on"
+        ) from error

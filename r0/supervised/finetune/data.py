@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import LOSSES
-from r0.data.groups import SHAPES, Example, Left, Shape, by_query, examples, target_labels, with_thirds_shuffled
-from r0.data.hashes import address, query_hash
+from r0.data.groups import SHAPES, Example, ExampleCounts, Shape, by_query, examples, target_labels, with_thirds_shuffled
+from r0.data.hashes import hash_key, query_hash
 from r0.data.jsonl import BadLines
 from r0.data.labelled import (
     BUILTIN,
@@ -35,6 +34,7 @@ from r0.data.labelled import (
 )
 from r0.data.source import held_out
 from r0.errors import UserError
+from r0.storage.files import whole_folder
 from r0.supervised.finetune.arrow import columns, writer
 
 DEFAULT_LOSSES = {"pointwise": "pointwise_bce", "grouped": "pairwise_ranknet", "triplets": "margin_mse"}
@@ -122,7 +122,7 @@ class Preparation:
         Raises:
             UserError: a bad line, a query on both sides, too few examples for one update.
         """
-        left, bad = Left(), BadLines(self._config.skip_bad)
+        left, bad = ExampleCounts(), BadLines(self._config.skip_bad)
         side, bad_side = self._validation()
         parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, side.places))
         count = min(parts)
@@ -140,29 +140,25 @@ class Preparation:
         Raises:
             UserError: as ``check``.
         """
-        partial = folder.with_name(f".partial-{folder.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        left, bad = Left(), BadLines(self._config.skip_bad)
+        left, bad = ExampleCounts(), BadLines(self._config.skip_bad)
         side, _ = self._validation()
         documents = 2 if self._sources.train == LabelledKind.TRIPLETS else self._config.train_group_size
         schema = columns(self._shape, documents if self._sources.negatives else 1)
-        with writer(partial / TRAIN, schema) as write:
-            numbers, training = itertools.count(), self._training(left, bad, side.places)
-            parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
-        validation_examples = 0
-        if side.queries:
-            with writer(partial / VALIDATION, columns(Shape.LIST, 0)) as write:
-                write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side.queries)
-            with writer(partial / VALIDATION_LOSS, schema) as write:
-                validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
-        counts = Counts(min(parts), len(side.queries), validation_examples, parts=parts)
-        (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            with writer(partial / TRAIN, schema) as write:
+                numbers, training = itertools.count(), self._training(left, bad, side.places)
+                parts = tuple(write(self._row(one, next(numbers)) for one in part) for part in training)
+            validation_examples = 0
+            if side.queries:
+                with writer(partial / VALIDATION, columns(Shape.LIST, 0)) as write:
+                    write({"query": one.query, "documents": one.documents, "labels": one.labels} for one in side.queries)
+                with writer(partial / VALIDATION_LOSS, schema) as write:
+                    validation_examples = write(self._row(one, None) for one in self._validation_examples(side))
+            counts = Counts(min(parts), len(side.queries), validation_examples, parts=parts)
+            (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
         return counts
 
-    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
+    def _training(self, left: ExampleCounts, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
         """The examples of each epoch's file."""
         config, kind = self._config, self._sources.train
         for file in self._files:
@@ -214,7 +210,7 @@ class Preparation:
     def _validation_examples(self, side: Side) -> Iterator[Example]:
         """What the loss is made of."""
         kind, size = self._sources.validation or self._sources.train, self._config.train_group_size
-        return examples(side.found, kind, self._shape, size, self._config.seed, Left(), self._sources.negatives)
+        return examples(side.found, kind, self._shape, size, self._config.seed, ExampleCounts(), self._sources.negatives)
 
     def _read(self, path: Path, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
         title = f"reading {path.name}"
@@ -253,7 +249,7 @@ class Preparation:
         """The columns of an example; ``number`` of a training example, whose long documents may be put in another order."""
         documents = one.documents
         if number is not None and self._config.shuffle_rate:
-            keys = (address(self._config.seed, "thirds", number, place) for place in range(len(documents)))
+            keys = (hash_key(self._config.seed, "thirds", number, place) for place in range(len(documents)))
             share = self._config.shuffle_rate
             documents = tuple(with_thirds_shuffled(text, share, key) for text, key in zip(documents, keys, strict=True))
         labels = target_labels(self._loss, one)

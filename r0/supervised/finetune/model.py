@@ -19,9 +19,9 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.supervised.finetune.plan import Plan
-from r0.supervised.training.ranks import with_lora
+from r0.supervised.training.ranks import trainable
 
 HEAD = "sequence-classification"
 
@@ -55,8 +55,7 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
             config_kwargs={**labels, **offline},
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model: {folder} cannot be loaded as a {plan.kind}: {reason}") from error
+        raise UserError(f"model: {folder} cannot be loaded as a {plan.kind}: {reason(error)}") from error
     transformer.model.config.pad_token_id = transformer.tokenizer.pad_token_id
     modules: list[torch.nn.Module] = [transformer]
     if plan.words is not None:
@@ -72,5 +71,5 @@ def adapted(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
     """
     transformer = model[0]
     causal = type(transformer.model).__name__.endswith("ForCausalLM")
-    transformer.model = with_lora(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
+    transformer.model = trainable(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
     return model

@@ -9,14 +9,14 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from r0.commands.training import model_config
 from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
+from r0.storage.model_checks import architecture
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,30 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     Raises:
         UserError: the model is not of the type, has too few positions, or its tokenizer cannot be used.
     """
-    settings = model_config(folder)
+    name = architecture(folder)
     _check_positions(config, folder)
-    architecture = str((settings.get("architectures") or [""])[0])
     if (folder / "modules.json").is_file():
         _check_saved(config, folder)
         return Plan("saved")
     kind = config.model_type
     if kind == "auto":
-        kind = "yes_no" if architecture.endswith("ForCausalLM") else "bert_encoder"
+        kind = "yes_no" if name.endswith("ForCausalLM") else "bert_encoder"
     formats = [name for name in FORMATS if getattr(config, name) not in (None, "", "{}")]
     if kind == "bert_encoder" and formats:
         raise UserError(f"{formats[0]}: is for decoders, and {folder.name} is a bert_encoder; use model_type=llm_decoder")
-    if kind == "yes_no" and not architecture.endswith("ForCausalLM"):
-        found = architecture or "of no known kind"
+    if kind == "yes_no" and not name.endswith("ForCausalLM"):
+        found = name or "of no known kind"
         raise UserError(f"model_type: yes_no needs a causal language model, and {folder.name} is {found}; use bert_encoder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
     pad = tokenizer.pad_token or tokenizer.eos_token
     if pad is None:
         raise UserError("model: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
     if kind == "bert_encoder":
         return Plan(kind, pad)
-    system_prompt = config.system_prompt or told(folder, Form.YES_NO)
+    system_prompt = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
     pair, words = pair_format(config, tokenizer, kind == "yes_no", system_prompt), None
     if kind == "yes_no":
         place = answer_words(tokenizer, pair)
@@ -72,7 +71,7 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
 def scores_already(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
     """Whether a start model has scores before it is trained: a head of its own, or its yes and no."""
     if plan.kind == "bert_encoder":
-        return str((model_config(folder).get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+        return architecture(folder).endswith("ForSequenceClassification")
     return plan.kind in ("saved", "yes_no")
 
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
 from r0.config import SftConfig
 from r0.data.builtin.lists import warm_start_list_completion
 from r0.data.builtin.pairs import warm_start_completion
 from r0.data.readers import DataKind
+from r0.data.source import TaskSource, open_source
 from r0.records import ListwiseTask, Task
-from r0.supervised.training.job import Job, sft_source
+from r0.supervised.training.job import Job
 from r0.text.prompts import Prompter
 
 IGNORED = -100  # label of positions without loss
@@ -34,6 +33,15 @@ class Example:
     cut_prompt: bool  # its documents did not fit passage_tokens or max_prompt_tokens
 
 
+def open_rows(config: SftConfig) -> TaskSource:
+    """The rows to imitate. Rows without a thought are left out and counted: who imitates them learns not to think.
+
+    Raises:
+        UserError: what is wrong with the data.
+    """
+    return open_source(config, config.seed, with_thought=True)
+
+
 class OpenRows:
     """The data of a job, opened: tasks by step, and each as an example.
 
@@ -43,7 +51,7 @@ class OpenRows:
 
     def __init__(self, job: Job[SftConfig]):
         config = job.config
-        self.source = sft_source(config)
+        self.source = open_rows(config)
         self.tokenizer = AutoTokenizer.from_pretrained(job.model)
         self.prompter = Prompter.of(config, self.tokenizer)
         self._config = config
@@ -73,43 +81,6 @@ class OpenRows:
 def _careless(task: Task, seed: int) -> str:
     """What the built-in log holds for a task."""
     return warm_start_list_completion(task, seed) if isinstance(task, ListwiseTask) else warm_start_completion(task, seed)
-
-
-Made = TypeVar("Made", covariant=True)
-
-
-class Source(Protocol[Made]):
-    """Tasks by step, and what is made of each."""
-
-    def batch(self, step: int) -> list[Task]:
-        """The tasks of a step."""
-
-    def example(self, task: Task) -> Made:
-        """A task as what a micro-batch is collated from."""
-
-
-class StepRows(Dataset, Generic[Made]):
-    """The rows of all steps in their order, each made when it is asked for.
-
-    Args:
-        rows: the data.
-        batch_size: rows of a step.
-        steps: of the run.
-    """
-
-    def __init__(self, rows: Source[Made], batch_size: int, steps: int):
-        self._rows, self._batch_size, self._length = rows, batch_size, batch_size * steps
-        self._step, self._tasks = -1, list[Task]()
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Made:
-        """Row ``index`` counted from the first step."""
-        step, place = divmod(index, self._batch_size)
-        if step != self._step:
-            self._step, self._tasks = step, self._rows.batch(step)
-        return self._rows.example(self._tasks[place])
 
 
 @dataclass

@@ -7,23 +7,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from r0.config import SftConfig
-from r0.supervised.sft.examples import IGNORED, Collate, OpenRows, StepRows
+from r0.supervised.sft.examples import IGNORED, Collate, OpenRows
+from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
-from r0.supervised.training.ranks import (
-    OrderedTrainer,
-    causal_model,
-    common_arguments,
-    fit,
-    keeps_logits,
-    quiet,
-    schedule,
-    sum_over_ranks,
-)
-from r0.supervised.training.save import save_model
-from r0.text.prompt_file import remember
+from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks, to_device
+from r0.supervised.training.save import causal_writer, save_final
+from r0.supervised.training.validation import my_shares
+from r0.text.prompt_file import save_system_prompt
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
@@ -35,21 +28,19 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
         UserError: what is wrong with the model or the data.
     """
     quiet()
-    # Before the model: ZeRO-3 splits it while it loads.
-    arguments = TrainingArguments(**common_arguments(job), **schedule(job.config, job.steps))
     rows = OpenRows(job)
-    model = causal_model(job.config, job.model)
-    collate = Collate(rows.pad_id, keeps_logits(model))
-    train = StepRows(rows, job.config.batch_size, job.steps)
-    trainer = _Trainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
-    if not fit(trainer, job, channel):
-        return
-    figures = {**sum_over_ranks(asdict(collate.counts)), **_heldout_loss(trainer, rows, job)}
-    prompter = rows.prompter
-    save_model(trainer, job, prompter.tokenizer, lambda folder: remember(folder, job.config.form, prompter.system_prompt))
-    if dist.get_rank() == 0:
-        channel.send(Report(Kind.EVALUATION, job.steps, values=figures))
-        channel.send(Report(Kind.DONE, job.steps, values=figures))
+    trainer = causal_trainer(_Trainer, job, rows, Collate)
+
+    def finish() -> dict[str, float]:
+        figures = {**sum_over_ranks(asdict(trainer.data_collator.counts)), **_heldout_loss(trainer, rows, job)}
+        system_prompt = rows.prompter.system_prompt
+        write = causal_writer(rows.prompter.tokenizer, lambda folder: save_system_prompt(folder, job.config.form, system_prompt))
+        save_final(trainer, job, write)
+        if dist.get_rank() == 0:
+            channel.send(Report(Kind.EVALUATION, job.steps, values=figures))
+        return figures
+
+    fit(trainer, job, channel, finish)
 
 
 class _Trainer(OrderedTrainer):
@@ -73,23 +64,17 @@ def _heldout_loss(trainer: Trainer, rows: OpenRows, job: Job[SftConfig]) -> dict
     examples = [rows.example(task) for task in rows.heldout(HELDOUT_TASKS)]
     if not examples:
         return {}
-    micro, world, rank = micro_batch(job.config), dist.get_world_size(), dist.get_rank()
-    model = trainer.model_wrapped
+    model, device = trainer.model_wrapped, trainer.args.device
     model.eval()
     loss, tokens = 0.0, 0
-    for start in range(0, len(examples), micro * world):
-        mine = examples[start + rank * micro : start + (rank + 1) * micro]
-        batch = trainer.data_collator(mine or examples[:1])
-        labels = batch.pop("labels")[:, 1:].to(trainer.args.device)
+    for mine, dummy in my_shares(len(examples), micro_batch(job.config)):
+        batch = trainer.data_collator([examples[place] for place in mine])
+        labels = batch.pop("labels")[:, 1:].to(device)
         with torch.no_grad():
-            logits = model(**{name: _to(value, trainer.args.device) for name, value in batch.items()}).logits[:, :-1]
-        if mine:
+            logits = model(**to_device(batch, device)).logits[:, :-1]
+        if not dummy:
             flat = logits.flatten(0, 1).float()
             loss += torch.nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum").item()
             tokens += int(labels.ne(IGNORED).sum())
     total = sum_over_ranks({"loss": loss, "tokens": tokens})
     return {"heldout/loss": total["loss"] / max(1.0, total["tokens"])}
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value

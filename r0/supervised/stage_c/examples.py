@@ -17,10 +17,10 @@ from r0.config import StageCConfig
 from r0.records import ListwiseTask, Task
 from r0.supervised.sft.examples import Collate, Counts, Example
 from r0.supervised.stage_c.asker import Asker
-from r0.supervised.stage_c.kept import Kept, KeptFile, kl_document
+from r0.supervised.stage_c.completions import CompletionFile, KeptCompletion, kl_document
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
 from r0.supervised.training.job import Job
-from r0.text.answer_position import AnswerPlace
+from r0.text.answer_position import AnswerPosition
 
 THOUGHTS = "thoughts.jsonl"
 
@@ -30,7 +30,7 @@ class ListExample:
     """A list to learn from. Documents whose kept completion has no answer are left out; with ``counts`` False none is left, and
     the one place stands in for them, so that every rank has something to compute."""
 
-    places: tuple[AnswerPlace, ...]  # [N]
+    places: tuple[AnswerPosition, ...]  # [N]
     labels: tuple[float, ...]  # [N] in 0…1
     counts: bool
     left_out: int
@@ -52,7 +52,7 @@ class OpenLists:
         config = self._config = job.config
         self._source, self._range = stage_c_source(config), label_range(config)
         self.asker = Asker(config, Path(job.model))
-        self._kept = KeptFile(Path(job.run) / THOUGHTS, write=False) if config.samples else None
+        self._kept = CompletionFile(Path(job.run) / THOUGHTS, write=False) if config.samples else None
         tokenizer = self.asker.tokenizer
         self.pad_id = int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
@@ -65,8 +65,8 @@ class OpenLists:
         if not isinstance(task, ListwiseTask):
             raise TypeError(f"stage C learns from lists, not from {type(task).__name__}")
         prompts, labels = self.asker.prompts(task), scaled(task, *self._range)
-        kept: list[Kept | None] = self._kept[task.task_id] if self._kept is not None else [None] * task.size
-        found: list[AnswerPlace | None]
+        kept: list[KeptCompletion | None] = self._kept.kept(task.task_id) if self._kept is not None else [None] * task.size
+        found: list[AnswerPosition | None]
         if self._config.thinking:
             both = zip(prompts, kept, strict=True)
             found = [None if one is None else self.asker.place(prompt, one.token_ids) for prompt, one in both]

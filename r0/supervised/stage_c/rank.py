@@ -6,32 +6,23 @@ holds as many lists, so the mean over lists is the same however they are dealt o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from r0.algos.kl import k3
 from r0.algos.score_losses import ScoreLossSettings, score_losses, weighted
 from r0.config import StageCConfig
-from r0.supervised.sft.examples import StepRows
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
 from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
-from r0.supervised.training.job import Channel, Job, Kind, Report
-from r0.supervised.training.ranks import (
-    OrderedTrainer,
-    causal_model,
-    common_arguments,
-    fit,
-    keeps_logits,
-    quiet,
-    schedule,
-    sum_over_ranks,
-)
-from r0.supervised.training.save import save_model
+from r0.supervised.training.causal import causal_trainer
+from r0.supervised.training.job import Channel, Job
+from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks
+from r0.supervised.training.save import causal_writer, save_final
 
 
 def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
@@ -41,20 +32,17 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
         UserError: what is wrong with the model or the data.
     """
     quiet()
-    # Before the model: ZeRO-3 splits it while it loads.
-    arguments = TrainingArguments(**common_arguments(job), **schedule(job.config, job.steps))
     lists = OpenLists(job)
-    model = causal_model(job.config, job.model)
-    collate = ListCollate(lists.pad_id, keeps_logits(model))
-    train = StepRows(lists, job.config.batch_size, job.steps)
-    trainer = _Trainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
+    trainer = causal_trainer(_Trainer, job, lists, ListCollate)
     trainer.prepare(job.config)
-    if not fit(trainer, job, channel):
-        return
-    figures = sum_over_ranks(asdict(collate.counts))
-    save_model(trainer, job, pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
-    if dist.get_rank() == 0:
-        channel.send(Report(Kind.DONE, job.steps, values=figures))
+
+    def finish() -> dict[str, float]:
+        figures = sum_over_ranks(asdict(trainer.data_collator.counts))
+        write = causal_writer(pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
+        save_final(trainer, job, write)
+        return figures
+
+    fit(trainer, job, channel, finish)
 
 
 class _Trainer(OrderedTrainer):
@@ -66,7 +54,7 @@ class _Trainer(OrderedTrainer):
         self._losses = ScoreLossSettings(loss.weights, loss.listnet_temperature, loss.infonce_temperature)
         self._kl_coef, self._temperature = config.kl_coef, config.temperature
         self.model_accepts_loss_kwargs = False  # the loss is a mean over lists: accumulation divides it
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, float | Tensor] = {}  # of a step; on the device, so that no list waits for it
         self._step: dict[str, float] = {}
         self.add_callback(_Sums(self))
 
@@ -83,7 +71,7 @@ class _Trainer(OrderedTrainer):
                 continue
             parts = score_losses(score_N, label_N, self._losses)
             found.append(weighted(parts, self._losses))
-            self._add({name: value.item() for name, value in parts.items()})
+            self._add(parts)
         loss = torch.stack(found).mean()
         self._add({"lists": float(len(found))})
         if self._kl_coef:
@@ -91,7 +79,7 @@ class _Trainer(OrderedTrainer):
             kl_G, other_G = self._kl(model, inputs)
             other_G = other_G + torch.stack([other_N.mean() for other_N in other_B.split(inputs["sizes"])])
             loss = loss + self._kl_coef * (kl_G.mean() + other_G.mean())
-            self._add({"kl": kl_G.sum().item(), "other_words": other_G.sum().item()})
+            self._add({"kl": kl_G.sum(), "other_words": other_G.sum()})
         return (loss, None) if return_outputs else loss
 
     def _kl(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -111,9 +99,9 @@ class _Trainer(OrderedTrainer):
         other_GC = all_GC - logits_GCV.gather(2, words_GC2).logsumexp(dim=2)
         return kl_GC.sum(dim=1), torch.where(said_GC > 0, other_GC, 0.0).sum(dim=1)
 
-    def _add(self, values: dict[str, float]) -> None:
+    def _add(self, values: Mapping[str, float | Tensor]) -> None:
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + (value.detach().double() if isinstance(value, Tensor) else value)
 
     def close_step(self) -> None:
         """Means over the lists of the step, over all ranks; every rank calls it."""
@@ -126,10 +114,6 @@ class _Trainer(OrderedTrainer):
     def step_values(self) -> dict[str, float]:
         """The parts of the loss, without their weights."""
         return self._step
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: nobody reads it."""
-        return 0
 
 
 class _Sums(TrainerCallback):

@@ -13,24 +13,24 @@ import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from r0.actors.placement import check_nodes, start_ray
-from r0.commands.training import check_writes
 from r0.config import StageCConfig
 from r0.data.source import TaskSource
 from r0.evaluation.significance import p_value
 from r0.process.signals import StopRequest
-from r0.records import ListwiseTask, Task
-from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, write_model_card
+from r0.records import ListwiseTask
+from r0.runs import Recorder, RunDirectory
 from r0.runs.live import progress
-from r0.runs.output_path import output_path
+from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.completions import CompletionFile, rows_of, sample_completions
 from r0.supervised.stage_c.engines import engines
 from r0.supervised.stage_c.examples import THOUGHTS
-from r0.supervised.stage_c.kept import KeptFile, rows_of, sample_kept
 from r0.supervised.stage_c.lists import stage_c_source
 from r0.supervised.stage_c.measure import Measured, measure
 from r0.supervised.training import driver
-from r0.supervised.training.job import Job, micro_batch, total_steps
+from r0.supervised.training import run as training
+from r0.supervised.training.job import Job
 
 RANK = "r0.supervised.stage_c.rank:train_rank"
 BEFORE, AFTER = "before.json", "after.json"
@@ -46,34 +46,28 @@ def run(config: StageCConfig) -> Path:
         driver.Stopped: a signal asked the run to stop.
     """
     transformers_logging.disable_progress_bar()
-    micro_batch(config)
-    folder, output = model_folder(config.model), output_path("stage_c", config)
+    training.check_ranks(config)
+    folder = model_folder(config.model)
     check_writes(folder)
     source, asker = stage_c_source(config), Asker(config, folder)  # before anything is written
-    epoch = source.steps_per_epoch(config.batch_size)
-    with RunDirectory.open(output, "stage_c", config, fresh=config.fresh) as directory, StopRequest() as stop:
-        if directory.state == RunState.FINISHED:
-            print(f"{directory.path}: finished before; the model is in its folder model/ (fresh=true starts over)")
-            return directory.path
-        print("\n".join(filter(None, [source.summary(), asker.prompter.template_note])))
-        job = Job(config, str(folder), str(directory.path), total_steps(config, epoch), epoch, RANK)
+    summary = "\n".join(filter(None, [source.summary(), asker.prompter.template_note]))
+    data = training.Data(source.steps_per_epoch(config.batch_size), source.facts(), summary)
+
+    def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> training.Learned:
         if not config.ray.inline:
             start_ray(config)
             stop.install()  # Ray has handlers of its own
             check_nodes(folder, directory.path)
-        heldout = _lists(source.heldout(config.eval_lists))
-        with Recorder(directory, config.tracking, job.steps, config=flat(config)) as recorder:
-            before = _prepare(job, source, asker, heldout, directory, stop)
-            figures = driver.train(job, directory, recorder, stop, before.values)
-            after = _measured(config, directory.path / "model", asker, heldout, directory.path / AFTER)
-            values = {**after.values, **_change(before, after)}
-            if values:
-                recorder.evaluation(job.steps, values)
-            facts = CardFacts("stage_c", job.steps, {**source.facts(), **figures}, before.values, values)
-            write_model_card(directory.path / "model", config, facts)
-            directory.finish(job.steps, values)
-            recorder.say(f"done: {job.steps} steps; the model is in {directory.path / 'model'}")
-    return directory.path
+        heldout = [task for task in source.heldout(config.eval_lists) if isinstance(task, ListwiseTask)]
+        before = _prepare(job, source, asker, heldout, directory, stop)
+        figures = driver.train(job, directory, recorder, stop, before.values)
+        after = _measured(config, directory.path / "model", asker, heldout, directory.path / AFTER)
+        values = {**after.values, **_change(before, after)}
+        if values:
+            recorder.evaluation(job.steps, values)
+        return training.Learned(before.values, values, figures)
+
+    return training.run("stage_c", config, folder, RANK, lambda _: data, learn)
 
 
 def _prepare(
@@ -88,7 +82,7 @@ def _prepare(
     config, path = job.config, directory.path / BEFORE
     before = Measured.read(path) if heldout else Measured()
     wanted = rows_of(config, source, job.steps) if config.samples else []
-    with KeptFile(directory.path / THOUGHTS) as file:
+    with CompletionFile(directory.path / THOUGHTS) as file:
         left = [row for row in wanted if row not in file]
         if before is not None and not left:
             return before
@@ -97,7 +91,7 @@ def _prepare(
                 before = measure(config, heldout, asker, group)
                 before.write(path)
             if left:
-                kept = sample_kept(config, source, left, asker, group, file, stop)
+                kept = sample_completions(config, source, left, asker, group, file, stop)
                 for _ in progress(kept, "sampling completions to keep", len(left)):
                     pass
         if stop() and any(row not in file for row in wanted):
@@ -119,7 +113,3 @@ def _change(before: Measured, after: Measured) -> dict[str, float]:
     """p of a two-sided paired t-test of nDCG@10, list by list."""
     p = p_value(np.array(after.ndcg), np.array(before.ndcg), "t") if len(before.ndcg) > 1 else None
     return {} if p is None else {CHANGE_P: p}
-
-
-def _lists(tasks: Sequence[Task]) -> list[ListwiseTask]:
-    return [task for task in tasks if isinstance(task, ListwiseTask)]

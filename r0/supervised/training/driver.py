@@ -15,6 +15,7 @@ from pathlib import Path
 
 from r0.actors.placement import bundles, check_nodes, cluster_gpus, start_ray
 from r0.errors import UserError
+from r0.process.device import prepare, process_device
 from r0.process.signals import StopRequest
 from r0.runs import Recorder, RunDirectory
 from r0.supervised.training.job import Channel, FileChannel, Job, Kind, Report
@@ -71,12 +72,9 @@ def train(
 
 def _inline(job: Job, channel: Channel) -> None:
     """The one rank of ``ray.inline=true``, in this process; its process group stays, for whoever needs one next."""
-    import torch
-
     from r0.actors.learner.zero import start_distributed
 
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    start_distributed(0, 1, "127.0.0.1:0", device, timeout_s=GROUP_TIMEOUT_S)
+    start_distributed(0, 1, "127.0.0.1:0", process_device(job.config.gpus), timeout_s=GROUP_TIMEOUT_S)
     _rank_function(job)(job, channel)
 
 
@@ -144,7 +142,7 @@ def _fit(job: Job) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    class Quick(TorchTrainer):
+    class WithoutCleaner(TorchTrainer):
         """Without the actor that gives a dead controller's placement group back: the group ends with the job, and the actor
         needs a dashboard and seconds of start."""
 
@@ -155,7 +153,7 @@ def _fit(job: Job) -> None:
         os.environ.setdefault(name, value)
     need = bundles(job.config, has_gpus=cluster_gpus() > 0)
     gpu = need[0].gpus > 0
-    trainer = Quick(
+    trainer = WithoutCleaner(
         _ray_rank,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -179,6 +177,7 @@ def _ray_rank(arguments: dict) -> None:
 
     job: Job = arguments["job"]
     log = Path(job.run) / "logs" / f"rank-{get_context().get_world_rank()}.log"
+    prepare(process_device(job.config.gpus))  # Ray Train has set torch's device, and a rank inherits no variables of the driver
     with log.open("a") as output, _standard_streams(output.fileno()):
         _rank_function(job)(job, FileChannel(job))
 

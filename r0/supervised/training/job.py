@@ -11,13 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from r0.config import RankKeys, SftConfig
-from r0.data.source import TaskSource, open_source
+from r0.config import RankKeys
 from r0.errors import UserError
 
-Config = TypeVar("Config", bound=RankKeys)
+Config = TypeVar("Config", bound=RankKeys, covariant=True)
 
-WHOLE = "whole"  # file that a checkpoint holds once all ranks have written theirs
+COMPLETE = "whole"  # file that a checkpoint holds once all ranks have written theirs
 
 
 class Kind(StrEnum):
@@ -74,14 +73,14 @@ class Job(Generic[Config]):
 
     def newest(self) -> tuple[Path | None, int]:
         """The newest checkpoint that all ranks finished, and its step (none: 0)."""
-        found = [(int(path.name.partition("-")[2]), path) for path in self.checkpoints.glob("checkpoint-*") if _whole(path)]
+        found = [(int(path.name.partition("-")[2]), path) for path in self.checkpoints.glob("checkpoint-*") if _complete(path)]
         step, newest = max(found, default=(0, None))
         return newest, step
 
     def clear(self) -> None:
         """Delete what an interrupted run left half-written, and what is between driver and ranks."""
         for path in self.checkpoints.glob("checkpoint-*"):
-            if not _whole(path):
+            if not _complete(path):
                 shutil.rmtree(path, ignore_errors=True)
         for path in (self._reports, self._stop):
             path.unlink(missing_ok=True)
@@ -128,21 +127,6 @@ class FileChannel:
         return [Report(**{**line, "kind": Kind(line["kind"])}) for line in lines]
 
 
-def sft_source(config: SftConfig) -> TaskSource:
-    """The rows to imitate. Rows without a thought are left out and counted: who imitates them learns not to think.
-
-    Raises:
-        UserError: what is wrong with the data.
-    """
-    return open_source(config, config.seed, with_thought=True)
-
-
-def total_steps(config: RankKeys, steps_per_epoch: int) -> int:
-    """Updates of the run."""
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
 def micro_batch(config: RankKeys) -> int:
     """Rows that a rank computes at one time: the largest divisor of its share of a batch up to ``micro_batch_size``.
 
@@ -156,5 +140,5 @@ def micro_batch(config: RankKeys) -> int:
     return next(size for size in range(min(share, config.micro_batch_size), 0, -1) if share % size == 0)
 
 
-def _whole(checkpoint: Path) -> bool:
-    return re.fullmatch(r"checkpoint-\d+", checkpoint.name) is not None and (checkpoint / WHOLE).is_file()
+def _complete(checkpoint: Path) -> bool:
+    return re.fullmatch(r"checkpoint-\d+", checkpoint.name) is not None and (checkpoint / COMPLETE).is_file()

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import SequentialSampler
-from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from r0.actors.learner.zero import effective_stage
-from r0.config import RankKeys
-from r0.errors import UserError
-from r0.supervised.training.job import WHOLE, Channel, Job, Kind, Report, micro_batch
+from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
+from r0.errors import UserError, reason
+from r0.process.device import process_device
+from r0.supervised.training.job import COMPLETE, Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import known_pickles
 
 
-class Reporting(Protocol):
-    """A Trainer that has figures of its own for the record of a step."""
-
-    def step_values(self) -> dict[str, float]:
-        """Figures of the step that has just ended."""
-
-
-def common_arguments(job: Job) -> dict[str, Any]:
-    """The Trainer's settings but for the schedule; accumulation makes up what ranks and micro-batches leave of a batch."""
+def training_arguments(job: Job) -> dict[str, Any]:
+    """The Trainer's settings; accumulation makes up what ranks and micro-batches leave of a batch."""
     config = job.config
     bf16 = half(config)
     micro = micro_batch(config)
-    return {
+    settings = {
         "output_dir": str(job.checkpoints),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": config.batch_size // (micro * config.ranks),
@@ -57,38 +50,29 @@ def common_arguments(job: Job) -> dict[str, Any]:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
-        "use_cpu": not torch.cuda.is_available(),
+        "use_cpu": not on_gpu(config),
         "prediction_loss_only": True,
     }
-
-
-class ScheduleKeys(Protocol):
-    """Keys of a warm-up and what follows it."""
-
-    @property
-    def warmup_ratio(self) -> float:
-        """Share of the steps in which the learning rate rises from 0."""
-
-    @property
-    def lr_schedule(self) -> str:
-        """``constant`` or ``cosine``."""
-
-
-def schedule(keys: ScheduleKeys, steps: int) -> dict[str, Any]:
-    """The Trainer's settings of a run of ``steps``: warm-up, then constant or cosine."""
-    return {
-        "lr_scheduler_type": "cosine" if keys.lr_schedule == "cosine" else "constant_with_warmup",
-        "warmup_steps": round(keys.warmup_ratio * steps),
-    }
+    if isinstance(config, ScheduleKeys):
+        warmup = round(config.warmup_ratio * job.steps)
+        kind = "cosine" if config.lr_schedule == "cosine" else "constant_with_warmup"
+        settings |= {"lr_scheduler_type": kind, "warmup_steps": warmup}
+    if isinstance(config, PlainRankKeys):
+        settings |= {"save_total_limit": config.keep, "logging_steps": config.log_every}
+        if not config.zero_stage:
+            settings |= {"deepspeed": None, "ddp_find_unused_parameters": False, "ddp_backend": dist.get_backend()}
+    return settings
 
 
 def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
 
-    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones.
+    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones. Optimizer and
+    gradients are as in RL (``zero.make_engine``): AdamW is fused but for ZeRO 3, gradients accumulate in float32.
     """
     stage = effective_stage(zero_stage, half)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
+    adam["fused"] = stage != 3
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
     if stage == 3:  # without the gather a save holds no weights at all
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
@@ -97,7 +81,8 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto", "immediate_grad_update": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": zero,
         "optimizer": {"type": "AdamW", "params": adam},
         "steps_per_print": 1_000_000_000,
@@ -106,51 +91,34 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
 
 def half(config: RankKeys) -> bool:
     """Whether the weights are bf16 while learning."""
-    return config.dtype == "bf16" or (config.dtype == "auto" and torch.cuda.is_available())
+    return config.dtype == "bf16" or (config.dtype == "auto" and on_gpu(config))
+
+
+def on_gpu(config: RankKeys) -> bool:
+    """Whether this rank computes on a GPU."""
+    return process_device(config.gpus).type == "cuda"
 
 
 def checkpointed(config: RankKeys) -> bool:
     """Whether activations are computed again in the backward pass; ``auto``: on a GPU."""
-    if config.gradient_checkpointing == "auto":
-        return torch.cuda.is_available()
-    return config.gradient_checkpointing
+    return on_gpu(config) if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
 
 
-def causal_model(config: RankKeys, folder: str) -> Any:
-    """The language model in ``folder``, with adapters where the configuration has them.
-
-    Raises:
-        UserError: it cannot be loaded; no module has one of the adapters' target names.
-    """
-    meet_deepspeed()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half(config) else torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if checkpointed(config):
-        model.config.use_cache = False
-    return with_lora(model, config, "CAUSAL_LM")
-
-
-def meet_deepspeed() -> None:
+def init_deepspeed() -> None:
     """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
     import deepspeed
 
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
-def keeps_logits(model: Any) -> bool:
-    """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
-
-
-def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
-    """The model with low-rank adapters of the configuration in it; the model itself where they are off.
+def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
+    """The model as it is trained: with the configuration's low-rank adapters in it, where they are not off.
 
     Raises:
         UserError: no module has one of the target names.
     """
+    if checkpointed(config):
+        model.config.use_cache = False
     if not config.lora.r:
         return model
     from peft import LoraConfig, get_peft_model
@@ -166,10 +134,22 @@ def with_lora(model: Any, config: RankKeys, task_type: str) -> Any:
         # In the model's own dtype: ZeRO-3 wants one for all that is trained, and DeepSpeed keeps float32 copies beside bf16.
         return get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
-        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {reason(error)}") from error
 
 
-class OrderedTrainer(Trainer):
+class Recorded:
+    """A Trainer that may have more for the record of a step than its loss."""
+
+    def step_values(self) -> dict[str, float]:
+        """Figures of the step that has just ended."""
+        return {}
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: nobody reads it."""
+        return 0
+
+
+class OrderedTrainer(Recorded, Trainer):
     """Takes the rows in their own order: the source has shuffled them."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
@@ -179,7 +159,7 @@ class OrderedTrainer(Trainer):
 class Watch(TrainerCallback):
     """Reports every step, marks whole checkpoints, and ends the run at a checkpoint when the driver asks."""
 
-    def __init__(self, trainer: Reporting, job: Job, channel: Channel):
+    def __init__(self, trainer: Recorded, job: Job, channel: Channel):
         self._trainer, self._job, self._channel = trainer, job, channel
         self._began = time.monotonic()
         self.stopped = False
@@ -208,24 +188,34 @@ class Watch(TrainerCallback):
         """A checkpoint counts only once every rank has written its part."""
         dist.barrier()
         if dist.get_rank() == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-def fit(trainer: Trainer, job: Job, channel: Channel) -> bool:
-    """Train, from the job's newest checkpoint if there is one; whether the run came to its end (else it was asked to stop)."""
+def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
+    """Train, from the job's newest checkpoint if there is one. At the end ``finish`` saves the final model with the other ranks
+    and gives the figures of the run; a run that was asked to stop ends before."""
     watch = Watch(trainer, job, channel)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     checkpoint, _ = job.newest()
     with known_pickles():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return not watch.stopped
+    if watch.stopped:
+        return
+    figures = finish()
+    if dist.get_rank() == 0:
+        channel.send(Report(Kind.DONE, job.steps, values=figures))
 
 
-def sum_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
-    """Each value added up over the ranks."""
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on the device."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
+    """Each value added up over the ranks; scalars on the GPU come back in one transfer."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor([float(value) for value in values.values()], dtype=torch.float64, device=device)
+    total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()])
     dist.all_reduce(total)
     return dict(zip(values, total.tolist(), strict=True))
 

@@ -3,59 +3,74 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from r0.storage.files import whole_folder
 from r0.supervised.training.job import Job
 
+Weights = Mapping[str, torch.Tensor]  # by name
+Write = Callable[[Path, Any, Weights | None], None]  # into a folder: a model, with the weights that were gathered (None: its own)
 
-def save_model(trainer: Trainer, job: Job, tokenizer: Any, more: Callable[[Path], None] = lambda folder: None) -> None:
+
+def write_pretrained(folder: Path, model: Any, weights: Weights | None) -> None:
+    """Write a model, or its adapter, as its library does."""
+    model.save_pretrained(folder, state_dict=weights)
+
+
+def merged_causal(job: Job, dtype: torch.dtype) -> Any:
+    """The language model that the job starts from with the adapter of the run in its weights."""
+    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
+    return with_adapter(AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32), job).to(dtype)
+
+
+def with_adapter(model: Any, job: Job) -> Any:
+    """A float32 model on the CPU with the adapter of the run in its weights; float32, since the update is small."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(Path(job.run) / "adapter")).merge_and_unload()
+
+
+def save_final(
+    trainer: Trainer,
+    job: Job,
+    write: Write,
+    write_adapter: Write = write_pretrained,
+    merged: Callable[[Job, torch.dtype], Any] = merged_causal,
+) -> None:
     """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
 
-    Each folder is written beside its place and renamed: it is whole or not there. ``more`` adds to ``model/`` before.
+    Each folder is written beside its place and renamed: it is whole or not there.
     """
-    split = job.config.zero_stage == 3
+    split = job.config.zero_stage == 3 or trainer.is_fsdp_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # gathers; collective
     if dist.get_rank() == 0:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        model = trainer.accelerator.unwrap_model(trainer.model)
         if job.config.lora.r:
             with whole_folder(Path(job.run) / "adapter") as folder:
-                model.save_pretrained(folder, state_dict=weights)
-            model, weights = _merged(job, model.dtype), None
-        model.config.use_cache = True
+                write_adapter(folder, model, weights)
+            model, weights = merged(job, model.dtype), None
         with whole_folder(Path(job.run) / "model") as folder:
-            model.save_pretrained(folder, state_dict=weights)
-            tokenizer.save_pretrained(folder)
-            more(folder)
+            write(folder, model, weights)
     dist.barrier()
 
 
-def _merged(job: Job, dtype: torch.dtype) -> Any:
-    """The start model with the adapter in its weights, on the CPU; added in float32, since the update is small."""
-    from peft import PeftModel
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+def causal_writer(tokenizer: Any, more: Callable[[Path], None]) -> Write:
+    """Writes a language model and its tokenizer; ``more`` adds to the folder."""
 
-    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
-    base = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
-    return PeftModel.from_pretrained(base, str(Path(job.run) / "adapter")).merge_and_unload().to(dtype)
+    def write(folder: Path, model: Any, weights: Weights | None) -> None:
+        model.config.use_cache = True
+        write_pretrained(folder, model, weights)
+        tokenizer.save_pretrained(folder)
+        more(folder)
 
-
-@contextlib.contextmanager
-def whole_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill; it takes the place of ``final`` when the block ends, and is whole or not there."""
-    partial = final.with_name(f".partial-{final.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(partial, final)
+    return write
 
 
 @contextlib.contextmanager

@@ -9,79 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from math import inf
 
 from r0.actors.rollout.sizes import most_num_seqs
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.data.source import TaskSource
 from r0.process.gpus import local_gpus
 from r0.records import ListwiseTask, SampleRequest
-from r0.storage.resumable_jsonl import AppendedLines
+from r0.storage.resumable_jsonl import ResumableJsonl, Row
 from r0.supervised.stage_c.asker import Asker
 
 IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptCompletion:
     """A completion; ``logprobs`` [C] of its C ids, the end-of-sequence id included where it was sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
-class KeptFile:
-    """The completions in the file at ``path``. A context manager.
+class CompletionFile(ResumableJsonl[int]):
+    """The completions of lists by their rows, in a file."""
 
-    Args:
-        path: the file.
-        write: false to read only, where others may write.
+    SYNC_S = inf  # whoever samples calls ``sync``: many lists are done at one time
 
-    Raises:
-        UserError: the file is damaged.
-    """
+    def key_of(self, row: Row) -> int:
+        """The row of the list in the data."""
+        return int(row["list"])
 
-    def __init__(self, path: Path, write: bool = True):
-        self._lines = AppendedLines(path, lambda line: int(line["list"]), write)
-
-    def __contains__(self, row: int) -> bool:
-        return row in self._lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def add(self, row: int, kept: Sequence[Kept | None]) -> None:
+    def add(self, row: int, kept: Sequence[KeptCompletion | None]) -> None:
         """Keep the completions of a list; they are on the disk after ``sync``."""
-        line = {
-            "list": row,
-            "ids": [one and one.token_ids for one in kept],
-            "logprobs": [one and one.logprobs for one in kept],
-        }
-        self._lines.add(line, sync=False)
+        ids, logprobs = [one and one.token_ids for one in kept], [one and one.logprobs for one in kept]
+        self.append({"list": row, "ids": ids, "logprobs": logprobs})
 
-    def sync(self) -> None:
-        """Bring what was added to the disk."""
-        self._lines.sync()
-
-    def __getitem__(self, row: int) -> list[Kept | None]:
+    def kept(self, row: int) -> list[KeptCompletion | None]:
         """[N] the completions of a list."""
-        line = self._lines[row]
+        line = self.row(row)
         both = zip(line["ids"], line["logprobs"], strict=True)
-        return [None if ids is None else Kept(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._lines.close()
+        return [None if ids is None else KeptCompletion(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
 
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
     """The document of a list whose completion the KL is of."""
-    return address("kl", config.seed, row) % size
+    return hash_key("kl", config.seed, row) % size
 
 
 def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
@@ -89,13 +63,13 @@ def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
     return list(dict.fromkeys(row for step in range(steps) for row in source.batch_rows(step, config.batch_size)))
 
 
-def sample_kept(
+def sample_completions(
     config: StageCConfig,
     source: TaskSource,
     rows: Sequence[int],
     asker: Asker,
     engines: RolloutGroup,
-    file: KeptFile,
+    file: CompletionFile,
     stop: Callable[[], bool],
 ) -> Iterator[ListwiseTask]:
     """Sample and keep the completions of the lists ``rows``, many at a time; gives each list when it is kept.
@@ -115,10 +89,10 @@ def sample_kept(
             continue
         sampled = iter(engines.sample(requests, config.temperature, config.max_new_tokens))
         for one in waiting:
-            kept: list[Kept | None] = [None] * one.size
+            kept: list[KeptCompletion | None] = [None] * one.size
             for place in _documents(config, one):
                 completion = next(sampled)
-                kept[place] = Kept(completion.token_ids, completion.logprobs)
+                kept[place] = KeptCompletion(completion.token_ids, completion.logprobs)
             file.add(one.task_id, kept)
         file.sync()
         yield from waiting
@@ -134,6 +108,6 @@ def _documents(config: StageCConfig, task: ListwiseTask) -> Sequence[int]:
 def _requests(config: StageCConfig, task: ListwiseTask, asker: Asker) -> list[SampleRequest]:
     prompts = asker.prompts(task)
     return [
-        SampleRequest(prompts[place].token_ids, address("thought", config.seed, task.task_id, place) >> 1)
+        SampleRequest(prompts[place].token_ids, hash_key("thought", config.seed, task.task_id, place) >> 1)
         for place in _documents(config, task)
     ]

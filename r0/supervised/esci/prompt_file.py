@@ -1,4 +1,4 @@
-"""What an ESCI model was trained with, kept beside its weights (``r0_esci.json``), so that whoever measures it asks the same."""
+"""The prompt settings an ESCI model was trained with, stored in its folder (``r0_esci.json``) and reused when it is measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTRUCTION = "Say how the item relates to the query."
 
 
 @dataclass(frozen=True)
-class Told:
+class PromptSettings:
     """The system prompt, the first line of the user message, the budget of a prompt, and the labels' words, as ``CLASSES``."""
 
     system_prompt: str = SYSTEM_PROMPT
@@ -28,14 +28,14 @@ class Told:
     max_prompt_tokens: int = 512
     words: tuple[str, ...] = WORDS
 
-    def remember(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:
         """Write it into ``folder``."""
         content = asdict(self) | {"words": dict(zip(CLASSES, self.words, strict=True))}
         write_atomic(folder / FILE, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
-def told(folder: Path) -> Told | None:
-    """What ``remember`` left in ``folder``; None where there is nothing.
+def load_prompt_settings(folder: Path) -> PromptSettings | None:
+    """What ``save`` left in ``folder``; None where there is nothing.
 
     Raises:
         UserError: the file is damaged.
@@ -43,16 +43,18 @@ def told(folder: Path) -> Told | None:
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         words = tuple(str(content["words"][name]) for name in CLASSES)
-        return Told(str(content["system_prompt"]), str(content["instruction"]), int(content["max_prompt_tokens"]), words)
+        return PromptSettings(
+            str(content["system_prompt"]), str(content["instruction"]), int(content["max_prompt_tokens"]), words
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / FILE}: is damaged ({error}); copy it again from the run") from None
 
 
-def to_tell(config: EsciConfig | EsciEvalConfig, known: Told | None) -> Told:
+def prompt_settings(config: EsciConfig | EsciEvalConfig, known: PromptSettings | None) -> PromptSettings:
     """What the configuration asks for; where it says nothing, ``known`` (what the model was trained with), or r0's own."""
-    known = known or Told()
+    known = known or PromptSettings()
     return replace(
         known,
         system_prompt=config.system_prompt or known.system_prompt,

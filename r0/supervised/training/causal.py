@@ -1,0 +1,95 @@
+"""Training of a language model as it is: the model, the rows of all steps in their order, and transformers' Trainer over them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+
+from r0.errors import UserError, reason
+from r0.records import Task
+from r0.supervised.training.job import Job
+from r0.supervised.training.ranks import OrderedTrainer, half, init_deepspeed, trainable, training_arguments
+
+Made = TypeVar("Made", covariant=True)
+Kind = TypeVar("Kind", bound=OrderedTrainer)
+
+
+class Source(Protocol[Made]):
+    """Tasks by step, and what is made of each; ``pad_id`` is the token id of padding."""
+
+    pad_id: int
+
+    def batch(self, step: int) -> list[Task]:
+        """The tasks of a step."""
+
+    def example(self, task: Task) -> Made:
+        """A task as what a micro-batch is collated from."""
+
+
+class StepRows(Dataset, Generic[Made]):
+    """The rows of all steps in their order, each made when it is asked for.
+
+    Args:
+        rows: the data.
+        batch_size: rows of a step.
+        steps: of the run.
+    """
+
+    def __init__(self, rows: Source[Made], batch_size: int, steps: int):
+        self._rows, self._batch_size, self._length = rows, batch_size, batch_size * steps
+        self._step, self._tasks = -1, list[Task]()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Made:
+        """Row ``index`` counted from the first step."""
+        step, place = divmod(index, self._batch_size)
+        if step != self._step:
+            self._step, self._tasks = step, self._rows.batch(step)
+        return self._rows.example(self._tasks[place])
+
+
+def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any:
+    """The language model in ``folder``.
+
+    Raises:
+        UserError: it cannot be loaded as one.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=weights, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model: {folder} cannot be loaded: {reason(error)}") from error
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[int, bool], Any]) -> Kind:
+    """The Trainer of a job over DeepSpeed, with the job's model.
+
+    Args:
+        kind: its class.
+        job: the job.
+        rows: its data.
+        collate: makes what collates, from the id of padding and whether the model can be asked for the last logits only.
+
+    Raises:
+        UserError: the model cannot be loaded; no module has one of the adapters' target names.
+    """
+    config = job.config
+    arguments = TrainingArguments(**training_arguments(job))  # before the model: ZeRO-3 splits it while it loads
+    init_deepspeed()
+    set_seed(config.seed)  # of new adapters
+    model = trainable(load_causal(job.model, torch.bfloat16 if half(config) else torch.float32), config, "CAUSAL_LM")
+    collator, steps = collate(rows.pad_id, keeps_logits(model)), StepRows(rows, config.batch_size, job.steps)
+    return kind(model=model, args=arguments, data_collator=collator, train_dataset=steps)
