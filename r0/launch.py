@@ -59,7 +59,7 @@ class Command:
     shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
 
     def run(self, config: Section, dry_run: bool, gpu_memory: float | None = None) -> int:
-        """Run it; returns the exit code. ``gpu_memory``: gigabytes of the cards that a dry run is to reckon with.
+        """Run it; returns the exit code. ``gpu_memory``: size in GB of the cards that a dry run assumes.
 
         Raises:
             UserError: ``gpu_memory`` is given and the command works on no card.
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gpu_memory = _gpu_memory(arguments)
         config, dry_run = parse(name, arguments)
         if gpu_memory is not None and not dry_run:
-            raise UserError("--gpu-memory is what --dry-run reckons with, it limits no run; add --dry-run, or leave it out")
+            raise UserError("--gpu-memory is the card size that --dry-run assumes, and limits no run; add --dry-run, or leave it out")
         for used in (config, getattr(config, "teacher", None)):
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)
@@ -191,7 +191,7 @@ def _gpu_memory(arguments: list[str]) -> float | None:
         except ValueError:
             found = math.nan
         if not 0 < found < math.inf:
-            raise UserError(f"--gpu-memory: write the gigabytes of a card, such as --gpu-memory 80, not {text!r}")
+            raise UserError(f"--gpu-memory: give the size of a card in GB, such as --gpu-memory 80, not {text!r}")
         return found
     return None
 
@@ -206,8 +206,9 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     """
     from r0.config.load import load
 
-    command = COMMANDS[name]
-    positionals, overrides, dry_run = _split(command, list(arguments))
+    command, arguments = COMMANDS[name], list(arguments)
+    _gpu_memory(arguments)  # an option of the door, no key
+    positionals, overrides, dry_run = _split(command, arguments)
     if command.positionals:
         if len(positionals) > len(command.positionals):
             raise UserError(f"{name}: takes {' '.join(map(str.upper, command.positionals))}, not also {positionals[-1]}")

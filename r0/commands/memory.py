@@ -34,7 +34,7 @@ def memory_lines(config: TrainingKeys | RankingKeys, gpu_memory: float | None = 
     cards = [assumed_card(gpu_memory)] if gpu_memory is not None else found_cards()
     head = f"memory of a model of {shape.weights / 1e6:,.1f} M weights, in GiB:"
     if not cards:
-        return [head, *_without_card(config, shape), "  no GPU found here; --gpu-memory 80 reckons with cards of 80 GB"]
+        return [head, *_without_card(config, shape), "  no GPU found here; --gpu-memory 80 assumes cards of 80 GB"]
     card = min(cards, key=lambda one: one.total)
     names = f"{len(cards)} × {card.name}" if len(cards) > 1 else card.name
     return [head, f"  cards: {names}, {_gib(card.total)} GiB each", *_on_card(config, model_config, shape, card)]
@@ -174,7 +174,7 @@ def check_fits(config: RLConfig, model_config: Mapping[str, Any], shape: ModelSh
     if found.impossible:
         raise UserError(
             f"model: {config.model} needs {_gib(found.certain)} GiB on a card before any activations, more than the {where}; "
-            f"{remedy} (--dry-run shows the whole account)"
+            f"{remedy} (--dry-run shows all parts)"
         )
     need = found.refusal or f"{found.fullest.name} takes about {_gib(found.fullest.bytes)} GiB of the {where}"
-    return f"memory may not do: {need}; {remedy} (--dry-run shows the whole account)"
+    return f"the GPU memory may not suffice: {need}; {remedy} (--dry-run shows all parts)"

@@ -213,7 +213,7 @@ def test_a_card_that_is_too_small_for_certain_is_refused_with_numbers_and_keys(m
     with pytest.raises(UserError, match=r"needs 30\.\d GiB .* 22\.5 GiB of NVIDIA L4; use .*learner\.lora\.r=16"):
         check_fits(config, *known)
     monkeypatch.setattr("r0.commands.memory.found_cards", lambda: parse(answer.format(33_000), None))
-    assert "memory may not do: learning takes about" in check_fits(config, *known)
+    assert "the GPU memory may not suffice: learning takes about" in check_fits(config, *known)
     monkeypatch.setattr("r0.commands.memory.found_cards", lambda: parse(answer.format(81_559), None))
     assert check_fits(config, *known) == ""
     monkeypatch.setattr("r0.commands.memory.found_cards", list)
