@@ -57,7 +57,7 @@ def layer_bytes(shape: ModelShape, row: RowSize, width: int) -> float:
     """Bytes a token that a decoder layer saves for its backward pass; ``width`` is 2 (bf16) or 4."""
     norm = 8 if width == 2 else 12  # a number that an RMSNorm sees: in float32, normalised, and the output
     heads, keys = shape.attention_width, shape.key_width
-    saved = 2 * norm * shape.hidden + 4 * width * shape.intermediate
+    saved: float = 2 * norm * shape.hidden + 4 * width * shape.intermediate
     saved += 4.2 * width * heads + (2.7 + 2 * row.repeats) * width * keys
     return saved + (norm - 2 if width == 2 else norm - 4) * (heads + keys) * shape.normed
 
