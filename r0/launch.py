@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gpu_memory = _gpu_memory(arguments)
         config, dry_run = parse(name, arguments)
         if gpu_memory is not None and not dry_run:
-            raise UserError("--gpu-memory is the card size that --dry-run assumes, and limits no run; add --dry-run, or leave it out")
+            raise UserError("--gpu-memory: only --dry-run uses it, it limits no run; add --dry-run, or leave it out")
         for used in (config, getattr(config, "teacher", None)):
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)

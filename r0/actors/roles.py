@@ -156,9 +156,7 @@ def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings
     return replace(engine, learner_grows=rank.rest - rank.start)
 
 
-def _roles(
-    config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None
-) -> Roles:
+def _roles(config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
     return Roles(
         config,
         engine,

@@ -35,9 +35,7 @@ def plan_rerank(config: RerankConfig, gpu_memory: float | None = None) -> str:
     return plan_engines("rerank", config, config, gpu_memory)
 
 
-def plan_engines(
-    command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys, gpu_memory: float | None = None
-) -> str:
+def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys, gpu_memory: float | None = None) -> str:
     """The text of a dry run of a command whose workers are those of ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]

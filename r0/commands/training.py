@@ -13,6 +13,7 @@ from r0.actors.placement import Bundle, check_nodes, start_ray
 from r0.commands.memory import check_fits
 from r0.config import RLConfig
 from r0.errors import UserError
+from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
@@ -99,7 +100,7 @@ def _check_memory(config: RLConfig, folder: Path) -> None:
     Raises:
         UserError: they are too small for certain.
     """
-    known = of_folder(folder)
+    known = of_folder(folder) if local_gpus() else None
     if known is not None and (warning := check_fits(config, *known)):
         logger.warning(warning)
 

@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "reward.deadline_s",
     "learner.cpus",
     "learner.gpus",
+    "learner.offload_optimizer",
     "learner.row_tokens",
     "learner.logprob_chunk",
     "rollout.workers",

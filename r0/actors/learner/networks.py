@@ -110,9 +110,7 @@ def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
 def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
     learner = config.learner
     bf16 = dtype == torch.bfloat16
-    return make_engine(
-        module, learner.zero_stage, bf16, learner.max_grad_norm, learner.weight_decay, learner.offload_optimizer
-    )
+    return make_engine(module, learner.zero_stage, bf16, learner.max_grad_norm, learner.weight_decay, learner.offload_optimizer)
 
 
 def add_adapters(model: Any, config: RLConfig) -> Any:

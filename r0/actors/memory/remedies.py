@@ -42,9 +42,7 @@ def remedies(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
     return listed
 
 
-def _remedy(
-    config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, now: Fit, change: Change
-) -> Remedy | None:
+def _remedy(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, now: Fit, change: Change) -> Remedy | None:
     """What a change does; None: nothing, or it is not allowed with the other keys."""
     try:
         then = fit(with_keys(config, change), model_config, shape, now.card)

@@ -68,9 +68,7 @@ class States:
         return self.start + (0 if self.moves else self.moments)
 
 
-def states(
-    trained: int, frozen: int, zero_stage: int, ranks: int, bf16: bool, offload: bool = False, largest: int = 0
-) -> States:
+def states(trained: int, frozen: int, zero_stage: int, ranks: int, bf16: bool, offload: bool = False, largest: int = 0) -> States:
     """Bytes of an engine.
 
     Args:
