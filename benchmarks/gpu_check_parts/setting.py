@@ -71,8 +71,12 @@ class Setting:
 
 
 def _padded(tokenizer: dict[str, Any], size: int) -> dict[str, Any]:
-    """A byte-pair tokenizer with a word for every id below ``size``; no merge makes the added ones."""
+    """A byte-pair tokenizer with a word for every id below ``size``; no merge makes the added ones.
+
+    Control tokens are words too: transformers would number those that are not behind the last word.
+    """
     words = tokenizer["model"]["vocab"]
-    first = 1 + max([*words.values(), *(each["id"] for each in tokenizer["added_tokens"])])
-    words |= {f"unused{number}": number for number in range(first, size)}
+    words |= {each["content"]: each["id"] for each in tokenizer["added_tokens"]}
+    words["<|endoftext|>"] = len(words)  # transformers' tokenizer of Qwen2 always has it
+    words |= {f"unused{number}": number for number in range(len(words), size)}
     return tokenizer

@@ -94,7 +94,7 @@ def reference(file: Path, keys: dict[str, Any]) -> dict[str, Any]:
     if not file.is_file():
         line = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu_check_parts.updates", str(file), json.dumps(keys)]
         environment = {**os.environ, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
             raise RuntimeError(f"the reference on the CPU failed: {done.stderr.strip()[-500:]}")
     return torch.load(file, weights_only=True)
