@@ -1,22 +1,26 @@
 # Everything runs in .venv, which the first target that needs it makes. PYTHON=… chooses the interpreter, ARGS="key=value …"
-# goes to the program.
+# goes to the program. gpu-check makes no environment: it runs in the active one (RUN=… chooses another).
 SHELL := /bin/bash
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two files at a time, each process with one thread; ARGS="-n 0" runs everything in one process, for breakpoint().
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 ARGS ?=
 # The first that is 3.11 or 3.12 and can make virtual environments; 3.11 first, since all versions were tried with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-.PHONY: help setup demo test test-all lint bench docs tiny clean
+.PHONY: help setup demo check test test-all lint bench gpu-check docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
 	@echo "make demo       warm start, RL and probes on this machine (ARGS=\"seed=1 algo=ppo\")"
+	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
+	@echo "make gpu-check  does r0 work on this GPU? a table of claims (ARGS=\"--out FOLDER\", RUN=/path/to/python)"
 	@echo "make docs       the documentation as a site, in site/"
 	@echo "make tiny       train the embedded model r0-tiny anew"
 
@@ -40,18 +44,26 @@ $(VENV)/ready-docs: $(VENV)/ready
 demo: setup
 	@$(RUN) -m r0.launch demo $(ARGS)
 
+check: setup
+	@$(TEST) -m "not ray and not slow and not gpu" $(ARGS)
+
 test: setup
-	@$(RUN) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(TEST) -m "not slow and not gpu" $(ARGS)
 
 test-all: setup
-	@$(RUN) -m pytest -m "not gpu" $(ARGS)
+	@$(TEST) -m "not gpu" $(ARGS)
 
 lint: setup
 	@$(RUN) -m ruff check r0 tests benchmarks scripts
 	@$(RUN) -m mypy
 
 bench: $(VENV)/ready-bench
-	@for script in benchmarks/*.py; do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+
+# .venv has PyTorch's CPU build unless it was made otherwise, so an active environment comes first.
+gpu-check: RUN = $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python,$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(or $(PYTHON),python3)))
+gpu-check:
+	@$(RUN) benchmarks/gpu_check.py $(ARGS)
 
 docs: $(VENV)/ready-docs
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet $(ARGS)

@@ -120,16 +120,16 @@ def pairs_of(number: int, count: int) -> Any:
 def requests_of(pairs: Any, keys: Any, tokenizer: Any) -> list[Any]:
     """What the workers ask their engines for the pairs."""
     from r0.records import Form
-    from r0.rerank.asks import Ask
     from r0.rerank.job import Job
     from r0.rerank.judge import Judge
+    from r0.rerank.protocol import Question
 
     judge = Judge(tokenizer, keys, PROMPT_TOKENS)
     found = []
     for key in pairs:
         task = pairs.task(pairs.row(key))
         job = Job(0, f"{key:016x}", task.query, (task.document,), samples=1)
-        found.append(next(judge.converse(job, Ask((0,), Form.YES_NO))).request)
+        found.append(next(judge.reply_to(job, Question((0,), Form.YES_NO))).request)
     return found
 
 
@@ -201,7 +201,7 @@ def main() -> int:
     from r0.process.environment import quiet
     from r0.rerank import Reranker
     from r0.teacher.annotate import teacher_keys
-    from r0.text.answer_position import ANSWER_ROOM
+    from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
     quiet()
     with tempfile.TemporaryDirectory() as name:
@@ -212,7 +212,7 @@ def main() -> int:
             model=name, max_new_tokens=asked.new_tokens, max_prompt_tokens=PROMPT_TOKENS, temperature=1.0, rollout=rollout
         )
         keys = teacher_keys(config, folder)
-        settings = EngineSettings.of_rollout(rollout, name, PROMPT_TOKENS + asked.new_tokens + ANSWER_ROOM, device="cpu")
+        settings = EngineSettings.of_rollout(rollout, name, PROMPT_TOKENS + asked.new_tokens + ANSWER_PREFIX_TOKENS, device="cpu")
         context = multiprocessing.get_context("spawn")
         pipes, processes = [], []
         for _ in range(2):

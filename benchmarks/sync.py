@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR, object_store_memory=200 * 2**20)
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(folder, chosen.layers, torch.float32 if chosen.dtype == "fp32" else torch.bfloat16)
         source = ModelWeights(model)

@@ -1,8 +1,10 @@
-"""The one exception that means: the user can mend this. And what other errors say."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(ValueError):
-    """Bad input. One sentence that says what is wrong, where, and the remedy; the door prints it and exits with 2."""
+    """Invalid input. The message is one sentence: what is wrong, where, and the remedy. The launcher prints it and exits with
+    code 2.
+    """
 
 
 def reason(error: BaseException) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 from r0.config import (
     AnnotateConfig,
@@ -55,10 +58,19 @@ class Command:
     positionals: tuple[str, ...] = ()
     shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
 
-    def run(self, config: Section, dry_run: bool) -> int:
-        """Run it; returns the exit code."""
+    def run(self, config: Section, dry_run: bool, gpu_memory: float | None = None) -> int:
+        """Run it; returns the exit code. ``gpu_memory``: size in GB of the cards that a dry run assumes.
+
+        Raises:
+            UserError: ``gpu_memory`` is given and the command works on no card.
+        """
         module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)(config, dry_run=dry_run) or 0
+        function = getattr(importlib.import_module(module), name)
+        if gpu_memory is None:
+            return function(config, dry_run=dry_run) or 0
+        if "gpu_memory" not in inspect.signature(function).parameters:
+            raise UserError("--gpu-memory is for commands that use GPUs, and this one uses none; leave it out")
+        return function(config, dry_run=dry_run, gpu_memory=gpu_memory) or 0
 
 
 COMMANDS = {
@@ -124,12 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "-h" in arguments or "--help" in arguments:
             print(_help(name))
             return 0
+        gpu_memory = _gpu_memory(arguments)
         config, dry_run = parse(name, arguments)
+        if gpu_memory is not None and not dry_run:
+            raise UserError("--gpu-memory: only --dry-run uses it, it limits no run; add --dry-run, or leave it out")
         for used in (config, getattr(config, "teacher", None)):
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)
         quiet()
-        return COMMANDS[name].run(config, dry_run)
+        return COMMANDS[name].run(config, dry_run, gpu_memory)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)
         return 2
@@ -159,6 +174,28 @@ def _command(arguments: list[str]) -> str:
     return name
 
 
+def _gpu_memory(arguments: list[str]) -> float | None:
+    """The gigabytes that ``--gpu-memory`` names; it is taken off.
+
+    Raises:
+        UserError: it names no positive number.
+    """
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.replace("_", "-") != "--gpu-memory":
+            continue
+        text = value if equals else "".join(arguments[place + 1 : place + 2])
+        del arguments[place : place + (1 if equals else 2)]
+        try:
+            found = float(text)
+        except ValueError:
+            found = math.nan
+        if not 0 < found < math.inf:
+            raise UserError(f"--gpu-memory: give the size of a card in GB, such as --gpu-memory 80, not {text!r}")
+        return found
+    return None
+
+
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     """The configuration that a command line asks for, and whether it is a dry run.
 
@@ -169,8 +206,9 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     """
     from r0.config.load import load
 
-    command = COMMANDS[name]
-    positionals, overrides, dry_run = _split(command, list(arguments))
+    command, arguments = COMMANDS[name], list(arguments)
+    _gpu_memory(arguments)  # an option of the door, no key
+    positionals, overrides, dry_run = _split(command, arguments)
     if command.positionals:
         if len(positionals) > len(command.positionals):
             raise UserError(f"{name}: takes {' '.join(map(str.upper, command.positionals))}, not also {positionals[-1]}")
@@ -207,7 +245,8 @@ def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str]
             key = key.replace("-", "_")
             key = getattr(command.config, "ALIASES", {}).get(key, key)
             field = command.config.model_fields.get(key)
-            if not equals and field is not None and field.annotation is bool and arguments[:1] not in (["true"], ["false"]):
+            flag = field is not None and (field.annotation is bool or bool in get_args(field.annotation))
+            if not equals and flag and arguments[:1] not in (["true"], ["false"], ["auto"]):
                 value = "true"
             elif not equals:
                 if not arguments or arguments[0].startswith("--"):
@@ -226,7 +265,7 @@ def _help(name: str) -> str:
 
     command = COMMANDS[name]
     places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
-    head = [f"usage: r0 {name} {places} [key=value …] [--dry-run]", "", command.summary]
+    head = [f"usage: r0 {name} {places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
     if not command.positionals and command.shipped:
         lists = default_config(f"{name}_lists")
         of_lists = f" (lists: {lists.name})" if lists.is_file() else ""

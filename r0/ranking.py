@@ -1,10 +1,10 @@
-"""What a ranking is worth against graded labels: nDCG, recall, rank-biased overlap, divergence of scores. Pure functions.
+"""Measures of a ranking against graded labels: nDCG, recall, rank-biased overlap, divergence of scores. Pure functions.
 
-A ranking is ``Groups``: groups of tied documents, best first; documents are numbers from 0. The rules:
+A ranking is of type ``Groups``: groups of tied documents, best first. Documents are numbered from 0.
 
-* A tie is worth what its documents are worth on average over all their orders (McSherry & Najork 2008), so nothing is won by it.
-* Documents that a ranking does not name come behind all others, tied with each other.
-* Gains are linear, as trec_eval's: the grade, and 0 where it is negative; the discount of rank r is 1 / log2(r + 1).
+* The value of a tie is the mean over all orders of its documents (McSherry & Najork 2008), so ties give no advantage.
+* Documents that a ranking does not name come after all others, tied with each other.
+* Gains are linear, as in trec_eval: the grade, or 0 if it is negative. The discount of rank r is 1 / log2(r + 1).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Groups: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 def groups_of(scores: Sequence[float]) -> Groups:
-    """The ranking that ``scores`` [N] make, highest first; equal scores are tied, in the order of their numbers."""
+    """The ranking by ``scores`` [N], highest first; documents of equal scores are tied, in index order."""
     tied: dict[float, list[int]] = {}
     for document, score in enumerate(scores):
         tied.setdefault(score, []).append(document)
@@ -32,20 +32,20 @@ def groups_of_order(order: Iterable[int]) -> Groups:
 
 
 def ideal_groups(grades: Sequence[float]) -> Groups:
-    """The best ranking there is for ``grades`` [N]: equal gains are tied (negative grades gain 0)."""
+    """The best ranking for ``grades`` [N]; documents of equal gain are tied (negative grades gain 0)."""
     return groups_of([max(grade, 0.0) for grade in grades])
 
 
 def ndcg(grades: Sequence[float], groups: Sequence[Sequence[int]], k: int) -> float:
-    """nDCG@k in [0, 1]; 0 where no document has a positive grade.
+    """nDCG@k in [0, 1]; 0 if no document has a positive grade.
 
     Args:
-        grades: [N], one a document.
+        grades: [N], one per document.
         groups: the ranking; it may leave documents out.
         k: cutoff rank, from 1.
 
     Raises:
-        ValueError: ``groups`` names a document twice, or one that has no grade.
+        ValueError: ``groups`` names a document twice, or a document without a grade.
     """
     gains = [grade if grade > 0 else 0.0 for grade in grades]
     reach = _discounts(len(gains), k)
@@ -53,15 +53,17 @@ def ndcg(grades: Sequence[float], groups: Sequence[Sequence[int]], k: int) -> fl
     if not ideal:
         return 0.0
     worth, rank = [], 0
-    for group in _whole(len(gains), groups):
+    for group in _with_missing(len(gains), groups):
         end = rank + len(group)
         worth.append(sum([gains[document] for document in group]) / len(group) * (reach[end] - reach[rank]))
         rank = end
-    return min(1.0, math.fsum(worth) / ideal)  # rounding can lead beyond 1
+    return min(1.0, math.fsum(worth) / ideal)  # rounding can exceed 1
 
 
 def recall(relevant: Collection[int], groups: Sequence[Sequence[int]], k: int) -> float:
-    """Share of ``relevant`` among the first k in [0, 1]; 0 where there are none. Documents not in ``groups`` are not found."""
+    """Share of ``relevant`` documents among the first k, in [0, 1]; 0 if there are none. Documents not in ``groups`` are not
+    retrieved.
+    """
     if not relevant:
         return 0.0
     found, rank = 0.0, 0
@@ -77,21 +79,22 @@ def recall(relevant: Collection[int], groups: Sequence[Sequence[int]], k: int) -
 def rbo(groups: Sequence[Sequence[int]], ideal: Sequence[Sequence[int]], p: float) -> float:
     """Rank-biased overlap in (0, 1], extrapolated (Webber, Moffat & Zobel 2010, equation 32, over the documents of both).
 
-    (1 − p)/p · Σ_d p^d · A_d + p^N · A_N, where A_d is the share that the first d documents of the two have in common. Ties on
-    either side are averaged over their orders (RBO^a of Corsi & Urbano 2024), so a tied ranking's overlap with itself is below 1.
+    (1 − p)/p · Σ_d p^d · A_d + p^N · A_N, where A_d is the share of common documents among the first d of each ranking. Ties
+    in either ranking are averaged over their orders (RBO^a of Corsi & Urbano 2024), so the overlap of a tied ranking with
+    itself is below 1.
 
     Args:
-        groups, ideal: the rankings; the overlap is the same when they are exchanged.
-        p: persistence: 0 < p < 1; small p looks at the top only.
+        groups, ideal: the rankings; the measure is symmetric.
+        p: persistence, 0 < p < 1; a small p emphasizes the top ranks.
 
     Raises:
         ValueError: p is not between 0 and 1, or a ranking names a document twice.
     """
     if not 0 < p < 1:
-        raise ValueError(f"persistence p of rank-biased overlap is {p}, and has to lie between 0 and 1")
+        raise ValueError(f"persistence p of rank-biased overlap is {p}, but must be between 0 and 1")
     size = max(chain((0,), *groups, *ideal)) + 1
     left, right = _by_rank(size, groups), _by_rank(size, ideal)
-    left_share, right_share = [0.0] * size, [0.0] * size  # share of the orders in which a document is among the first d
+    left_share, right_share = [0.0] * size, [0.0] * size  # share of tie orders with the document among the first d
     overlap, total, weight = 0.0, 0.0, 1.0
     for depth, (ours, theirs) in enumerate(zip(left, right, strict=True), 1):
         for document in ours:
@@ -106,13 +109,13 @@ def rbo(groups: Sequence[Sequence[int]], ideal: Sequence[Sequence[int]], p: floa
 
 
 def share_ordered(grades: Sequence[float], groups: Sequence[Sequence[int]]) -> float:
-    """Share of the orders of ``groups`` (one, where nothing is tied) in which no document stands behind one that gains less.
+    """Share of the tie orders of ``groups`` in which no document follows one with a smaller gain (1 or 0 if nothing is tied).
 
     Raises:
-        ValueError: ``groups`` names a document twice, or one that has no grade.
+        ValueError: ``groups`` names a document twice, or a document without a grade.
     """
     share, least = 1.0, math.inf
-    for group in _whole(len(grades), groups):
+    for group in _with_missing(len(grades), groups):
         gains = [max(grades[document], 0.0) for document in group]
         if max(gains) > least:
             return 0.0
@@ -122,16 +125,16 @@ def share_ordered(grades: Sequence[float], groups: Sequence[Sequence[int]]) -> f
 
 
 def js_divergence(scores: Sequence[float], grades: Sequence[float]) -> float:
-    """Jensen-Shannon divergence, base 2, in [0, 1]: 0 where ``scores`` and ``grades`` are the same but for their scale.
+    """Jensen-Shannon divergence, base 2, in [0, 1]; 0 if ``scores`` and ``grades`` are equal up to scale.
 
-    Distributions over the N documents are made by dividing by the sum; negative values count 0, and where all are 0 the
+    Each is divided by its sum to give a distribution over the N documents. Negative values count as 0; if all are 0, the
     distribution is uniform.
 
     Raises:
-        ValueError: as many scores as grades are needed, and at least one.
+        ValueError: the lengths differ, or there are no scores.
     """
     if len(scores) != len(grades) or not scores:
-        raise ValueError(f"{len(scores)} scores and {len(grades)} grades: one of each is needed for every document")
+        raise ValueError(f"{len(scores)} scores and {len(grades)} grades: each document needs one of both")
     terms = []
     for ours, theirs in zip(_distribution(scores), _distribution(grades), strict=True):
         middle = (ours + theirs) / 2
@@ -144,19 +147,19 @@ def _distribution(values: Sequence[float]) -> list[float]:
     most = max(positive)
     if most <= 0:
         return [1 / len(positive)] * len(positive)
-    scaled = [value / most for value in positive]  # the sum of very large or very small values would leave the range of floats
+    scaled = [value / most for value in positive]  # avoids overflow and underflow of the sum
     total = math.fsum(scaled)
     return [value / total for value in scaled]
 
 
 @lru_cache(maxsize=256)
 def _discounts(size: int, k: int) -> tuple[float, ...]:
-    """[size + 1] sums of the discounts of the first 0, 1, … size ranks, where ranks beyond k have none."""
+    """[size + 1] sums of the discounts of the first 0, 1, …, size ranks; ranks beyond k have no discount term."""
     return tuple(accumulate((1 / math.log2(rank + 1) if rank <= k else 0.0 for rank in range(1, size + 1)), initial=0.0))
 
 
-def _whole(size: int, groups: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """``groups`` with the documents they leave out as a last group."""
+def _with_missing(size: int, groups: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """``groups`` with the documents left out as a last group."""
     named = list(chain.from_iterable(groups))
     seen = set(named)
     if len(seen) < len(named):
@@ -168,5 +171,5 @@ def _whole(size: int, groups: Sequence[Sequence[int]]) -> Sequence[Sequence[int]
 
 
 def _by_rank(size: int, groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """[size] for every rank the group that stands there."""
-    return [group for group in _whole(size, groups) for _ in group]
+    """[size] the group at each rank."""
+    return [group for group in _with_missing(size, groups) for _ in group]

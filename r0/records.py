@@ -1,8 +1,8 @@
-"""The typed records that travel between the rooms, in the order in which a step makes them.
+"""The typed records passed between the packages, in the order in which a step creates them.
 
 ``Task → Prompt → SampleRequest → Sampled → Rollout → Scored``. All are frozen; token ids are tuples of ``int``. A task is one
-document (``PointwiseTask``) or a list of them (``ListwiseTask``); its ``form`` says what the answer looks like, its ``label`` is
-what the reward sees of it.
+document (``PointwiseTask``) or a list of documents (``ListwiseTask``). Its ``form`` is the form of the answer, its ``label``
+is the part that the reward sees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 
 class Form(StrEnum):
-    """What stands in ``<answer>…</answer>``."""
+    """The form of the answer: the content of ``<answer>…</answer>``."""
 
     YES_NO = "yes_no"  # one document: yes or no
     PERMUTATION = "permutation"  # an order over all documents, best first, ties allowed: [3] > [1] = [2]
@@ -23,7 +23,7 @@ class Form(StrEnum):
 
 
 class Answer(StrEnum):
-    """The closed set of stage-A answers."""
+    """The possible answers about one document."""
 
     YES = "yes"
     NO = "no"
@@ -32,12 +32,12 @@ class Answer(StrEnum):
 class Finish(StrEnum):
     """Why sampling ended."""
 
-    STOP = "stop"  # the model wrote its end-of-sequence token
-    LENGTH = "length"  # the token limit cut the completion
+    STOP = "stop"  # the model sampled its end-of-sequence token
+    LENGTH = "length"  # the token limit was reached
 
 
 class Violation(StrEnum):
-    """What is wrong with a completion, by name. A completion is well formed only without any."""
+    """What is wrong with a completion. A completion is well formed if it has no violation."""
 
     NO_THINK = "no_think"  # no think pair
     UNCLOSED_THINK = "unclosed_think"  # <think> without </think>
@@ -49,28 +49,30 @@ class Violation(StrEnum):
     TEXT_BEFORE = "text_before"  # text before <think>
     TEXT_BETWEEN = "text_between"  # text between </think> and <answer>
     EXTRA_TEXT = "extra_text"  # text after the last </answer>
-    BAD_ANSWER = "bad_answer"  # one answer pair, content outside the closed set or not of the asked form
-    NOT_A_PERMUTATION = "not_a_permutation"  # an order was asked for, and the answer is none
+    BAD_ANSWER = "bad_answer"  # one answer pair, but its content is not of the requested form
+    NOT_A_PERMUTATION = "not_a_permutation"  # a permutation was requested, but the answer is not one
     UNKNOWN_ID = "unknown_id"  # the answer names a document that is not in the list
     MISSING_ID = "missing_id"  # the answer leaves a document out
     REPEATED_ID = "repeated_id"  # the answer names a document twice
-    CUT = "cut"  # ended by the token limit
+    CUT = "cut"  # cut at the token limit
 
 
 @dataclass(frozen=True, slots=True)
 class PointwiseTask:
-    """One (query, document) pair to judge. ``task_id`` is the row's address: stable for one data set, whatever the order."""
+    """One (query, document) pair to judge. ``task_id`` is the row's address in its data set, independent of the order of
+    training.
+    """
 
     task_id: int
     query: str
     document: str
     label: int  # 1 relevant, 0 not
-    think: str = ""  # a thought to imitate (warm start only)
-    kind: str = ""  # how a built-in task was made (probes only); empty for other data
+    think: str = ""  # target thought (warm start only)
+    kind: str = ""  # how a built-in task was generated (probes only); empty for other data
 
     @property
     def form(self) -> Form:
-        """What the answer looks like."""
+        """The form of the answer."""
         return Form.YES_NO
 
     @property
@@ -81,10 +83,10 @@ class PointwiseTask:
 
 @dataclass(frozen=True, slots=True)
 class ListLabel:
-    """What a ranking is judged by. N documents, numbered 0 to N − 1 as they are shown."""
+    """The labels of a list. Its N documents are numbered 0 to N − 1 in the order shown."""
 
-    grades: tuple[float, ...]  # [N] graded relevance, 0 or less: not relevant
-    given: tuple[int, ...]  # [N] the documents in the order of the first stage, best first: a permutation of 0…N−1
+    grades: tuple[float, ...]  # [N] graded relevance; 0 or less means not relevant
+    given: tuple[int, ...]  # [N] the documents in first-stage order, best first: a permutation of 0…N−1
     threshold: float = 1.0  # grades of at least this are relevant
 
     @property
@@ -95,16 +97,16 @@ class ListLabel:
 
 @dataclass(frozen=True, slots=True)
 class ListwiseTask:
-    """A query and N candidates to rank, in the order in which they are shown (shuffled: it says nothing about their labels)."""
+    """A query and N candidates to rank, in the order shown (shuffled, so that the order says nothing about the labels)."""
 
     task_id: int
     query: str
     documents: tuple[str, ...]  # [N]
     label: ListLabel
     form: Form = Form.PERMUTATION
-    think: str = ""  # a thought to imitate (warm start only)
-    answer: str = ""  # what to imitate in the answer; empty: the best answer to the label
-    kind: str = ""  # how a built-in task was made (probes only); empty for other data
+    think: str = ""  # target thought (warm start only)
+    answer: str = ""  # target answer; empty: the best answer to the label
+    kind: str = ""  # how a built-in task was generated (probes only); empty for other data
 
     @property
     def size(self) -> int:
@@ -126,27 +128,29 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One completion to sample. ``seed`` is a hash of (run seed, step, task, sample): it depends on nothing else."""
+    """One completion to sample. ``seed`` is a hash of (run seed, step, task, sample) and depends on nothing else."""
 
     prompt_ids: tuple[int, ...]
     seed: int
-    allowed_ids: tuple[int, ...] = ()  # only these can be sampled, and log-probabilities are over these alone; empty: all
+    allowed_ids: tuple[int, ...] = ()  # restricts sampling and the log-probabilities to these ids; empty: no restriction
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What an engine returns for one request. ``logprobs`` [C] are of the sampled distribution (after temperature), in nats."""
+    """The result of one request. ``logprobs`` [C] are those of the sampling distribution (after temperature), in nats."""
 
-    token_ids: tuple[int, ...]  # C ids, the end-of-sequence id included when finish is STOP
+    token_ids: tuple[int, ...]  # [C], including the end-of-sequence id if finish is STOP
     logprobs: tuple[float, ...]
     finish: Finish
     version: int  # weight version it was sampled with
-    allowed_logprobs: tuple[float, ...] = ()  # at the first token, of the request's allowed ids in their order
+    allowed_logprobs: tuple[float, ...] = ()  # of the request's allowed ids, in their order, at the first token
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A sampled completion with its task. ``group`` numbers the prompts of a batch; ``sample`` the completions of a group."""
+    """A sampled completion and its task. ``group`` is the index of the prompt in the batch, ``sample`` that of the completion in
+    the group.
+    """
 
     task: Task
     group: int
@@ -157,30 +161,31 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a completion says. Total: any ids and text give one. ``answer`` is set only when there is exactly one answer pair
-    whose stripped content is in the closed set (for lists: is a whole answer of the asked form); ``think_tokens`` counts the
-    sampled ids inside the first think pair."""
+    """The parsed content of a completion. Any ids and text have one. ``answer`` is set only if there is exactly one answer pair
+    and its stripped content is a complete answer of the requested form. ``think_tokens`` is the number of sampled ids inside
+    the first think pair.
+    """
 
     answer: str | None
     think_tokens: int
     has_think: bool  # exactly one think pair, before the answer
     violations: frozenset[Violation] = field(default_factory=frozenset)
-    # Lists only, and only with an answer. Documents are numbered from 0 as they are shown.
+    # Lists only, and only if there is an answer. Documents are numbered from 0 in the order shown.
     ranking: tuple[tuple[int, ...], ...] | None = None  # groups of tied documents, best first; a pick is one group of one
-    scores: tuple[float, ...] | None = None  # [N] the scores of Form.SCORES
+    scores: tuple[float, ...] | None = None  # [N], for Form.SCORES
 
     @property
     def well_formed(self) -> bool:
-        """Whether nothing at all is wrong with it."""
+        """Whether the completion has no violation."""
         return not self.violations
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A rollout, its text, its verdict and its reward components by name; ``total`` is their sum."""
+    """A rollout with its text, its verdict and its named reward components; ``total`` is their sum."""
 
     rollout: Rollout
-    text: str  # the prefilled tag and the decoded completion, special tokens kept (but the end-of-sequence token)
+    text: str  # the prefilled tag and the decoded completion, with special tokens except the end-of-sequence token
     verdict: Verdict
     components: Mapping[str, float]
     total: float
@@ -188,7 +193,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class TrainCompletion:
-    """One completion as the learner sees it. ``logprobs`` [C] are the rollout's, in nats."""
+    """One completion for the learner. ``logprobs`` [C] are those of the rollout, in nats."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -198,7 +203,7 @@ class TrainCompletion:
 
 @dataclass(frozen=True, slots=True)
 class TrainGroup:
-    """A prompt with its completions: the unit that is dealt to learner ranks (a group is never split over ranks)."""
+    """A prompt and its completions. Groups are distributed to learner ranks; a group is never split between ranks."""
 
     prompt_ids: tuple[int, ...]
     completions: tuple[TrainCompletion, ...]

@@ -1,4 +1,4 @@
-"""Tasks to sample requests and back: addresses, seeds, groups."""
+"""Builds sample requests from tasks, and groups of completions from the results; derives the seed of each sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from r0.records import Prompt, Rollout, Sampled, SampleRequest, Scored, Task, Tr
 
 
 def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_round: int = 0) -> int:
-    """The seed of one sample, a hash of its address: a killed and repeated worker changes nothing. In [0, 2^63)."""
+    """The seed of one sample, in [0, 2^63): a hash of its address, so repeating the work of a failed worker gives the same
+    samples.
+    """
     address = f"{run_seed}/{step}/{refill_round}/{task_id}/{sample}".encode()
     return int.from_bytes(hashlib.blake2b(address, digest_size=8).digest(), "big") >> 1
 
@@ -17,7 +19,7 @@ def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_roun
 def requests(
     tasks: Sequence[Task], prompts: Sequence[Prompt], samples: int, run_seed: int, step: int, refill_round: int = 0
 ) -> list[SampleRequest]:
-    """``samples`` requests for each prompt, the requests of a prompt side by side."""
+    """``samples`` requests for each prompt; the requests of one prompt are adjacent."""
     return [
         SampleRequest(prompt.token_ids, sample_seed(run_seed, step, task.task_id, sample, refill_round))
         for task, prompt in zip(tasks, prompts, strict=True)
@@ -28,7 +30,7 @@ def requests(
 def rollouts(
     tasks: Sequence[Task], prompts: Sequence[Prompt], sampled: Sequence[Sampled], samples: int, first_group: int = 0
 ) -> list[Rollout]:
-    """What came back, with the task and the group of each completion."""
+    """The results, each with its task and group."""
     return [
         Rollout(tasks[i // samples], first_group + i // samples, i % samples, prompts[i // samples], one)
         for i, one in enumerate(sampled)
@@ -36,7 +38,7 @@ def rollouts(
 
 
 def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
-    """Scored completions as the learner takes them: one ``TrainGroup`` a prompt, in the order of the groups."""
+    """Scored completions in the learner's format: one ``TrainGroup`` per prompt, in group order."""
     by_group: dict[int, list[Scored]] = {}
     for one in scored:
         by_group.setdefault(one.rollout.group, []).append(one)
@@ -55,7 +57,7 @@ def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
 
 
 def spread_groups(scored: Sequence[Scored], tolerance: float = 1e-9) -> set[int]:
-    """The groups whose rewards are not all equal; the others teach a group-relative advantage nothing."""
+    """The groups whose rewards are not all equal. All others have group-relative advantages of zero."""
     low: dict[int, float] = {}
     high: dict[int, float] = {}
     for one in scored:

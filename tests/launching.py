@@ -1,4 +1,4 @@
-"""Run the door in a process of its own, as a user does, and read what the run left."""
+"""Runs the launcher in a separate process, as a user does, and reads the run's output."""
 
 from __future__ import annotations
 

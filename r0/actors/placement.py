@@ -118,6 +118,7 @@ def _start_here(need: Sequence[Bundle]) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says on every start that tokens are on
     gib = 2**30
     ray.init(
+        address="local",  # else Ray joins the newest one that was started on this machine
         num_cpus=max(cores, int(-(-cpus // 1))),
         include_dashboard=False,
         object_store_memory=gib,

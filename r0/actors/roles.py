@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from r0.actors.learner.group import LearnerGroup
 from r0.actors.learner.worker import Learner
+from r0.actors.memory.described import of_folder
+from r0.actors.memory.learner import learner_rank
 from r0.actors.placement import Bundle, Placement, cluster_gpus, say_unused_gpus
 from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.reward import RewardGroup, RewardWorker
@@ -16,7 +19,7 @@ from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import RLConfig
 from r0.process.allocator import learner_variables
-from r0.process.gpus import local_gpus
+from r0.process.gpus import check_vllm, cuda_available, local_gpus
 from r0.records import TrainGroup
 
 logger = logging.getLogger(__name__)
@@ -73,9 +76,16 @@ class Roles:
 
 
 def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
-    """All roles as plain objects in this process."""
-    engine = EngineSettings.of(config, model, gpus=local_gpus() > 0)
+    """All roles as plain objects in this process.
+
+    Raises:
+        UserError: a role refuses its part of the configuration; torch or vLLM cannot use the GPU.
+    """
+    gpus = local_gpus() > 0 and cuda_available()
+    engine = _engine_settings(config, model, gpus)
     say_unused_gpus()
+    if engine.engine == "vllm":
+        check_vllm(on_gpu=engine.device != "cpu")
     device = "cpu" if config.learner.gpus == 0 else None
     learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), 1)
     if engine.sleep:
@@ -92,7 +102,7 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         UserError: the resources are not free; a role refuses its part of the configuration.
         RoleTimeout: a role is not ready within ``ray.start_deadline_s``.
     """
-    engine = EngineSettings.of(config, model, gpus=cluster_gpus() > 0)
+    engine = _engine_settings(config, model, gpus=cluster_gpus() > 0)
     placement = Placement(need)
     master = placement.master()
     ranks = config.learner.ranks
@@ -131,9 +141,22 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         raise
 
 
-def _roles(
-    config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None
-) -> Roles:
+def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings:
+    """The engine's settings. On a shared card it starts before the learner's first update makes AdamW's moments: the part of them
+    that will stay on the card is not free, although it looks so.
+
+    Raises:
+        UserError: weights cannot go from the learner to the engines as configured.
+    """
+    engine = EngineSettings.of(config, model, gpus)
+    known = of_folder(Path(model)) if engine.shared_card else None
+    if known is None:
+        return engine
+    rank = learner_rank(config, known[1], checkpointing=False)
+    return replace(engine, learner_grows=rank.rest - rank.start)
+
+
+def _roles(config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
     return Roles(
         config,
         engine,

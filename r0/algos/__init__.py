@@ -1,1 +1,1 @@
-"""Rewards and log-probabilities → advantages and losses. Pure tensor maths: no Ray, no DeepSpeed, no configuration tree."""
+"""Advantages and losses from rewards and log-probabilities: pure tensor maths, independent of Ray and DeepSpeed."""

@@ -1,7 +1,7 @@
-"""Advantages from one reward a completion, without a critic.
+"""Advantages from one reward per completion, without a critic.
 
-Legend: N completions · G groups (prompts) of the batch · ``group_N`` int64, any numbers, equal for completions of one prompt;
-per-group results stand in ascending order of those numbers. Computed in float64, returned in the type of ``reward_N``.
+Legend: N completions · G groups (prompts) of the batch · ``group_N`` int64, arbitrary numbers, equal for completions of one
+prompt; per-group results are in ascending order of these numbers. Computed in float64, returned in the dtype of ``reward_N``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from r0.algos.layout import Reduce, identity
 from r0.algos.stats import whiten
 from r0.errors import UserError
 
-SPREAD_TOLERANCE = 1e-6  # rewards of one group that differ by no more are equal: rounding must not be blown up to ±1
-STD_EPS = 1e-4  # added to a group's standard deviation, so that spreads far below a reward's meaning stay small
+SPREAD_TOLERANCE = 1e-6  # rewards of one group that differ by at most this are equal: rounding must not be scaled up to ±1
+STD_EPS = 1e-4  # added to a group's standard deviation, so that negligible spreads give small advantages
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,24 @@ def _groups(reward_N: Tensor, group_N: Tensor, tolerance: float = SPREAD_TOLERAN
 
 
 def zero_spread(reward_N: Tensor, group_N: Tensor, tolerance: float = SPREAD_TOLERANCE) -> Tensor:
-    """Whether all rewards of a group are equal within ``tolerance``, ``equal_G`` bool. Such a group teaches nothing."""
+    """Whether all rewards of a group are equal within ``tolerance``: ``equal_G`` bool. Such a group gives no gradient."""
     return _groups(reward_N, group_N, tolerance).equal_G
 
 
 def grpo(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity, eps: float = STD_EPS) -> Tensor:
     """``(r − mean) / (std + eps)`` within the group (Shao et al., 2024, DeepSeekMath, §4.1.2).
 
-    The paper names no divisor: here it is size − 1, torch's own. Groups without spread, and groups of one, get exactly 0.
+    The paper does not specify the divisor of the variance; here it is size − 1, torch's default. Groups without spread, and
+    groups of one, get exactly 0.
     """
     groups = _groups(reward_N, group_N)
     return (groups.centred_N / (groups.std_N + eps)).to(reward_N.dtype)
 
 
 def dr_grpo(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor:
-    """``r − mean`` within the group: no division, so that easy and hard prompts weigh the same (Liu et al., 2025, Dr. GRPO)."""
+    """``r − mean`` within the group, without division, so that easy and hard prompts have equal weight (Liu et al., 2025, Dr.
+    GRPO).
+    """
     return _groups(reward_N, group_N).centred_N.to(reward_N.dtype)
 
 
@@ -76,11 +79,11 @@ def rloo(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor
 
 
 def reinforce_pp(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor:
-    """``(r − mean) / std`` over all completions of the batch and of all ranks (Hu, 2025, REINFORCE++), by population moments.
+    """``(r − mean) / std`` over all completions of the batch on all ranks (Hu, 2025, REINFORCE++), with population moments.
 
-    Groups play no part. A batch whose rewards are all equal gets 0 (up to rounding in float64).
+    Groups are ignored. A batch whose rewards are all equal gets 0 (up to rounding in float64).
     """
-    _groups(reward_N, group_N)  # the same checks as its siblings
+    _groups(reward_N, group_N)  # for its checks only
     return whiten(reward_N.double(), reduce).to(reward_N.dtype)
 
 
@@ -90,4 +93,4 @@ ADVANTAGES: dict[str, Callable[[Tensor, Tensor, Reduce], Tensor]] = {
     "rloo": rloo,
     "reinforce_pp": reinforce_pp,
 }
-"""By the configuration's names; ``ADVANTAGES[name](reward_N, group_N, reduce) -> advantage_N``. Only reinforce_pp reduces."""
+"""By configuration name: ``ADVANTAGES[name](reward_N, group_N, reduce) -> advantage_N``. Only reinforce_pp uses ``reduce``."""

@@ -1,6 +1,6 @@
-"""PPO's way from scores to advantages and returns.
+"""PPO's advantages and returns from scores and values.
 
-Legend: N completions · T completion tokens, end to end · ``seq_T`` int64, the completion of each token (see layout.py).
+Legend: N completions · T completion tokens, concatenated · ``seq_T`` int64, the completion of each token (see layout.py).
 ``value_T`` is the critic's estimate at the state in which token t is chosen (the position before it).
 """
 
@@ -16,11 +16,11 @@ from r0.algos.stats import whiten
 
 
 def token_rewards(score_N: Tensor, kl_T: Tensor | None, seq_T: Tensor, kl_coef: float) -> Tensor:
-    """``−kl_coef · kl`` at every token, plus the completion's score at its last (Ziegler et al., 2019, eq. 2), detached.
+    """``−kl_coef · kl`` at each token, plus the completion's score at its last token (Ziegler et al., 2019, eq. 2), detached.
 
     Args:
         score_N: reward of each completion.
-        kl_T: k1 of every token against the reference model; None without one.
+        kl_T: k1 of each token against the reference model; None without one.
         seq_T: completion of each token.
         kl_coef: weight of the KL.
     """
@@ -47,7 +47,7 @@ def gae(
     whiten_advantages: bool = True,
     reduce: Reduce = identity,
 ) -> Estimate:
-    """Generalised advantage estimation (Schulman et al., 2016, eq. 16) over each completion's tokens.
+    """Generalized advantage estimation (Schulman et al., 2016, eq. 16) over each completion's tokens.
 
     ``δ_t = r_t + γ V_{t+1} − V_t`` with value 0 after the last token, ``A_t = Σ_k (γλ)^k δ_{t+k}``, ``return_t = A_t + V_t``.
 
@@ -58,8 +58,8 @@ def gae(
         gamma: discount γ.
         lam: λ.
         whiten_rewards: first scale the rewards to variance 1, keeping their mean.
-        whiten_advantages: at the end bring the advantages to mean 0 and variance 1 (the returns are taken before).
-        reduce: sums over ranks; called once for each whitening, also on a rank without tokens.
+        whiten_advantages: finally normalize the advantages to mean 0 and variance 1 (returns are computed before).
+        reduce: sums over ranks; called once per whitening, also on a rank without tokens.
     """
     reward_T, value_T = at_least_float32(reward_T.detach()), at_least_float32(value_T.detach())
     if whiten_rewards:

@@ -1,10 +1,11 @@
-"""Policy losses: ``LossInputs`` in, ``LossOutputs`` out, one pure function a loss.
+"""Policy losses: each is a pure function from ``LossInputs`` to ``LossOutputs``.
 
-Legend: N completions · T completion tokens, end to end · ``seq_T`` int64, the completion of each token (see layout.py) ·
-log-probabilities in nats, of the sampled distribution (logits divided by the temperature).
+Legend: N completions · T completion tokens, concatenated · ``seq_T`` int64, the completion of each token (see layout.py) ·
+log-probabilities in nats, of the sampling distribution (logits divided by the temperature).
 
-Every loss is a sum divided by a denominator that is passed in, the mini-batch's number of tokens (or completions) over all
-micro-rows and ranks: splitting the mini-batch in any way between completions and adding up the losses gives the same number.
+Each loss is a sum divided by a given denominator: the number of tokens (or completions) of the mini-batch over all
+micro-batches and ranks. So the mini-batch can be split in any way between completions, and the partial losses add up to the
+same value.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from r0.algos.sums import PolicySums
 
 
 class Aggregation(StrEnum):
-    """How per-token losses become one number."""
+    """How per-token losses are aggregated."""
 
-    TOKENS = "tokens"  # one mean over all tokens (DAPO; Yu et al., 2025): the denominator counts tokens
-    SEQUENCES = "sequences"  # a mean over each completion's tokens, then over completions (GRPO): it counts completions
+    TOKENS = "tokens"  # mean over all tokens (DAPO; Yu et al., 2025): the denominator counts tokens
+    SEQUENCES = "sequences"  # mean over each completion's tokens, then over completions (GRPO): it counts completions
 
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """What does not change from row to row.
+    """Settings that are constant during a run.
 
-    The ratio is clipped to [1 − clip_low, 1 + clip_high]; ``tis_cap`` 0 turns truncated importance sampling off; ``kl_coef`` is
-    the weight of the KL *in the loss* (0 where it is in the reward).
+    The ratio is clipped to [1 − clip_low, 1 + clip_high]. ``tis_cap`` 0 turns truncated importance sampling off. ``kl_coef``
+    is the weight of the KL *in the loss* (0 if it is in the reward).
     """
 
     clip_low: float = 0.2
@@ -46,10 +47,10 @@ class LossSettings:
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """Whole completions of a mini-batch, in any number: a row, a rank's share, or all of it. Only ``logp_T`` has a gradient.
+    """Any number of whole completions of a mini-batch: a row, a rank's share, or all of it. Only ``logp_T`` has a gradient.
 
     Raises:
-        ValueError: a tensor's shape is not that of ``seq_T``, or the denominator is not above 0.
+        ValueError: a tensor's shape differs from that of ``seq_T``, or the denominator is not above 0.
     """
 
     logp_T: Tensor  # policy
@@ -57,8 +58,8 @@ class LossInputs:
     seq_T: Tensor
     completions: int  # N
     denominator: float  # tokens or completions (see Aggregation) of the whole mini-batch, over all ranks
-    old_logp_T: Tensor | None = None  # policy before the update; None: the current one, detached (one update a batch)
-    rollout_logp_T: Tensor | None = None  # what the rollout engine sampled with
+    old_logp_T: Tensor | None = None  # policy before the update; None: the current one, detached (one update per batch)
+    rollout_logp_T: Tensor | None = None  # of the rollout engine
     ref_logp_T: Tensor | None = None  # reference model
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True)
 class LossOutputs:
-    """``loss``: scalar with gradient, parts add up. ``sums``: figures over the tokens."""
+    """``loss``: scalar with gradient; partial losses add up. ``sums``: statistics over the tokens."""
 
     loss: Tensor
     sums: PolicySums
@@ -88,14 +89,16 @@ def token_weights(seq_T: Tensor, completions: int, aggregation: Aggregation, dty
 
 
 def tis_weights(old_logp_T: Tensor, rollout_logp_T: Tensor, cap: float) -> Tensor:
-    """``min(π_old / π_rollout, cap)``, detached: the policy that sampled is not quite the learner's (Yao et al., 2025)."""
+    """``min(π_old / π_rollout, cap)``, detached; corrects for the difference between rollout and learner policy (Yao et al.,
+    2025).
+    """
     log_ratio_T = (old_logp_T - rollout_logp_T).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return log_ratio_T.exp().clamp(max=cap)
 
 
 @dataclass(frozen=True, slots=True)
 class _Surrogate:
-    """A loss before importance weights, KL and aggregation, with what the figures need (detached)."""
+    """A loss before importance weights, KL and aggregation, with detached values for the statistics."""
 
     loss_T: Tensor
     ratio_T: Tensor
@@ -107,7 +110,7 @@ def _log_ratio(logp_T: Tensor, old_T: Tensor) -> Tensor:
 
 
 def _clip(ratio_T: Tensor, advantage_T: Tensor, settings: LossSettings) -> _Surrogate:
-    """``−min(r A, clip(r) A)``: no gradient where the ratio has already moved past the clip in the advantage's direction."""
+    """``−min(r A, clip(r) A)``: no gradient where the ratio is beyond the clip in the advantage's direction."""
     held_T = ratio_T.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     loss_T = torch.maximum(-ratio_T * advantage_T, -held_T * advantage_T)
     above_T = (ratio_T > 1 + settings.clip_high) & (advantage_T > 0)
@@ -124,7 +127,7 @@ def _gspo(logp_T: Tensor, old_T: Tensor, advantage_T: Tensor, inputs: LossInputs
     difference_T = (logp_T - old_T).detach()
     length_N = lengths(seq_T, inputs.completions).clamp(min=1)
     mean_N = segment_sum(difference_T, seq_T, inputs.completions) / length_N
-    # The value is the sequence's ratio; the gradient reaches every token through its own log-probability.
+    # The value is the sequence's ratio; the gradient flows to each token through its own log-probability.
     log_ratio_T = mean_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).to(logp_T.dtype)[seq_T] + (logp_T - logp_T.detach())
     return _clip(log_ratio_T.exp(), advantage_T, settings)
 
@@ -140,7 +143,7 @@ def _finish(
     inputs: LossInputs,
     settings: LossSettings,
 ) -> LossOutputs:
-    """Importance weights, KL, aggregation and figures, the same for every loss."""
+    """Importance weights, KL, aggregation and statistics, shared by all losses."""
     logp_T = at_least_float32(inputs.logp_T)
     given_T = logp_T if inputs.old_logp_T is None else inputs.old_logp_T
     old_T = given_T.detach().to(logp_T.dtype)
@@ -166,7 +169,7 @@ def _finish(
 
 
 def ppo_clip(inputs: LossInputs, settings: LossSettings) -> LossOutputs:
-    """Clipped surrogate a token (Schulman et al., 2017, eq. 7), with separate clips below and above (Yu et al., 2025, DAPO).
+    """Token-level clipped surrogate (Schulman et al., 2017, eq. 7), with separate lower and upper clips (Yu et al., 2025, DAPO).
 
     ``−min(r_t A_t, clip(r_t, 1 − clip_low, 1 + clip_high) A_t)``, ``r_t = π(y_t) / π_old(y_t)``.
     """
@@ -174,21 +177,21 @@ def ppo_clip(inputs: LossInputs, settings: LossSettings) -> LossOutputs:
 
 
 def gspo(inputs: LossInputs, settings: LossSettings) -> LossOutputs:
-    """The same surrogate with one ratio a completion, the geometric mean of its tokens' (Zheng et al., 2025, GSPO).
+    """The same surrogate with one ratio per completion, the geometric mean of its token ratios (Zheng et al., 2025, GSPO).
 
-    ``s = exp(mean_t(log π/π_old))``, used at every token as ``sg[s] · π(y_t) / sg[π(y_t)]`` (the paper's GSPO-token, eq. 14),
-    so advantages may differ from token to token. ``s`` varies far less than a token's ratio: the paper clips at 3e-4 and 4e-4.
+    ``s = exp(mean_t(log π/π_old))``, used at each token as ``sg[s] · π(y_t) / sg[π(y_t)]`` (the paper's GSPO-token, eq. 14),
+    so advantages may differ between tokens. ``s`` varies far less than token ratios: the paper clips at 3e-4 and 4e-4.
     """
     return _finish(_gspo, inputs, settings)
 
 
 def cispo(inputs: LossInputs, settings: LossSettings) -> LossOutputs:
-    """``−sg[clip(r_t, 1 − clip_low, 1 + clip_high)] A_t log π(y_t)``: no token loses its gradient (MiniMax-M1, 2025, CISPO).
+    """``−sg[clip(r_t, 1 − clip_low, 1 + clip_high)] A_t log π(y_t)``: every token keeps its gradient (MiniMax-M1, 2025, CISPO).
 
-    ``clip_low`` ≥ 1 leaves the weight unbounded below, as in the paper's experiments.
+    ``clip_low`` ≥ 1 removes the lower bound, as in the paper's experiments.
     """
     return _finish(_cispo, inputs, settings)
 
 
 POLICY_LOSSES: dict[str, Callable[[LossInputs, LossSettings], LossOutputs]] = {"ppo_clip": ppo_clip, "gspo": gspo, "cispo": cispo}
-"""By the configuration's names."""
+"""By configuration name."""

@@ -1,8 +1,8 @@
 """Losses of stage C: the scores of a query's documents against their labels. Pure functions of one group.
 
 Legend: N documents of a group · ``score_N`` float, logit(yes) − logit(no), so that σ(score) is P(yes) over the two ·
-``label_N`` float in [0, 1], 1 the most relevant. Every loss is a mean (over documents, pairs or positives), so that long lists
-count as much as short ones. A group that has nothing to compare for a loss gives 0, with a gradient of 0.
+``label_N`` float in [0, 1], 1 the most relevant. Each loss is a mean (over documents, pairs or positives), so long lists
+count as much as short ones. A group without anything to compare has loss 0 and gradient 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class ScoreLossSettings:
-    """Weights by the names of ``SCORE_LOSSES`` (those left out: 0), and what single losses need."""
+    """Weights by the names in ``SCORE_LOSSES`` (missing: 0), and parameters of single losses."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
     listnet_temperature: float = 1.0
@@ -25,7 +25,7 @@ class ScoreLossSettings:
 
 
 def bce(score_N: Tensor, label_N: Tensor) -> Tensor:
-    """Binary cross-entropy of P(yes) against the labels, which may lie between 0 and 1; mean over documents."""
+    """Binary cross-entropy of P(yes) against the labels, which may be between 0 and 1; mean over documents."""
     return functional.binary_cross_entropy_with_logits(score_N, label_N)
 
 
@@ -49,8 +49,8 @@ def listnet(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tenso
 def infonce(score_N: Tensor, label_N: Tensor, temperature: float = 1.0) -> Tensor:
     """``−log(e^(s_p/τ) / (e^(s_p/τ) + Σ_n e^(s_n/τ)))``, mean over positives p (van den Oord et al., 2018, eq. 4).
 
-    The negatives n of p are the documents of a lower label, and p is a positive where it has any: with graded labels every grade
-    is held against those below it. Documents of equal label are never each other's negatives.
+    The negatives n of p are the documents with a lower label; p is a positive if it has any. So with graded labels each grade
+    is compared with those below it. Documents of equal label are never negatives of each other.
     """
     lower_NN = label_N[:, None] > label_N[None, :]
     positive_N = lower_NN.any(dim=1)
@@ -66,14 +66,14 @@ def _mean_of(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 SCORE_LOSSES = ("bce", "mse", "ranknet", "listnet", "infonce")
-"""The names, as the configuration has them."""
+"""The names used in the configuration."""
 
 
 def score_losses(score_N: Tensor, label_N: Tensor, settings: ScoreLossSettings) -> dict[str, Tensor]:
-    """The losses of one group whose weight is above 0, by name, without their weights.
+    """The unweighted losses of one group, by name; only those with a weight above 0.
 
     Raises:
-        ValueError: the two are no vectors of one length, at least 1, or a name of the weights is unknown.
+        ValueError: scores and labels are not vectors of the same length ≥ 1, or a weight has an unknown name.
     """
     if score_N.ndim != 1 or score_N.shape != label_N.shape or not len(score_N):
         raise ValueError(f"scores {tuple(score_N.shape)} and labels {tuple(label_N.shape)} must be vectors of one length")
@@ -85,15 +85,15 @@ def score_losses(score_N: Tensor, label_N: Tensor, settings: ScoreLossSettings) 
         "infonce": lambda: infonce(score_N, label_N, settings.infonce_temperature),
     }
     if unknown := set(settings.weights) - set(losses):
-        raise ValueError(f"unknown losses: {', '.join(sorted(unknown))}; there are {', '.join(SCORE_LOSSES)}")
+        raise ValueError(f"unknown losses: {', '.join(sorted(unknown))}; known losses: {', '.join(SCORE_LOSSES)}")
     return {name: losses[name]() for name, weight in settings.weights.items() if weight > 0}
 
 
 def weighted(losses: Mapping[str, Tensor], settings: ScoreLossSettings) -> Tensor:
-    """The sum of the losses, each times its weight.
+    """The weighted sum of the losses.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no losses.
     """
     if not losses:
         raise ValueError("no loss has a weight above 0")

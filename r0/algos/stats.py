@@ -1,6 +1,6 @@
-"""Means and variances that are the same however tokens are split over calls and ranks.
+"""Means and variances that do not depend on how tokens are split over calls and ranks.
 
-Legend: X any shape. All sums are float64 scalars; variances are those of the population (divided by the count).
+Legend: X any shape. All sums are float64 scalars; variances are population variances (divided by the count).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from r0.algos.layout import Reduce, identity
 
-EPS = 1e-8  # added to a variance before its root, as in Ziegler et al. (2019)
+EPS = 1e-8  # added to a variance before its square root, as in Ziegler et al. (2019)
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, sum and sum of squares. Two of them add up; ``reduced`` adds them up over ranks."""
+    """Count, sum and sum of squares. Moments can be added; ``reduced`` adds them over ranks."""
 
     count: Tensor
     total: Tensor
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, x_X: Tensor) -> Moments:
-        """Moments of all elements of ``x_X`` (none at all is allowed)."""
+        """Moments of all elements of ``x_X`` (which may be empty)."""
         wide = x_X.detach().double()
         return cls(torch.tensor(wide.numel(), dtype=torch.float64, device=wide.device), wide.sum(), wide.square().sum())
 
@@ -39,19 +39,19 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """Mean; 0 of nothing."""
+        """Mean; 0 if empty."""
         return self.total / self.count.clamp(min=1)
 
     @property
     def variance(self) -> Tensor:
-        """Population variance, never negative; 0 of nothing."""
+        """Population variance, never negative; 0 if empty."""
         return (self.squares / self.count.clamp(min=1) - self.mean.square()).clamp(min=0)
 
 
 def whiten(x_X: Tensor, reduce: Reduce = identity, shift_mean: bool = True, eps: float = EPS) -> Tensor:
-    """``(x − mean) / sqrt(variance + eps)`` with the moments of all ranks; same shape and type, detached.
+    """``(x − mean) / sqrt(variance + eps)`` with the moments over all ranks; same shape and dtype, detached.
 
-    ``shift_mean=False`` puts the mean back afterwards: only the scale changes (Ziegler et al., 2019, for rewards).
+    ``shift_mean=False`` adds the mean back afterwards, so only the scale changes (Ziegler et al., 2019, for rewards).
     """
     moments = Moments.of(x_X).reduced(reduce)
     white = (x_X.detach().double() - moments.mean) / (moments.variance + eps).sqrt()

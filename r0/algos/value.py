@@ -1,6 +1,6 @@
 """The critic's loss.
 
-Legend: N completions · T completion tokens, end to end · ``seq_T`` int64, the completion of each token (see layout.py).
+Legend: N completions · T completion tokens, concatenated · ``seq_T`` int64, the completion of each token (see layout.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from r0.algos.sums import ValueSums
 
 @dataclass(frozen=True, slots=True)
 class ValueInputs:
-    """What the critic's loss needs, for whole completions (any part of a mini-batch).
+    """Inputs of the critic's loss for whole completions (any part of a mini-batch).
 
-    ``value_T`` carries the gradient. ``denominator`` is the mini-batch's number of tokens (or of completions, with
+    ``value_T`` has the gradient. ``denominator`` is the mini-batch's number of tokens (or of completions, with
     ``Aggregation.SEQUENCES``) over all rows and ranks.
     """
 
@@ -44,10 +44,10 @@ def value_loss(
 ) -> tuple[Tensor, ValueSums]:
     """``½ max((V − R)², (clip(V, V_old ± cliprange_value) − R)²)``, summed over the tokens and divided by the denominator.
 
-    The clipped value loss of PPO's first implementation (Schulman et al., 2017). Not yet multiplied by ``vf_coef``.
+    The clipped value loss of PPO's first implementation (Schulman et al., 2017). Not multiplied by ``vf_coef``.
 
     Returns:
-        The loss (scalar, with gradient; parts of a mini-batch add up to the whole) and its figures as sums.
+        The loss (scalar, with gradient; parts of a mini-batch add up to the whole) and its statistics as sums.
     """
     value_T = at_least_float32(inputs.value_T)
     old_T, return_T = inputs.old_value_T.detach().to(value_T.dtype), inputs.return_T.detach().to(value_T.dtype)

@@ -21,14 +21,14 @@ from r0.teacher.annotate_totals import Totals
 ANNOTATIONS, SUMMARY = "annotations.jsonl", "summary.json"
 
 
-def run(config: AnnotateConfig, dry_run: bool) -> int:
+def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Annotate, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
 
     Raises:
         UserError: anything about the input that can be known before a model loads; in the end, that no thought could be kept.
     """
     if dry_run:
-        print(plan_engines("annotate", config, planned_keys(config)))
+        print(plan_engines("annotate", config, planned_keys(config), gpu_memory))
         return 0
     keys = check_teacher(config)
     output = output_path("annotate", config)

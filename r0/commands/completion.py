@@ -8,7 +8,7 @@ from __future__ import annotations
 from r0.config.commands import CompletionConfig
 from r0.config.describe import choices, keys
 
-OPTIONS = ("--dry-run", "--help")
+OPTIONS = ("--dry-run", "--gpu-memory", "--help")
 
 BASH = r"""# Completion of r0. In ~/.bashrc: source <(r0 completion bash)
 _r0_words() {

@@ -26,10 +26,10 @@ ROWS = (
 )
 
 
-def run(config: DemoConfig, dry_run: bool) -> int:
+def run(config: DemoConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Warm start, RL, table."""
     if dry_run:
-        print(plan("demo", config))
+        print(plan("demo", config, gpu_memory))
         return 0
     output = output_path("demo", config)
     code = train("demo", config, output, start=partial(_warm_start, config))

@@ -25,7 +25,7 @@ Step = tuple[str, Callable[[], int]]  # title, and what returns an exit code
 OWN_DATA = ("data", "data_type", "output", "fresh", "builtin_rows", "min_label", "max_label")
 
 
-def run(config: DistillConfig, dry_run: bool) -> int:
+def run(config: DistillConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """All steps, or what would be done. Returns the exit code: 128 + signal when stopped (the same command goes on).
 
     Raises:
@@ -35,7 +35,8 @@ def run(config: DistillConfig, dry_run: bool) -> int:
     if dry_run:
         steps = "score, triplets, train" if config.loss_type == "margin_mse" else "score, train"
         score = score_config(config, config.data, output_path("distill", config) / "score")
-        print(f"the student\n\n{plan('distill', config)}\n\nthe teacher\n\n{plan_score(score)}")
+        said = plan("distill", config, gpu_memory), plan_score(score, gpu_memory)
+        print(f"the student\n\n{said[0]}\n\nthe teacher\n\n{said[1]}")
         print(f"\nsteps: {steps}{', eval' if config.test else ''}")
         return 0
     lists, before = _check(config)
@@ -86,10 +87,10 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
         UserError: the data is no longer what was scored.
     """
     from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
-    from r0.distill.match import check_match
+    from r0.distill.check_scores import check_scores_match
 
     yield "score", lambda: distill_score.run(score_config(config, config.data, folder / "score"), False)
-    check_match(folder / "score" / "scores.jsonl", lists)
+    check_scores_match(folder / "score" / "scores.jsonl", lists)
     if config.loss_type == "margin_mse" and not (folder / "triplets.jsonl").is_file():
         triplets = DistillTripletsConfig(
             data=str(folder / "score" / "scores.jsonl"), output=str(folder / "triplets.jsonl"), seed=config.seed,

@@ -18,18 +18,18 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
         print(f"would score {config.data} with {models} and measure; output: {output}")
         return 0
     from r0.commands import distill_score
-    from r0.distill.evaluate import gained, judged_lists, sides
+    from r0.distill.evaluate import judged_lists, measure_gain, scoring_configs
     from r0.distill.gain import render
 
     judged = judged_lists(config)
     with RunDirectory.open(output, "distill eval", config, fresh=config.fresh) as directory:
-        for name, scoring in sides(config, directory.path).items():
+        for name, scoring in scoring_configs(config, directory.path).items():
             if (directory.path / name / "finished.json").is_file():
                 continue
             print(f"{name}: {scoring.model}")
             if code := distill_score.run(scoring, dry_run=False):
                 return code
-        gain = gained(config, judged, directory.path)
+        gain = measure_gain(config, judged, directory.path)
         if directory.state != RunState.FINISHED:
             write_atomic(directory.path / TABLE, render(gain, "json").encode())
             directory.finish(

@@ -6,10 +6,10 @@ from r0.commands.plan import plan_score
 from r0.config import ScoreConfig
 
 
-def run(config: ScoreConfig, dry_run: bool) -> int:
+def run(config: ScoreConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Score, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on)."""
     if dry_run:
-        print(plan_score(config))
+        print(plan_score(config, gpu_memory))
         return 0
     from r0.teacher.score import score
 

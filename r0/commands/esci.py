@@ -17,10 +17,10 @@ ROWS = (
 )
 
 
-def run(config: EsciConfig, dry_run: bool) -> int:
+def run(config: EsciConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train and show what it changed, or say what would be done. Returns the exit code."""
     if dry_run:
-        print(plan("esci", config))
+        print(plan("esci", config, gpu_memory))
         return 0
     from r0.supervised.esci.run import run as esci
 

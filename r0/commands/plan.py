@@ -7,20 +7,21 @@ from pathlib import Path
 import yaml
 
 from r0.actors.placement import phases
-from r0.config import AnnotateConfig, LearnerSection, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
+from r0.commands.memory import memory_lines
+from r0.config import AnnotateConfig, RankingKeys, RerankConfig, ScoreConfig, Section, TrainingKeys
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
 from r0.runs.output_path import output_path
-from r0.storage.models import local_folder, parameters
+from r0.storage.models import local_folder
 
 
-def plan(command: str, config: TrainingKeys) -> str:
-    """The text of a dry run. Nothing is loaded, started or written."""
+def plan(command: str, config: TrainingKeys, gpu_memory: float | None = None) -> str:
+    """The text of a dry run, on the cards found here or on cards of ``gpu_memory`` GB. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
-    gpus = local_gpus() > 0
+    gpus = gpu_memory is not None or local_gpus() > 0
     parts += _places(config, gpus)
-    parts += _memory(config, gpus, missing)
+    parts += _memory(config, missing, gpu_memory)
     parts.append(_output(command, config, missing))
     data = getattr(config, "data", "builtin")
     if data != "builtin" and not Path(data.replace("{}", "1")).exists():
@@ -29,18 +30,18 @@ def plan(command: str, config: TrainingKeys) -> str:
     return "\n".join(parts)
 
 
-def plan_rerank(config: RerankConfig) -> str:
+def plan_rerank(config: RerankConfig, gpu_memory: float | None = None) -> str:
     """The text of a dry run of ``rerank``. Nothing is loaded, started or written."""
-    return plan_engines("rerank", config, config)
+    return plan_engines("rerank", config, config, gpu_memory)
 
 
-def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys) -> str:
+def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys, gpu_memory: float | None = None) -> str:
     """The text of a dry run of a command whose workers are those of ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
-    gpus = local_gpus() > 0
+    gpus = gpu_memory is not None or local_gpus() > 0
     parts += _places(keys, gpus)
-    parts += _memory(keys, gpus, missing)
+    parts += _memory(keys, missing, gpu_memory)
     parts += _vectors(keys, missing)
     parts.append(_output(command, config, missing))
     named = (("data", config.data if config.data != "builtin" else None), ("run", config.run))
@@ -51,13 +52,13 @@ def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: Rank
     return "\n".join(parts)
 
 
-def plan_score(config: ScoreConfig) -> str:
+def plan_score(config: ScoreConfig, gpu_memory: float | None = None) -> str:
     """The text of a dry run of ``distill score``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
-    gpus, ranking = local_gpus() > 0, config.ranking()
+    gpus, ranking = gpu_memory is not None or local_gpus() > 0, config.ranking()
     parts += _places(ranking, gpus)
-    parts += _memory(ranking, gpus, missing)
+    parts += _memory(ranking, missing, gpu_memory)
     parts.append(_output("distill score", config, missing))
     if config.data != "builtin" and not Path(config.data).expanduser().exists():
         missing.append(f"data: there is no {config.data}")
@@ -79,29 +80,19 @@ def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
     return [*lines, "  one kind after the other"] if len(needs) > 1 else lines
 
 
-def _memory(config: TrainingKeys | RankingKeys, gpus: bool, missing: list[str]) -> list[str]:
-    """Weights, gradients and optimizer of a learner rank, and the weights of a rollout worker, in GiB."""
+def _memory(config: TrainingKeys | RankingKeys, missing: list[str], gpu_memory: float | None) -> list[str]:
+    """What the roles need of memory, and what is missing of the model."""
     try:
         folder = local_folder(config.model)
+        if folder is None:
+            missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
+        lines = memory_lines(config, gpu_memory)
     except UserError as error:
         missing.append(str(error))
         return []
-    if folder is None:
-        missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
-        return ["memory: not known before the model is here"]
-    count = parameters(folder)
-    if isinstance(config, RankingKeys):
-        engine = count * (2 if _half(config.rollout.dtype, gpus) else 4)
-        return [f"memory of {count / 1e6:.1f} M weights: {_scorer(config, folder, missing)} {engine / 2**30:.2f} GiB"]
-    if not isinstance(config, RLConfig):
-        return [f"model: {count / 1e6:.1f} M weights"]
-    rank = learner_bytes(count, config.learner, gpus) * (2 if config.algo == "ppo" else 1)
-    reference = count * (2 if _half(config.learner.dtype, gpus) else 4) if config.kl_coef and not config.learner.lora.r else 0
-    engine = count * (2 if _half(config.rollout.dtype, gpus) else 4)
-    return [
-        f"memory of {count / 1e6:.1f} M weights, without activations:",
-        f"  learner rank {(rank + reference) / 2**30:.2f} GiB, rollout worker {engine / 2**30:.2f} GiB + key-value cache",
-    ]
+    if isinstance(config, RankingKeys) and folder is not None:
+        lines.insert(0, f"worker: {_scorer(config, folder, missing)}")
+    return lines
 
 
 def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
@@ -112,7 +103,7 @@ def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
     try:
         if is_late_interaction(folder, config):
             return "multi-vector encoder"
-        return "cross-encoder" if is_cross_encoder(folder, config) else "rollout worker, beside its key-value cache,"
+        return "cross-encoder" if is_cross_encoder(folder, config) else "language model"
     except UserError as error:
         missing.append(str(error))
         return "worker"
@@ -131,23 +122,6 @@ def _vectors(config: RankingKeys, missing: list[str]) -> list[str]:
         if str(error) not in missing:
             missing.append(str(error))
         return []
-
-
-def learner_bytes(count: int, learner: LearnerSection, gpus: bool) -> float:
-    """Bytes of weights, gradients and AdamW state of one rank for ``count`` weights; each ZeRO stage shares more of it."""
-    half = _half(learner.dtype, gpus)
-    weights = gradients = 2 * count if half else 4 * count
-    optimizer = (12 if half else 8) * count  # two moments, and fp32 master weights beside bf16 ones
-    share = 1 / learner.ranks
-    return (
-        weights * (share if learner.zero_stage >= 3 else 1)
-        + gradients * (share if learner.zero_stage >= 2 else 1)
-        + optimizer * (share if learner.zero_stage >= 1 else 1)
-    )
-
-
-def _half(dtype: str, gpus: bool) -> bool:
-    return dtype == "bf16" or (dtype == "auto" and gpus)
 
 
 def _output(command: str, config: Section, missing: list[str]) -> str:

@@ -27,14 +27,14 @@ RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
 LISTED = 10  # refused queries that are listed
 
 
-def run(config: RerankConfig, dry_run: bool) -> int:
+def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Rerank, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
 
     Raises:
         UserError: anything about the input that can be known before a model loads.
     """
     if dry_run:
-        print(plan_rerank(config))
+        print(plan_rerank(config, gpu_memory))
         return 0
     check_tag(config.tag)
     folder = model_folder(config.model)

@@ -1,4 +1,4 @@
-"""``rollouts RUN``: a summary of a step of a run and its rollouts, on standard output."""
+"""``rollouts RUN``: prints a summary of a step and its rollouts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from r0.errors import UserError
 
 
 def run(config: RolloutsConfig, dry_run: bool) -> int:
-    """Print them.
+    """Print a summary of a step and its rollouts.
 
     Raises:
-        UserError: no such run, no rollouts in it, or none of that step (the steps that are there are named).
+        UserError: there is no such run, it has no rollouts, or none of that step (the message lists the steps it has).
     """
     from r0.runs.rollout_log import RolloutLog, read_rollouts
     from r0.runs.rollout_view import show
@@ -25,17 +25,17 @@ def run(config: RolloutsConfig, dry_run: bool) -> int:
         raise UserError(f"run: there is no folder {folder}; give a run directory, such as runs/demo-…")
     files = RolloutLog(folder / "rollouts").files()
     if not files:
-        raise UserError(f"run: {folder} holds no rollouts; give the run directory itself, or wait for its first step")
+        raise UserError(f"run: {folder} contains no rollouts; give the run directory itself, or wait for its first step")
     step = max(files) if config.step is None else config.step
     if step not in files:
-        raise UserError(f"step: {folder} kept no rollouts of step {step}; it has those of {steps_text(list(files))}")
+        raise UserError(f"step: {folder} has no rollouts of step {step}; choose one of {steps_text(list(files))}")
     logged = list(read_rollouts(files[step]))
     show(files[step], step, logged, config.worst, config.ids)
     return 0
 
 
 def steps_text(steps: list[int]) -> str:
-    """``steps 1 to 40 and 45``; an even spacing is said: ``steps 10, 20, … 200``."""
+    """``steps 1 to 40 and 45``; constant spacing is abbreviated: ``steps 10, 20, … 200``."""
     gaps = {after - before for before, after in itertools.pairwise(steps)}
     if len(steps) <= 3:
         return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))

@@ -6,10 +6,10 @@ from r0.commands.plan import plan
 from r0.config import SftConfig
 
 
-def run(config: SftConfig, dry_run: bool) -> int:
+def run(config: SftConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train, or say what would be done. Returns the exit code."""
     if dry_run:
-        print(plan("sft", config))
+        print(plan("sft", config, gpu_memory))
         return 0
     from r0.supervised.sft.run import run as sft
 

@@ -8,9 +8,9 @@ from r0.config import StageAConfig
 from r0.runs.output_path import output_path
 
 
-def run(config: StageAConfig, dry_run: bool) -> int:
+def run(config: StageAConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train, or say what would be done. Returns the exit code."""
     if dry_run:
-        print(plan("stage_a", config))
+        print(plan("stage_a", config, gpu_memory))
         return 0
     return train("stage_a", config, output_path("stage_a", config))

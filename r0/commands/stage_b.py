@@ -19,10 +19,10 @@ ROWS = (
 )
 
 
-def run(config: StageBConfig, dry_run: bool) -> int:
+def run(config: StageBConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train and show what it changed, or say what would be done. Returns the exit code."""
     if dry_run:
-        print(plan("stage_b", config))
+        print(plan("stage_b", config, gpu_memory))
         return 0
     output = output_path("stage_b", config)
     code = train("stage_b", config, output)

@@ -17,10 +17,10 @@ ROWS = (
 )
 
 
-def run(config: StageCConfig, dry_run: bool) -> int:
+def run(config: StageCConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
     """Train and show what it changed, or say what would be done. Returns the exit code."""
     if dry_run:
-        print(plan("stage_c", config))
+        print(plan("stage_c", config, gpu_memory))
         return 0
     from r0.supervised.stage_c import run as stage_c
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from r0.actors.memory.described import of_folder
 from r0.actors.placement import Bundle, check_nodes, start_ray
+from r0.commands.memory import check_fits
 from r0.config import RLConfig
 from r0.errors import UserError
+from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
+
+logger = logging.getLogger(__name__)
 
 
 def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDirectory], Path] | None = None) -> int:
@@ -36,6 +43,8 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
             steps = finished.steps if finished else 0
             print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
             return 0
+        if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
+            _check_memory(config, folder)
         need = [] if config.ray.inline else start_ray(config)
         stop.install()  # Ray has handlers of its own
         return _train(command, config, directory, start(directory) if start else folder, stop, need)
@@ -75,7 +84,7 @@ def _train(
         if complete:
             team.learner.save_model(str(directory.folder("model")))
             facts = _facts(command, steps, source, directory)
-            remember(directory.path / "model", config.form, prompter.system_prompt)
+            save_system_prompt(directory.path / "model", config.form, prompter.system_prompt)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
@@ -83,6 +92,17 @@ def _train(
         recorder.close()
         team.close()
     return 0 if complete else stop.exit_code
+
+
+def _check_memory(config: RLConfig, folder: Path) -> None:
+    """Warn of cards that may be too small.
+
+    Raises:
+        UserError: they are too small for certain.
+    """
+    known = of_folder(folder) if local_gpus() else None
+    if known is not None and (warning := check_fits(config, *known)):
+        logger.warning(warning)
 
 
 def check_lengths(config: RLConfig, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The closed, typed configuration. ``load`` reads it; the other modules name the keys of each command."""
+"""The typed configuration. ``load`` reads it; the other modules define the keys of each command."""
 
 from r0.config.annotate import AnnotateConfig
 from r0.config.commands import (

@@ -1,4 +1,4 @@
-"""Keys of a teacher's scores, the first step of distillation."""
+"""Keys of scoring with a teacher, the first step of distillation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from r0.config.sections import Count, key
 
 
 class ScoreConfig(OutputKeys, ScoringKeys):
-    """A teacher's raw logit for every query and document of labelled data."""
+    """Compute a teacher's raw logit for each query and document of labelled data."""
 
     data: str = key(
-        "builtin", "`builtin` (lists of the built-in task), or a JSONL file, also packed (.jsonl.gz): {query, positive, "
-        "negative} with lists of texts, as MTEB's reranking sets, or {query, hits: [{content, label}]}"
+        "builtin", "`builtin` (lists of the built-in task), or a JSONL file, plain or gzipped (.jsonl.gz): {query, positive, "
+        "negative} with lists of texts, as in MTEB's reranking sets, or {query, hits: [{content, label}]}"
     )  # fmt: skip
-    builtin_rows: Count = key(500, "lists generated for data=builtin")
-    skip_bad: bool = key(False, "leave bad lines out, and queries too long for the teacher without scores; count, list, go on")
+    builtin_rows: Count = key(500, "number of lists generated for data=builtin")
+    skip_bad: bool = key(False, "skip bad lines, leave queries too long for the teacher unscored; count and list both")
 
     def ranking(self, documents: int = 1) -> RankingKeys:
-        """The keys of a reranker that judges one by one; ``documents`` is how many a query has, about."""
+        """The keys of a pointwise reranker; ``documents`` is the approximate number of documents per query."""
         own = {name: getattr(self, name) for name in ScoringKeys.model_fields if name != "model_preset"}
         return RankingKeys(method="pointwise", depth=documents, **own)

@@ -1,4 +1,4 @@
-"""Keys of what a student gained, and of a whole distillation in one command."""
+"""Keys of measuring a student's gain, and of a whole distillation in one command."""
 
 from __future__ import annotations
 
@@ -17,62 +17,64 @@ Table = Literal["text", "markdown", "json"]
 
 
 class DistillEvalConfig(OutputKeys, ScoringKeys):
-    """A student before and after: MAP, MRR@10, nDCG@10 on lists that were not trained on. The keys of scoring hold for both."""
+    """Measure MAP, MRR@10 and nDCG@10 of a student before and after training, on unseen lists. The scoring keys apply to both
+    models.
+    """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"after": "model", "test": "data"}
 
     model: str = key(..., "the student after training")
     before: str | None = key(None, "the student before training; empty: no gain is shown")
-    data: str = key(..., "labelled lists of queries that were not trained on: what `distill score` reads, or `builtin`")
-    builtin_rows: Count = key(200, "lists generated for data=builtin, by seed: give another one than the training had")
-    teacher_scores: str | None = key(None, "the teacher's scores of the same lists (`distill score`): its measures beside them")
-    seen: Names = key((), "training data (JSONL): test queries that are in it are left out and counted", strict=False)
-    thinking: bool | None = key(False, "of a language model that is no CrossEncoder: its score after a thought, or at once")
-    format: Table = key("text", "how the table is printed")
-    skip_bad: bool = key(False, "leave bad lines out, count and list them, and go on")
+    data: str = key(..., "labelled lists of unseen queries, in a format that `distill score` reads, or `builtin`")
+    builtin_rows: Count = key(200, "number of lists generated for data=builtin; use another seed than in training")
+    teacher_scores: str | None = key(None, "the teacher's scores of the same lists (`distill score`), to show its measures too")
+    seen: Names = key((), "training data (JSONL); test queries that occur in it are dropped and counted", strict=False)
+    thinking: bool | None = key(False, "language models that are not CrossEncoders: score after a thought, or without one")
+    format: Table = key("text", "format of the printed table")
+    skip_bad: bool = key(False, "skip bad lines; count and list them")
 
 
 class TeacherSection(ScoringKeys):
-    """The teacher, by the keys of `distill score`."""
+    """The teacher, with the keys of `distill score`."""
 
-    model: str = key(..., "teacher: a folder, or a name on the Hugging Face Hub")
+    model: str = key(..., "teacher model: a folder, or a name on the Hugging Face Hub")
 
     @model_validator(mode="after")
     def _check_ray(self) -> Self:
         if self.ray != RaySection():
-            raise ValueError("ray: the section ray holds for all four steps; give its keys without teacher.")
+            raise ValueError("ray: the top-level section ray applies to all four steps; write its keys without teacher.")
         return self
 
 
 class DistillConfig(FinetuneConfig):
-    """Distillation in one command: score, triplets, train, eval. Keys without a section are the student's, as in finetune."""
+    """Distill in one command: score, triplets, train, eval. Top-level keys configure the student, as in finetune."""
 
     model: str = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
-    teacher: TeacherSection = key(..., "who is learned from")
-    data: str = key(..., "labelled lists that the teacher scores: what `distill score` reads, or `builtin`")
-    test: str | None = key(None, "like data, of other queries, for before and after; read by the evaluation alone; empty: none")
+    teacher: TeacherSection = key(..., "the teacher")
+    data: str = key(..., "labelled lists that the teacher scores, in a format that `distill score` reads, or `builtin`")
+    test: str | None = key(None, "test lists of other queries, in the same formats; used only for the evaluation; empty: none")
     loss_type: Literal["margin_mse", "listwise_ce"] | None = key(
-        "margin_mse", "margin_mse: from triplets; listwise_kl (another name of listwise_ce): from the scores of the lists"
+        "margin_mse", "margin_mse: from triplets; listwise_kl (alias of listwise_ce): from the scores of the lists"
     )
-    max_per_query: Count | None = key(None, "margin_mse: triplets of a query, at most, drawn by seed; empty: all")
-    validation_share: Share = key(0.1, "share of the queries in data (by hash) that validate instead of being trained on")
-    format: Table = key("text", "how the table of gains is printed")
+    max_per_query: Count | None = key(None, "margin_mse: maximum triplets per query, drawn by seed; empty: all")
+    validation_share: Share = key(0.1, "share of the queries in data (by hash) used for validation instead of training")
+    format: Table = key("text", "format of the printed table of gains")
 
     @model_validator(mode="after")
     def _check_sides(self) -> Self:
         if self.validation is not None:
-            raise ValueError("validation: a share of the training queries validates here; use validation_share")
+            raise ValueError("validation: a share of the training queries is used for validation; set validation_share instead")
         for name in ("min_label", "max_label"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name}: is a bound of finetune's labels; leave it out")
+                raise ValueError(f"{name}: only applies to finetune; remove it")
         if self.data_type != "auto":
-            raise ValueError("data_type: follows from loss_type; leave it out")
+            raise ValueError("data_type: is determined by loss_type; remove it")
         if self.test is not None and self.test == self.data != "builtin":
-            raise ValueError("test: is what is trained on; give lists of other queries")
+            raise ValueError("test: is the same as data; give lists of other queries")
         return self
 
 
 def keys_in_common(config: Section, other: type[Section]) -> dict[str, object]:
-    """The keys of ``config`` that ``other`` has too, by name; a preset is in them already."""
+    """The keys of ``config`` that ``other`` also has, by name; preset values are already included."""
     names = [name for name in type(config).model_fields if name in other.model_fields and name != "model_preset"]
     return {name: getattr(config, name) for name in names}

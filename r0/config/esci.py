@@ -1,4 +1,4 @@
-"""Keys of the four-class ESCI reranker. The flags of tiny-reranker's train.py and eval.py are other names of r0's own."""
+"""Keys of the four-class ESCI reranker. The flags of tiny-reranker's train.py and eval.py are accepted as aliases."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S
 
 
 class EsciLoraSection(LoraSection):
-    """Low-rank adapters in the attention, as the ESCI reranker trains them by default."""
+    """Low-rank adapters in the attention layers, with the ESCI reranker's defaults."""
 
-    r: Annotated[int, Field(ge=0)] = key(16, "rank of the adapters; 0 trains all weights")
-    dropout: Share = key(0.05, "dropout on the adapters' input")
+    r: Annotated[int, Field(ge=0)] = key(16, "rank of the adapters; 0: train all weights")
+    dropout: Share = key(0.05, "dropout on the input of the adapters")
     target_modules: tuple[str, ...] | None = key(
         ("q_proj", "v_proj"), "module names to adapt; empty: all linear layers", strict=False
     )
 
 
 def _bf16(values: dict[str, Any]) -> None:
-    """``bf16=true`` is short for ``dtype=bf16``."""
+    """Treat ``bf16=true`` as ``dtype=bf16``."""
     if values.get("bf16") is True:
         if values.get("dtype", "auto") not in ("auto", "bf16"):
-            raise ValueError(f"bf16: dtype={values['dtype']} says otherwise; leave one of them out")
+            raise ValueError(f"bf16: contradicts dtype={values['dtype']}; remove one of them")
         values |= {"bf16": False, "dtype": "bf16"}
 
 
 def _short_for(values: dict[str, Any]) -> None:
-    """bf16, report_to and gradient_accumulation_steps become the keys that they are short for."""
+    """Replace bf16, report_to and gradient_accumulation_steps by the keys that they are aliases of."""
     _bf16(values)
     mirror_by(values, "report_to", none="none")
     steps, micro, ranks = (
@@ -46,7 +46,7 @@ def _short_for(values: dict[str, Any]) -> None:
 
 
 class EsciConfig(ScheduleKeys, PlainRankKeys):
-    """A reranker of four classes (exact, substitute, complement, irrelevant), on Ray Train, plain or with DeepSpeed."""
+    """Train a reranker with four classes (exact, substitute, complement, irrelevant) on Ray Train, with or without DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "base_model": "model",
@@ -67,27 +67,27 @@ class EsciConfig(ScheduleKeys, PlainRankKeys):
 
     model: str = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
     data: str = key(..., COLUMNS)
-    heldout_share: Share = key(0.05, "share of the queries kept for evaluation; a query is never on both sides")
-    system_prompt: str = key("", "system message; empty: r0's own")
-    max_prompt_tokens: Count = key(512, "tokens of a prompt; longer item texts are cut")
-    batch_size: Count = key(32, "rows an update sees over all ranks; but see gradient_accumulation_steps")
+    heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
+    system_prompt: str = key("", "system message; empty: r0's default")
+    max_prompt_tokens: Count = key(512, "maximum prompt length in tokens; item texts are cut to fit")
+    batch_size: Count = key(32, "rows per update, over all ranks; but see gradient_accumulation_steps")
     gradient_accumulation_steps: Count | None = key(
-        None, "if given, an update sees micro_batch_size × this × ranks rows, whatever batch_size says"
+        None, "if given, batch_size is ignored and becomes micro_batch_size × this × ranks"
     )
     learning_rate: Positive = key(2e-4, "peak learning rate of AdamW")
-    bf16: bool = key(False, "short for dtype=bf16")
-    no_flash_attn: bool = key(False, "torch's own attention on a GPU, even where the package flash-attn is installed")
+    bf16: bool = key(False, "alias of dtype=bf16")
+    no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
     lora: EsciLoraSection = key(EsciLoraSection(), "low-rank adapters")
-    log_every: Count = key(50, "steps between lines of the record")
+    log_every: Count = key(50, "steps between lines of metrics.jsonl")
     report_to: Literal["wandb", "tensorboard", "none"] | None = key(
-        None, "short for tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
+        None, "alias of tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
     )
 
     _resolve = rewriting(_short_for)
 
 
 class EsciEvalConfig(ModelKeys):
-    """Measure an ESCI reranker on labelled rows: a base model with an adapter, or the folder of a trained one."""
+    """Evaluate an ESCI reranker on labelled rows: a base model with an adapter, or the folder of a trained model."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "base_model": "model",
@@ -96,18 +96,18 @@ class EsciEvalConfig(ModelKeys):
         "max_length": "max_prompt_tokens",
     }
 
-    model: str = key(..., "the model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
-    adapter: str | None = key(None, "the adapter/ of an esci run (or the run), laid over model without merging")
+    model: str = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
+    adapter: str | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
     data: str = key(..., COLUMNS)
-    skip_bad: bool = key(False, "leave bad rows out, count and list them, and go on")
-    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
-    max_prompt_tokens: Count | None = key(None, "tokens of a prompt; empty: what the model was trained with, or 512")
-    batch_size: Count = key(16, "rows computed at one time")
-    dtype: Literal["auto", "bf16", "fp32"] = key("auto", "auto: bf16 on a GPU, fp32 without")
-    bf16: bool = key(False, "short for dtype=bf16")
-    no_flash_attn: bool = key(False, "torch's own attention on a GPU, even where the package flash-attn is installed")
+    skip_bad: bool = key(False, "skip bad rows; count and list them")
+    system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default")
+    max_prompt_tokens: Count | None = key(None, "maximum prompt length in tokens; empty: as in training, or 512")
+    batch_size: Count = key(16, "rows per forward pass")
+    dtype: Literal["auto", "bf16", "fp32"] = key("auto", "precision; auto: bf16 on a GPU, otherwise fp32")
+    bf16: bool = key(False, "alias of dtype=bf16")
+    no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
     save_scores_path: str | None = key(
-        None, "write row, label, prediction, score and the four probabilities of every row to this new file (JSONL)"
+        None, "new file (JSONL) for row, label, prediction, score and the four probabilities of each row"
     )
 
     _resolve = rewriting(_bf16)

@@ -1,4 +1,4 @@
-"""Keys of everything that works on lists of documents, and stage B's reward with the published presets."""
+"""Keys of commands on lists of documents, and of stage B's reward with the published presets."""
 
 from __future__ import annotations
 
@@ -11,50 +11,56 @@ from r0.config.sections import Count, NonNegative, RewardBase, Section, Share, k
 
 
 class ListSourceKeys(Section):
-    """How lists are put together."""
+    """How lists are built."""
 
-    candidates: Annotated[int, Field(ge=2)] = key(20, "documents of a list, at most; deeper lists give windows of so many")
-    lists_per_query: Count = key(1, "lists made of each query whose candidates are more than one list holds")
-    random_negatives: Share = key(0.0, "share of a list's irrelevant documents that is drawn from other queries' candidates")
+    candidates: Annotated[int, Field(ge=2)] = key(
+        20, "maximum documents per list; longer lists are split into windows of this size"
+    )
+    lists_per_query: Count = key(1, "maximum windows per query whose candidates do not fit one list")
+    random_negatives: Share = key(0.0, "share of a list's irrelevant documents replaced by candidates of other queries")
 
 
 class ListKeys(ListSourceKeys):
-    """How lists are put together and shown."""
+    """How lists are built and shown."""
 
-    passage_tokens: Count = key(256, "every document of a list is cut to so many tokens, and further where the list does not fit")
+    passage_tokens: Count = key(
+        256, "tokens per document of a list; documents are cut to this, or shorter if the list does not fit"
+    )
 
 
 class ListRewardSection(RewardBase):
-    """Stage B's rule reward: what each component is worth. Documents that an answer does not order are gained nothing from."""
+    """Stage B's rule reward: the weight of each component. Documents missing from an answer gain nothing."""
 
     name: str = key("stage_b", "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
     preset: Literal["r0", "reasonrank", "rearank", "rank_r1", "grouprank", "tfrank"] = key(
-        "r0", "where weights that are not given come from: r0's own, or a published reward"
+        "r0", "source of weights that are not given: r0's defaults, or a published reward"
     )
     k: Count = key(10, "cutoff of nDCG and Recall")
-    tag_weight: NonNegative = key(0.1, "for both pairs of tags, once each and in order")
-    answer_weight: NonNegative = key(0.1, "for an answer of the asked form")
-    ndcg_weight: NonNegative = key(1.0, "× nDCG@k, linear gain")
-    ndcg_gain_weight: NonNegative = key(0.0, "× (nDCG@k − the given order's) / (1 − the given order's), at least −1")
-    recall_weight: NonNegative = key(0.0, "× Recall@k of the relevant documents")
-    rbo_weight: NonNegative = key(0.0, "× rank-biased overlap with the ideal order, as a share of the largest there can be")
+    tag_weight: NonNegative = key(0.1, "reward for both tag pairs, each exactly once and in order")
+    answer_weight: NonNegative = key(0.1, "reward for an answer of the requested form")
+    ndcg_weight: NonNegative = key(1.0, "weight of nDCG@k with linear gain")
+    ndcg_gain_weight: NonNegative = key(
+        0.0, "weight of (nDCG@k − given) / (1 − given), given: nDCG@k of the first stage; at least −1"
+    )
+    recall_weight: NonNegative = key(0.0, "weight of Recall@k of the relevant documents")
+    rbo_weight: NonNegative = key(0.0, "weight of rank-biased overlap with the ideal order, divided by its maximum")
     rbo_p: Annotated[float, Field(gt=0, lt=1)] = key(0.9, "persistence p of rank-biased overlap")
-    exact_weight: NonNegative = key(0.0, "for an order that puts no document behind one of a lower grade")
-    js_weight: NonNegative = key(0.0, "× (1 − Jensen-Shannon divergence of the scores and the grades); answer=scores only")
-    pick_weight: NonNegative = key(0.0, "for a best document that is relevant")
-    think_bonus: NonNegative = key(0.0, "for a thought of min_think_tokens to max_think_tokens")
+    exact_weight: NonNegative = key(0.0, "reward for an order in which no document follows one of a lower grade")
+    js_weight: NonNegative = key(0.0, "weight of 1 − Jensen-Shannon divergence of scores and grades; answer=scores only")
+    pick_weight: NonNegative = key(0.0, "reward for a relevant document at the top")
+    think_bonus: NonNegative = key(0.0, "reward for a thought of min_think_tokens to max_think_tokens")
     min_think_tokens: Annotated[int, Field(ge=0)] = key(16, "shortest thought that earns think_bonus, in tokens")
     max_think_tokens: Count = key(800, "longest thought that earns think_bonus and costs no length_penalty, in tokens")
-    length_penalty: NonNegative = key(0.05, "taken away × (thinking tokens − max) / max, above max_think_tokens")
-    extra_text_penalty: NonNegative = key(0.2, "taken away for text after the last </answer>")
-    invalid_tag_penalty: NonNegative = key(0.5, "the whole reward, negative, where a pair is missing, repeated or misplaced")
-    invalid_answer_penalty: NonNegative = key(0.1, "taken away where the tags hold and the answer is not of the asked form")
-    missing_eos_penalty: NonNegative = key(0.2, "taken away when the token limit cut the completion")
+    length_penalty: NonNegative = key(0.05, "penalty above max_think_tokens, multiplied by (thinking tokens − max) / max")
+    extra_text_penalty: NonNegative = key(0.2, "penalty for text after the last </answer>")
+    invalid_tag_penalty: NonNegative = key(0.5, "penalty, in place of all rewards, for a missing, repeated or misplaced tag pair")
+    invalid_answer_penalty: NonNegative = key(0.1, "penalty for correct tags with an answer not of the requested form")
+    missing_eos_penalty: NonNegative = key(0.2, "penalty for a completion cut at the token limit")
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, given: Any) -> Any:
-        """Weights that are not given come from the preset."""
+        """Take weights that are not given from the preset."""
         if not isinstance(given, dict):
             return given
         return {**PRESETS.get(str(given.get("preset", "r0")), {}), **given}

@@ -1,4 +1,4 @@
-"""From a YAML file and ``key=value`` overrides to one validated configuration, with errors that name the place and the remedy."""
+"""Builds a validated configuration from a YAML file and ``key=value`` overrides; errors name the location and the remedy."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
-    """The configuration ``model`` from the file at ``path`` (none: all defaults) with ``key=value`` overrides laid over it.
+    """Build the configuration ``model`` from the file at ``path`` (None: all defaults), overridden by ``key=value`` texts.
 
     Raises:
-        UserError: anything wrong with the file, a key or a value; all wrong keys are named, one a line.
+        UserError: anything wrong with the file, a key or a value; lists all wrong keys, one per line.
     """
     document = yamlfile.read(path, aliases_of(model)) if path is not None else yamlfile.Document()
     overrides = list(overrides)
@@ -37,7 +37,7 @@ def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] 
 
 
 def aliases_of(model: type[BaseModel]) -> Mapping[str, str]:
-    """Other names of keys, written at the top level of a configuration: other name → own name, such as ``lora.r``."""
+    """The aliases of keys, used at the top level of a configuration: alias → key, such as ``lora.r``."""
     return getattr(model, "ALIASES", {})
 
 
@@ -125,7 +125,7 @@ def _sentences(model: type[BaseModel], document: yamlfile.Document, error: Valid
 
 
 def _place(document: yamlfile.Document, names: list[str]) -> str:
-    """Where a key stands, or the section around it."""
+    """The location (file:line) of a key, or of the section around it."""
     while names:
         if ".".join(names) in document.places:
             return document.places[".".join(names)]
@@ -134,8 +134,9 @@ def _place(document: yamlfile.Document, names: list[str]) -> str:
 
 
 def _is_tag(part: Any) -> bool:
-    """Pydantic names the branch of a union in an error's place; that is no key of ours."""
-    return isinstance(part, int) or part[:1].isupper() or "[" in part or part in ("int", "float", "str", "bool")
+    """Whether a part of pydantic's error location is the branch of a union rather than a key."""
+    plain = str(part).removeprefix("constrained-")
+    return isinstance(part, int) or part[:1].isupper() or "[" in part or plain in ("int", "float", "str", "bool")
 
 
 def _section_at(model: type[BaseModel], names: list[str]) -> type[BaseModel]:

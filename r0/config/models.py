@@ -1,14 +1,14 @@
-"""Model presets: what is special about a model, for every command that it is meant for (``configs/models/*.yaml``).
+"""Model presets: settings specific to a model, for all commands that support it (``configs/models/*.yaml``).
 
-A preset names the commands that it is for, its model, and keys of these commands; a command takes those that it has. In a file,
-``model_preset`` lies below the file's other keys, as a ``base:`` does; on the command line it lies over the file, and below the
-other keys on the command line. ``notice`` is what whoever uses the model must know, such as a licence.
+A preset lists its commands, its model, and values of their keys; a command uses those keys that it has. In a file,
+``model_preset`` has lower precedence than the file's other keys, like ``base:``; on the command line it overrides the file,
+but not other keys on the command line. ``notice`` is what users of the model must know, such as a licence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -39,12 +39,13 @@ class Preset:
     """One file of ``configs/models``."""
 
     name: str
-    commands: tuple[str, ...]  # that the model is meant for
-    values: Mapping[str, Any]  # keys of these commands, sections as mappings
+    commands: tuple[str, ...]  # the commands that support the model
+    values: Mapping[str, Any]  # values of their keys; sections are mappings
     notice: str = ""
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
     def values_for(self, config: type[BaseModel]) -> dict[str, Any]:
-        """The values whose keys this configuration has."""
+        """The values of the keys that this configuration has."""
         return {name: value for name, value in self.values.items() if name in config.model_fields}
 
 
@@ -52,34 +53,40 @@ class Preset:
 def preset(name: str) -> Preset:
     """The preset ``name``, one of ``NAMES``."""
     values = dict(yamlfile.read(FOLDER / f"{name}.yaml").values)
-    return Preset(name, tuple(values.pop("commands")), notice=values.pop("notice", ""), values=values)
+    return Preset(name, tuple(values.pop("commands")), notice=values.pop("notice", ""), shape=values.pop("shape"), values=values)
 
 
 class ModelKeys(Section):
-    """Keys of every command that uses a model."""
+    """Keys of all commands that use a model."""
 
-    model_preset: Name | None = key(None, "a model with the settings that suit it, of the shipped configs/models")
+    model_preset: Name | None = key(None, "a model with suitable settings, from the shipped configs/models")
 
     @model_validator(mode="before")
     @classmethod
     def _lay_preset(cls, given: Any) -> Any:
-        """The preset's values hold where nothing else is given."""
+        """Use the preset's values for keys that are not given."""
         if not isinstance(given, dict) or given.get("model_preset") not in NAMES:
-            return given  # the field's own validation says what is wrong
+            return given  # the field's own validation reports the error
         return yamlfile.merge(preset(given["model_preset"]).values_for(cls), given)
 
 
 def check_preset(command: str, config: BaseModel) -> None:
-    """Refuse a preset that is not meant for the command.
+    """Refuse a preset that does not support the command.
 
     Raises:
-        UserError: with the commands that it is meant for.
+        UserError: with the commands that it supports.
     """
     name = getattr(config, "model_preset", None)
     if name is not None and command not in preset(name).commands:
-        raise UserError(f"model_preset: {name} is for {', '.join(preset(name).commands)}, not for {command}; use another model")
+        supported = ", ".join(preset(name).commands)
+        raise UserError(f"model_preset: {name} supports {supported}, but not {command}; use another model")
 
 
 def notice(model: str) -> str:
-    """What whoever uses ``model`` must know; mostly nothing."""
+    """What users of ``model`` must know; usually empty."""
     return next((one.notice for one in map(preset, NAMES) if one.values["model"] == model), "")
+
+
+def known_shape(model: str) -> Mapping[str, Any]:
+    """The keys of the ``config.json`` of a preset's model that say how large it is; empty for other models."""
+    return next((one.shape for one in map(preset, NAMES) if one.values["model"] == model), {})

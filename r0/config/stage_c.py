@@ -1,4 +1,4 @@
-"""The configuration of stage C: a score that orders close calls, learned without new layers."""
+"""The configuration of stage C: fine-grained scores learned without new layers."""
 
 from __future__ import annotations
 
@@ -12,59 +12,61 @@ from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Sec
 
 
 class ScoreLossSection(Section):
-    """What the loss of a list is: the sum of these, each times its weight. Labels are scaled to 0…1."""
+    """The loss of a list: the weighted sum of these losses. Labels are scaled to 0…1."""
 
-    bce_weight: NonNegative = key(1.0, "binary cross-entropy of P(yes), mean over documents: calibrates the score")
-    mse_weight: NonNegative = key(0.0, "squared difference of P(yes) and label, mean over documents")
-    ranknet_weight: NonNegative = key(1.0, "RankNet: log(1 + exp(−difference of scores)), mean over pairs of unlike labels")
-    listnet_weight: NonNegative = key(0.0, "ListNet: cross-entropy of softmax(scores) against softmax(labels)")
-    listnet_temperature: Positive = key(1.0, "labels are divided by it before their softmax")
-    infonce_weight: NonNegative = key(0.0, "InfoNCE: each document against those of its list with lower labels")
-    infonce_temperature: Positive = key(1.0, "scores are divided by it")
+    bce_weight: NonNegative = key(1.0, "weight of the binary cross-entropy of P(yes), mean over documents; calibrates the score")
+    mse_weight: NonNegative = key(0.0, "weight of the squared difference of P(yes) and label, mean over documents")
+    ranknet_weight: NonNegative = key(
+        1.0, "weight of RankNet: log(1 + exp(−score difference)), mean over pairs of unequal labels"
+    )
+    listnet_weight: NonNegative = key(0.0, "weight of ListNet: cross-entropy of softmax(scores) against softmax(labels)")
+    listnet_temperature: Positive = key(1.0, "divisor of the labels in ListNet's softmax")
+    infonce_weight: NonNegative = key(0.0, "weight of InfoNCE: each document against those of its list with lower labels")
+    infonce_temperature: Positive = key(1.0, "divisor of the scores in InfoNCE")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not any(self.weights.values()):
-            raise ValueError("bce_weight: all weights are 0, so there is nothing to learn; give one a weight above 0")
+            raise ValueError("bce_weight: all loss weights are 0; set at least one above 0")
         return self
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights by the names of the losses."""
+        """The weights by loss name."""
         suffix = "_weight"
         fields = type(self).model_fields
         return {name.removesuffix(suffix): getattr(self, name) for name in fields if name.endswith(suffix)}
 
 
 class StageCConfig(ListSourceKeys, ScheduleKeys, RankKeys, RunKeys):
-    """Fine-grained scores: score = logit(yes) − logit(no) where the answer stands, learned from the labels of lists."""
+    """Fine-grained scores: learn score = logit(yes) − logit(no) at the answer from the labels of lists."""
 
     thinking: bool = key(
-        False, "score behind a thought that the starting model samples once and that is kept; false: thinking switched off"
+        False, "score after a thought, which the starting model samples once before training; false: without a thought"
     )
     loss: ScoreLossSection = key(ScoreLossSection(), "the loss of a list")
     kl_coef: NonNegative = key(
-        0.0, "weight of the KL from the starting model on completions of its own: keeps how it thinks, and yes or no its answer"
+        0.0, "weight of the KL from the starting model on its own completions; preserves its thinking and its answer format"
     )
-    max_new_tokens: Count = key(512, "token limit of a sampled completion")
-    temperature: Positive = key(1.0, "sampling temperature of kept thoughts; what is measured is sampled greedily")
-    system_prompt: str = key("", "system message; empty: what the model was trained with, or r0's own")
-    batch_size: Count = key(8, "lists an update sees over all ranks")
+    max_new_tokens: Count = key(512, "maximum length of a sampled completion in tokens")
+    temperature: Positive = key(1.0, "sampling temperature of training thoughts; evaluation is greedy")
+    system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default")
+    batch_size: Count = key(8, "lists per update, over all ranks")
     micro_batch_size: Count = key(
-        1, "lists a rank computes at one time; one forward pass holds all their documents: lists × candidates × prompt tokens"
+        1, "lists per rank in one forward pass, which holds all their documents: lists × candidates × prompt tokens"
     )
-    eval_lists: Annotated[int, Field(ge=0)] = key(100, "held-out lists measured before and after, at most; 0: none")
-    rollout: RolloutSection = key(RolloutSection(), "sampling workers: kept thoughts, and what is measured; not while learning")
+    eval_lists: Annotated[int, Field(ge=0)] = key(100, "maximum number of held-out lists, measured before and after; 0: none")
+    rollout: RolloutSection = key(RolloutSection(), "sampling workers, for thoughts and evaluation; not used while training")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.label_sampling != "natural":
-            raise ValueError("label_sampling: a list holds relevant and other documents; use label_sampling=natural")
+            raise ValueError("label_sampling: does not apply to lists; use label_sampling=natural")
         if self.ray.inline and (self.ranks > 1 or self.rollout.workers > 1):
-            raise ValueError("ray.inline: runs one rank and one engine; set ranks=1 and rollout.workers=1")
+            raise ValueError("ray.inline: supports one rank and one engine; set ranks=1 and rollout.workers=1")
         return self
 
     @property
     def samples(self) -> bool:
-        """Whether completions of the starting model are sampled and kept."""
+        """Whether completions of the starting model are sampled before training."""
         return self.thinking or self.kl_coef > 0

@@ -1,7 +1,7 @@
-"""YAML as configurations need it: safe, duplicate keys refused, lines remembered, and YAML 1.2 scalars.
+"""YAML for configurations: safe loading, duplicate keys refused, line numbers recorded, and YAML 1.2 scalars.
 
-PyYAML follows YAML 1.1, which reads ``1e-6`` as text and ``off`` as a boolean; here ``1e-6`` is a number and only ``true`` and
-``false`` are booleans.
+PyYAML follows YAML 1.1, which reads ``1e-6`` as a string and ``off`` as a boolean. Here ``1e-6`` is a number and only
+``true`` and ``false`` are booleans.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ for _tag, _pattern, _first in (
 
 @dataclass
 class Document:
-    """A mapping read from YAML, and where each of its keys stands: ``places["reward.acc_weight"] == "run.yaml:12"``."""
+    """A mapping read from YAML, and the location of each key: ``places["reward.acc_weight"] == "run.yaml:12"``."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document:
-    """Read one file, and the one that its ``base:`` names, if any, below it.
+    """Read a file, merged over the file named by its ``base:``, if any.
 
     Args:
         path: the file.
-        aliases: other names of keys, at the top level (a section's key as ``lora.r``); what is read has the keys' own names.
+        aliases: aliases of keys at the top level (a section's key as ``lora.r``); the result uses the keys' own names.
 
     Raises:
-        UserError: missing file, bad UTF-8, not YAML, not a mapping, a duplicate key, a base of a base.
+        UserError: missing file, invalid UTF-8 or YAML, not a mapping, a duplicate key, or a base with a base.
     """
     document = _read_one(Path(path), aliases or {})
     base = document.values.pop("base", None)
@@ -62,7 +62,7 @@ def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document
 
 
 def merge(below: dict, above: dict) -> dict:
-    """``above`` laid over ``below``, section by section."""
+    """``above`` merged over ``below``, section by section."""
     result = dict(below)
     for name, value in above.items():
         if isinstance(value, dict) and isinstance(result.get(name), dict):
@@ -72,7 +72,7 @@ def merge(below: dict, above: dict) -> dict:
 
 
 def scalar(text: str) -> Any:
-    """One value as YAML reads it: ``5``, ``1e-6``, ``true``, ``[q_proj, v_proj]``; text that is not YAML stays text."""
+    """One value parsed as YAML: ``5``, ``1e-6``, ``true``, ``[q_proj, v_proj]``; text that is not YAML stays text."""
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError:
@@ -107,13 +107,13 @@ def _mapping(
 ) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     named = [(str(getattr(key_node, "value", "")), key_node, value_node) for key_node, value_node in node.value]
-    # Other names that point into a section come last, so that they are laid over what the section itself has.
+    # Aliases of keys in a section come last, so that they override the section's own values.
     for written, key_node, value_node in sorted(named, key=lambda one: "." in aliases.get(one[0], "")):
         place = f"{path}:{key_node.start_mark.line + 1}"
         name = aliases.get(written, written)
         values, inner = _section(whole, name) if name != written else (whole, name)
         if inner in values:
-            other = f" ({written} is another name of it)" if written != name else ""
+            other = f" ({written} is an alias of it)" if written != name else ""
             raise UserError(f"{place}: {above}{name} is given twice{other}; keep one")
         places[above + name] = place
         if isinstance(value_node, yaml.MappingNode):
@@ -127,7 +127,7 @@ def _mapping(
 
 
 def _section(values: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The mapping that ``path`` (``lora.r``) leads into from ``values``, and its last name; sections are made on the way."""
+    """The mapping that ``path`` (``lora.r``) leads to in ``values``, and its last name; missing sections are created."""
     *sections, last = path.split(".")
     for name in sections:
         if not isinstance(values.get(name), dict):

@@ -1,1 +1,1 @@
-"""What comes in: record types, readers of every format, the built-in task."""
+"""Input data: readers of every format, and the built-in task."""

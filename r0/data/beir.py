@@ -1,8 +1,8 @@
-"""A BEIR folder with a TREC run: every candidate of the run is one row.
+"""A BEIR folder with a TREC run: each candidate of the run is one row.
 
-``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``. Relevant means a grade of at least the threshold; a candidate without
-a judgement is not relevant, and counted. A candidate costs 9 bytes in memory, each document and query of the run 12 and 20 more:
-texts stay in their files.
+Reads ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``. A candidate is relevant if its grade is at least the
+threshold; candidates without a judgement count as not relevant and are counted. Memory: 9 bytes per candidate, 12 per
+document and 20 per query of the run; texts stay in their files.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from r0.data.trec import Judgements, Run, read_qrels
 from r0.errors import UserError
 from r0.records import PointwiseTask
 
-DOCUMENT_COLUMN, QUERY_COLUMN = 2, 0  # of a run's lines
+DOCUMENT_COLUMN, QUERY_COLUMN = 2, 0  # in a line of a run
 
 
 class BeirCandidates(NamedTuple):
-    """The candidates of a run that are in a BEIR folder."""
+    """The candidates of a run that are in the BEIR folder."""
 
-    query_at_N: np.ndarray  # int32 [N] place in ``queries``
-    document_at_N: np.ndarray  # int32 [N] place in ``documents``
+    query_at_N: np.ndarray  # int32 [N] index in ``queries``
+    document_at_N: np.ndarray  # int32 [N] index in ``documents``
     query_ids_N: np.ndarray  # uint64 [N] hashes
     document_ids_N: np.ndarray  # uint64 [N] hashes
-    grades_N: np.ndarray  # float64 [N], NaN where there is no judgement
+    grades_N: np.ndarray  # float64 [N], NaN if there is no judgement
     judgements: Judgements
     queries: Texts
     documents: Texts
 
 
 def read_candidates(folder: Path, run: Path, qrels: str, rule: LabelRule, bad: BadLines, ordered: bool = False) -> BeirCandidates:
-    """One pass over each file; ``ordered`` as in ``Run``.
+    """Read the candidates, with one pass over each file; ``ordered`` as in ``Run``.
 
     Raises:
-        UserError: a file is missing or bad, an id is twice, or a candidate's query or document is not there.
+        UserError: a file is missing or invalid, an id occurs twice, or a candidate's query or document is missing.
     """
     corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
     found = Run(run, bad, ordered)
@@ -53,7 +53,7 @@ def read_candidates(folder: Path, run: Path, qrels: str, rule: LabelRule, bad: B
     at_N = document_table.find(found.documents_N)
     found.leave_out(at_N < 0, "document", DOCUMENT_COLUMN, corpus, bad)
     if not len(found):
-        raise UserError(f"{run}: none of its candidates is in {folder}; give the run that belongs to the folder")
+        raise UserError(f"{run}: none of its candidates is in {folder}; give the run of this folder")
     query_ids_N = found.query_ids_Q[found.queries_N]
     return BeirCandidates(
         query_table.find(query_ids_N).astype(np.int32),
@@ -101,16 +101,16 @@ class BeirRows:
         return PointwiseTask(row, query, document, int(self.flags_N[row]) & RELEVANT)
 
     def nbytes(self) -> int:
-        """Bytes that the index holds in memory."""
+        """Memory used by the index, in bytes."""
         rows = self.flags_N.nbytes + self._document_at_N.nbytes + self._query_at_N.nbytes
         return rows + self._documents.nbytes() + self._queries.nbytes()
 
 
 def find_qrels(qrels: str, folder: Path | None) -> Path:
-    """The judgements that ``qrels`` names: a split of the folder (``qrels/<split>.tsv``), or a file.
+    """The path of the judgements named by ``qrels``: a split of the folder (``qrels/<split>.tsv``), or a file.
 
     Raises:
-        UserError: neither.
+        UserError: neither exists.
     """
     split = None if folder is None else folder / "qrels" / f"{qrels}.tsv"
     if split is not None and split.is_file():
@@ -118,10 +118,10 @@ def find_qrels(qrels: str, folder: Path | None) -> Path:
     if Path(qrels).is_file():
         return Path(qrels)
     if folder is None:
-        raise UserError(f"qrels: {shown(qrels)} is no file; give qrels=FILE with the judgements of the requests")
+        raise UserError(f"qrels: {shown(qrels)} is not a file; give qrels=FILE with the judgements of the requests")
     there = sorted(found.stem for found in (folder / "qrels").glob("*.tsv"))
-    remedy = f"choose qrels={' or qrels='.join(there)}" if there else "add the judgements of the folder there"
-    raise UserError(f"qrels: {split} is not there (qrels={shown(qrels)}); {remedy}, or give a file")
+    remedy = f"choose qrels={' or qrels='.join(there)}" if there else "add the folder's judgements there"
+    raise UserError(f"qrels: {split} does not exist (qrels={shown(qrels)}); {remedy}, or give a file")
 
 
 def read_texts(
@@ -144,7 +144,7 @@ def read_texts(
         try:
             name, content = text_of(line.row, "_id"), text(line.row)
             if name in (seen if known is None else known):
-                raise BadLine('this "_id" was there before')
+                raise BadLine('this "_id" occurs twice')
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue

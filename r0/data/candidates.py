@@ -1,7 +1,7 @@
-"""The candidates of a first stage with their texts, without judgements: what reranking reads.
+"""First-stage candidates with their texts but without judgements: the input of reranking.
 
-From a BEIR folder and a TREC run, or from a JSONL file of rank_llm requests. Ids are strings here; texts stay in their files and
-are read on demand.
+The input is a BEIR folder with a TREC run, or a JSONL file of rank_llm requests. Ids are strings here; texts stay in their
+files and are read on demand.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from r0.errors import UserError
 
 
 class CandidateLists(Protocol):
-    """A query and its candidates by number, in the order of the run. Every list has at least one candidate."""
+    """Queries with their candidates, in the order of the run. Each query has at least one candidate."""
 
     name: str
-    bad: BadLines  # the lines left out
+    bad: BadLines  # the lines skipped
 
     def __len__(self) -> int: ...
 
@@ -42,15 +42,15 @@ class CandidateLists(Protocol):
         ...
 
     def document_ids(self, index: int) -> tuple[str, ...]:
-        """[N] ids of the query's candidates in the given order: as trec_eval orders the run."""
+        """[N] ids of the query's candidates, in trec_eval's order of the run."""
         ...
 
     def scores(self, index: int) -> tuple[float, ...]:
-        """[N] the first stage's scores in the given order; N to 1 where it gave none."""
+        """[N] first-stage scores in the same order; N down to 1 if the input has none."""
         ...
 
     def document(self, index: int, place: int) -> str:
-        """Text of candidate ``place`` (in the given order) of query ``index``, read from its file.
+        """Text of candidate number ``place`` of query ``index``, read from its file.
 
         Raises:
             UserError: the file changed since it was indexed.
@@ -59,15 +59,15 @@ class CandidateLists(Protocol):
 
 
 def open_candidates(data: Path, run: Path | None = None, skip_bad: bool = False) -> CandidateLists:
-    """The candidates that ``data`` and ``run`` name.
+    """Open the candidates named by ``data`` and ``run``.
 
     Args:
         data: BEIR folder, or a file of rank_llm requests.
-        run: TREC run with the candidates (BEIR folders).
-        skip_bad: leave bad lines out, count and list them.
+        run: TREC run with the candidates (BEIR folders only).
+        skip_bad: skip, count and list bad lines.
 
     Raises:
-        UserError: a file is missing or bad, an id is unknown or twice, or no candidate is left.
+        UserError: a file is missing or invalid, an id is unknown or occurs twice, or no candidate is left.
     """
     if data.is_dir():
         if not (data / "corpus.jsonl").is_file():
@@ -80,12 +80,12 @@ def open_candidates(data: Path, run: Path | None = None, skip_bad: bool = False)
     if not data.exists():
         raise UserError(f"data: {data}: no such file or folder; give a BEIR folder or a JSONL file of rank_llm requests")
     if run is not None:
-        raise UserError(f"run: {run} names candidates of a BEIR folder, but data={data} is none; leave run out")
+        raise UserError(f"run: {run} lists candidates of a BEIR folder, but data={data} is not one; remove run")
     return RequestLists(data, skip_bad)
 
 
 class BeirLists:
-    """The candidates of a run, texts from a BEIR folder."""
+    """The candidates of a run, with texts from a BEIR folder."""
 
     def __init__(self, folder: Path, run: Path, skip_bad: bool):
         self.name = str(folder)
@@ -97,7 +97,7 @@ class BeirLists:
         table = index_table(folder / "corpus.jsonl", wanted, self.bad)
         drop_unknown(candidates, set(table.ids.tolist()), DOCUMENT_COLUMN, run, folder / "corpus.jsonl", self.bad)
         if not candidates:
-            raise UserError(f"{run}: none of its candidates is in {folder}; give the run that belongs to the folder")
+            raise UserError(f"{run}: none of its candidates is in {folder}; give the run of this folder")
         self._query_ids = list(candidates)
         self._document_ids = [tuple(given_order(scores)) for scores in candidates.values()]
         orders = zip(self._document_ids, candidates.values(), strict=True)
@@ -118,20 +118,20 @@ class BeirLists:
         return self._queries[int(self._query_at[index])]
 
     def document_ids(self, index: int) -> tuple[str, ...]:
-        """[N] ids in the given order."""
+        """[N] ids in trec_eval's order."""
         return self._document_ids[index]
 
     def scores(self, index: int) -> tuple[float, ...]:
-        """[N] scores in the given order."""
+        """[N] scores in trec_eval's order."""
         return self._scores[index]
 
     def document(self, index: int, place: int) -> str:
-        """Text of candidate ``place`` of query ``index``."""
+        """Text of candidate number ``place`` of query ``index``."""
         return self._documents[int(self._table.find(_hashes([self._document_ids[index][place]]))[0])]
 
 
 class RequestLists:
-    """The candidates of rank_llm requests. The request read last is kept, for its other documents are likely read next."""
+    """The candidates of rank_llm requests. Caches the last request, since its other documents are likely to be read next."""
 
     def __init__(self, path: Path, skip_bad: bool):
         self.name = str(path)
@@ -143,7 +143,7 @@ class RequestLists:
             try:
                 query_id = sys.intern(request(line.row).query_id)
                 if query_id in found:
-                    raise BadLine(f"the query {shown(query_id)} was there before")
+                    raise BadLine(f"the query {shown(query_id)} occurs twice")
             except BadLine as error:
                 self.bad.refuse(path, line.number, str(error))
                 continue
@@ -151,9 +151,9 @@ class RequestLists:
             self._offsets.append(line.offset)
             self._lengths.append(line.length)
         if not found:
-            raise UserError(f"{path}: no requests in it; give a JSONL file of rank_llm requests or a BEIR folder")
+            raise UserError(f"{path}: contains no requests; give a JSONL file of rank_llm requests or a BEIR folder")
         self._query_ids = list(found)
-        self._kept: tuple[int, Request] | None = None
+        self._last_read: tuple[int, Request] | None = None
 
     def __len__(self) -> int:
         return len(self._query_ids)
@@ -167,24 +167,24 @@ class RequestLists:
         return self._request(index).query
 
     def document_ids(self, index: int) -> tuple[str, ...]:
-        """[N] ids in the given order."""
+        """[N] ids in trec_eval's order."""
         return self._request(index).document_ids
 
     def scores(self, index: int) -> tuple[float, ...]:
-        """[N] scores in the given order."""
+        """[N] scores in trec_eval's order."""
         return self._request(index).scores
 
     def document(self, index: int, place: int) -> str:
-        """Text of candidate ``place`` of query ``index``."""
+        """Text of candidate number ``place`` of query ``index``."""
         return self._request(index).texts[place]
 
     def _request(self, index: int) -> Request:
-        if self._kept is None or self._kept[0] != index:
+        if self._last_read is None or self._last_read[0] != index:
             try:
-                self._kept = index, request(self._file.row(self._offsets[index], self._lengths[index]))
+                self._last_read = index, request(self._file.row(self._offsets[index], self._lengths[index]))
             except BadLine:
                 raise self._file.changed() from None
-        return self._kept[1]
+        return self._last_read[1]
 
 
 def _hashes(ids: Iterable[str]) -> np.ndarray:
@@ -194,10 +194,10 @@ def _hashes(ids: Iterable[str]) -> np.ndarray:
 def drop_unknown(
     candidates: dict[str, dict[str, float]], known: set[int], column: int, run: Path, where: Path, bad: BadLines
 ) -> None:
-    """Drop the candidates whose id in ``column`` of the run is not among the ``known`` hashes, and the lists left empty.
+    """Drop the candidates whose id in ``column`` of the run is not among the ``known`` hashes, and lists that become empty.
 
     Raises:
-        UserError: there are some, and bad lines are not skipped.
+        UserError: there are such candidates, and bad lines are not skipped.
     """
     ids = set(candidates) if column == QUERY_COLUMN else {i for documents in candidates.values() for i in documents}
     unknown = {name for name in ids if text_hash(name) not in known}

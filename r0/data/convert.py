@@ -1,7 +1,7 @@
-"""Raw production logs to pointwise rows: one ``yes`` row from the response, one ``no`` row from each rejected response.
+"""Converts raw production logs to pointwise rows: one ``yes`` row from the response, one ``no`` row from each rejected response.
 
-The thought of a row is the log's, bare (``r0.text.tags.bare_thought``: the think tags around it and an answer behind it go, tags
-within it are defused) and cut at ``max_think_chars`` characters. The output appears whole or not at all.
+The thought of a row is taken from the log without markup (``r0.text.tags.strip_thought_tags``) and cut at ``max_think_chars``
+characters. The output file is written atomically.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from r0.config.commands import ConvertConfig
 from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, readable_file, text_of
 from r0.errors import UserError
 from r0.records import Answer
-from r0.text.tags import bare_thought
+from r0.text.tags import strip_thought_tags
 
 
 @dataclass(slots=True)
 class Converted:
-    """What a conversion did."""
+    """The result of a conversion."""
 
     output: Path
     bad: BadLines
@@ -38,26 +38,26 @@ class Converted:
         return self.yes + self.no
 
     def summary(self) -> str:
-        """What to print: the counts, and the bad lines if any were left out."""
+        """A printable summary: the counts, and the skipped bad lines, if any."""
         counts = f"{self.output}: {self.rows} rows ({self.yes} yes, {self.no} no) from {self.lines} lines"
         thoughts = f"{self.thoughts_cut} thoughts cut, {self.thoughts_empty} empty"
         return "\n".join(part for part in (f"{counts}; {thoughts}", self.bad.summary()) if part)
 
 
 def convert(config: ConvertConfig) -> Converted:
-    """Write the pointwise rows of ``config.input`` to ``config.output``, beside it first and then renamed.
+    """Write the pointwise rows of ``config.input`` to ``config.output``, first to a temporary file, which is then renamed.
 
     Raises:
-        UserError: the input is bad (and bad lines are not skipped) or holds no row, or the output cannot be written.
+        UserError: the input has bad lines (that are not skipped) or no row, or the output cannot be written.
     """
     source, output = readable_file(Path(config.input), "a raw log (JSONL)"), Path(config.output)
     done = Converted(output, BadLines(config.skip_bad))
     if output.is_dir():
         raise UserError(f"{output}: is a directory; name the file to write")
     if not output.parent.is_dir():
-        raise UserError(f"{output}: its directory does not exist; make it first with `mkdir -p {output.parent}`")
+        raise UserError(f"{output}: its directory does not exist; create it with `mkdir -p {output.parent}`")
     if output.exists() and output.samefile(source):
-        raise UserError(f"{output}: is the input too; name another file to write")
+        raise UserError(f"{output}: is also the input; name another output file")
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with beside.open("x", encoding="utf-8", newline="\n") as file:
@@ -65,10 +65,10 @@ def convert(config: ConvertConfig) -> Converted:
             file.flush()
             os.fsync(file.fileno())
         if not done.rows:
-            raise UserError(f"{source}: no good line in it ({done.bad.count} bad); give a raw log with at least one")
+            raise UserError(f"{source}: contains no valid line ({done.bad.count} bad); give a raw log with at least one")
         os.replace(beside, output)
     except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror}); choose a place that you may write to") from None
+        raise UserError(f"{output}: cannot be written ({error.strerror}); choose a writable path") from None
     finally:
         _remove(beside)
     return done
@@ -78,7 +78,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the directory cannot be written: then there is nothing in it either
+        return  # the directory is not writable, so the file was not created
 
 
 def _write(source: Path, file: TextIO, max_think_chars: int, done: Converted) -> None:
@@ -90,7 +90,7 @@ def _write(source: Path, file: TextIO, max_think_chars: int, done: Converted) ->
             continue
         done.lines += 1
         for query, document, thought, answer in rows:
-            think = bare_thought(thought)
+            think = strip_thought_tags(thought)
             done.thoughts_cut += len(think) > max_think_chars
             done.thoughts_empty += not think
             done.yes += answer == Answer.YES
@@ -100,7 +100,7 @@ def _write(source: Path, file: TextIO, max_think_chars: int, done: Converted) ->
 
 
 def _rows(row: Row) -> Iterator[tuple[str, str, str, Answer]]:
-    """(query, document, thought, answer) of a line of the log."""
+    """The (query, document, thought, answer) tuples of a line of the log."""
     query = text_of(row, "query")
     yield query, text_of(row, "response"), text_of(row, "response_thinking", blank=True), Answer.YES
     for index, rejected in enumerate(objects_of(row, "rejected_response")):

@@ -1,7 +1,8 @@
-"""Queries with items in four classes, as parquet: ``query``, ``item_text``, ``esci_label`` (Amazon ESCI; Reddy et al., 2022).
+"""Reads queries with items in four classes from parquet: ``query``, ``item_text``, ``esci_label`` (Amazon ESCI; Reddy et al.,
+2022).
 
-Labels are E, S, C or I, or the words exact, substitute, complement, irrelevant; their case says nothing. Other columns are passed
-over. Rows are counted from 1 and read a batch at a time.
+Labels are E, S, C, I or the words exact, substitute, complement, irrelevant, in any case. Other columns are ignored. Rows are
+numbered from 1 and read in batches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from r0.errors import UserError, reason
 
 CLASSES = ("E", "S", "C", "I")
 WORDS = ("exact", "substitute", "complement", "irrelevant")
-GAINS = (3, 2, 1, 0)  # what a class is worth: in nDCG, and in the score
+GAINS = (3, 2, 1, 0)  # the gain of each class, in nDCG and in the score
 COLUMNS = ("query", "item_text", "esci_label")
 WHAT = "a parquet file with the columns query, item_text and esci_label"
 ROWS_A_BATCH = 4096
@@ -27,7 +28,7 @@ _LABELS = {name: place for names in (CLASSES, WORDS) for place, name in enumerat
 
 
 class EsciRow(NamedTuple):
-    """A row: its number in the file (from 1), query, item text, and its class as a place in ``CLASSES``."""
+    """A row: its number in the file (from 1), query, item text, and the index of its class in ``CLASSES``."""
 
     number: int
     query: str
@@ -36,11 +37,11 @@ class EsciRow(NamedTuple):
 
 
 def read_esci(path: Path, bad: BadLines, title: str = "") -> Iterator[EsciRow]:
-    """The rows of a file in order; bad ones go to ``bad``. ``title`` shows the progress of a long pass.
+    """The rows of a file in order; bad rows go to ``bad``. ``title``: shown with the progress of a long pass.
 
     Raises:
-        UserError: no readable parquet file, a column is missing or holds something else than text, or no row is left; a bad
-            row, where ``bad`` does not skip them.
+        UserError: the file is not a readable parquet file, a column is missing or is not text, or no row is left; or a row is
+            bad and ``bad`` does not skip.
     """
     readable_file(path, WHAT)
     try:
@@ -48,7 +49,7 @@ def read_esci(path: Path, bad: BadLines, title: str = "") -> Iterator[EsciRow]:
             _check_columns(path, file.schema_arrow)
             yield from _rows(path, file, bad, title)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: is no readable parquet file ({reason(error).rstrip('.')}); give {WHAT}") from None
+        raise UserError(f"{path}: is not a readable parquet file ({reason(error).rstrip('.')}); give {WHAT}") from None
 
 
 def _rows(path: Path, file: pq.ParquetFile, bad: BadLines, title: str) -> Iterator[EsciRow]:
@@ -66,7 +67,7 @@ def _rows(path: Path, file: pq.ParquetFile, bad: BadLines, title: str) -> Iterat
                     bad.refuse(path, number, str(error))
             advance(round(len(batch) * bytes_a_row))
     if not good:
-        raise UserError(f"{path}: no rows in it; give {WHAT}")
+        raise UserError(f"{path}: contains no rows; give {WHAT}")
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
@@ -80,11 +81,11 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
         kind = schema.field(name).type
         inner = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(inner) or pa.types.is_large_string(inner) or pa.types.is_string_view(inner)):
-            raise UserError(f"{path}: the column {name} is of the type {kind} and must hold text; convert it to strings")
+            raise UserError(f"{path}: the column {name} has type {kind} and must hold text; convert it to strings")
 
 
 def _texts(column: pa.Array) -> list[str | None]:
-    """The column as Python texts; one that is no UTF-8 becomes None, as one that is missing."""
+    """The column as Python strings; values that are not UTF-8 become None, like missing ones."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -100,7 +101,7 @@ def _decoded(value: pa.Scalar) -> str | None:
 
 def _text(value: str | None, name: str) -> str:
     if value is None or not value.strip():
-        raise BadLine(f"{name} is empty" if value is not None else f"{name} is missing, or no UTF-8")
+        raise BadLine(f"{name} is empty" if value is not None else f"{name} is missing or not UTF-8")
     return value
 
 

@@ -1,10 +1,10 @@
-"""The queries and candidates of a JSONL file of pointwise rows, grouped rows or rank_llm requests.
+"""Queries and candidates from a JSONL file of pointwise rows, grouped rows or rank_llm requests.
 
-* Grouped rows: a list each, in the order of the hits. Pointwise rows: a list for each query (as the split sees it), in the order
-  of the file. Requests: a list each, in the order of their scores (``r0.data.requests``), graded by judgements of their ids.
-* A document that was there before in the same list is left out and counted, unless a thought numbers the hits.
+* Each grouped row is a list, in the order of its hits. Pointwise rows form one list per query (normalized as for the split),
+  in file order. Each request is a list, ordered by its scores (``r0.data.requests``); its grades come from judgements by id.
+* A document that occurs again in the same list is dropped and counted, unless a thought refers to the hits by number.
 
-A candidate costs 16 bytes in memory (8 more where documents have to be told apart), a line of the file 12, a query 17.
+Memory: 16 bytes per candidate (24 with identities), 12 per line of the file, 17 per query.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ from r0.data.beir import find_qrels
 from r0.data.hashes import pair_hashes, query_hash, text_hash
 from r0.data.index import RELEVANT, UNJUDGED, FileRows, no_rows
 from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown
-from r0.data.pools import Pool
+from r0.data.pools import CandidatePool
 from r0.data.readers import DataKind, LabelRule, judged, list_thought
 from r0.data.requests import request
 from r0.data.trec import read_qrels
 from r0.records import PointwiseTask
 
-CheckThought = Callable[[Row, int], None]  # (grouped row with a thought, number of its hits); raises BadLine
+CheckThought = Callable[[Row, int], None]  # arguments: grouped row with a thought, number of its hits; raises BadLine
 
 
-class Listed(NamedTuple):
-    """What a line holds: a query and the next of its candidates."""
+class QueryLine(NamedTuple):
+    """The content of a line: a query and some of its candidates."""
 
     query: str
     texts: Sequence[str]
-    document_ids: Sequence[str]  # what tells documents apart: ids, or the texts
+    document_ids: Sequence[str]  # identify documents: ids, or the texts themselves
     grades: Sequence[float]
     query_id: str = ""  # requests only
 
 
-def listed(row: Row, kind: DataKind, rule: LabelRule) -> Listed:
-    """Read a line; grades of requests are NaN, for their judgements are elsewhere.
+def query_line(row: Row, kind: DataKind, rule: LabelRule) -> QueryLine:
+    """Parse a line. The grades of requests are NaN, because their judgements are in another file.
 
     Raises:
-        BadLine: it is refused.
+        BadLine: the line is invalid.
     """
     if kind == DataKind.REQUESTS:
         found = request(row)
-        return Listed(found.query, found.texts, found.document_ids, [float("nan")] * len(found.texts), found.query_id)
+        return QueryLine(found.query, found.texts, found.document_ids, [float("nan")] * len(found.texts), found.query_id)
     pairs = judged(row, kind, rule)
     texts = [pair.document for pair in pairs]
-    return Listed(pairs[0].query, texts, [text.strip() for text in texts], [pair.grade for pair in pairs])
+    return QueryLine(pairs[0].query, texts, [text.strip() for text in texts], [pair.grade for pair in pairs])
 
 
-class FilePool(Pool):
+class FilePool(CandidatePool):
     """The candidates of a JSONL file of pointwise rows, grouped rows or rank_llm requests.
 
     Args:
-        path, kind: the file and what it holds.
-        rule: which labels are allowed.
+        path, kind: the file and its kind.
+        rule: the allowed labels.
         qrels: judgements of requests.
-        apart: keep what tells documents apart.
-        check: look for thoughts to imitate in grouped rows, and check them by this.
+        with_identities: keep document identities, which drawing negatives from other queries needs.
+        check: validates grouped rows with a thought to imitate; None ignores thoughts.
 
     Raises:
-        UserError: a file cannot be used, has a bad line (where those are not skipped), or has no row.
+        UserError: a file cannot be used, has a bad line (that is not skipped), or has no row.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class FilePool(Pool):
         rule: LabelRule,
         skip_bad: bool,
         qrels: str = "",
-        apart: bool = False,
+        with_identities: bool = False,
         check: CheckThought | None = None,
     ):
         self.name = str(path)
         self.bad = BadLines(skip_bad)
         self._kind, self._rule = kind, rule
         self._file = FileRows(readable_file(path, "a JSONL file of tasks"))
-        self._kept: tuple[int, Row, Listed] | None = None  # what was read last: a list's texts are likely on one line
+        self._last_read: tuple[int, Row, QueryLine] | None = None  # cache of the last line: a list's texts are often on one line
         judgements = find_qrels(qrels, None) if kind == DataKind.REQUESTS else None
         index = _index(path, kind, rule, self.bad, check)
         self.hashes_Q, self.thoughts_Q = np.frombuffer(index.hashes, np.uint64), np.frombuffer(index.thoughts, np.int8) > 0
@@ -99,9 +99,9 @@ class FilePool(Pool):
             graded = read_qrels(judgements, self.bad, *((rule.least, rule.most) if rule.declared else ()))
             query_ids_Q = np.frombuffer(index.query_ids, np.uint64)
             self.grades_N = graded.of(pair_hashes(query_ids_Q[queries_N], identities_N))
-            if apart:
+            if with_identities:
                 self._query_ids_Q, self._positive = query_ids_Q, graded.positive()
-        if apart:
+        if with_identities:
             self.identities_N = identities_N
 
     def query(self, query: int) -> str:
@@ -123,26 +123,26 @@ class FilePool(Pool):
         return list_thought(self._read(int(self._lines_N[self.starts_Q1[query]]))[0])
 
     def _kept_in_order(self, queries_N: np.ndarray, identities_N: np.ndarray) -> np.ndarray:
-        """int64: the candidates query by query, in the order of the file, without those that were there before."""
+        """int64: the candidates grouped by query, in file order, without repeated documents."""
         pairs_N = pair_hashes(queries_N.astype(np.uint64), identities_N)
         first_N = np.zeros(len(pairs_N), bool)
         first_N[np.unique(pairs_N, return_index=True)[1]] = True
         order_N = np.argsort(queries_N, kind="stable")
         return order_N[(first_N | self.thoughts_Q[queries_N])[order_N]]
 
-    def _read(self, line: int) -> tuple[Row, Listed]:
-        if self._kept is None or self._kept[0] != line:
+    def _read(self, line: int) -> tuple[Row, QueryLine]:
+        if self._last_read is None or self._last_read[0] != line:
             row = self._file.row(int(self._offsets_L[line]), int(self._lengths_L[line]))
             try:
-                self._kept = line, row, listed(row, self._kind, self._rule)
+                self._last_read = line, row, query_line(row, self._kind, self._rule)
             except BadLine:
                 raise self._file.changed() from None
-        return self._kept[1:]
+        return self._last_read[1:]
 
 
 @dataclass(slots=True)
 class _Index:
-    """What a pass over the file keeps: of each query, of each line, of each candidate."""
+    """The index built by one pass over the file: arrays per query, per line and per candidate."""
 
     hashes: array[int] = field(default_factory=lambda: array("Q"))
     thoughts: array[int] = field(default_factory=lambda: array("b"))
@@ -155,8 +155,8 @@ class _Index:
     grades: array[float] = field(default_factory=lambda: array("d"))
     identities: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, found: Listed, offset: int, length: int, query: int) -> None:
-        """Take a line's candidates for query number ``query``."""
+    def add(self, found: QueryLine, offset: int, length: int, query: int) -> None:
+        """Add a line's candidates for query number ``query``."""
         for place, (document_id, grade) in enumerate(zip(found.document_ids, found.grades, strict=True)):
             self.queries.append(query)
             self.lines.append(len(self.offsets))
@@ -168,20 +168,20 @@ class _Index:
 
 
 def _index(path: Path, kind: DataKind, rule: LabelRule, bad: BadLines, check: CheckThought | None) -> _Index:
-    """One pass over the file.
+    """Index the file in one pass.
 
     Raises:
-        UserError: a bad line (where those are not skipped), or no row.
+        UserError: a bad line (that is not skipped), or no row.
     """
     index, ids, numbers = _Index(), set[str](), dict[int, int]()
     for line in read_lines(path, bad, f"reading {path.name}"):
         try:
-            found = listed(line.row, kind, rule)
+            found = query_line(line.row, kind, rule)
             thought = check is not None and bool(list_thought(line.row)[0])
             if check and thought:
                 check(line.row, len(found.texts))
             if kind == DataKind.REQUESTS and found.query_id in ids:
-                raise BadLine(f"the query {shown(found.query_id)} was there before")
+                raise BadLine(f"the query {shown(found.query_id)} occurs twice")
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue
@@ -200,7 +200,7 @@ def _index(path: Path, kind: DataKind, rule: LabelRule, bad: BadLines, check: Ch
 
 
 class RequestRows:
-    """Rank_llm requests as pointwise tasks: every candidate is one row.
+    """rank_llm requests as pointwise tasks: each candidate is one row.
 
     Raises:
         UserError: as ``FilePool``.
@@ -230,5 +230,5 @@ class RequestRows:
         return PointwiseTask(row, query, self._pool.texts([row])[0], label)
 
     def nbytes(self) -> int:
-        """Bytes that the index holds in memory."""
+        """Memory used by the index, in bytes."""
         return self.flags_N.nbytes + self._pool.nbytes()

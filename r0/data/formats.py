@@ -1,4 +1,4 @@
-"""Which reader opens what ``data=`` names: the built-in task, a JSONL file of any kind, a BEIR folder."""
+"""Selects the reader for ``data=``: the built-in task, a JSONL file of any kind, or a BEIR folder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from r0.data.beir import BeirRows
 from r0.data.file_pool import FilePool, RequestRows
 from r0.data.index import JsonlRows, Rows
 from r0.data.lists import ListRows, ThoughtCheck
-from r0.data.pools import BeirPool, Pool
+from r0.data.pools import BeirPool, CandidatePool
 from r0.data.readers import DataKind, LabelRule, kind_of_file
 from r0.errors import UserError
 from r0.records import Form
 
 
 def open_rows(keys: SourceKeys, seed: int, unlabelled: bool = False) -> Rows:
-    """The (query, document) pairs that ``keys`` name. ``unlabelled``: labels may be missing, and a raw log is read too.
+    """Open the (query, document) pairs named by ``keys``. ``unlabelled``: labels may be missing, and raw logs are accepted too.
 
     Raises:
-        UserError: the data is missing, bad, empty, or does not fit the keys.
+        UserError: the data is missing, invalid, empty, or does not fit the keys.
     """
     kind = _kind(keys, unlabelled)
     rule, path = LabelRule.from_keys(keys, kind, unlabelled), Path(keys.data)
@@ -38,38 +38,38 @@ def open_rows(keys: SourceKeys, seed: int, unlabelled: bool = False) -> Rows:
 def open_lists(
     keys: SourceKeys, lists: ListSourceKeys, form: Form, seed: int, imitate: bool = False, spread: bool = False
 ) -> Rows:
-    """The lists that ``keys`` name, put together as ``lists`` says.
+    """Open the lists named by ``keys``, built as ``lists`` configures.
 
-    ``imitate``: thoughts and answers are to be imitated; ``spread``: only lists whose documents differ in their grades.
+    ``imitate``: thoughts and answers are training targets. ``spread``: only lists whose documents differ in grade.
 
     Raises:
-        UserError: the data is missing, bad, empty, or does not fit the keys.
+        UserError: the data is missing, invalid, empty, or does not fit the keys.
     """
     kind = _kind(keys)
-    rule, path, apart = LabelRule.from_keys(keys, kind), Path(keys.data), lists.random_negatives > 0
-    pool: Pool
+    rule, path, with_identities = LabelRule.from_keys(keys, kind), Path(keys.data), lists.random_negatives > 0
+    pool: CandidatePool
     if kind == DataKind.BUILTIN:
         from r0.data.builtin.rows import BuiltinListRows
 
         return BuiltinListRows(keys.builtin_rows, seed, form, lists.candidates)
     if kind == DataKind.BEIR:
-        pool = BeirPool(path, Path(keys.run or ""), keys.qrels, rule, keys.skip_bad, apart)
+        pool = BeirPool(path, Path(keys.run or ""), keys.qrels, rule, keys.skip_bad, with_identities)
     else:
         check = ThoughtCheck(form, lists.candidates) if imitate and kind == DataKind.GROUPED else None
-        pool = FilePool(path, kind, rule, keys.skip_bad, keys.qrels, apart, check)
+        pool = FilePool(path, kind, rule, keys.skip_bad, keys.qrels, with_identities, check)
     return ListRows(pool, lists, form, rule.threshold, seed, spread)
 
 
 def _kind(keys: SourceKeys, raw_log: bool = False) -> DataKind:
-    """What the data is.
+    """The kind of the data.
 
     Raises:
-        UserError: it is not there, or ``run`` is missing or too much.
+        UserError: the data does not exist, ``run`` is missing, or ``run`` does not apply.
     """
     path = Path(keys.data)
     beir = keys.data != DataKind.BUILTIN and path.is_dir()
     if keys.run is not None and not beir:
-        raise UserError(f"run: {keys.run} names candidates of a BEIR folder, but data={keys.data} is none; leave run out")
+        raise UserError(f"run: {keys.run} lists candidates of a BEIR folder, but data={keys.data} is not one; remove run")
     if keys.data == DataKind.BUILTIN:
         return DataKind.BUILTIN
     if not path.exists():

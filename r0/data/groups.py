@@ -1,7 +1,8 @@
-"""Labelled documents as training examples, one shape a loss: pairs, lists of one length, or a positive with its negatives.
+"""Turns labelled documents into training examples in the shape a loss needs: pairs, lists of one length, or a positive with its
+negatives.
 
-Everything is a pure function of the labelled documents and the seed. Where documents are drawn or dealt, their order is a shuffle
-by the hash of (seed, query), so that neither the file's order of hits nor the number of ranks says anything.
+Everything is a pure function of the labelled documents and the seed. Where documents are drawn or split into groups, their
+order is a shuffle keyed by (seed, query), so the order of hits in the file and the number of ranks have no influence.
 """
 
 from __future__ import annotations
@@ -10,18 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from r0.data.hashes import address, mix, shuffled
+from r0.data.hashes import hash_key, mix, shuffled
 from r0.data.labelled import Labelled, LabelledKind
 
-LONG = 100  # characters; shorter documents are never put in another order
+LONG = 100  # characters; shorter documents are never shuffled
 _THIRDS = 3
 
 
 class Shape(StrEnum):
-    """What an example of a loss is."""
+    """The shape of a loss's examples."""
 
     PAIR = "pair"  # one document, one label
-    LIST = "list"  # train_group_size documents, as many labels
+    LIST = "list"  # train_group_size documents and labels
     SCORED = "scored"  # the same, the highest label first
     TUPLE = "tuple"  # a positive and its negatives, no labels
 
@@ -36,7 +37,7 @@ SHAPES: Mapping[str, Shape] = {
     "margin_mse": Shape.SCORED,
     "in_batch_negatives": Shape.TUPLE,
 }
-IMPOSSIBLE = -1e4  # label whose share of a softmax is 0
+IMPOSSIBLE = -1e4  # a label whose softmax weight is 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +50,37 @@ class Example:
 
 
 @dataclass
-class Left:
-    """What was left out or filled up while examples were made."""
+class ExampleCounts:
+    """Counts of what was dropped or repeated while examples were made."""
 
-    one_label: int = 0  # groups dealt from a query whose documents happened to have one label
-    repeated: int = 0  # groups filled up with documents that they or others of the query have already
-    unscored: int = 0  # documents without a score of the teacher
+    one_label: int = 0  # groups dropped because all their documents have the same label
+    repeated: int = 0  # groups filled up with documents already used for the query
+    unscored: int = 0  # documents without a teacher score
 
     def summary(self) -> str:
-        """What to tell; empty when there is nothing."""
+        """A printable summary; empty if all counts are 0."""
         said = []
         if self.one_label:
-            said.append(f"{self.one_label} groups dealt from longer lists have one label only and are left out")
+            said.append(f"{self.one_label} groups of longer lists dropped: all their documents have the same label")
         if self.repeated:
             said.append(f"{self.repeated} short groups repeat documents")
         if self.unscored:
-            said.append(f"{self.unscored} documents have no score of the teacher and are left out")
+            said.append(f"{self.unscored} documents dropped: no teacher score")
         return "; ".join(said)
 
 
 def examples(
-    found: Iterable[Labelled], kind: LabelledKind, shape: Shape, size: int, seed: int, left: Left, negatives: bool = True
+    found: Iterable[Labelled], kind: LabelledKind, shape: Shape, size: int, seed: int, left: ExampleCounts, negatives: bool = True
 ) -> Iterator[Example]:
-    """The examples of labelled documents, in their order.
+    """The training examples of labelled documents, in order.
 
     Args:
         found: labelled documents of one kind.
-        kind: theirs.
-        shape: of the loss.
-        size: documents of an example, for all shapes but pairs.
-        seed: of what is drawn.
-        left: counts what is left out and filled up.
+        kind: their kind.
+        shape: the shape the loss needs.
+        size: documents per example, for all shapes but pairs.
+        seed: of the draws.
+        left: updated with what is dropped and repeated.
         negatives: for tuples: whether each has ``size`` − 1 negatives, or none.
     """
     for one in found:
@@ -93,15 +94,15 @@ def examples(
         elif kind == LabelledKind.POSITIVES:
             yield from _with_one_positive(one, size if negatives else 1, seed, left)
         elif one.documents:
-            yield from _dealt(one, size, seed, left, shape == Shape.SCORED)
+            yield from _groups_of_one_query(one, size, seed, left, shape == Shape.SCORED)
 
 
 def target_labels(loss: str, example: Example) -> tuple[float, ...]:
-    """The labels [M] of an example as its loss wants them.
+    """The labels [M] of an example as its loss expects them.
 
-    * listwise_ce: with one positive of label 1 among labels 0 the target is that document alone; else it is the softmax of the
-      labels (a teacher's scores, or grades).
-    * pairwise_ranknet: from 0, since only gaps count.
+    * listwise_ce: if exactly one document has label 1 and all others 0, the target is that document; otherwise it is the
+      softmax of the labels (teacher scores, or grades).
+    * pairwise_ranknet: shifted to start at 0, since only differences matter.
     """
     labels = example.labels
     if loss == "listwise_ce" and set(labels) == {0.0, 1.0}:
@@ -114,9 +115,9 @@ def target_labels(loss: str, example: Example) -> tuple[float, ...]:
 
 
 def by_query(found: Iterable[Labelled]) -> list[Labelled]:
-    """Documents gathered by their query, in the order in which the queries come first.
+    """Collect documents by query, in order of each query's first occurrence.
 
-    Where there are grades, they are the labels, and a document of a query is there once: it is in many triplets.
+    If there are grades, they become the labels and each document of a query is kept once (it may occur in many triplets).
     """
     gathered: dict[str, tuple[list[str], list[float], str]] = {}
     for one in found:
@@ -133,14 +134,14 @@ def by_query(found: Iterable[Labelled]) -> list[Labelled]:
 
 
 def with_thirds_shuffled(document: str, share: float, key: int) -> str:
-    """``document``; for a ``share`` of the long ones its thirds in another order, joined by spaces.
+    """``document``; for a ``share`` of the long documents, with its thirds in another order, joined by spaces.
 
-    A document counts as long above ``LONG`` characters (RAG-Retrieval's shuffle_rate).
+    Documents longer than ``LONG`` characters are long (RAG-Retrieval's shuffle_rate).
 
     Args:
         document: the text.
         share: in [0, 1].
-        key: of the draw and of the order.
+        key: seed of the draw and of the order.
     """
     if share <= 0 or len(document) <= LONG or mix(key) >= share * 2**64:
         return document
@@ -149,10 +150,10 @@ def with_thirds_shuffled(document: str, share: float, key: int) -> str:
     return " ".join(parts[place] for place in shuffled(len(parts), key + 1))
 
 
-def _dealt(one: Labelled, size: int, seed: int, left: Left, highest_first: bool) -> Iterator[Example]:
-    """Groups of ``size`` documents of one query; the last one is filled up with documents of the query from the beginning."""
+def _groups_of_one_query(one: Labelled, size: int, seed: int, left: ExampleCounts, highest_first: bool) -> Iterator[Example]:
+    """Groups of ``size`` documents of one query; the last group is filled up with documents from the beginning."""
     count = len(one.documents)
-    order = shuffled(count, address(seed, "groups", one.query))
+    order = shuffled(count, hash_key(seed, "groups", one.query))
     for start in range(0, count, size):
         taken = order[start : start + size]
         if len(taken) < size:
@@ -167,11 +168,11 @@ def _dealt(one: Labelled, size: int, seed: int, left: Left, highest_first: bool)
         yield _example(one, taken)
 
 
-def _with_one_positive(one: Labelled, size: int, seed: int, left: Left) -> Iterator[Example]:
-    """One group a positive: it, and ``size`` − 1 negatives, which the positives of a query take in turn."""
+def _with_one_positive(one: Labelled, size: int, seed: int, left: ExampleCounts) -> Iterator[Example]:
+    """One group per positive, with ``size`` − 1 negatives; the positives of a query take the negatives in turn."""
     positives = [place for place, label in enumerate(one.labels) if label > 0]
     others = [place for place, label in enumerate(one.labels) if label <= 0]
-    order = [others[place] for place in shuffled(len(others), address(seed, "negatives", one.query))]
+    order = [others[place] for place in shuffled(len(others), hash_key(seed, "negatives", one.query))]
     for number, positive in enumerate(positives):
         wanted = range(number * (size - 1), (number + 1) * (size - 1))
         left.repeated += len(order) < size - 1

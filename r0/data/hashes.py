@@ -1,4 +1,4 @@
-"""Stable hashes: of query texts (for the split), of ids (for lookups) and of positions (for shuffling). Stable everywhere."""
+"""Stable hashes of query texts (for the split), of ids (for lookups) and of positions (for shuffling); equal on every machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def text_hash(text: str) -> int:
 
 
 def query_hash(query: str) -> int:
-    """Hash of a query as the split sees it: NFKC, case folded, white space collapsed ("What  is X?" is "what is x?")."""
+    """Hash of a query for the split: NFKC, case folded, white space collapsed ("What  is X?" equals "what is x?")."""
     if not query.isascii():
         query = unicodedata.normalize("NFKC", query)
     return text_hash(" ".join(query.casefold().split()))
 
 
 def mix(value: int) -> int:
-    """A 64-bit integer, well mixed (the finalizer of splitmix64; Steele et al., 2014)."""
+    """A well-mixed 64-bit integer (the finalizer of splitmix64; Steele et al., 2014)."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -47,22 +47,22 @@ def _mixed(values_N: np.ndarray) -> np.ndarray:
     return values_N ^ (values_N >> np.uint64(31))
 
 
-def address(*parts: object) -> int:
-    """64 bits that depend on nothing but the parts."""
+def hash_key(*parts: object) -> int:
+    """A 64-bit key that depends only on the parts; used as a seed for draws and shuffles."""
     return text_hash("\x1f".join(map(str, parts)))
 
 
 def shuffled(size: int, key: int) -> list[int]:
-    """A permutation of ``range(size)``, every one as likely: for short lists, where ``Shuffle`` prefers some."""
+    """A uniformly random permutation of ``range(size)``. For short lists, where ``Shuffle`` is not uniform."""
     return sorted(range(size), key=lambda element: mix(key + element))
 
 
 class Shuffle:
-    """A permutation of ``range(size)`` that needs no memory: position → element. For many elements (see ``shuffled``).
+    """A permutation of ``range(size)`` that uses no memory: position → element. For many elements (see ``shuffled``).
 
-    A Feistel network of four rounds over the next even number of bits, walked until it lands inside the range (Black & Rogaway,
-    "Ciphers with Arbitrary Finite Domains", 2002, the cycle-walking cipher). Any position costs the same, so a data order is a
-    function of (key, position), and no permutation of a million rows is kept.
+    A Feistel network of four rounds over the next even number of bits, with cycle walking until the value is in range (Black
+    & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Every position has the same cost, so the data order is a
+    function of (key, position) and no permutation of a million rows is stored.
     """
 
     def __init__(self, size: int, key: int):

@@ -1,7 +1,8 @@
-"""Rows of a JSONL file without their texts in memory: one validating pass keeps where each row is, and rows are read on demand.
+"""Rows of a JSONL file without their texts in memory: one validating pass stores the byte offset of each row; rows are read on
+demand.
 
-A row costs 21 bytes (25 in grouped files): byte offset int64, length int32, query hash uint64, flags uint8, hit number int32.
-Files of a million rows and more train this way; every line is read in full once at the start, so a bad one is found then.
+Memory: 21 bytes per row (25 in grouped files): byte offset int64, length int32, query hash uint64, flags uint8, hit number
+int32. Each line is fully parsed once at the start, so bad lines are found before training.
 """
 
 from __future__ import annotations
@@ -24,41 +25,43 @@ RELEVANT, THOUGHT, UNJUDGED = 1, 2, 4  # bits of a row's flags
 
 
 class Rows(Protocol):
-    """Tasks by row number. ``flags_N`` is uint8 [rows], bits ``RELEVANT``, ``THOUGHT`` and ``UNJUDGED``; ``bad`` are the lines
-    left out."""
+    """Tasks by row number. ``flags_N`` is uint8 [rows] with the bits ``RELEVANT``, ``THOUGHT`` and ``UNJUDGED``; ``bad`` holds
+    the skipped lines.
+    """
 
     name: str
     flags_N: np.ndarray
     bad: BadLines
-    unjudged: int  # candidates without a judgement, taken as not relevant
+    unjudged: int  # candidates without a judgement, treated as not relevant
 
     def __len__(self) -> int: ...
 
     def query_hashes(self) -> np.ndarray:
-        """Hash of each row's normalised query: uint64 [rows]."""
+        """Hash of each row's normalized query: uint64 [rows]."""
         ...
 
     def task(self, row: int) -> Task:
-        """Row number ``row``; its number is the ``task_id``."""
+        """The task of row ``row``, whose number is the ``task_id``."""
         ...
 
 
 class FileRows:
-    """Lines of a file by offset and length. Safe to fork and to pickle: reads carry their own position, handles stay behind.
+    """Lines of a file by offset and length. Safe to fork and pickle: reads are positioned (pread), and the handle is not
+    pickled.
 
     Raises:
-        UserError: the file is packed; on reading, it is gone or is no longer what was indexed.
+        UserError: the file is gzipped; on reading, the file is missing or has changed since it was indexed.
     """
 
     def __init__(self, path: Path):
         if path.name.endswith(PACKED):
-            raise UserError(f"{path}: is packed, and its rows are read where they stand; unpack it first with `gunzip -k {path}`")
+            raise UserError(f"{path}: is gzipped, but its rows are read at random; unpack it first with `gunzip -k {path}`")
         self.path = path.resolve()
         self._print = _fingerprint(self.path)
         self._fd: int | None = None
 
     def row(self, offset: int, length: int) -> Row:
-        """The object that begins at byte ``offset``."""
+        """The object at byte ``offset``."""
         if self._fd is None:
             self._fd = self._open()
         try:
@@ -67,8 +70,10 @@ class FileRows:
             raise self.changed() from None
 
     def changed(self) -> UserError:
-        """The error for a file that is no longer what was indexed."""
-        return UserError(f"{self.path}: the file changed or went away during the run; start again, and leave the file as it is")
+        """The error for a file that changed since it was indexed."""
+        return UserError(
+            f"{self.path}: the file was changed or removed during the run; restart the run and do not modify the file"
+        )
 
     def _open(self) -> int:
         try:
@@ -92,16 +97,16 @@ def _fingerprint(path: Path) -> tuple[int, int]:
 
 
 def no_rows(path: Path, bad: BadLines) -> UserError:
-    """The error for a file without a good row."""
-    left_out = f" ({bad.count} bad lines left out, the first: {bad.first[0]})" if bad.count else ""
-    return UserError(f"{path}: no rows in it{left_out}; give a file with at least one good row of tasks")
+    """The error for a file without a valid row."""
+    skipped = f" ({bad.count} bad lines skipped, the first: {bad.first[0]})" if bad.count else ""
+    return UserError(f"{path}: contains no rows{skipped}; give a file with at least one valid row of tasks")
 
 
 class JsonlRows:
-    """Pointwise or grouped rows of a JSONL file, or a raw log; each hit of a grouped row, each document of a log is one task.
+    """Pointwise or grouped rows of a JSONL file, or a raw log; each hit of a grouped row and each document of a log is one task.
 
     Raises:
-        UserError: the file cannot be used, has a bad line (where those are not skipped), or has no row.
+        UserError: the file cannot be used, has a bad line (that is not skipped), or has no row.
     """
 
     def __init__(self, path: Path, kind: DataKind, rule: LabelRule, skip_bad: bool = False):
@@ -160,6 +165,6 @@ class JsonlRows:
         return pair
 
     def nbytes(self) -> int:
-        """Bytes that the index holds in memory."""
+        """Memory used by the index, in bytes."""
         arrays = (self._offsets_N, self._lengths_N, self._hits_N, self._hashes_N, self.flags_N)
         return sum(values.nbytes for values in arrays if values is not None)

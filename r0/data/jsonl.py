@@ -1,9 +1,9 @@
-"""Strict JSON lines: one object a line, UTF-8, and nothing that ``json.loads`` lets pass in silence.
+"""Strict JSON lines: one object per line, UTF-8, without the leniency of ``json.loads``.
 
-Refused, each as ``file:line: reason``: bytes that are not UTF-8, text that is not JSON, NaN, Infinity and numbers too large for
-a float, lone surrogates, duplicate keys, a line that is no object, a line longer than ``MAX_LINE_BYTES``. Blank lines are passed
-over and a byte-order mark at the start of the file is ignored. Lines are counted from 1. A file whose name ends in ``.gz`` is
-unpacked on the way, never as a whole.
+Refused, each as ``file:line: reason``: bytes that are not UTF-8, text that is not JSON, NaN, Infinity, numbers too large for
+a float, lone surrogates, duplicate keys, lines that are not objects, lines longer than ``MAX_LINE_BYTES``. Blank lines are
+skipped, and a byte-order mark at the start of the file is ignored. Lines are numbered from 1. Files whose names end in
+``.gz`` are decompressed while reading.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ _Raw = tuple[int, bytes | None, int]
 
 
 class BadLine(ValueError):
-    """What is wrong with one line, without its place."""
+    """What is wrong with a line, without its location."""
 
 
 @dataclass(slots=True)
 class BadLines:
-    """Lines left out. With ``skip=False`` the first one raises; with ``skip=True`` they are counted and the first few listed."""
+    """Bad lines. With ``skip=False`` the first one raises; with ``skip=True`` they are counted and the first few are listed."""
 
     skip: bool = False
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def refuse(self, path: Path, number: int, reason: str) -> None:
-        """Take a bad line.
+        """Record a bad line.
 
         Raises:
             UserError: bad lines are not skipped.
         """
         message = f"{path}:{number}: {reason}"
         if not self.skip:
-            raise UserError(f"{message}; mend the line, or leave bad lines out with skip_bad=true")
+            raise UserError(f"{message}; correct the line, or skip bad lines with skip_bad=true")
         self.count += 1
         if len(self.first) < _LISTED:
             self.first.append(message)
 
     def summary(self) -> str:
-        """The count and the first of them, one a line; empty when there are none."""
+        """The count and the first bad lines, one per line; empty if there are none."""
         if not self.count:
             return ""
         more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
-        return "\n".join([f"{self.count} bad lines left out:", *(f"  {message}" for message in self.first), *more])
+        return "\n".join([f"{self.count} bad lines skipped:", *(f"  {message}" for message in self.first), *more])
 
 
 class Line(NamedTuple):
-    """One line that is not blank: its number (from 1), where its bytes begin (unpacked), how many they are, and the object."""
+    """A line that is not blank: its number (from 1), its byte offset (after decompression), its length in bytes, its object."""
 
     number: int
     offset: int
@@ -73,10 +73,10 @@ class Line(NamedTuple):
 
 
 def readable_file(path: Path, what: str) -> Path:
-    """``path``, if it is a file that can be read and is not empty.
+    """Return ``path`` if it is a readable file that is not empty.
 
     Raises:
-        UserError: it is not; the message says so with ``what`` it should be.
+        UserError: it is not; ``what`` says in the message what is expected.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a directory; give {what}")
@@ -91,13 +91,13 @@ def readable_file(path: Path, what: str) -> Path:
     return path
 
 
-def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str] = ()) -> Iterator[Line]:
-    """The lines of a file as objects, in order; bad ones go to ``bad``. ``title`` shows the progress of a long pass.
+def read_lines(path: Path, bad: BadLines, title: str = "", list_keys: Sequence[str] = ()) -> Iterator[Line]:
+    """The lines of a file as objects, in order; bad lines go to ``bad``. ``title``: shown with the progress of a long pass.
 
-    A line may be a list too where ``listed`` names its elements, in their order.
+    With ``list_keys`` a line may also be a list; ``list_keys`` names its elements in order.
 
     Raises:
-        UserError: a bad line, where ``bad`` does not skip them; or the file cannot be read, or unpacked.
+        UserError: a bad line that ``bad`` does not skip; or the file cannot be read or decompressed.
     """
     with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
         packed = path.name.endswith(PACKED)
@@ -111,7 +111,7 @@ def read_lines(path: Path, bad: BadLines, title: str = "", listed: Sequence[str]
             try:
                 if raw is None:
                     raise BadLine(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
-                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw, listed))
+                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw, list_keys))
             except BadLine as error:
                 bad.refuse(path, number, str(error))
 
@@ -124,21 +124,23 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _unpacked(path: Path, lines: Iterator[_Raw]) -> Iterator[_Raw]:
-    """``lines`` of a file that may be packed.
+    """``lines`` of a file that may be gzipped.
 
     Raises:
-        UserError: it is damaged, cut off, or not packed at all.
+        UserError: the file is damaged, truncated, or not gzipped.
     """
     try:
         yield from lines
     except (OSError, EOFError, zlib.error) as error:
         if not path.name.endswith(PACKED):
             raise
-        raise UserError(f"{path}: cannot be unpacked as gzip ({error}); get the file again, or unpack it yourself") from None
+        raise UserError(
+            f"{path}: cannot be decompressed as gzip ({error}); download the file again, or decompress it yourself"
+        ) from None
 
 
 def _raw_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[_Raw]:
-    """(number, bytes or None where too long, length in bytes) of every line; never holds more than ``MAX_LINE_BYTES``."""
+    """(number, bytes or None if too long, length in bytes) of each line; never holds more than ``MAX_LINE_BYTES``."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -151,8 +153,8 @@ def _raw_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[_Raw]:
         yield number, None, length + len(rest)
 
 
-def parse(raw: bytes, listed: Sequence[str] = ()) -> Row:
-    """One line's object; or its list, whose elements ``listed`` names.
+def parse(raw: bytes, list_keys: Sequence[str] = ()) -> Row:
+    """Parse one line into an object; a list is converted with ``list_keys``.
 
     Raises:
         BadLine: the line is refused (see the module).
@@ -163,20 +165,20 @@ def parse(raw: bytes, listed: Sequence[str] = ()) -> Row:
         raise BadLine(f"not UTF-8 at byte {error.start + 1}") from None
     try:
         row = _DECODER.decode(text)
-        if "\\u" in text:  # only an escape can make a surrogate; strict UTF-8 has none
+        if "\\u" in text:  # only an escape sequence can produce a surrogate
             _refuse_surrogates(row)
     except BadLine:
         raise
     except json.JSONDecodeError as error:
         raise BadLine(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise BadLine("not usable: nested too deeply") from None
+        raise BadLine("nested too deeply") from None
     except ValueError:  # an integer with thousands of digits
         raise BadLine("a number has too many digits") from None
-    if listed and isinstance(row, list) and len(row) == len(listed):
-        row = dict(zip(listed, row, strict=True))
+    if list_keys and isinstance(row, list) and len(row) == len(list_keys):
+        row = dict(zip(list_keys, row, strict=True))
     if not isinstance(row, dict):
-        wanted = f"an object, nor a list of {', '.join(listed)}" if listed else "an object"
+        wanted = f"an object, nor a list of {', '.join(list_keys)}" if list_keys else "an object"
         raise BadLine(f"not {wanted} but {_kind(row)}")
     return row
 
@@ -198,7 +200,7 @@ def _unique(pairs: list[tuple[str, object]]) -> Row:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise BadLine(f"the key {shown(key)} is there twice")
+                raise BadLine(f"the key {shown(key)} occurs twice")
             seen.add(key)
     return row
 
@@ -211,7 +213,7 @@ def _refuse_surrogates(value: object) -> None:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise BadLine(f"a lone surrogate \\u{ord(value[error.start]):04x} is no character") from None
+            raise BadLine(f"the lone surrogate \\u{ord(value[error.start]):04x} is not a character") from None
     elif isinstance(value, dict):
         for key, inner in value.items():
             _refuse_surrogates(key)
@@ -222,7 +224,7 @@ def _refuse_surrogates(value: object) -> None:
 
 
 def shown(value: object) -> str:
-    """A value for a message: quoted, without control characters, and short."""
+    """A value quoted for a message, without control characters, and shortened."""
     text = json.dumps(value, ensure_ascii=False)
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
@@ -238,10 +240,10 @@ def _kind(value: object) -> str:
 
 
 def text_of(row: Row, key: str, where: str = "", blank: bool = False) -> str:
-    """The string at ``key``; ``where`` names an inner object in messages; ``blank`` allows one without any letters.
+    """The string at ``key``. ``where`` names an inner object in messages; ``blank`` allows a string without visible characters.
 
     Raises:
-        BadLine: missing, not a string, or blank where that is not allowed.
+        BadLine: the value is missing, not a string, or blank although that is not allowed.
     """
     value = _value(row, key, where)
     if not isinstance(value, str):
@@ -255,7 +257,7 @@ def number_of(row: Row, key: str, where: str = "") -> float:
     """The finite number at ``key``.
 
     Raises:
-        BadLine: missing or not a number (true and false are none).
+        BadLine: the value is missing or not a number (booleans are not numbers).
     """
     value = _value(row, key, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -269,7 +271,7 @@ def objects_of(row: Row, key: str) -> list[Row]:
     """The list of objects at ``key``.
 
     Raises:
-        BadLine: missing, not a list, or an element that is no object.
+        BadLine: the value is missing, not a list, or has an element that is not an object.
     """
     value = _value(row, key, "")
     if not isinstance(value, list):

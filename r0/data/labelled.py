@@ -1,16 +1,16 @@
-"""Labelled documents for supervised fine-tuning: what is valid in a line, and which kind of lines a file holds.
+"""Labelled documents for supervised fine-tuning: the formats of a line, and detection of a file's format.
 
-* pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` become 0 to 1.
-* grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, of two hits and two different labels at least.
-* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``; also under the names ``pos`` and
-  ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have the label 1, negatives 0.
-* triplets: ``{"query", "positive", "negative", "score_diff"}``, the difference of a teacher's scores (``r0.distill.triplets``).
-  The two documents have the labels score_diff and 0.
-* scored: groups with a teacher's scores (``r0.data.scored``), which are the labels. Hits without one are left out and counted.
+* pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` are scaled to 0 to
+  1.
+* grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, with at least two hits and two different labels.
+* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``, also with the names ``pos``
+  and ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have label 1, negatives label 0.
+* triplets: ``{"query", "positive", "negative", "score_diff"}`` with the difference of a teacher's scores
+  (``r0.distill.triplets``). The two documents have the labels score_diff and 0.
+* scored: groups with a teacher's scores (``r0.data.scored``), which become the labels. Hits without a score are dropped and
+  counted.
 
-Of triplets and scored groups what the data itself says stands in ``grades``, for validation.
-
-Other fields are passed over.
+For triplets and scored groups ``grades`` holds the labels of the data, for validation. Other fields are ignored.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from r0.errors import UserError
 from r0.records import Form
 
 BUILTIN = "builtin"
-BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # of a list of the built-in task, and its highest grade
-LISTED = ("query", "positives", "negatives")  # what the elements of a line that is a list are
-POSITIVES, NEGATIVES = ("positives", "pos", "positive"), ("negatives", "neg", "negative")  # names of the lists
+BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # documents per list of the built-in task, and its highest grade
+LISTED = ("query", "positives", "negatives")  # the elements of a line that is a list
+POSITIVES, NEGATIVES = ("positives", "pos", "positive"), ("negatives", "neg", "negative")  # accepted key names
 
 
 class LabelledKind(StrEnum):
-    """What the lines of a file are."""
+    """The format of a file's lines."""
 
     POINTWISE = "pointwise"
     GROUPED = "grouped"
@@ -45,9 +45,10 @@ class LabelledKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A query with documents [N] and their labels [N]; ``place`` is where it was read (file:line).
+    """A query with documents [N] and their labels [N]; ``place`` is its location (file:line).
 
-    Where labels are a teacher's, ``grades`` [N] are the data's own, and ``unscored`` documents had no label.
+    If the labels come from a teacher, ``grades`` [N] are the labels of the data, and ``unscored`` is the number of documents
+    without a score.
     """
 
     query: str
@@ -60,7 +61,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class LabelBounds:
-    """The labels that a file may have. Of rows they become 0 to 1; in groups they stay as they are."""
+    """The allowed labels. Labels of pointwise rows are scaled to 0 to 1; labels in groups are kept."""
 
     least: float | None = None
     most: float | None = None
@@ -75,10 +76,10 @@ class LabelBounds:
         return least, (max(1.0, least + 1.0) if self.most is None else self.most)
 
     def scaled(self, label: float) -> float:
-        """A row's label in [0, 1].
+        """A row's label scaled to [0, 1].
 
         Raises:
-            BadLine: it is outside the bounds.
+            BadLine: the label is outside the bounds.
         """
         least, most = self._of_rows()
         if not least <= label <= most:
@@ -86,22 +87,22 @@ class LabelBounds:
         return (label - least) / (most - least)
 
     def checked(self, label: float, where: str) -> float:
-        """A hit's label as it is.
+        """A hit's label, unchanged.
 
         Raises:
-            BadLine: it is outside the bounds that were declared.
+            BadLine: the label is outside the declared bounds.
         """
         if (self.least is not None and label < self.least) or (self.most is not None and label > self.most):
             bounds = " to ".join("…" if bound is None else f"{bound:g}" for bound in (self.least, self.most))
-            raise BadLine(f"{where}the label {label:g} is outside {bounds}; mend it, or min_label= and max_label=")
+            raise BadLine(f"{where}the label {label:g} is outside {bounds}; correct it, or min_label= and max_label=")
         return label
 
 
 def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
-    """What a line holds.
+    """Parse a line.
 
     Raises:
-        BadLine: a field is missing or wrong, there are too few documents, or they have one label only.
+        BadLine: a field is missing or invalid, there are too few documents, or all labels are equal.
     """
     query = text_of(row, "query")
     if kind == LabelledKind.POINTWISE:
@@ -109,7 +110,7 @@ def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
     if kind == LabelledKind.POSITIVES:
         positives, negatives = _texts(row, POSITIVES), _texts(row, NEGATIVES)
         if not positives:
-            raise BadLine("there is no positive; a query without one teaches nothing, leave it out")
+            raise BadLine("there is no positive; remove the query, since nothing can be learned from it")
         return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
     if kind == LabelledKind.TRIPLETS:
         documents = text_of(row, "positive"), text_of(row, "negative")
@@ -118,22 +119,22 @@ def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
         return _of_scored(scored_list(row))
     hits = objects_of(row, "hits")
     if len(hits) < 2:
-        raise BadLine(f"{len(hits)} of at least 2 hits; a group needs documents to compare, leave it out or use pointwise rows")
+        raise BadLine(f"{len(hits)} of at least 2 hits; remove the group, or use pointwise rows")
     found = []
     for index, hit in enumerate(hits):
         where = f"hits[{index}]: "
         found.append((_document(hit, where), bounds.checked(number_of(hit, "label", where), where)))
     documents, labels = zip(*found, strict=True)
     if len(set(labels)) == 1:
-        raise BadLine(f"all {len(hits)} hits have the label {labels[0]:g}, so that nothing orders them; leave the group out")
+        raise BadLine(f"all {len(hits)} hits have the label {labels[0]:g}, so there is no order to learn; remove the group")
     return Labelled(query, documents, labels)
 
 
 def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadLines, title: str = "") -> Iterator[Labelled]:
-    """The lines of a file in order; bad ones go to ``bad``.
+    """The lines of a file in order; bad lines go to ``bad``.
 
     Raises:
-        UserError: the file cannot be read; a bad line, where ``bad`` does not skip them.
+        UserError: the file cannot be read, or a line is bad and ``bad`` does not skip.
     """
     for line in read_lines(path, bad, title, LISTED):
         try:
@@ -145,10 +146,10 @@ def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadL
 
 
 def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKind.GROUPED) -> LabelledKind:
-    """Which kind of lines a file holds, by its first good line; ``hits`` is what lines with hits are taken for.
+    """Detect the format of a file by its first valid line; ``hits`` is the kind of lines with hits.
 
     Raises:
-        UserError: none of them, or no line at all.
+        UserError: no known format, or no line at all.
     """
     readable_file(path, "a JSONL file of labelled documents")
     for line in read_lines(path, BadLines(skip_bad), "", LISTED):
@@ -164,14 +165,14 @@ def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKi
         if not skip_bad:
             wanted = '"query", "content", "label" (pointwise), "query", "hits" (grouped) or "query", "positives", "negatives"'
             raise UserError(f"{path}:{line.number}: not labelled documents; fields must be {wanted}, found {shown(sorted(keys))}")
-    raise UserError(f"{path}: no labelled documents in it; give a file with at least one good line")
+    raise UserError(f"{path}: contains no labelled documents; give a file with at least one valid line")
 
 
 def epoch_files(name: str) -> list[Path]:
-    """The files that ``name`` means: one, or with ``{}`` in it those with 1, 2, … in that place, one an epoch.
+    """The files named by ``name``: one file, or, if it contains ``{}``, the files with 1, 2, … in its place, one per epoch.
 
     Raises:
-        UserError: ``{}`` is in it and there is no file with 1.
+        UserError: ``{}`` is used and the file with 1 does not exist.
     """
     if "{}" not in name:
         return [Path(name).expanduser()]
@@ -179,12 +180,12 @@ def epoch_files(name: str) -> list[Path]:
     while (path := Path(name.replace("{}", str(len(found) + 1))).expanduser()).is_file():
         found.append(path)
     if not found:
-        raise UserError(f"data: there is no {path}; {{}} stands for the epochs from 1, a file each, such as `mine` writes them")
+        raise UserError(f"data: {path} does not exist; {{}} is replaced by the epoch, from 1, as in the files that `mine` writes")
     return found
 
 
 def builtin_labelled(kind: LabelledKind, seed: int, indices: range) -> Iterator[Labelled]:
-    """Lists of the built-in task in the form of ``kind``; as positives, documents of the highest grade are."""
+    """Lists of the built-in task in the format ``kind``; with positives, those are the documents of the highest grade."""
     for index in indices:
         task = builtin_list_task(index, seed, Form.PERMUTATION, BUILTIN_DOCUMENTS)
         grades, place = task.label.grades, f"{BUILTIN}:{index}"
@@ -198,22 +199,24 @@ def builtin_labelled(kind: LabelledKind, seed: int, indices: range) -> Iterator[
 
 
 class QueryPlaces:
-    """Which queries were seen, as the split of the data sees them (case and white space apart), and where first."""
+    """The queries seen (normalized as for the split of the data: case and white space are ignored), with the location of the
+    first occurrence.
+    """
 
     def __init__(self) -> None:
         self._places: dict[int, str] = {}
 
     def add(self, one: Labelled) -> None:
-        """A query is seen."""
+        """Add a query."""
         self._places.setdefault(query_hash(one.query), one.place)
 
     def place(self, query: str) -> str | None:
-        """Where ``query`` was seen first; None: it was not."""
+        """The location where ``query`` was first seen; None if it was not."""
         return self._places.get(query_hash(query))
 
 
 def _of_scored(one: ScoredList) -> Labelled:
-    """The documents that the teacher scored."""
+    """The documents that have a teacher score."""
     hits = zip(one.documents, one.scores, one.labels, strict=True)
     known = [(text, score, grade) for text, score, grade in hits if score is not None]
     documents, labels, grades = zip(*known, strict=True) if known else ((), (), ())
@@ -228,5 +231,5 @@ def _texts(row: Row, names: Sequence[str]) -> tuple[str, ...]:
     key = next((name for name in names if name in row), names[0])
     values = row.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise BadLine(f"{shown(key)} must be a list of texts that are not blank")
+        raise BadLine(f"{shown(key)} must be a list of non-blank strings")
     return tuple(values)

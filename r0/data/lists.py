@@ -1,12 +1,13 @@
-"""Lists to rank as rows: windows of the given order, shuffled, with negatives of other queries mixed in. One row is one list.
+"""Lists to rank: windows of the first-stage order, shuffled, optionally mixed with negatives from other queries. One row is one
+list.
 
-* A query with at most ``candidates`` documents is one list; a deeper one gives windows: contiguous parts of the given order that
-  hold a relevant document, ``lists_per_query`` of them, drawn by address.
-* ``random_negatives`` is the share of a list's irrelevant documents whose places are taken by documents of other queries'
-  candidates, of grade 0: never a document of the own query's candidates, nor one judged relevant for it.
-* Lists without a relevant document, and those of fewer than two documents, are dropped and counted.
-* Everything is drawn by (seed, query, place): a row is the same whenever it is read. Rows whose thought is to be imitated are
-  shown as they stand, because it speaks of their numbers: whole, in their own order, without negatives of other queries.
+* A query with at most ``candidates`` documents gives one list. Longer ones give ``lists_per_query`` windows: contiguous parts
+  of the first-stage order that contain a relevant document, drawn by seed.
+* ``random_negatives`` is the share of a list's irrelevant documents that are replaced by candidates of other queries, with
+  grade 0. A candidate of the same query, or a document judged relevant for it, is never drawn.
+* Lists without a relevant document and lists of fewer than two documents are dropped and counted.
+* All draws depend only on (seed, query, place), so a row is the same whenever it is read. Rows with a thought to imitate are
+  shown unchanged (complete, in their own order, without other negatives), because the thought refers to documents by number.
 
 Array names end in Q for queries, N for candidates, R for rows.
 """
@@ -18,39 +19,39 @@ from array import array
 import numpy as np
 
 from r0.config.lists import ListSourceKeys
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.data.index import RELEVANT, THOUGHT
 from r0.data.jsonl import BadLine, Row
-from r0.data.pools import Pool
+from r0.data.pools import CandidatePool
 from r0.data.readers import list_thought
 from r0.errors import UserError
 from r0.records import Form, ListLabel, ListwiseTask
 
-_TRIES = 64  # draws of a negative before the document that it should replace stays
+_TRIES = 64  # attempts to draw a valid negative; after that the original document is kept
 
 
 class ListRows:
     """The lists of a pool.
 
     Args:
-        pool: queries and candidates. Lists with a thought are no deeper than ``candidates`` (``ThoughtCheck``).
-        keys: how lists are put together.
-        form: what is answered.
+        pool: queries and candidates. Lists with a thought have at most ``candidates`` documents (``ThoughtCheck``).
+        keys: how lists are built.
+        form: the answer form.
         threshold: grades of at least this are relevant.
         seed: of windows, negatives and shuffles.
-        spread: drop lists whose documents all have the same grade, too.
+        spread: also drop lists whose documents all have the same grade.
 
     Raises:
-        UserError: no list is left, or negatives are asked for and there is no other query.
+        UserError: no list is left, or negatives are requested but there is no other query.
     """
 
-    def __init__(self, pool: Pool, keys: ListSourceKeys, form: Form, threshold: float, seed: int, spread: bool = False):
+    def __init__(self, pool: CandidatePool, keys: ListSourceKeys, form: Form, threshold: float, seed: int, spread: bool = False):
         self.name, self.bad = pool.name, pool.bad
         self._pool, self._form, self._threshold, self._seed = pool, form, threshold, seed
         self._size, self._negatives = keys.candidates, keys.random_negatives
         self.unjudged = int(np.isnan(pool.grades_N).sum())
         if self._negatives and len(np.unique(pool.hashes_Q)) < 2:
-            raise UserError(f"random_negatives: {pool.name} has one query and no other to draw from; use random_negatives=0")
+            raise UserError(f"random_negatives: {pool.name} has only one query, so there are no others; use random_negatives=0")
         sizes_Q, grades_N, self.one_grade = np.diff(pool.starts_Q1), np.nan_to_num(pool.grades_N), 0
         before_N1 = np.append(0, np.cumsum(pool.grades_N >= threshold))  # NaN, without a judgement, is not relevant
         relevant_Q = np.diff(before_N1[pool.starts_Q1]) > 0
@@ -68,7 +69,7 @@ class ListRows:
             starts.extend(sorted(windows))
         if not queries:
             dropped = "; ".join(self.notes())
-            raise UserError(f"data: no list is left of {pool.name}: {dropped}; check relevance_threshold and the judgements")
+            raise UserError(f"data: all lists of {pool.name} were dropped: {dropped}; check relevance_threshold and judgements")
         self._query_R, self._start_R = np.frombuffer(queries, np.int32), np.frombuffer(starts, np.int32)
         self.flags_N = RELEVANT | THOUGHT * pool.thoughts_Q[self._query_R].astype(np.uint8)
 
@@ -76,20 +77,20 @@ class ListRows:
         return len(self._query_R)
 
     def notes(self) -> list[str]:
-        """What was dropped, in words."""
+        """Messages about what was dropped."""
         parts = []
         if self.no_relevant:
-            parts.append(f"{self.no_relevant} lists without a relevant document are dropped")
+            parts.append(f"{self.no_relevant} lists without a relevant document dropped")
         if self.one_grade:
-            parts.append(f"{self.one_grade} lists with one label only are dropped")
+            parts.append(f"{self.one_grade} lists with only one label dropped")
         if self.too_short:
-            parts.append(f"{self.too_short} lists of fewer than 2 documents are dropped")
+            parts.append(f"{self.too_short} lists of fewer than 2 documents dropped")
         if self._pool.repeats:
-            parts.append(f"{self._pool.repeats} documents were there before in their list and are left out")
+            parts.append(f"{self._pool.repeats} repeated documents dropped from lists")
         return parts
 
     def grades(self) -> np.ndarray:
-        """float64: of all judged candidates."""
+        """float64: the grades of all judged candidates."""
         return self._pool.grades_N[~np.isnan(self._pool.grades_N)]
 
     def query_hashes(self) -> np.ndarray:
@@ -97,7 +98,7 @@ class ListRows:
         return self._pool.hashes_Q[self._query_R]
 
     def nbytes(self) -> int:
-        """Bytes that the index holds in memory."""
+        """Memory used by the index, in bytes."""
         return self._query_R.nbytes + self._start_R.nbytes + self.flags_N.nbytes + self._pool.nbytes()
 
     def task(self, row: int) -> ListwiseTask:
@@ -111,35 +112,37 @@ class ListRows:
         candidates = list(range(first + start, stop))[: self._size]
         thought = bool(self.flags_N[row] & THOUGHT)
         grades = np.nan_to_num(self._pool.grades_N[candidates]).tolist()
-        key = address("list", self._seed, int(self._pool.hashes_Q[query]), start)
+        key = hash_key("list", self._seed, int(self._pool.hashes_Q[query]), start)
         if self._negatives and not thought:
             self._mix(query, candidates, grades, key)
         order = list(range(len(candidates))) if thought else shuffled(len(candidates), key)
         given = sorted(range(len(order)), key=order.__getitem__)
         label = ListLabel(tuple(grades[place] for place in order), tuple(given), self._threshold)
-        together = sorted(candidates)  # those of one line of a file are read at once
+        together = sorted(candidates)  # so that candidates on one line of a file are read together
         texts = dict(zip(together, self._pool.texts(together), strict=True))
         documents = tuple(texts[candidates[place]] for place in order)
         think, answer = self._pool.thought(query) if thought else ("", "")
         return ListwiseTask(row, self._pool.query(query), documents, label, self._form, think, answer)
 
     def _windows(self, query: int, before_n1: np.ndarray) -> list[int]:
-        """Where lists of a deep query can begin in its given order, shuffled; ``before_n1`` counts the relevant from above."""
+        """Possible window starts of a long query in its first-stage order, shuffled; ``before_n1`` is the cumulative count of
+        relevant documents.
+        """
         holding = np.flatnonzero(before_n1[self._size :] > before_n1[: -self._size])
-        return [int(holding[i]) for i in shuffled(len(holding), address("windows", self._seed, int(self._pool.hashes_Q[query])))]
+        return [int(holding[i]) for i in shuffled(len(holding), hash_key("windows", self._seed, int(self._pool.hashes_Q[query])))]
 
     def _mix(self, query: int, candidates: list[int], grades: list[float], key: int) -> None:
-        """Put negatives of other queries in place of irrelevant candidates (numbers of the pool, in the given order)."""
+        """Replace irrelevant candidates (pool indices, in first-stage order) by negatives from other queries."""
         pool = self._pool
-        same = set(np.flatnonzero(pool.hashes_Q == pool.hashes_Q[query]).tolist())  # the same query may have several lists
+        same = set(np.flatnonzero(pool.hashes_Q == pool.hashes_Q[query]).tolist())  # one query may have several lists
         taken: set[int] = set()
         for one in same:
             taken.update(pool.identities_N[pool.starts_Q1[one] : pool.starts_Q1[one + 1]].tolist())
         irrelevant = [place for place, grade in enumerate(grades) if grade < self._threshold]
-        chosen = shuffled(len(irrelevant), address("places", key))[: round(self._negatives * len(irrelevant))]
+        chosen = shuffled(len(irrelevant), hash_key("places", key))[: round(self._negatives * len(irrelevant))]
         for place in sorted(irrelevant[index] for index in chosen):
             for attempt in range(_TRIES):
-                drawn = address("negative", key, place, attempt) % len(pool.grades_N)
+                drawn = hash_key("negative", key, place, attempt) % len(pool.grades_N)
                 identity = int(pool.identities_N[drawn])
                 if identity in taken or any(pool.judged_relevant(one, drawn) for one in same):
                     continue
@@ -149,7 +152,7 @@ class ListRows:
 
 
 class ThoughtCheck:
-    """Refuses grouped rows to imitate whose list is too long to be shown whole, or whose answer is not of the asked form."""
+    """Refuses rows to imitate whose list is too long to be shown whole, or whose answer is not of the requested form."""
 
     def __init__(self, form: Form, most: int):
         self._form, self._most = form, most
@@ -158,13 +161,13 @@ class ThoughtCheck:
         """Check a row of ``size`` hits.
 
         Raises:
-            BadLine: it is refused.
+            BadLine: the row is invalid.
         """
         from r0.text.answers import read_strict
 
         if size > self._most:
-            remedy = "its thought numbers them all, so it cannot be cut; raise candidates="
+            remedy = "its thought refers to all of them, so it cannot be cut; raise candidates="
             raise BadLine(f"the list has {size} documents, more than candidates={self._most}, and {remedy}")
         answer = list_thought(row)[1]
         if answer and (wrong := read_strict(answer, self._form, size).violations):
-            raise BadLine(f'"answer" is no answer of the form {self._form} for {size} documents: {", ".join(sorted(wrong))}')
+            raise BadLine(f'"answer" is not an answer of the form {self._form} for {size} documents: {", ".join(sorted(wrong))}')

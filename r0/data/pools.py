@@ -1,7 +1,7 @@
-"""What lists are made of: queries with their candidates in the given order, without texts in memory. Here: of BEIR folders.
+"""Queries with their candidates in first-stage order, without texts in memory; here from BEIR folders.
 
-Candidates are numbered through, query by query. One costs 12 bytes in memory, each document and query of the run 12 and 41 more.
-Where negatives are drawn from other queries, what tells documents apart costs another 8 a candidate.
+Candidates are numbered consecutively, query by query. Memory: 12 bytes per candidate, 12 per document and 41 per query of the
+run, and 8 more per candidate where negatives are drawn from other queries.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from r0.data.trec import Judgements
 _NONE_Q = np.zeros(0, np.uint64)
 
 
-class Pool(ABC):
+class CandidatePool(ABC):
     """Q queries and their N candidates.
 
-    ``starts_Q1`` [Q + 1] int64: candidates ``starts_Q1[q]`` to ``starts_Q1[q + 1] − 1`` are query q's, best first; ``hashes_Q``
-    uint64: of the normalised query; ``thoughts_Q`` bool: whether there is a thought to imitate; ``grades_N`` float64: NaN without
-    a judgement; ``identities_N`` uint64: equal for the same document, empty where ``apart`` was not asked for.
+    ``starts_Q1`` [Q + 1] int64: query q has the candidates ``starts_Q1[q]`` to ``starts_Q1[q + 1] − 1``, best first.
+    ``hashes_Q`` uint64: hash of the normalized query. ``thoughts_Q`` bool: whether there is a thought to imitate.
+    ``grades_N`` float64: NaN without a judgement. ``identities_N`` uint64: equal for the same document; empty unless
+    identities were requested.
     """
 
     name: str
@@ -36,8 +37,8 @@ class Pool(ABC):
     thoughts_Q: np.ndarray
     grades_N: np.ndarray
     identities_N = _NONE_Q
-    repeats = 0  # documents that were there before in the same list
-    _query_ids_Q = _NONE_Q  # hashes, where there are judgements by ids
+    repeats = 0  # documents dropped because they occur earlier in the same list
+    _query_ids_Q = _NONE_Q  # hashes, if there are judgements by id
     _positive = Judgements(_NONE_Q, np.zeros(0))
 
     @abstractmethod
@@ -53,11 +54,11 @@ class Pool(ABC):
         """
 
     def thought(self, query: int) -> tuple[str, str]:
-        """(thought, answer) to imitate, of a query with a thought."""
+        """(thought, answer) to imitate, for a query with a thought."""
         raise KeyError(query)
 
     def judged_relevant(self, query: int, candidate: int) -> bool:
-        """Whether the document of ``candidate``, which may be another query's, has a grade above 0 for ``query``."""
+        """Whether the document of ``candidate`` (possibly of another query) has a grade above 0 for ``query``."""
         if not len(self._positive.pairs):
             return False
         pair = pair_hash(int(self._query_ids_Q[query]), int(self.identities_N[candidate]))
@@ -65,23 +66,23 @@ class Pool(ABC):
         return at < len(self._positive.pairs) and int(self._positive.pairs[at]) == pair
 
     def query_of(self, candidate: int) -> int:
-        """The query that a candidate belongs to."""
+        """The query of a candidate."""
         return int(np.searchsorted(self.starts_Q1, candidate, "right")) - 1
 
     def nbytes(self) -> int:
-        """Bytes that the arrays hold in memory."""
+        """Memory used by the arrays, in bytes."""
         own = sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
         return own + sum(values.nbytes for values in self._positive)
 
 
-class BeirPool(Pool):
+class BeirPool(CandidatePool):
     """The candidates of a run, from a BEIR folder.
 
     Raises:
         UserError: as ``read_candidates``.
     """
 
-    def __init__(self, folder: Path, run: Path, qrels: str, rule: LabelRule, skip_bad: bool, apart: bool = False):
+    def __init__(self, folder: Path, run: Path, qrels: str, rule: LabelRule, skip_bad: bool, with_identities: bool = False):
         self.name = str(folder)
         self.bad = BadLines(skip_bad)
         found = read_candidates(folder, run, qrels, rule, self.bad, ordered=True)
@@ -91,7 +92,7 @@ class BeirPool(Pool):
         self._queries, self._documents = found.queries, found.documents
         self.hashes_Q, self.grades_N = found.queries.hashes[self._query_at_Q], found.grades_N
         self.thoughts_Q = np.zeros(len(first_Q), bool)
-        if apart:
+        if with_identities:
             self.identities_N, self._query_ids_Q = found.document_ids_N, found.query_ids_N[first_Q]
             self._positive = found.judgements.positive()
 
@@ -104,5 +105,5 @@ class BeirPool(Pool):
         return [self._documents[int(self._document_at_N[candidate])] for candidate in candidates]
 
     def nbytes(self) -> int:
-        """Bytes that the arrays hold in memory."""
+        """Memory used by the arrays, in bytes."""
         return super().nbytes() + self._queries.nbytes() + self._documents.nbytes()

@@ -1,4 +1,4 @@
-"""Progress of long passes over files: one live bar on a terminal, now and then a plain line elsewhere. All on standard error."""
+"""Progress of long passes over files, on standard error: a live bar on a terminal, otherwise a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _PLAIN_EVERY_S = 10.0
-_SMALL = 4 << 20  # below this many units nothing is worth showing
+_SMALL = 4 << 20  # smaller totals are not shown
 _STEP = 1 << 18
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that takes how many units (bytes) more are done. Silent without a title and for small totals."""
+    """Yields a function to call with the number of units (bytes) completed since the last call. Silent without a title and for
+    small totals.
+    """
     if not title or total < _SMALL:
         yield lambda done: None
     elif sys.stderr.isatty():
@@ -37,7 +39,7 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             nonlocal waiting
             waiting += done
-            if waiting >= _STEP:  # a line is far too small to be worth a call
+            if waiting >= _STEP:  # updating the bar for every line would be slow
                 bar.advance(task, waiting)
                 waiting = 0
 
@@ -45,7 +47,7 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 class _Lines:
-    """A plain line every few seconds."""
+    """Prints a plain line every few seconds."""
 
     def __init__(self, title: str, total: int):
         self._title, self._total, self._done = title, total, 0

@@ -1,11 +1,11 @@
-"""The rows of a JSONL file of tasks: what makes a pointwise or a grouped row valid, and which of the two a file holds.
+"""Parses the rows of a JSONL file of tasks, and detects the kind of a file.
 
-Pointwise: ``{"query", "document", "label"}`` and, where there is a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
-``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}`` and, for lists, ``"think"`` and ``"answer"`` to imitate;
-they number the hits from 1. rank_llm requests: see ``r0.data.requests``. Other fields are passed over.
+Pointwise: ``{"query", "document", "label"}`` and, for a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
+``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}`` and, for lists, ``"think"`` and ``"answer"`` to imitate,
+which number the hits from 1. rank_llm requests: see ``r0.data.requests``. Other fields are ignored.
 
-For annotation a label may be missing, and a raw log (``r0.data.convert``) is read as it is: its response is relevant, what it
-rejected is not.
+For annotation, labels are optional and a raw log (``r0.data.convert``) is accepted: its response is relevant, its rejected
+responses are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from r0.records import Answer
 
 
 class DataKind(StrEnum):
-    """What ``data=`` names."""
+    """The kind of data that ``data=`` names."""
 
     BUILTIN = "builtin"
     POINTWISE = "pointwise"
@@ -35,10 +35,10 @@ class DataKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """Which labels are allowed and which are relevant (at least ``threshold``).
+    """Which labels are allowed, and which are relevant (at least ``threshold``).
 
-    Without a declared range a label is 0 or 1; with one it is any number from ``least`` to ``most``. Where it is ``optional``
-    and missing, the grade is NaN and the document not relevant.
+    Without a declared range a label is 0 or 1; with one it is any number from ``least`` to ``most``. If labels are
+    ``optional`` and one is missing, the grade is NaN and the document counts as not relevant.
     """
 
     threshold: float = 1.0
@@ -49,10 +49,10 @@ class LabelRule:
 
     @classmethod
     def from_keys(cls, keys: SourceKeys, kind: DataKind, optional: bool = False) -> LabelRule:
-        """The rule that the configuration declares. Where judgements are a file of their own, any grade is one.
+        """The rule declared by the configuration. If judgements are in a separate file, any grade is allowed.
 
         Raises:
-            UserError: no label of the range could be relevant, or none could fail to be.
+            UserError: no label of the range would be relevant, or all would be.
         """
         least = 0.0 if keys.min_label is None else keys.min_label
         most = max(1.0, least + 1.0) if keys.max_label is None else keys.max_label
@@ -69,10 +69,10 @@ class LabelRule:
         return cls(keys.relevance_threshold, least, most, declared, optional)
 
     def grade(self, row: Row, where: str = "") -> float:
-        """The row's label.
+        """The label of a row.
 
         Raises:
-            BadLine: the label is missing, no number, or outside the range.
+            BadLine: the label is missing, not a number, or outside the range.
         """
         if self.optional and "label" not in row:
             return nan
@@ -86,7 +86,7 @@ class LabelRule:
 
 
 class Judged(NamedTuple):
-    """One (query, document) pair of a row, with its thought if it has one."""
+    """One (query, document) pair of a row, with its thought, if any."""
 
     query: str
     document: str
@@ -96,10 +96,10 @@ class Judged(NamedTuple):
 
 
 def pointwise(row: Row, rule: LabelRule) -> Judged:
-    """A pointwise row.
+    """Parse a pointwise row.
 
     Raises:
-        BadLine: a field is missing or wrong, or ``answer`` contradicts ``label``.
+        BadLine: a field is missing or invalid, or ``answer`` contradicts ``label``.
     """
     query, document = text_of(row, "query"), text_of(row, "document")
     grade = rule.grade(row)
@@ -118,7 +118,7 @@ def grouped(row: Row, rule: LabelRule) -> list[Judged]:
     """The hits of a grouped row, in order.
 
     Raises:
-        BadLine: a field is missing or wrong, or there is no hit.
+        BadLine: a field is missing or invalid, or there are no hits.
     """
     query, hits = text_of(row, "query"), objects_of(row, "hits")
     if not hits:
@@ -132,20 +132,20 @@ def grouped(row: Row, rule: LabelRule) -> list[Judged]:
 
 
 def list_thought(row: Row) -> tuple[str, str]:
-    """(thought, answer) of a grouped row, stripped; each is empty where there is none.
+    """(thought, answer) of a grouped row, stripped; empty strings if missing.
 
     Raises:
-        BadLine: one is there and no string, or the answer is blank.
+        BadLine: one of them is not a string, or the answer is blank.
     """
     think = text_of(row, "think", blank=True) if "think" in row else ""
     return think.strip(), text_of(row, "answer").strip() if "answer" in row else ""
 
 
-def logged(row: Row) -> list[Judged]:
-    """The documents of a line of a raw log: the response, then what was rejected. Their thoughts are passed over.
+def raw_log_pairs(row: Row) -> list[Judged]:
+    """The documents of a line of a raw log: the response, then the rejected ones. Their thoughts are ignored.
 
     Raises:
-        BadLine: a field is missing or wrong.
+        BadLine: a field is missing or invalid.
     """
     query, response = text_of(row, "query"), text_of(row, "response")
     rejected = enumerate(objects_of(row, "rejected_response"))
@@ -154,14 +154,15 @@ def logged(row: Row) -> list[Judged]:
 
 
 def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
-    """What a row of the given kind holds: one pair, one a hit, or one a document of the log."""
+    """The pairs of a row of the given kind: one, one per hit, or one per document of the log."""
     if kind == DataKind.RAW_LOG:
-        return logged(row)
+        return raw_log_pairs(row)
     return grouped(row, rule) if kind == DataKind.GROUPED else [pointwise(row, rule)]
 
 
 def kind_of_file(path: Path, skip_bad: bool, raw_log: bool = False) -> DataKind:
-    """Whether a JSONL file holds pointwise rows, grouped rows or requests (or, where allowed, a raw log), by its first good line.
+    """Detect by its first valid line whether a JSONL file holds pointwise rows, grouped rows, requests or (if allowed) a raw
+    log.
 
     Raises:
         UserError: none of them (a BEIR corpus, something else), or no line at all.
@@ -185,4 +186,4 @@ def kind_of_file(path: Path, skip_bad: bool, raw_log: bool = False) -> DataKind:
         )
         if not skip_bad:
             raise UserError(f"{path}:{line.number}: not a row of tasks; fields must be {wanted}, found {shown(sorted(keys))}")
-    raise UserError(f"{path}: no rows in it; give a file with at least one row of tasks")
+    raise UserError(f"{path}: contains no rows; give a file with at least one row of tasks")

@@ -1,8 +1,8 @@
-"""rank_llm requests: one query with its candidates, texts included, a line.
+"""rank_llm requests: one query with its candidates and their texts per line.
 
-``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {"contents": …}}, …]}``. Ids are strings or whole numbers.
-A document's text stands at the first of ``TEXT_KEYS`` that is there, with a ``title`` before it where there is one. The given
-order is that of the scores, as trec_eval orders them, where every candidate has one, else the order of the line.
+``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {"contents": …}}, …]}``. Ids are strings or integers. A
+document's text is the first of ``TEXT_KEYS`` present, after its ``title``, if any. If all candidates have scores, they are
+ordered by score as in trec_eval; otherwise they keep the order of the line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
 
 
 class Request(NamedTuple):
-    """A query and its N candidates in the given order. ``scores`` fall from N to 1 where not every candidate has one."""
+    """A query and its N candidates in order. ``scores`` are N down to 1 if some candidates have none."""
 
     query_id: str
     query: str
@@ -27,10 +27,10 @@ class Request(NamedTuple):
 
 
 def request(row: Row) -> Request:
-    """What a line holds.
+    """Parse a line.
 
     Raises:
-        BadLine: a field is missing or wrong, there is no candidate, or one is there twice.
+        BadLine: a field is missing or invalid, there is no candidate, or one occurs twice.
     """
     query = row.get("query")
     if not isinstance(query, dict):
@@ -38,14 +38,14 @@ def request(row: Row) -> Request:
     query_id, text = _id_of(query, "qid", "query: "), text_of(query, "text", "query: ")
     candidates = objects_of(row, "candidates")
     if not candidates:
-        raise BadLine(f'"candidates" of the query {shown(query_id)} is empty')
+        raise BadLine(f'the query {shown(query_id)} has no "candidates"')
     documents: dict[str, str] = {}
     scores: dict[str, float] = {}
     for index, candidate in enumerate(candidates):
         where = f"candidates[{index}]: "
         document_id = _id_of(candidate, "docid", where)
         if document_id in documents:
-            raise BadLine(f"{where}the document {shown(document_id)} was there before")
+            raise BadLine(f"{where}the document {shown(document_id)} occurs twice")
         documents[document_id] = _text(candidate, where)
         if candidate.get("score") is not None:
             scores[document_id] = number_of(candidate, "score", where)
@@ -70,4 +70,4 @@ def _text(candidate: Row, where: str) -> str:
         if key in document:
             title = text_of(document, "title", where, blank=True) if document.get("title") is not None else ""
             return with_title(title, text_of(document, key, where, blank=True))
-    raise BadLine(f'{where}no text in "doc"; it must stand at one of {", ".join(TEXT_KEYS)}')
+    raise BadLine(f'{where}no text in "doc"; it must have one of the fields {", ".join(TEXT_KEYS)}')

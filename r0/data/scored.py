@@ -1,7 +1,7 @@
-"""Documents with a teacher's scores: what ``distill score`` writes and what a student learns from.
+"""Documents with a teacher's scores: the output of ``distill score`` and the training data of a student.
 
-A line is a query: ``{"query", "hits": [{"content", "label", "score"}, …]}``, the hits in the order of the data. ``score`` is the
-teacher's raw logit, whatever its scale, and null where the teacher gave none. Such a file is a grouped file too.
+One query per line: ``{"query", "hits": [{"content", "label", "score"}, …]}``, with the hits in the order of the data.
+``score`` is the teacher's raw logit, in its own scale, or null if there is none. Such a file is also a valid grouped file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from r0.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class ScoredList:
-    """A query with documents [N], labels [N] and a teacher's raw scores [N], None where it gave none; ``place`` is file:line."""
+    """A query with documents [N], labels [N] and a teacher's raw scores [N] (None if missing); ``place`` is file:line."""
 
     query: str
     documents: tuple[str, ...]
@@ -35,14 +35,14 @@ def scored_row(one: ScoredList) -> Row:
 
 
 def scored_list(row: Row, place: str = "") -> ScoredList:
-    """What a line holds.
+    """Parse a line.
 
     Raises:
-        BadLine: a field is missing or wrong, or there is no hit.
+        BadLine: a field is missing or invalid, or there are no hits.
     """
     query, hits = text_of(row, "query"), objects_of(row, "hits")
     if not hits:
-        raise BadLine('"hits" is empty; leave the query out')
+        raise BadLine('"hits" is empty; remove the query')
     documents, labels, scores = [], [], []
     for index, hit in enumerate(hits):
         where = f"hits[{index}]: "
@@ -55,10 +55,10 @@ def scored_list(row: Row, place: str = "") -> ScoredList:
 
 
 def read_scored(path: Path, bad: BadLines, title: str = "") -> Iterator[ScoredList]:
-    """The lines of a file in order; bad ones go to ``bad``. ``title`` shows the progress of a long pass.
+    """The lines of a file in order; bad lines go to ``bad``. ``title``: shown with the progress of a long pass.
 
     Raises:
-        UserError: the file cannot be read, or has no good line; a bad line, where ``bad`` does not skip them.
+        UserError: the file cannot be read or has no valid line, or a line is bad and ``bad`` does not skip.
     """
     readable_file(path, "the scores.jsonl that `distill score` wrote")
     found = False
@@ -71,4 +71,4 @@ def read_scored(path: Path, bad: BadLines, title: str = "") -> Iterator[ScoredLi
         found = True
         yield one
     if not found:
-        raise UserError(f"{path}: no query with scores in it; give the scores.jsonl that `distill score` wrote")
+        raise UserError(f"{path}: contains no query with scores; give the scores.jsonl that `distill score` wrote")

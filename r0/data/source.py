@@ -1,10 +1,12 @@
-"""Tasks by step: a batch is a pure function of (seed, step, refill round), so a repeated or resumed step sees the same rows.
+"""Selects the tasks of each step. A batch is a pure function of (seed, step, refill round), so a repeated or resumed step sees
+the same rows.
 
-* Split: a query is held out when the hash of its normalised text falls below ``heldout_share``. Rows of one query are on one
-  side, and adding rows moves no query. (Where that leaves a side of two or more queries empty, it gets the query nearest to it.)
-* Order: each epoch is its own permutation of the training rows; an epoch is rows // batch_size steps.
-* ``label_sampling="balanced"``: each batch is half relevant, half not; each class is walked through in its own shuffled order.
-* Refill rounds draw rows that are in no earlier draw of the same step, as long as there are such rows.
+* Split: a query is held out if the hash of its normalized text is below ``heldout_share``. All rows of a query are on the
+  same side, and adding rows never moves a query. (If that leaves a side empty although there are two or more queries, it gets
+  the nearest query.)
+* Order: each epoch is a new permutation of the training rows; an epoch has rows // batch_size steps.
+* ``label_sampling="balanced"``: each batch is half relevant, half not; each class is traversed in its own shuffled order.
+* Refill rounds draw rows not drawn earlier in the same step, as long as there are any.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 from r0.config.commands import DataKeys, RunKeys
 from r0.config.lists import ListKeys
 from r0.data.formats import open_lists, open_rows
-from r0.data.hashes import Shuffle, address
+from r0.data.hashes import Shuffle, hash_key
 from r0.data.index import RELEVANT, THOUGHT, Rows
 from r0.data.lists import ListRows
 from r0.errors import UserError
@@ -25,15 +27,15 @@ from r0.records import Form, Task
 
 
 def open_source(keys: DataKeys, seed: int, with_thought: bool = False) -> TaskSource:
-    """The tasks that the configuration names: one document each, or lists where its answer form is one of lists.
+    """Open the tasks named by the configuration: single documents, or lists if its answer form is a list form.
 
     Args:
         keys: any configuration with the data keys.
-        seed: of the data order; for lists also of what is drawn in them, for the built-in task also of the tasks.
-        with_thought: only rows that carry a thought (warm start).
+        seed: of the data order; for lists also of their draws, for the built-in task also of the tasks.
+        with_thought: only rows with a thought (warm start).
 
     Raises:
-        UserError: the data is missing, bad, empty, or does not fit the keys.
+        UserError: the data is missing, invalid, empty, or does not fit the keys.
     """
     form = keys.form if isinstance(keys, RunKeys) else Form.YES_NO
     if form == Form.YES_NO:
@@ -43,7 +45,7 @@ def open_source(keys: DataKeys, seed: int, with_thought: bool = False) -> TaskSo
             "label_sampling: balanced is for single documents (a list holds both classes); use label_sampling=natural"
         )
     if not isinstance(keys, ListKeys):
-        raise TypeError(f"{type(keys).__name__} has an answer form of lists, and no keys of lists")
+        raise TypeError(f"{type(keys).__name__} has a list form but no list keys")
     rows = open_lists(keys, keys, form, seed, with_thought)
     return TaskSource(rows, seed, keys.heldout_share, with_thought=with_thought, unit="list")
 
@@ -54,13 +56,13 @@ class TaskSource:
     Args:
         rows: all rows.
         seed: of the order.
-        heldout_share: share of the queries (by hash) that are held out.
+        heldout_share: share of the queries (by hash) that is held out.
         balanced: each batch half relevant, half not.
-        with_thought: leave rows without a thought out of both sides; ``left_out`` counts them.
-        unit: what a row is.
+        with_thought: exclude rows without a thought from both sides; ``left_out`` counts them.
+        unit: the name of a row in messages.
 
     Raises:
-        UserError: balanced sampling with training rows of one class only; no row carries a thought where one is needed.
+        UserError: balanced sampling with training rows of only one class, or no row has a thought although one is needed.
     """
 
     def __init__(
@@ -79,9 +81,7 @@ class TaskSource:
         self.left_out = len(used_N) - int(used_N.sum())
         if with_thought and not used_N.any():
             what = "grouped rows" if unit == "list" else "rows"
-            raise UserError(
-                f"data: no {unit} of {rows.name} carries a thought to imitate; give {what} with a non-empty think field"
-            )
+            raise UserError(f"data: no {unit} of {rows.name} has a thought to imitate; give {what} with a non-empty think field")
         self._train_T = np.flatnonzero(~held_N & used_N).astype(np.int32)
         self._heldout_E = np.flatnonzero(held_N & used_N).astype(np.int32)
         self.train_queries = len(np.unique(hashes_N[self._train_T]))
@@ -97,16 +97,16 @@ class TaskSource:
             )
 
     def __len__(self) -> int:
-        """Training rows."""
+        """Number of training rows."""
         return len(self._train_T)
 
     @property
     def heldout_rows(self) -> int:
-        """Rows of held-out queries."""
+        """Number of rows of held-out queries."""
         return len(self._heldout_E)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Steps that make one pass over the training rows.
+        """Number of steps in one pass over the training rows.
 
         Raises:
             UserError: there are fewer training rows than ``batch_size``.
@@ -133,26 +133,26 @@ class TaskSource:
         if self._classes:
             return self._balanced(step, batch_size)
         epoch, place = divmod(step, self.steps_per_epoch(batch_size))
-        order = Shuffle(len(self), address("order", self.seed, epoch))
+        order = Shuffle(len(self), hash_key("order", self.seed, epoch))
         return [int(self._train_T[order[place * batch_size + index]]) for index in range(batch_size)]
 
     def _balanced(self, step: int, batch_size: int) -> list[int]:
-        """Half of each class; an odd batch has the odd row from one class and the other in turn."""
-        self.steps_per_epoch(batch_size)  # the same refusal of small data as without balancing
+        """Half of each class; in odd batches the extra row alternates between the classes."""
+        self.steps_per_epoch(batch_size)  # raises if there is too little data, as without balancing
         starts = (step * batch_size // 2, step * batch_size - step * batch_size // 2)
         ends = ((step + 1) * batch_size // 2, (step + 1) * batch_size - (step + 1) * batch_size // 2)
         found = []
         for name, rows, start, end in zip(("relevant", "other"), self._classes or (), starts, ends, strict=True):
             for index in range(start, end):
                 epoch, place = divmod(index, len(rows))
-                found.append(int(rows[Shuffle(len(rows), address("order", self.seed, name, epoch))[place]]))
-        mixed = Shuffle(len(found), address("mixed", self.seed, step))
+                found.append(int(rows[Shuffle(len(rows), hash_key("order", self.seed, name, epoch))[place]]))
+        mixed = Shuffle(len(found), hash_key("mixed", self.seed, step))
         return [found[mixed[index]] for index in range(len(found))]
 
     def _refill(self, step: int, batch_size: int, refill_round: int) -> list[int]:
-        """Rows of a permutation of the step's own, less those of the batch itself; it starts over where it ends."""
+        """Rows from a permutation specific to the step, without those of the batch; it wraps around at its end."""
         used = set(self.batch_rows(step, batch_size))
-        order = Shuffle(len(self), address("refill", self.seed, step))
+        order = Shuffle(len(self), hash_key("refill", self.seed, step))
         wanted = range((refill_round - 1) * batch_size, refill_round * batch_size)
         fresh: list[int] = []
         for place in range(len(self)):
@@ -161,23 +161,23 @@ class TaskSource:
                 fresh.append(row)
             if len(fresh) == wanted.stop:
                 break
-        fresh = fresh or sorted(used)  # every row is in the batch already
+        fresh = fresh or sorted(used)  # the batch already has every row
         return [fresh[index % len(fresh)] for index in wanted]
 
     def heldout(self, count: int) -> list[Task]:
-        """A fixed sample of at most ``count`` held-out tasks; empty where nothing is held out."""
-        order = Shuffle(self.heldout_rows, address("heldout", self.seed))
+        """A fixed sample of at most ``count`` held-out tasks; empty if nothing is held out."""
+        order = Shuffle(self.heldout_rows, hash_key("heldout", self.seed))
         chosen = sorted(int(self._heldout_E[order[index]]) for index in range(min(count, self.heldout_rows)))
         return [self.rows.task(row) for row in chosen]
 
     def train_rows(self, with_thought: bool = False) -> np.ndarray:
-        """Row numbers of the training rows, int32, in file order; only those that carry a thought, where asked for."""
+        """Row numbers of the training rows, int32, in file order; with ``with_thought`` only those that have a thought."""
         if not with_thought:
             return self._train_T
         return self._train_T[self.rows.flags_N[self._train_T] & THOUGHT != 0]
 
     def task(self, row: int) -> Task:
-        """One row by its number (``task_id``)."""
+        """The task of a row, by row number (``task_id``)."""
         return self.rows.task(int(row))
 
     def tasks(self, with_thought: bool = False) -> Iterator[Task]:
@@ -185,7 +185,7 @@ class TaskSource:
         return (self.task(row) for row in self.train_rows(with_thought))
 
     def facts(self) -> dict[str, int]:
-        """What a model card says of the data."""
+        """The facts about the data for the model card."""
         return {
             f"training {self._unit}s": len(self),
             "training queries": self.train_queries,
@@ -194,18 +194,18 @@ class TaskSource:
         }
 
     def summary(self) -> str:
-        """What came in, for printing; bad lines are listed."""
+        """A printable summary of the data, with its bad lines."""
         unit = self._unit
         parts = [f"{self.rows.name}: {len(self)} training {unit}s of {self.train_queries} queries"]
         if unit == "row":
             parts[0] += f", {self._relevant / max(1, len(self)):.0%} relevant"
         parts.append(f"{self.heldout_rows} held-out {unit}s of {self.heldout_queries} queries")
         if self.left_out:
-            parts.append(f"{self.left_out} {unit}s without a thought are left out")
+            parts.append(f"{self.left_out} {unit}s without a thought dropped")
         if isinstance(self.rows, ListRows):
             parts += self.rows.notes()
         if self.rows.unjudged:
-            parts.append(f"{self.rows.unjudged} candidates without a judgement, taken as not relevant")
+            parts.append(f"{self.rows.unjudged} candidates without a judgement, treated as not relevant")
         return "\n".join(part for part in ("; ".join(parts), self.rows.bad.summary()) if part)
 
 
@@ -217,7 +217,7 @@ def held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
         return np.ones(len(hashes_N), bool)
     held_N = hashes_N < np.uint64(int(share * 2.0**64))
     least, most = hashes_N.min(), hashes_N.max()
-    if least == most:  # one query cannot be on both sides: it is trained on
+    if least == most:  # a single query cannot be on both sides: train on it
         return np.zeros(len(hashes_N), bool)
     if not held_N.any():
         return hashes_N == least

@@ -1,7 +1,7 @@
-"""Where the lines of a BEIR folder's files are, by id: one checking pass over ``corpus.jsonl`` or ``queries.jsonl``.
+"""Byte offsets of the lines of a BEIR folder's files by id, from one validating pass over ``corpus.jsonl`` or ``queries.jsonl``.
 
-``corpus.jsonl`` has ``_id``, ``title``, ``text``; ``queries.jsonl`` has ``_id`` and ``text``. Every line is checked, only the
-wanted ids are kept, as 64-bit hashes: a document costs 20 bytes in memory, and texts stay in their files.
+``corpus.jsonl`` has ``_id``, ``title``, ``text``; ``queries.jsonl`` has ``_id`` and ``text``. Every line is checked, but only
+the wanted ids are stored, as 64-bit hashes: 20 bytes per document in memory; texts stay in their files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, tex
 
 
 class Table(NamedTuple):
-    """Where the wanted lines of a file are, sorted by the hash of their id. ``hashes`` [n] are of query texts, or empty."""
+    """Locations of the wanted lines of a file, sorted by the hash of their id. ``hashes`` [n] are those of query texts, or
+    empty.
+    """
 
     ids: np.ndarray  # uint64 [n]
     offsets: np.ndarray  # int64 [n]
@@ -26,26 +28,26 @@ class Table(NamedTuple):
     hashes: np.ndarray  # uint64 [n or 0]
 
     def find(self, ids_M: np.ndarray) -> np.ndarray:
-        """int64 [M]: the place of each id, −1 where it is not there."""
+        """int64 [M]: the index of each id, −1 if it is missing."""
         if not len(self.ids):
             return np.full(len(ids_M), -1)
         at_M = np.minimum(np.searchsorted(self.ids, ids_M), len(self.ids) - 1)
         return np.where(self.ids[at_M] == ids_M, at_M, -1)
 
     def without_ids(self) -> Table:
-        """The table once nothing has to be found any more."""
+        """The table without its ids, for when no more lookups are needed."""
         return self._replace(ids=self.ids[:0].copy())
 
     def nbytes(self) -> int:
-        """Bytes that the table holds in memory."""
+        """Memory used by the table, in bytes."""
         return sum(values.nbytes for values in self)
 
 
 def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool = False) -> Table:
-    """One pass over a file of ``_id`` and ``text``: every line is checked, the ``wanted`` ids (hashes, uint64) are kept.
+    """Index a file of ``_id`` and ``text`` in one pass: every line is checked, the ``wanted`` ids (hashes, uint64) are stored.
 
     Raises:
-        UserError: the file cannot be used, or has a bad line or an id twice (where those are not skipped).
+        UserError: the file cannot be used; or it has a bad line or a repeated id, and bad lines are not skipped.
     """
     readable_file(path, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     needed = np.sort(wanted)
@@ -79,7 +81,7 @@ def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool =
 
 
 def document_text(row: Row) -> str:
-    """``title. text``, as production logs join them; the text alone without a title.
+    """``title. text``, joined as in production logs; only the text if there is no title.
 
     Raises:
         BadLine: ``text`` is missing or not a string, or ``title`` is not a string.
@@ -89,18 +91,18 @@ def document_text(row: Row) -> str:
 
 
 def with_title(title: str, text: str) -> str:
-    """``title. text``; the text alone where the title is blank."""
+    """``title. text``; only the text if the title is blank."""
     return f"{title.strip()}. {text}" if title.strip() else text
 
 
 class Texts:
-    """The texts of a BEIR file, read on demand by their place in its table."""
+    """The texts of a BEIR file, read on demand by their index in its table."""
 
     def __init__(self, path: Path, table: Table, queries: bool = False):
         self._file, self._table, self._queries = FileRows(path), table.without_ids(), queries
 
     def __getitem__(self, at: int) -> str:
-        """The text of the line at place ``at``: of a query as it stands, of a document with its title.
+        """The text of line ``at``: the plain text of a query, or a document with its title.
 
         Raises:
             UserError: the file changed since it was indexed.
@@ -117,7 +119,7 @@ class Texts:
         return self._table.hashes
 
     def nbytes(self) -> int:
-        """Bytes held in memory."""
+        """Memory used, in bytes."""
         return self._table.nbytes()
 
 
@@ -125,4 +127,4 @@ def _refuse_repeats(ids_n: np.ndarray, lines_n: np.ndarray, path: Path, bad: Bad
     repeated_n = np.ones(len(ids_n), bool)
     repeated_n[np.unique(ids_n, return_index=True)[1]] = False
     for number in lines_n[repeated_n].tolist():
-        bad.refuse(path, number, 'this "_id" was there before')
+        bad.refuse(path, number, 'this "_id" occurs twice')

@@ -1,11 +1,11 @@
 """TREC files: runs (``query Q0 document rank score tag``) and judgements (``query document grade``, or TREC's four columns).
 
-Columns are split on tabs where that gives the right number of them, else on any white space. Ids are kept as 64-bit hashes,
-so that a run with millions of candidates stays small; where an id has to be named in a message, its line is read again. (The
-module ``runfile`` reads the same files with their ids, for what has to write them again.)
+Columns are split on tabs if that gives the right number of columns, otherwise on any white space. Ids are stored as 64-bit
+hashes, so that a run with millions of candidates stays small; to name an id in a message, its line is read again.
+(``runfile`` reads the same files with their ids, for code that writes them.)
 
-A run is ordered as trec_eval orders it: by score in single precision, best first, equal scores by document id, last first.
-Its rank column says nothing.
+A run is ordered as by trec_eval: by score in single precision, best first, equal scores by document id in descending order.
+Its rank column is ignored.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ RUN_COLUMNS, JUDGEMENT_COLUMNS = (6,), (3, 4)
 
 
 class Run:
-    """The candidates of a run, in the order of the file; ``ordered``: query by query as they appear, each as trec_eval orders it.
+    """The candidates of a run, in file order; if ``ordered``, by query (in order of appearance), each in trec_eval's order.
 
-    ``queries_N`` [rows] int32 numbers the distinct queries in ``query_ids_Q`` [queries] uint64 (hashes, in order of appearance);
-    ``documents_N`` and ``pairs_N`` [rows] uint64 are hashes of the document id and of the pair; ``lines_N`` int32 their lines.
+    ``queries_N`` [rows] int32 indexes the distinct queries in ``query_ids_Q`` [queries] uint64 (hashes, in order of
+    appearance). ``documents_N`` and ``pairs_N`` [rows] uint64 are hashes of the document id and of the pair; ``lines_N``
+    int32 are line numbers.
 
     Raises:
-        UserError: a bad line (where those are not skipped), a candidate twice, or no candidate at all.
+        UserError: a bad line (that is not skipped), a repeated candidate, or no candidate at all.
     """
 
     def __init__(self, path: Path, bad: BadLines, ordered: bool = False):
@@ -58,7 +59,7 @@ class Run:
         self.query_ids_Q = np.fromiter(seen, np.uint64, len(seen))
         self.pairs_N = pair_hashes(self.query_ids_Q[self.queries_N], self.documents_N)
         if not len(self):
-            raise UserError(f"{path}: no candidates in it; give a TREC run with lines of `query Q0 document rank score tag`")
+            raise UserError(f"{path}: contains no candidates; give a TREC run with lines of `query Q0 document rank score tag`")
         first_N = _without_repeats(self.pairs_N, self.lines_N, path, bad, "candidate")
         order_N = self._order(np.frombuffer(scores, np.float32)) if ordered else np.arange(len(self))
         self._keep(order_N[first_N[order_N]])
@@ -67,16 +68,16 @@ class Run:
         return len(self.queries_N)
 
     def leave_out(self, missing_N: np.ndarray, what: str, column: int, where: Path, bad: BadLines) -> None:
-        """Drop the candidates marked in ``missing_N`` [rows] bool, because their id (in ``column``) is not in the file ``where``.
+        """Drop the candidates marked in ``missing_N`` [rows] bool, whose id (in ``column``) is missing from the file ``where``.
 
         Raises:
-            UserError: there are some, and bad lines are not skipped; the first ids are named.
+            UserError: there are any, and bad lines are not skipped; the message names the first ids.
         """
         if not missing_N.any():
             return
         lines = self.lines_N[missing_N]
         for number, columns in read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(np.sort(lines)[:10].tolist())):
-            others = f" ({len(lines)} candidates miss theirs)" if len(lines) > 1 else ""
+            others = f" (true of {len(lines)} candidates)" if len(lines) > 1 else ""
             bad.refuse(self.path, number, f"the {what} {shown(columns[column])} is not in {where}{others}")
         bad.count += max(0, len(lines) - 10)
         self._keep(np.flatnonzero(~missing_N))
@@ -86,14 +87,14 @@ class Run:
         self.pairs_N, self.lines_N = self.pairs_N[rows_K], self.lines_N[rows_K]
 
     def _order(self, scores_N: np.ndarray) -> np.ndarray:
-        """int64 [N]: the rows query by query, each as trec_eval orders it."""
+        """int64 [N]: the rows by query, each query in trec_eval's order."""
         order_N = np.lexsort((-scores_N, self.queries_N))
         queries_N, best_N = self.queries_N[order_N], scores_N[order_N]
         same_N = (queries_N[1:] == queries_N[:-1]) & (best_N[1:] == best_N[:-1])
         tied_N = order_N[np.append(same_N, False) | np.append(False, same_N)]
         if not len(tied_N):
             return order_N
-        places_N = np.zeros(len(self), np.int64)  # of a tied row's document id among all such ids: only those need their text
+        places_N = np.zeros(len(self), np.int64)  # rank of a tied row's document id; only tied rows need the id's text
         tied = read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(self.lines_N[tied_N].tolist()))
         found = {number: columns[2] for number, columns in tied}
         rank = {document: place for place, document in enumerate(sorted(set(found.values())))}
@@ -108,22 +109,22 @@ class Judgements(NamedTuple):
     grades: np.ndarray  # float64 [J]
 
     def of(self, pairs_N: np.ndarray) -> np.ndarray:
-        """float64 [N]: the grade of each pair (hashes, uint64), NaN where there is no judgement."""
+        """float64 [N]: the grade of each pair (hashes, uint64), NaN if there is no judgement."""
         if not len(self.pairs):
             return np.full(len(pairs_N), np.nan)
         at_N = np.minimum(np.searchsorted(self.pairs, pairs_N), len(self.pairs) - 1)
         return np.where(self.pairs[at_N] == pairs_N, self.grades[at_N], np.nan)
 
     def positive(self) -> Judgements:
-        """Those with a grade above 0."""
+        """The judgements with a grade above 0."""
         return Judgements(self.pairs[self.grades > 0], self.grades[self.grades > 0])
 
 
 def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float = math.inf) -> Judgements:
-    """Judgements by the hashes of their pairs of ids.
+    """Judgements by the hashes of their id pairs.
 
     Raises:
-        UserError: a bad line (where those are not skipped), a pair judged twice, a grade outside ``least`` to ``most``.
+        UserError: a bad line (that is not skipped), a pair judged twice, or a grade outside ``least`` to ``most``.
     """
     queries, documents, grades, lines = array("Q"), array("Q"), array("d"), array("i")
     what = "judgements (query-id, corpus-id, score)"
@@ -151,9 +152,9 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
 def read_columns(
     path: Path, bad: BadLines, counts: tuple[int, ...], wanted: set[int] | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of the lines that are not blank; of the ``wanted`` ones only where those are given.
+    """(line number, columns) of the lines that are not blank, restricted to ``wanted`` line numbers if given.
 
-    A line is split on tabs where that gives one of ``counts`` columns (so ids may hold spaces), else on any white space.
+    A line is split on tabs if that gives one of ``counts`` columns (so ids may contain spaces), otherwise on any white space.
     """
     with path.open("rb") as file, progress(f"reading {path.name}", path.stat().st_size) as advance:
         number = 0
@@ -176,7 +177,7 @@ def candidate(columns: list[str]) -> tuple[str, str, float]:
     """(query id, document id, score) of a run's line.
 
     Raises:
-        BadLine: not six columns, an empty id, a score that is no finite number.
+        BadLine: not six columns, an empty id, or a score that is not a finite number.
     """
     if len(columns) != 6:
         raise BadLine(f"{len(columns)} columns where a run has 6: query Q0 document rank score tag")
@@ -190,7 +191,7 @@ def judgement(columns: list[str]) -> tuple[str, str, float]:
     """(query id, document id, grade) of a line of judgements.
 
     Raises:
-        BadLine: neither three nor four columns, an empty id, a grade that is no finite number.
+        BadLine: neither three nor four columns, an empty id, or a grade that is not a finite number.
     """
     if len(columns) not in (3, 4):
         raise BadLine(f"{len(columns)} columns where judgements have 3 (query-id corpus-id score) or 4 (query 0 document grade)")
@@ -201,7 +202,7 @@ def judgement(columns: list[str]) -> tuple[str, str, float]:
 
 
 def is_header(columns: list[str]) -> bool:
-    """Whether the first line of judgements names the columns, as BEIR's files do."""
+    """Whether the first line of judgements is a header with column names, as in BEIR's files."""
     return len(columns) in (3, 4) and columns[0].lower().replace("_", "-") in ("query-id", "qid", "query", "query-_id")
 
 
@@ -216,9 +217,9 @@ def _finite(text: str, what: str) -> float:
 
 
 def _without_repeats(pairs_N: np.ndarray, lines_N: np.ndarray, path: Path, bad: BadLines, what: str) -> np.ndarray:
-    """bool [N]: the first of each pair."""
+    """bool [N]: True for the first occurrence of each pair."""
     kept_N = np.zeros(len(pairs_N), bool)
     kept_N[np.unique(pairs_N, return_index=True)[1]] = True
     for number in lines_N[~kept_N].tolist():
-        bad.refuse(path, number, f"this {what} (query and document) was there before")
+        bad.refuse(path, number, f"this {what} (query and document) occurs twice")
     return kept_N

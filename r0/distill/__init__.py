@@ -1,1 +1,1 @@
-"""Distillation of a reranker: a teacher's scores, what a student learns from them, and what it gained."""
+"""Distillation of a reranker: triplets from a teacher's scores, and the gain of a student."""

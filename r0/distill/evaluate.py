@@ -1,4 +1,4 @@
-"""A student before and after its training on the same lists: both are scored by `distill score`, and measured from its files."""
+"""Measures a student before and after training on the same lists, from scores computed by `distill score`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from r0.distill.gain import Gain, JudgedLists
 from r0.storage.models import model_folder
 from r0.teacher.labelled_lists import LabelledLists
 
-SCORES = "scores.jsonl"  # what `distill score` leaves in its folder
+SCORES = "scores.jsonl"  # the output of `distill score`
 FORMATS = ("query_format", "document_format", "seq", "special_token", "system_prompt")
 
 
-def sides(config: DistillEvalConfig, folder: Path) -> Mapping[str, ScoreConfig]:
-    """The scoring of each model, by the name of its folder in ``folder``.
+def scoring_configs(config: DistillEvalConfig, folder: Path) -> Mapping[str, ScoreConfig]:
+    """The scoring configuration of each model, by the name of its folder in ``folder``.
 
     Raises:
         UserError: a model cannot be found.
@@ -30,7 +30,9 @@ def sides(config: DistillEvalConfig, folder: Path) -> Mapping[str, ScoreConfig]:
 
 
 def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig:
-    """A CrossEncoder of sentence-transformers scores in its own format; a language model as it is asked to."""
+    """The scoring configuration of one model: a sentence-transformers CrossEncoder uses its own format, a language model the
+    configured one.
+    """
     keys = keys_in_common(config, ScoringKeys) | {"model": model}
     if (model_folder(model) / "modules.json").is_file():
         keys |= {"thinking": None, "system_prompt": "", **dict.fromkeys(FORMATS[:-1])}
@@ -40,10 +42,11 @@ def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig
 
 
 def judged_lists(config: DistillEvalConfig) -> JudgedLists:
-    """What is measured on.
+    """The test lists.
 
     Raises:
-        UserError: the data cannot be used; every query was trained on; a label is no grade; the teacher scored other lists.
+        UserError: the data cannot be used, all queries were trained on, a label is not an integer grade, or the teacher
+            scored other lists.
     """
     lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)
     seen = frozenset[int]().union(*(_queries(Path(path).expanduser()) for path in config.seen))
@@ -54,11 +57,11 @@ def judged_lists(config: DistillEvalConfig) -> JudgedLists:
     return judged
 
 
-def gained(config: DistillEvalConfig, judged: JudgedLists, folder: Path) -> Gain:
-    """The measures of the models that were scored in ``folder``, and of the teacher.
+def measure_gain(config: DistillEvalConfig, judged: JudgedLists, folder: Path) -> Gain:
+    """The measures of the models scored in ``folder``, and of the teacher.
 
     Raises:
-        UserError: a file of scores is damaged, or of other lists.
+        UserError: a file of scores is damaged, or belongs to other lists.
     """
     paths = {"after": str(folder / "after" / SCORES), "before": str(folder / "before" / SCORES), "teacher": config.teacher_scores}
     if config.before is None:
@@ -67,10 +70,10 @@ def gained(config: DistillEvalConfig, judged: JudgedLists, folder: Path) -> Gain
     found = {name: judged.measure(lists, str(paths[name])) for name, lists in scored.items()}
     notes = [f"{len(judged.lists)} queries of {config.data}"]
     if judged.left_out:
-        notes.append(f"{judged.left_out} queries were trained on too and are left out")
+        notes.append(f"{judged.left_out} queries dropped: they occur in the training data")
     for name, lists in scored.items():
         if missing := sum(one.scores.count(None) for one in lists):
-            notes.append(f"{name}: {missing} documents have no score and come last")
+            notes.append(f"{name}: {missing} documents without a score are ranked last")
     return Gain(found["after"], found.get("before"), found.get("teacher"), tuple(notes))
 
 

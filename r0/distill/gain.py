@@ -1,7 +1,7 @@
-"""What a student gained: MAP, MRR@10 and nDCG@10 before and after, beside the teacher's; the table of distillation.
+"""The gain of a student: MAP, MRR@10 and nDCG@10 before and after training, compared with the teacher; and the table of it.
 
-Measured by ``r0.evaluation.measures`` (trec_eval), as ``eval`` does. Where scores are equal, trec_eval goes by the ids of the
-documents; the ids given here are a shuffle by the query's hash: the order of a file, positives first in many, says nothing.
+Measured by ``r0.evaluation.measures`` (trec_eval), as in ``eval``. trec_eval breaks ties by document id; the ids here are
+shuffled by a hash of the query, so that the file's order (often positives first) has no influence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r0.data.hashes import address, query_hash, shuffled
+from r0.data.hashes import hash_key, query_hash, shuffled
 from r0.data.scored import ScoredList
 from r0.errors import UserError
 from r0.evaluation.measures import Grades, Measured, Run, measure
@@ -23,7 +23,7 @@ Form = Literal["text", "markdown", "json"]
 
 @dataclass(frozen=True)
 class JudgedLists:
-    """The labelled lists that models are measured on; ``left_out`` queries were trained on."""
+    """The labelled test lists; ``left_out`` counts queries that were trained on."""
 
     lists: tuple[ScoredList, ...]
     grades: Grades
@@ -31,25 +31,23 @@ class JudgedLists:
 
     @classmethod
     def of(cls, lists: Iterable[ScoredList], seen: frozenset[int] = frozenset()) -> JudgedLists:
-        """The lists without the queries that were trained on (``seen``, by hash); their scores are passed over.
+        """The lists without the queries that were trained on (``seen``, by hash); their scores are ignored.
 
         Raises:
-            UserError: no list is left; a label is no whole number.
+            UserError: no list is left, or a label is not an integer.
         """
         found = list(lists)
         kept = tuple(one for one in found if query_hash(one.query) not in seen)
         if not kept:
-            raise UserError(
-                f"test: all {len(found)} queries were trained on too, so nothing is left to measure; give other queries"
-            )
+            raise UserError(f"test: all {len(found)} queries occur in the training data; give other queries")
         grades = {_query_id(number): _grades(one) for number, one in enumerate(kept)}
         return cls(kept, grades, len(found) - len(kept))
 
     def measure(self, scored: Iterable[ScoredList], what: str) -> Measured:
-        """Measure a model by its scores of the same lists, in any order. A document without a score comes last.
+        """Measure a model by its scores of the same lists, in any order. Documents without a score are ranked last.
 
         Raises:
-            UserError: the scores are of other queries or documents.
+            UserError: the scores belong to other queries or documents.
         """
         by_query = {(one.query, one.documents): one.scores for one in scored}
         run: Run = {}
@@ -57,8 +55,8 @@ class JudgedLists:
             scores = by_query.get((one.query, one.documents))
             if scores is None:
                 raise UserError(
-                    f"{what}: has no scores of the query {one.query[:60]!r} with its {len(one.documents)} documents; give those "
-                    "of this very test file"
+                    f"{what}: has no scores of the query {one.query[:60]!r} with its {len(one.documents)} documents; give the "
+                    "scores of this test file"
                 )
             least = min((score for score in scores if score is not None), default=0.0)
             filled = [least - 1 if score is None else score for score in scores]
@@ -68,7 +66,7 @@ class JudgedLists:
 
 @dataclass(frozen=True)
 class Gain:
-    """The models' measures on one test. ``before`` is None where the student had no scores before it was trained."""
+    """The measures of the models on one test. ``before`` is None if the student was not scored before training."""
 
     after: Measured
     before: Measured | None = None
@@ -76,7 +74,9 @@ class Gain:
     notes: tuple[str, ...] = field(default=())
 
     def rows(self) -> list[dict[str, float | str | None]]:
-        """One row a measure: before, after, absolute and relative gain, p of a paired t-test, the teacher's, and what is kept."""
+        """One row per measure: before, after, absolute and relative gain, p of a paired t-test, the teacher's value, and the
+        share reached of it.
+        """
         found = []
         for name in MEASURES:
             after, before, teacher = (None if one is None else one.mean(name) for one in (self.after, self.before, self.teacher))
@@ -91,7 +91,7 @@ class Gain:
 
 
 def render(gain: Gain, form: Form) -> str:
-    """The table in one of the three forms, ending with a line break."""
+    """The table in one of the three formats, ending with a line break."""
     rows = gain.rows()
     if form == "json":
         return json.dumps({"measures": rows, "notes": gain.notes}, ensure_ascii=False, indent=2) + "\n"
@@ -119,17 +119,17 @@ def _cell(row: Mapping[str, float | str | None], name: str, shape: str) -> str:
 
 
 def _grades(one: ScoredList) -> dict[str, int]:
-    """Grades by document id; trec_eval takes whole numbers."""
+    """Grades by document id, as integers for trec_eval."""
     wrong = next((label for label in one.labels if label != int(label)), None)
     if wrong is not None:
-        raise UserError(f"{one.place}: the label {wrong:g} is no whole number; give 1 and 0, or grades")
+        raise UserError(f"{one.place}: the label {wrong:g} is not an integer; give 1 and 0, or grades")
     return {name: int(label) for name, label in zip(_document_ids(one), one.labels, strict=True)}
 
 
 def _document_ids(one: ScoredList) -> list[str]:
-    """[N] ids of one length: trec_eval compares them letter by letter."""
+    """[N] ids of equal length, because trec_eval compares them as strings."""
     count = len(one.documents)
-    return [f"{place:0{len(str(count))}}" for place in shuffled(count, address("ties", one.query))]
+    return [f"{place:0{len(str(count))}}" for place in shuffled(count, hash_key("ties", one.query))]
 
 
 def _query_id(number: int) -> str:

@@ -1,1 +1,1 @@
-"""Runs, judgements and measures: what a ranking is worth, and whether it is better than the first stage's."""
+"""Measures runs against judgements and tests differences from the first stage for significance."""

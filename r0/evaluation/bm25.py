@@ -1,7 +1,7 @@
 """BM25 over a corpus (bm25s, Lucene's variant; Kamphuis et al., 2020): a first stage without Java.
 
-Words are bm25s's: runs of at least two letters and digits, in lower case. Texts go by one at a time: what stays in memory is
-every document's id, its words as numbers, and then the index.
+Words follow bm25s: runs of at least two letters and digits, in lower case. Texts are streamed; only the ids of the documents,
+their words as numbers, and the index are held in memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Bm25:
     """An index of documents.
 
     Args:
-        documents: (id, text) of each; passed over once.
+        documents: (id, text) pairs; iterated once.
         k1: term saturation.
-        b: length normalisation, 0 to 1.
+        b: length normalization, 0 to 1.
         stemmer: language of the Snowball stemmer.
-        stopwords: language of the words left out.
+        stopwords: language of the stopword list.
 
     Raises:
-        UserError: there is no word in any document.
+        UserError: no document contains a word.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Bm25:
         words = _Words(self._tokenizer.streaming_tokenize(self._texts(documents), update_vocab=True, allow_empty=False))
         vocabulary = len(self._tokenizer.get_vocab_dict())
         if not vocabulary:
-            raise UserError("there is no word in any document; give a corpus with texts")
+            raise UserError("no document contains a word; give a corpus with texts")
         self._place = {document: at for at, document in enumerate(self.document_ids)}
         self._bm25 = bm25s.BM25(k1=k1, b=b, method="lucene", csc_backend="scipy")
         self._bm25.scores = self._bm25.build_index_from_ids(range(vocabulary), words, show_progress=False)
@@ -59,16 +59,17 @@ class Bm25:
         return document_id in self._place
 
     def search(self, query: str, depth: int) -> list[tuple[str, float]]:
-        """(document id, score) of the best ``depth`` documents with a word of the query; equal scores by id, last first."""
+        """(document id, score) of the best ``depth`` documents with a word of the query; equal scores by id, descending."""
         scores_D = self._scores(query)
         found = np.flatnonzero(scores_D > 0)
         if len(found) > depth:
             least = np.partition(scores_D, -depth)[-depth]
-            found = np.flatnonzero(scores_D >= least)  # all that tie for the last place, so that ids decide among them
+            found = np.flatnonzero(scores_D >= least)  # all documents tied for the last place; ids decide among them
         return self._ordered(found, scores_D)[:depth]
 
     def rank(self, query: str, document_ids: Sequence[str]) -> list[tuple[str, float]]:
-        """(document id, score) of all the given documents, also those without a word of the query; equal scores as in ``search``.
+        """(document id, score) of all given documents, including those without a word of the query; equal scores as in
+        ``search``.
 
         Raises:
             KeyError: a document is not in the corpus.
@@ -92,7 +93,7 @@ class Bm25:
 
 
 class _Words:
-    """The words of every document as numbers, 4 bytes a word; a list of them exists only while it is looked at."""
+    """The words of each document as numbers, 4 bytes per word; yields one list per document on iteration."""
 
     def __init__(self, documents: Iterable[list[int]]):
         self._words, self._ends = array("i"), array("q", [0])

@@ -1,4 +1,4 @@
-"""A first stage on disk: BEIR folder in, TREC run out."""
+"""The first stage: ranks the documents of a BEIR folder and writes a TREC run."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _FOLDER = "a BEIR folder with corpus.jsonl and queries.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What was written."""
+    """The result of ``retrieve``."""
 
     path: Path
     queries: int
     candidates: int
-    unmatched: int  # queries that share no word with any document: they are not in the run
+    unmatched: int  # queries that share no word with any document; they are not in the run
     bad: BadLines
 
 
 def retrieve(config: RetrieveConfig) -> Retrieved:
-    """Index the corpus, rank documents for every query, write the run in the order of ``queries.jsonl``.
+    """Index the corpus, rank documents for each query, and write the run in the order of ``queries.jsonl``.
 
     Raises:
-        UserError: a file is missing or bad, an id is unknown or twice, or there is nothing to rank.
+        UserError: a file is missing or invalid, an id is unknown or occurs twice, or there is nothing to rank.
     """
     folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
     if not folder.is_dir():
-        raise UserError(f"data: {folder} is no folder; give {_FOLDER}")
+        raise UserError(f"data: {folder} is not a folder; give {_FOLDER}")
     queries = {name: text for name, text, _ in read_texts(folder / "queries.jsonl", bad, _query_text, _FOLDER)}
     given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:
@@ -56,7 +56,7 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
         if found:
             lists[query] = found[: config.depth]
     if not lists:
-        raise UserError(f"data: no query of {folder} has a document to rank; no run is written")
+        raise UserError(f"data: no query of {folder} has a document to rank, so no run is written")
     path = Path(config.output).expanduser()
     write_run(path, lists.items(), config.tag)
     return Retrieved(path, len(lists), sum(map(len, lists.values())), len(queries) - len(lists), bad)
@@ -73,14 +73,14 @@ class _Given:
         return query in self._run
 
     def documents(self, query: str) -> list[str]:
-        """Ids of the query's candidates; empty where all of them were left out."""
+        """Ids of the query's candidates; empty if all were dropped."""
         return list(self._run.get(query, ()))
 
     def drop_unknown(self, known: Container[str], column: int) -> None:
-        """Refuse, or leave out, the candidates whose query or document is not ``known``.
+        """Drop the candidates whose query or document is not ``known``.
 
         Raises:
-            UserError: there are some, and bad lines are not skipped.
+            UserError: there are such candidates, and bad lines are not skipped.
         """
         queries = column == QUERY_COLUMN
         names = self._run if queries else {name for documents in self._run.values() for name in documents}
@@ -90,10 +90,10 @@ class _Given:
 
 
 def _wanted(config: RetrieveConfig, folder: Path, queries: dict[str, str], given: _Given | None, bad: BadLines) -> dict[str, str]:
-    """The queries that are judged (where ``qrels`` is given) and have candidates (where another run is).
+    """The queries that are judged (if ``qrels`` is given) and have candidates (if another run is given).
 
     Raises:
-        UserError: none of them.
+        UserError: there are none.
     """
     if config.qrels is not None:
         path = find_qrels(config.qrels, folder)

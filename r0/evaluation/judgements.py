@@ -1,7 +1,7 @@
-"""Judgements of one data set: BEIR's tsv, TREC's qrels, or a JSONL file of queries as BRIGHT has them.
+"""Judgements of one data set: BEIR's TSV, TREC's qrels, or a JSONL file of queries in BRIGHT's format.
 
-BRIGHT: ``{"id", "query", "gold_ids", "excluded_ids"}``. Gold documents have grade 1; excluded ones (say, the page that a question
-was made from) are no part of the task for that query and are dropped from every run before anything is measured.
+BRIGHT: ``{"id", "query", "gold_ids", "excluded_ids"}``. Gold documents have grade 1. Excluded documents (for example the page
+that a question was derived from) are not part of the task for that query, and are dropped from each run before measuring.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, sho
 from r0.data.runfile import read_judgements
 from r0.errors import UserError
 
-_NOTHING_EXCLUDED = "N/A"  # what BRIGHT has in the place of an empty list
+_NOTHING_EXCLUDED = "N/A"  # BRIGHT's notation for an empty list
 
 
 @dataclass(frozen=True, slots=True)
 class Judgements:
-    """What is known of a data set, by query id: grades of documents, and the documents that are no part of it."""
+    """The judgements of a data set, by query id: grades of documents, and excluded documents."""
 
     grades: dict[str, dict[str, int]]
     excluded: dict[str, frozenset[str]]
 
 
 def open_judgements(paths: Sequence[Path], excluded: Sequence[Path], bad: BadLines) -> Judgements:
-    """Read the judgements of a data set (several files are parts of one whole) and the exclusions in BRIGHT's query files.
+    """Read the judgements of a data set (several files are merged) and the exclusions in BRIGHT's query files.
 
     Raises:
-        UserError: a file cannot be used, a line is bad (where those are not skipped), a pair is judged in two files, or a
-            document is relevant and excluded for one query.
+        UserError: a file cannot be used, a line is bad (that is not skipped), a pair is judged in two files, or a document is
+            both relevant and excluded for a query.
     """
     grades: dict[str, dict[str, int]] = {}
     dropped: dict[str, frozenset[str]] = {}
@@ -41,7 +41,7 @@ def open_judgements(paths: Sequence[Path], excluded: Sequence[Path], bad: BadLin
             twice = min(known.keys() & documents.keys(), default=None)
             if twice is not None:
                 pair = f"query {shown(query)}, document {shown(twice)}"
-                raise UserError(f"{path}: {pair}: judged in another file too; keep one of the two")
+                raise UserError(f"{path}: {pair}: already judged in another file; keep one of the two")
             known.update(documents)
     for path in excluded:
         for entry in _entries(path, bad, gold=False):
@@ -51,7 +51,7 @@ def open_judgements(paths: Sequence[Path], excluded: Sequence[Path], bad: BadLin
 
 
 def drop_excluded(run: dict[str, dict[str, float]], excluded: Mapping[str, frozenset[str]]) -> int:
-    """Take the excluded documents out of a run; returns how many there were."""
+    """Remove the excluded documents from a run; return their number."""
     count = 0
     for query, documents in excluded.items():
         for document in documents & run.get(query, {}).keys():
@@ -69,7 +69,7 @@ class _Entry(NamedTuple):
 
 
 def _grades_of(path: Path, bad: BadLines, dropped: dict[str, frozenset[str]]) -> dict[str, dict[str, int]]:
-    """The grades in one file; the exclusions in a file of queries are added to ``dropped``."""
+    """The grades in one file; the exclusions of a file of queries are added to ``dropped``."""
     if not _has_objects(path):
         return read_judgements(path, bad)
     grades = {}
@@ -77,24 +77,24 @@ def _grades_of(path: Path, bad: BadLines, dropped: dict[str, frozenset[str]]) ->
         grades[entry.query] = dict.fromkeys(entry.gold, 1)
         dropped[entry.query] = dropped.get(entry.query, frozenset()) | entry.excluded
     if not grades:
-        raise UserError(f"{path}: no queries in it; give lines with id and gold_ids")
+        raise UserError(f"{path}: contains no queries; give lines with id and gold_ids")
     return grades
 
 
 def _has_objects(path: Path) -> bool:
-    """Whether a file holds JSON objects, by its first character."""
+    """Whether a file contains JSON objects, judged by its first character."""
     with readable_file(path, "judgements: BEIR's tsv, TREC's qrels, or BRIGHT's queries as JSONL").open("rb") as file:
         return file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 
 def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
-    """The lines of a query file; ``gold_ids`` only where asked for, ``excluded_ids`` must be there where they are not."""
+    """The lines of a query file. ``gold_ids`` is read only with ``gold``; without it ``excluded_ids`` is required."""
     seen: set[str] = set()
     for line in read_lines(readable_file(path, "BRIGHT's queries as JSONL: id, gold_ids, excluded_ids"), bad):
         try:
             query = text_of(line.row, "id")
             if query in seen:
-                raise BadLine('this "id" was there before')
+                raise BadLine('this "id" occurs twice')
             entry = _Entry(
                 query,
                 _ids(line.row, "gold_ids") if gold else [],
@@ -120,4 +120,4 @@ def _refuse_contradictions(grades: Mapping[str, Mapping[str, int]], dropped: Map
         both = min((document for document in documents if judged.get(document, 0) > 0), default=None)
         if both is not None:
             pair = f"query {shown(query)}, document {shown(both)}"
-            raise UserError(f"{pair}: both relevant and excluded; take it out of one of the two lists")
+            raise UserError(f"{pair}: both relevant and excluded; remove it from one of the two lists")

@@ -1,9 +1,9 @@
-"""What a run is worth: trec_eval's measures, by pytrec_eval, query by query.
+"""Measures of a run per query: trec_eval's, computed by pytrec_eval.
 
-Called directly and not through ir_measures, because some measures have other providers there, which break ties otherwise: here
-the order is trec_eval's for all of them (score as a 32-bit float, descending; equal scores by document id, descending). nDCG has
-the linear gain; the exponential one has columns of its own name. Means are over all judged queries (``trec_eval -c``): one that
-a run lacks counts 0. A document is relevant from grade 1 on; negative grades count 0.
+pytrec_eval is called directly, not through ir_measures, because some measures have other providers there, which break ties
+differently. Here all measures use trec_eval's order (score as a 32-bit float, descending; equal scores by document id,
+descending). nDCG has linear gain; exponential gain has its own column names. Means are over all judged queries (``trec_eval
+-c``): queries missing from a run count as 0. Documents are relevant from grade 1; negative grades count as 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from r0.errors import UserError
 Run = dict[str, dict[str, float]]  # query id → document id → score
 Grades = dict[str, dict[str, int]]  # query id → document id → grade
 
-MAIN = "nDCG@10"  # what differences and tests are about
+MAIN = "nDCG@10"  # the measure of differences and tests
 MEASURES = {
     "nDCG@1": "ndcg_cut_1",
     "nDCG@5": "ndcg_cut_5",
@@ -35,34 +35,34 @@ MEASURES = {
 EXPONENTIAL = {f"nDCG_exp@{cutoff}": f"ndcg_cut_{cutoff}" for cutoff in (1, 5, 10)}
 JUDGED = "judged@10"
 _CUTOFF = 10
-_MOST = 1_000_000  # trec_eval keeps a counter for every grade
+_MOST = 1_000_000  # trec_eval allocates a counter for each grade up to the highest
 _MOST_EXPONENT = 19
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A run measured: ``values_Q`` of every measure, [judged queries] float64, in the order of ``query_ids``."""
+    """The measures of a run: ``values_Q`` of each measure, [judged queries] float64, in the order of ``query_ids``."""
 
     query_ids: tuple[str, ...]
     values: dict[str, np.ndarray]
-    missing: frozenset[str]  # judged queries that the run lacks: each counts 0
-    unjudged: int  # queries of the run without judgements: left out
+    missing: frozenset[str]  # judged queries missing from the run; each counts as 0
+    unjudged: int  # queries of the run without judgements; ignored
 
     def mean(self, measure: str) -> float:
-        """Over all judged queries."""
+        """Mean over all judged queries."""
         return float(self.values[measure].mean())
 
 
 def names(exponential_gain: bool = False) -> tuple[str, ...]:
-    """The measures, in the order of a table's columns."""
+    """The names of the measures, in table order."""
     return (*MEASURES, *(EXPONENTIAL if exponential_gain else ()), JUDGED)
 
 
 def measure(run: Run, grades: Grades, exponential_gain: bool = False) -> Measured:
-    """All measures of a run for every judged query.
+    """Compute all measures of a run for each judged query.
 
     Raises:
-        UserError: no query of the run is judged, or a grade is too large to be one.
+        UserError: no query of the run is judged, or a grade is too large.
     """
     judged = {query: documents for query, documents in grades.items() if documents}
     missing = frozenset(query for query in judged if query not in run)
@@ -90,14 +90,14 @@ def _evaluate(run: Run, grades: Grades, keys: set[str]) -> dict[str, dict[str, f
 
 
 def _column(found: dict[str, dict[str, float]], judged: Grades, key: str) -> np.ndarray:
-    """float64 [judged queries]; 0 where the run lacks the query."""
+    """float64 [judged queries]; 0 if the query is missing from the run."""
     return np.array([found[query][key] if query in found else 0.0 for query in judged])
 
 
 def _judged_share(run: Run, judged: Grades) -> np.ndarray:
-    """float64 [judged queries]: how much of a query's top 10 (of all it has, where those are fewer) is judged.
+    """float64 [judged queries]: the judged share of a query's top 10 (or of all its documents, if fewer).
 
-    Precision where every judged document is relevant, so that ties are broken as everywhere else.
+    Computed as precision with every judged document relevant, so that ties are broken as for all other measures.
     """
     everything = {query: dict.fromkeys(documents, 1) for query, documents in judged.items()}
     precision_Q = _column(_evaluate(run, everything, {f"P_{_CUTOFF}"}), judged, f"P_{_CUTOFF}")
@@ -110,4 +110,4 @@ def _check(grades: Grades, most: int, what: str) -> None:
         for document, grade in documents.items():
             if grade > most:
                 place = f"query {shown(query)}, document {shown(document)}"
-                raise UserError(f"{place}: {what} {grade} is above {most}; give small whole numbers as grades")
+                raise UserError(f"{place}: {what} {grade} is above {most}; give small integers as grades")

@@ -1,4 +1,4 @@
-"""From judgements and runs to one report: every run beside the first stage, data set by data set, and the mean over them."""
+"""Compares each run with the first stage on each data set, and averages over data sets."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from r0.evaluation.judgements import Judgements, drop_excluded, open_judgements
 from r0.evaluation.measures import MAIN, Measured, measure, names
 from r0.evaluation.significance import p_value
 
-DATASET = "{}"  # stands for the data set's name in paths
+DATASET = "{}"  # placeholder for the data set's name in paths
 
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """One run on one data set (``measured``), or its mean over all of them (None there)."""
+    """One run on one data set (``measured``), or its mean over all data sets (``measured`` is None)."""
 
     name: str
     first_stage: bool
     means: dict[str, float]
-    difference: float | None = None  # of nDCG@10 to the first stage's; None for the first stage itself
+    difference: float | None = None  # of nDCG@10 from the first stage; None for the first stage itself
     p_value: float | None = None
     significant: bool = False
     measured: Measured | None = None
@@ -38,18 +38,18 @@ class RunReport:
 class DatasetReport:
     """All runs on one data set, the first stage first."""
 
-    name: str  # empty where only one data set is measured
-    queries: int  # judged ones, over which means are taken
-    without_relevant: int  # of those, with no relevant document: 0 for every run
+    name: str  # empty if there is only one data set
+    queries: int  # judged queries; means are over these
+    without_relevant: int  # queries without a relevant document; they count 0 for every run
     runs: tuple[RunReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What ``eval`` has to say."""
+    """The result of ``eval``."""
 
     datasets: tuple[DatasetReport, ...]
-    mean: tuple[RunReport, ...]  # over data sets, each with the same weight; empty for a single one
+    mean: tuple[RunReport, ...]  # over data sets with equal weights; empty for a single one
     measures: tuple[str, ...]
     test: str
     alpha: float
@@ -57,10 +57,10 @@ class Report:
 
 
 def evaluate(config: EvaluateConfig) -> Report:
-    """Read and measure everything that the configuration names.
+    """Read and measure everything named in the configuration.
 
     Raises:
-        UserError: a file cannot be used, a key contradicts another, or a run and the judgements have no query in common.
+        UserError: a file cannot be used, keys contradict each other, or a run and the judgements have no query in common.
     """
     patterns = _patterns(config)
     labels = _labels(patterns)
@@ -72,10 +72,10 @@ def evaluate(config: EvaluateConfig) -> Report:
 
 
 def _patterns(config: EvaluateConfig) -> list[str]:
-    """The paths of the runs, the first stage's first, each once.
+    """The paths of the runs without repetitions, the first stage first.
 
     Raises:
-        UserError: no run, or ``{}`` without data sets or the reverse.
+        UserError: there is no run, or ``{}`` is used without data sets or vice versa.
     """
     if not config.runs and config.first_stage is None:
         raise UserError("runs: give at least one TREC run")
@@ -84,21 +84,21 @@ def _patterns(config: EvaluateConfig) -> list[str]:
     patterns = [config.first_stage or config.runs[0], *config.runs]
     twice = next((name for name, count in Counter(config.datasets).items() if count > 1), None)
     if twice is not None:
-        raise UserError(f"datasets: {twice} is there twice")
+        raise UserError(f"datasets: {twice} occurs twice")
     first = () if config.first_stage is None else (config.first_stage,)
     for key, paths in (("qrels", config.qrels), ("first_stage", first), ("runs", config.runs), ("excluded", config.excluded)):
         for path in paths:
             if DATASET in path and not config.datasets:
-                raise UserError(f"{key}: {path} has {DATASET} for the name of a data set; give the names with datasets=")
+                raise UserError(f"{key}: {path} contains {DATASET} for a data set's name; give the names with datasets=")
             if DATASET not in path and config.datasets:
-                raise UserError(f"{key}: {path} has no {DATASET}; write it for the data set's name, or leave out datasets=")
+                raise UserError(f"{key}: {path} contains no {DATASET} for the data set's name; add it, or remove datasets=")
     return list({str(Path(pattern)): pattern for pattern in patterns}.values())
 
 
 def _labels(patterns: Sequence[str]) -> list[str]:
-    """A short name of each run: the shortest tail of its path, without ``.trec``, that no other run has.
+    """A short name for each run: the shortest unique tail of its path, without ``.trec``.
 
-    ``run.trec`` says nothing, because every rerank folder has one, and neither does a data set's name.
+    ``run.trec`` alone is skipped, because every rerank folder has one, as is the placeholder of the data set's name.
     """
     paths = [Path(pattern) for pattern in patterns]
     parts = [tuple(part for part in (*path.parts[:-1], path.name.removesuffix(".trec")) if part != DATASET) for path in paths]
@@ -129,7 +129,7 @@ def _dataset(config: EvaluateConfig, name: str, patterns: list[str], labels: lis
 
 
 def _measure(path: Path, judgements: Judgements, config: EvaluateConfig, bad: BadLines) -> tuple[Measured, int]:
-    """A run measured, and how many of its candidates were excluded."""
+    """The measures of a run, and the number of its excluded candidates."""
     run = read_run(path, bad)
     excluded = drop_excluded(run, judgements.excluded)
     try:
@@ -139,7 +139,7 @@ def _measure(path: Path, judgements: Judgements, config: EvaluateConfig, bad: Ba
 
 
 def _run_report(name: str, measured: Measured, excluded: int, first: Measured | None, config: EvaluateConfig) -> RunReport:
-    """The report of a run beside the ``first`` stage's; of the first stage itself where that is None."""
+    """The report of a run compared with the ``first`` stage, or of the first stage itself if that is None."""
     means = {measure: measured.mean(measure) for measure in measured.values}
     if first is None:
         return RunReport(name, True, means, measured=measured, excluded=excluded)
@@ -150,7 +150,7 @@ def _run_report(name: str, measured: Measured, excluded: int, first: Measured | 
 
 
 def _over_datasets(runs: Sequence[RunReport]) -> RunReport:
-    """The mean of a run's means. No test: data sets are few, and their queries are no sample of one kind."""
+    """The mean of a run's means. No significance test: data sets are few, and their queries are not one sample."""
     means = {name: float(np.mean([run.means[name] for run in runs])) for name in runs[0].means}
     differences = [run.difference for run in runs if run.difference is not None]
     return RunReport(runs[0].name, runs[0].first_stage, means, float(np.mean(differences)) if differences else None)

@@ -1,4 +1,4 @@
-"""A report as text, Markdown, CSV or JSON, and its measures query by query as JSON lines."""
+"""Formats a report as text, Markdown, CSV or JSON, and its measures per query as JSON lines."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TESTS = {"t": "two-sided paired t-test", "permutation": "two-sided paired permu
 
 
 def render(report: Report, form: str) -> str:
-    """The report in one of the four forms, ending with a line break."""
+    """The report in one of the four formats, ending with a line break."""
     return {"text": _text, "markdown": _markdown, "csv": _csv, "json": _json}[form](report)
 
 
 def per_query(report: Report) -> str:
-    """One JSON line a data set, run and judged query: its measures, and whether the run lacks it."""
+    """One JSON line per data set, run and judged query: its measures, and whether the query is missing from the run."""
     lines = []
     for dataset in report.datasets:
         for run in dataset.runs:
@@ -35,7 +35,7 @@ def per_query(report: Report) -> str:
 
 
 def _blocks(report: Report) -> list[tuple[str, Sequence[RunReport]]]:
-    """(title, rows) of every table."""
+    """(title, rows) of each table."""
     blocks: list[tuple[str, Sequence[RunReport]]] = [(dataset.name, dataset.runs) for dataset in report.datasets]
     return [*blocks, (f"mean of {len(report.datasets)} data sets", report.mean)] if report.mean else blocks
 
@@ -70,7 +70,7 @@ def _escaped(text: str) -> str:
 
 
 def _tables(report: Report) -> list[tuple[str, list[list[str]]]]:
-    """(title, rows of cells with the head first) of every table; with several data sets the last one sets them side by side."""
+    """(title, rows of cells, header first) of each table; with several data sets the last table shows them side by side."""
     head = ["run", *report.measures, f"Δ {MAIN}", "p"]
     tables = [(title, [head, *(_cells(run, report.measures) for run in runs)]) for title, runs in _blocks(report)]
     if report.mean:
@@ -94,7 +94,7 @@ def _name(run: RunReport) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    """What a reader has to know to trust the table."""
+    """The notes below the table."""
     notes = []
     for dataset in report.datasets:
         notes += _dataset_notes(dataset)
@@ -113,9 +113,9 @@ def _dataset_notes(dataset: DatasetReport) -> list[str]:
     for run in dataset.runs:
         measured = run.measured
         if measured is not None and measured.missing:
-            notes.append(f"{where}{run.name} lacks {len(measured.missing)} judged queries; they count 0")
+            notes.append(f"{where}{run.name} lacks {len(measured.missing)} judged queries; they count as 0")
         if measured is not None and measured.unjudged:
-            notes.append(f"{where}{run.name} has {measured.unjudged} queries without judgements; they are left out")
+            notes.append(f"{where}{run.name} has {measured.unjudged} queries without judgements; they are ignored")
         if run.excluded:
             notes.append(f"{where}{run.excluded} excluded documents were dropped from {run.name}")
     return notes

@@ -1,1 +1,1 @@
-"""Hard negatives: a collection with judgements, what ranks it, what is taken from the ranks, and the files of it."""
+"""Hard-negative mining: a collection with judgements, its ranking, the selection of negatives, and the output files."""

@@ -1,6 +1,6 @@
-"""What is mined: documents, and queries with what is known of their relevance.
+"""The input of mining: documents, and queries with relevance judgements.
 
-From a BEIR folder with judgements, whose texts stay in their files; or from labelled rows, whose documents together are the
+Either a BEIR folder with judgements, whose texts stay in their files; or labelled rows, whose documents together form the
 corpus and are numbered.
 """
 
@@ -29,9 +29,9 @@ class Query:
 
     id: str
     text: str
-    positives: tuple[str, ...]  # ids, of texts that differ
-    irrelevant: frozenset[str] = frozenset()  # ids judged to be below the threshold
-    excluded: frozenset[str] = frozenset()  # ids that are no part of the task for it
+    positives: tuple[str, ...]  # ids, with different texts
+    irrelevant: frozenset[str] = frozenset()  # ids judged below the threshold
+    excluded: frozenset[str] = frozenset()  # ids excluded from the task for this query
 
 
 @dataclass
@@ -41,13 +41,13 @@ class Collection:
     name: str
     documents: Texts
     bad: BadLines
-    query_ids: Container[str] = ()  # of all queries, those without a positive too
+    query_ids: Container[str] = ()  # of all queries, including those without a positive
     queries: list[Query] = field(default_factory=list)
     unanswered: int = 0  # judged queries without a positive
-    _relevant: dict[int, set[int]] = field(default_factory=dict)  # by the query as texts are compared
+    _relevant: dict[int, set[int]] = field(default_factory=dict)  # relevant texts by query hash
 
     def add(self, query: str, text: str, labels: Mapping[str, float], excluded: frozenset[str], threshold: float) -> None:
-        """Take a query in with the labels of its documents; one without a positive is counted."""
+        """Add a query with the labels of its documents; a query without a positive is only counted."""
         relevant = {name: self.documents.same(name) for name, label in labels.items() if label >= threshold}
         by_text = {same: name for name, same in reversed(relevant.items()) if same != BLANK}
         if not by_text:
@@ -59,21 +59,21 @@ class Collection:
         self._relevant.setdefault(query_hash(text), set()).update(by_text)
 
     def inventory(self) -> str:
-        """How much there is, in words."""
+        """A printable summary of the sizes."""
         positives = sum(len(query.positives) for query in self.queries)
         said = f"{self.name}: {len(self.documents)} documents, {len(self.queries)} queries with {positives} positives"
-        return said + (f"; {self.unanswered} judged queries have none and are left out" if self.unanswered else "")
+        return said + (f"; {self.unanswered} judged queries without a positive dropped" if self.unanswered else "")
 
     def relevant(self, query: Query) -> set[int]:
-        """The texts (as ``Texts.same`` has them) that answer the query, or another one of the same words."""
+        """The hashes (``Texts.same``) of texts that are relevant to the query, or to another query with the same words."""
         return self._relevant[query_hash(query.text)]
 
 
 def open_collection(config: MineConfig) -> Collection:
-    """Read what ``data`` names.
+    """Read the collection named by ``data``.
 
     Raises:
-        UserError: a file is missing or bad, an id is unknown or twice, or no query has a positive.
+        UserError: a file is missing or invalid, an id is unknown or occurs twice, or no query has a positive.
     """
     data = Path(config.data).expanduser()
     if data.is_dir():
@@ -109,9 +109,9 @@ def _of_rows(config: MineConfig, path: Path) -> Collection:
     bad, documents = BadLines(config.skip_bad), MemoryTexts()
     kind = kind_of_labelled(readable_file(path, "a BEIR folder, or a JSONL file of labelled documents"), config.skip_bad)
     if kind == LabelledKind.POINTWISE:
-        raise UserError(f"data: {path} has a row a document; give groups, [query, positives, negatives], or a BEIR folder")
+        raise UserError(f"data: {path} has one row per document; give groups, [query, positives, negatives], or a BEIR folder")
     if config.run is not None:
-        raise UserError(f"run: {config.run} names documents of a BEIR folder, but data={path} is none; use another source")
+        raise UserError(f"run: {config.run} lists documents of a BEIR folder, but data={path} is not one; use another source")
     found = Collection(str(path), documents, bad)
     for number, one in enumerate(by_query(read_labelled(path, kind, LabelBounds(), bad, f"reading {path.name}")), 1):
         labels: dict[str, float] = {}
@@ -129,7 +129,7 @@ def _query_text(row: Row) -> str:
 def _refuse_unknown(
     path: Path, grades: Mapping[str, Mapping[str, int]], threshold: float, queries: Texts, documents: Texts, bad: BadLines
 ) -> None:
-    """Refuse, or count and leave out, judged queries and relevant documents that are not there."""
+    """Refuse, or skip and count, judged queries and relevant documents that do not exist."""
     unknown = {
         (query, name)
         for query, judged in grades.items()
@@ -144,7 +144,7 @@ def _refuse_unknown(
 
 
 def _judged_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, query id, document id) of the judgements, in columns or as BRIGHT's queries."""
+    """(line, query id, document id) of the judgements, in columns or in BRIGHT's format."""
     with path.open("rb") as file:
         columned = not file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
     if columned:

@@ -1,4 +1,4 @@
-"""A dense model (sentence-transformers' ``SentenceTransformer``) that ranks all documents exactly, by its own similarity."""
+"""A dense source: a sentence-transformers ``SentenceTransformer`` ranks all documents exactly, by its own similarity function."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from r0.mining.ranked import Ranked, best_of
 from r0.runs.live import progress
 from r0.storage.model_checks import read_json
 from r0.storage.models import model_folder
-from r0.text.tags import control_texts, without_control
+from r0.text.tags import control_token_texts, escape_control_tokens
 
-DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # embedded at one time; scored against the whole corpus at one time
+DOCUMENTS_A_CHUNK, QUERIES_A_CHUNK = 1024, 64  # documents embedded at once; queries scored against the corpus at once
 
 
 class DenseSource:
-    """All documents embedded, their embeddings in memory (4 bytes a dimension), and every one compared with a query.
+    """Embeds all documents, keeps the embeddings in memory (4 bytes per dimension), and compares each query with all of them.
 
     Raises:
-        UserError: the model is not here, or is a cross-encoder.
+        UserError: the model cannot be found, or is a cross-encoder.
     """
 
     def __init__(self, model: str, collection: Collection):
         self.name, self._collection, self._folder = model, collection, model_folder(model)
         if _scores_pairs(self._folder):
-            raise UserError(f"model: {model} scores pairs and embeds nothing; give it as reranker=, or a SentenceTransformer")
+            raise UserError(f"model: {model} is a cross-encoder; give it as reranker=, or give a SentenceTransformer")
 
     def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
         """See ``Source``.
 
         Raises:
-            UserError: sentence-transformers cannot load the model; it gives no finite similarity.
+            UserError: sentence-transformers cannot load the model, or a similarity is not finite.
         """
         embedder, documents = _Embedder(self._folder), self._collection.documents
         starts = progress(range(0, len(documents), DOCUMENTS_A_CHUNK), "embedding")
@@ -51,27 +51,27 @@ class DenseSource:
             some = queries[start : start + QUERIES_A_CHUNK]
             scores_QD = similarities([query.text for query in some])
             if not np.isfinite(scores_QD).all():
-                raise UserError(f"model: {self.name} gives similarities that are no finite numbers; use another model")
+                raise UserError(f"model: {self.name} gives similarities that are not finite; use another model")
             for query, scores_D in zip(some, scores_QD, strict=True):
                 positives = {name: float(scores_D[place[name]]) for name in query.positives}
                 yield Ranked(*best_of(scores_D, ids, depth), positives)
 
 
 class _Embedder:
-    """A SentenceTransformer with its own prompts and its own similarity."""
+    """A SentenceTransformer with its own prompts and similarity function."""
 
     def __init__(self, folder: Path):
         self._model = _load(folder)
-        self._control = control_texts(self._model.tokenizer)
-        self._cosine = self._model.similarity_fn_name == "cosine"  # normalised once, it is a dot product
+        self._control = control_token_texts(self._model.tokenizer)
+        self._cosine = self._model.similarity_fn_name == "cosine"  # of normalized embeddings: a dot product
         self._options = {"normalize_embeddings": self._cosine, "show_progress_bar": False}
 
     def documents(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [N, H]."""
-        return self._model.encode_document([without_control(text, self._control) for text in texts], **self._options)
+        return self._model.encode_document([escape_control_tokens(text, self._control) for text in texts], **self._options)
 
     def similarities(self, corpus_DH: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
-        """A function of queries [Q]: float32 [Q, D]."""
+        """A function from queries [Q] to similarities: float32 [Q, D]."""
         import torch
         from sentence_transformers.util import dot_score
 
@@ -79,7 +79,9 @@ class _Embedder:
         similarity = dot_score if self._cosine else self._model.similarity
 
         def of(queries: Sequence[str]) -> np.ndarray:
-            embedded = self._model.encode_query([without_control(query, self._control) for query in queries], **self._options)
+            embedded = self._model.encode_query(
+                [escape_control_tokens(query, self._control) for query in queries], **self._options
+            )
             return similarity(torch.from_numpy(embedded).to(self._model.device), corpus).float().cpu().numpy()
 
         return of
@@ -95,7 +97,7 @@ def _load(folder: Path) -> Any:
 
 
 def _scores_pairs(folder: Path) -> bool:
-    """Whether a model has a score head, or was saved as a ``CrossEncoder``."""
+    """Whether a model has a score head or was saved as a ``CrossEncoder``."""
     model, saved = (read_json(folder / name) for name in ("config.json", "config_sentence_transformers.json"))
     heads = any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or [])
     return heads or saved.get("model_type") == "CrossEncoder"

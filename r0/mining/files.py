@@ -1,11 +1,11 @@
-"""What mining writes: the same documents as groups, pointwise rows and [query, positives, negatives]; a set of files an epoch.
+"""Output files of mining: the same documents as groups, pointwise rows and [query, positives, negatives]; one set per epoch.
 
 ``groups.jsonl``     ``{"query", "hits": [{"content", "label"}]}``, in the order of the ranking
 ``rows.jsonl``       ``{"query", "document", "think": "", "answer": "yes"|"no", "label": 1|0}``
 ``positives.jsonl``  ``[query, [positives], [negatives]]``
-``statistics.json``  what was printed
+``statistics.json``  the printed statistics
 
-Of several epochs the files are ``groups-1.jsonl`` and so on. A label is 1 for a positive and 0 for a negative.
+With several epochs the files are named ``groups-1.jsonl`` and so on. Labels are 1 for positives and 0 for negatives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS, STATISTICS = ("groups", "rows", "positives"), "statistics.json"
 
 
 class MinedFiles:
-    """The files of ``epochs`` epochs, open in ``folder``."""
+    """The open files of ``epochs`` epochs in ``folder``."""
 
     def __init__(self, folder: Path, epochs: int, documents: Texts):
         self._documents, self._folder = documents, folder

@@ -1,4 +1,4 @@
-"""Mining: rank the corpus for every query that has positives, take negatives from the ranks, write them."""
+"""Mining: ranks the corpus for each query with positives, selects negatives, and writes the files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from r0.storage.files import whole_folder, write_json
 
 
 def mine(config: MineConfig, collection: Collection, ranked: Iterator[Ranked], folder: Path) -> list[dict[str, Any]]:
-    """Write the files of all epochs to ``folder``, whole or not at all; returns the figures of each epoch.
+    """Atomically write the files of all epochs to ``folder``; return the statistics of each epoch.
 
     Args:
-        config: which ranks, how many, what margin.
+        config: the configuration.
         collection: queries and documents.
-        ranked: the best documents for each query, in their order.
-        folder: to make.
+        ranked: the best documents for each query, in the order of the queries.
+        folder: the folder to create.
 
     Raises:
-        UserError: an epoch has no negative at all; the file system refuses.
+        UserError: an epoch has no negative at all, or a file cannot be written.
     """
     selection, documents, queries = Selection(config, collection), collection.documents, collection.queries
     counted = [Statistics(text, config.negatives) for text in config.ranks]
@@ -45,7 +45,7 @@ def mine(config: MineConfig, collection: Collection, ranked: Iterator[Ranked], f
         figures = [statistics.figures() for statistics in counted]
         empty = next((one["ranks"] for one in figures if not one["negatives"]), None)
         if empty is not None:
-            remedy = "begin them earlier, lower the margin, or give a random_share"
+            remedy = "start the range earlier, lower the margin, or set random_share"
             raise UserError(f"ranks: {empty} has no negative for any query (their lists may be shorter); {remedy}")
         write_json(partial / STATISTICS, figures)
     return figures

@@ -1,4 +1,4 @@
-"""The ranked documents of a query, and what every source of them does."""
+"""The ranked documents of a query, and the interface of their sources."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from r0.mining.collection import Query
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The best documents for a query, best first; and the scores of its positives, as far as they are known."""
+    """The best documents for a query, best first, and the known scores of its positives."""
 
     documents: Sequence[str]  # [N] ids
     scores: Sequence[float]  # [N]
-    positives: Mapping[str, float]  # id → score, of documents beyond the N too
+    positives: Mapping[str, float]  # id → score, also of documents beyond the N
 
 
 class Source(Protocol):
-    """What ranks the documents."""
+    """Ranks the documents of a collection."""
 
     name: str
 
     def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
-        """For each query, in order, its best ``depth`` documents; fewer where the source has no more. What is made once (an
-        index, embeddings) is there when this returns."""
+        """The best ``depth`` documents (or fewer) for each query, in order. One-time work (an index, embeddings) is done when
+        this returns.
+        """
         ...
 
 
 def by_score(scores: Mapping[str, float], positives: Sequence[str]) -> Ranked:
-    """Documents by falling score, equal ones by id, last first (trec_eval's order)."""
+    """Documents by decreasing score; equal scores by id, descending (trec_eval's order)."""
     best = sorted(((score, name) for name, score in scores.items()), reverse=True)
     known = {name: scores[name] for name in positives if name in scores}
     return Ranked([name for _, name in best], [score for score, _ in best], known)
 
 
 def best_of(scores_D: np.ndarray, ids: Sequence[str], depth: int) -> tuple[list[str], list[float]]:
-    """The ``depth`` best ids and their scores; equal ones by id, last first, also where ``depth`` cuts them.
+    """The ``depth`` best ids and their scores; equal scores by id, descending, also at the cutoff.
 
     Args:
         scores_D: float32 [documents].
         ids: [documents].
-        depth: how many, at most.
+        depth: maximum number.
     """
     found = np.arange(len(scores_D))
     if len(found) > depth:

@@ -1,6 +1,6 @@
-"""A reranker over a source: it scores the source's best documents and the positives, each by itself, and ranks by that.
+"""A reranker on top of a source: it scores the source's best documents and the positives one by one, and ranks by these scores.
 
-The scores of a finished query are a line of ``queries.jsonl``, so that an interrupted run goes on.
+The scores of each finished query are a line of ``queries.jsonl``, so an interrupted run can resume.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r0.config import MineConfig, RankingKeys
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.ranked import Ranked, Source, by_score
@@ -24,10 +24,10 @@ from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 
 def check_reranker(config: MineConfig) -> RankingKeys:
-    """The reranker's keys, before anything is ranked.
+    """The reranker's keys, checked before anything is ranked.
 
     Raises:
-        UserError: the model is not here, or cannot score single documents as the configuration has it.
+        UserError: the model cannot be found, or cannot score single documents as configured.
     """
     keys = RankingKeys(
         model=str(config.reranker), method="pointwise", thinking=config.thinking, seed=config.seed, rollout=config.rollout,
@@ -41,16 +41,16 @@ def check_reranker(config: MineConfig) -> RankingKeys:
 
 
 class Rescored(ResumableJsonl[str]):
-    """The scores of a reranker, by query, in a file. A context manager.
+    """The scores of a reranker by query, in a file. A context manager.
 
     Args:
-        config: with a reranker.
-        collection: its queries and texts.
-        source: what ranks the corpus first.
-        path: of the file.
+        config: a configuration with a reranker.
+        collection: queries and texts.
+        source: ranks the corpus first.
+        path: the file.
 
     Raises:
-        UserError: the reranker or the source cannot be used; the file is damaged, or of other documents.
+        UserError: the reranker or the source cannot be used, or the file is damaged or belongs to other documents.
     """
 
     def __init__(self, config: MineConfig, collection: Collection, source: Source, path: Path):
@@ -62,10 +62,10 @@ class Rescored(ResumableJsonl[str]):
         super().__init__(path)
 
     def score(self, stop: StopRequest) -> bool:
-        """Score the queries that are left; returns whether none is left.
+        """Score the remaining queries; return whether all are scored.
 
         Raises:
-            UserError: a query cannot be shown to the model (where such are not left out).
+            UserError: a query does not fit the prompt, and such queries are not skipped.
         """
         queries = self._collection.queries
         left = [query for query in queries if query.id not in self]
@@ -73,7 +73,7 @@ class Rescored(ResumableJsonl[str]):
         return finish(self._keys, work, self, len(queries), stop) is not None
 
     def ranked(self) -> Iterator[Ranked]:
-        """For each query, in order, its documents by the reranker's score; those without one are left out."""
+        """For each query, in order, its documents by the reranker's score; documents without a score are dropped."""
         for query in self._collection.queries:
             yield by_score(self.row(query.id)["scores"], query.positives)
 
@@ -89,14 +89,14 @@ class Rescored(ResumableJsonl[str]):
         self.append({"query_id": query.id, "given": self._given(query.id), "scores": scores})
 
     def _given(self, query: str) -> str:
-        return f"{address(*self._wanted[query]):016x}"
+        return f"{hash_key(*self._wanted[query]):016x}"
 
     def key_of(self, row: Row) -> str:
         """The query of a line."""
         query = row["query_id"]
         if query not in self._wanted or row["given"] != self._given(query):
             raise UserError(
-                f"query {query} had other documents when it was scored; start over with fresh=true, or give the data of then"
+                f"query {query} had other documents when it was scored; start over with fresh=true, or give the same data"
             )
         dict(row["scores"])
         return query

@@ -1,9 +1,10 @@
-"""Which of the ranked documents become a query's negatives: a pure function of the ranking, the judgements and the seed.
+"""Selects the negatives of a query from its ranking: a pure function of the ranking, the judgements and the seed.
 
-A negative is never judged relevant, nor of a relevant document's text under another id, excluded for the query, or without text;
-and no two negatives of a query have the same text. With a margin its score s keeps below that of the query's lowest positive p:
-s <= p - margin and s <= p - relative_margin * |p| (as sentence-transformers' ``mine_hard_negatives``, there for each pair of a
-query and one positive; here all positives of a query share its negatives, so that the lowest one decides).
+A negative is never judged relevant, never has the text of a relevant document under another id, is not excluded for the
+query, and has text; no two negatives of a query have the same text. With a margin its score s is below that of the query's
+lowest positive p: s <= p - margin and s <= p - relative_margin * |p|. (sentence-transformers' ``mine_hard_negatives`` applies
+this to each pair of a query and one positive; here all positives of a query share its negatives, so the lowest positive
+decides.)
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from r0.config import MineConfig
-from r0.data.hashes import Shuffle, address, shuffled
+from r0.data.hashes import Shuffle, hash_key, shuffled
 from r0.mining.collection import Collection, Query
 from r0.mining.ranked import Ranked
 from r0.mining.texts import BLANK
 
 
 class Dropped(StrEnum):
-    """Why a document in the ranks is no negative."""
+    """Why a document in the ranks is not a negative."""
 
     POSITIVE = "positives"
     SAME_TEXT = "texts of positives"
@@ -33,18 +34,18 @@ class Dropped(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A document of a query's group."""
+    """A document in a query's group."""
 
     id: str
     relevant: bool
     rank: int | None = None  # from 1; None: beyond the depth of the ranking, or drawn from the corpus
-    score: float | None = None  # None: not known
-    drawn: bool = False  # from the whole corpus
+    score: float | None = None  # None: unknown
+    drawn: bool = False  # drawn from the whole corpus
 
 
 @dataclass
 class Selected:
-    """What was taken for a query: hits as they were ranked, then positives beyond the ranking, then what was drawn."""
+    """The group of a query: hits in ranking order, then positives beyond the ranking, then negatives drawn from the corpus."""
 
     query: Query
     hits: list[Hit] = field(default_factory=list)
@@ -52,28 +53,28 @@ class Selected:
 
     @property
     def positives(self) -> list[Hit]:
-        """The relevant ones."""
+        """The relevant hits."""
         return [hit for hit in self.hits if hit.relevant]
 
     @property
     def negatives(self) -> list[Hit]:
-        """The others."""
+        """The other hits."""
         return [hit for hit in self.hits if not hit.relevant]
 
 
 class Selection:
-    """Takes negatives as the configuration has it."""
+    """Selects negatives as configured."""
 
     def __init__(self, config: MineConfig, collection: Collection):
         self._config, self._documents, self._collection = config, collection.documents, collection
 
     def select(self, query: Query, ranked: Ranked, epoch: int) -> Selected:
-        """The group of a query in an epoch, counted from 1."""
+        """The group of a query in an epoch (from 1)."""
         found, limit = Selected(query), self._limit(ranked)
         ranks = {name: rank for rank, name in enumerate(ranked.documents, 1)}
         eligible = self._eligible(query, ranked, epoch, limit, found.dropped)
         if self._config.sampling == "random":
-            order = shuffled(len(eligible), address(self._config.seed, "mine", epoch, query.id))
+            order = shuffled(len(eligible), hash_key(self._config.seed, "mine", epoch, query.id))
             eligible = [eligible[place] for place in order]
         hard = eligible[: self._config.hard]
         positives = [Hit(name, True, ranks.get(name), ranked.positives.get(name)) for name in query.positives]
@@ -84,7 +85,7 @@ class Selection:
         return found
 
     def _limit(self, ranked: Ranked) -> float:
-        """The highest score of a negative; without a known score of a positive none is low enough for a margin."""
+        """The highest allowed score of a negative. With a margin but no scored positive, no negative is allowed."""
         margin, relative = self._config.margin, self._config.relative_margin
         if margin is None and relative is None:
             return math.inf
@@ -92,7 +93,7 @@ class Selection:
         return lowest - max(margin or 0.0, (relative or 0.0) * abs(lowest)) if math.isfinite(lowest) else lowest
 
     def _eligible(self, query: Query, ranked: Ranked, epoch: int, limit: float, dropped: Counter[Dropped]) -> list[int]:
-        """The ranks of the documents that may be negatives, within those of the epoch."""
+        """The ranks, within the epoch's range, of documents that can be negatives."""
         first, last = self._config.epochs[epoch - 1]
         found, seen = [], set()
         for rank in range(first, min(last, len(ranked.documents)) + 1):
@@ -111,7 +112,7 @@ class Selection:
         return found
 
     def _reason(self, query: Query, name: str, same: int) -> Dropped | None:
-        """Why a document can be no negative of the query, whatever its score."""
+        """Why a document cannot be a negative of the query, regardless of its score; None if it can."""
         if same in self._collection.relevant(query):
             return Dropped.POSITIVE if name in query.positives else Dropped.SAME_TEXT
         if name in query.excluded:
@@ -119,9 +120,9 @@ class Selection:
         return Dropped.BLANK if same == BLANK else None
 
     def _drawn(self, query: Query, within: set[str], seen: set[int], epoch: int) -> list[Hit]:
-        """Negatives from the whole corpus, every one as likely; none that is known to be ``within`` the margin."""
+        """Negatives drawn uniformly from the whole corpus, except documents known to be ``within`` the margin."""
         found: list[Hit] = []
-        order = Shuffle(len(self._documents), address(self._config.seed, "corpus", epoch, query.id))
+        order = Shuffle(len(self._documents), hash_key(self._config.seed, "corpus", epoch, query.id))
         for at in range(len(order)):
             if len(found) == self._config.drawn:
                 break

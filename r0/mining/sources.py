@@ -1,4 +1,4 @@
-"""What ranks the documents of a collection for a query: BM25, the candidates of a run, or a dense model (``dense.py``)."""
+"""Sources that rank a collection's documents: BM25, the candidates of a run, or a dense model (``dense.py``)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from r0.mining.ranked import Ranked, Source
 
 
 def open_source(config: MineConfig, collection: Collection) -> Source:
-    """The source that the configuration names; a model is not loaded before its first query.
+    """Open the configured source; a model is loaded on its first query.
 
     Raises:
-        UserError: ranks go beyond what is there; the run or the model cannot be used.
+        UserError: the ranks exceed the available documents, or the run or the model cannot be used.
     """
     size = len(collection.documents)
     if config.deepest > size:
-        raise UserError(f"ranks: they go to {config.deepest}, and {collection.name} has {size} documents; end them at {size}")
+        raise UserError(f"ranks: go up to {config.deepest}, but {collection.name} has only {size} documents; end them at {size}")
     if config.run is not None:
         source = RunSource(Path(config.run).expanduser(), collection)
         if config.deepest > source.longest:
             raise UserError(
-                f"ranks: they go to {config.deepest}, and the longest list of {config.run} has {source.longest} documents; "
+                f"ranks: go up to {config.deepest}, but the longest list of {config.run} has only {source.longest} documents; "
                 f"end them at {source.longest}, or give a deeper run (retrieve depth={config.deepest})"
             )
         return source
@@ -39,7 +39,7 @@ def open_source(config: MineConfig, collection: Collection) -> Source:
 
 
 class Bm25Source:
-    """BM25 with the settings of ``retrieve``'s defaults. Documents without a word of the query are not ranked."""
+    """BM25 with the defaults of ``retrieve``. Documents without a word of the query are not ranked."""
 
     name = "bm25"
 
@@ -61,10 +61,10 @@ class Bm25Source:
 
 
 class RunSource:
-    """The candidates of a TREC run with their scores. A query that the run has not has no documents.
+    """The candidates of a TREC run with their scores. A query missing from the run has no documents.
 
     Raises:
-        UserError: the run cannot be read, or names a query or a document that the collection has not.
+        UserError: the run cannot be read, or names a query or a document that the collection does not contain.
     """
 
     def __init__(self, path: Path, collection: Collection):

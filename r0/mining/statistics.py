@@ -1,4 +1,4 @@
-"""What was mined, in numbers: a column an epoch."""
+"""Statistics of mining, with one column per epoch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Statistics:
     """Sums over the queries of one epoch.
 
     Args:
-        ranks: that negatives were taken from, as they were given.
-        wanted: negatives of a query.
+        ranks: the configured range of ranks.
+        wanted: configured number of negatives per query.
     """
 
     def __init__(self, ranks: str, wanted: int):
         self._ranks, self._wanted = ranks, wanted
-        self._numbers: list[int] = []  # of negatives, a query
+        self._numbers: list[int] = []  # number of negatives of each query
         self._queries, self._positives, self._drawn, self._judged = 0, 0, 0, 0
         self._means = {name: _Mean() for name in ("negative rank", "negative score", "positive rank", "positive score")}
         self._dropped: Counter[Dropped] = Counter()
 
     def add(self, found: Selected) -> None:
-        """Count a query; one without a negative has no group."""
+        """Count a query; a query without a negative has no group."""
         self._queries += 1
         self._dropped += found.dropped
         if not found.negatives:
@@ -40,7 +40,7 @@ class Statistics:
         self._note("negative", found.negatives)
 
     def figures(self) -> dict[str, Any]:
-        """The numbers by name; None where there is nothing to take a mean of."""
+        """The figures by name; a mean over nothing is None."""
         numbers, count = self._numbers, sum(self._numbers)
         return {
             "ranks": self._ranks,
@@ -66,7 +66,7 @@ class Statistics:
 
 
 class _Mean:
-    """The mean of what is known."""
+    """The mean of the known values."""
 
     def __init__(self) -> None:
         self._sum, self.count = 0.0, 0
@@ -82,7 +82,7 @@ class _Mean:
 
 
 def table(epochs: Sequence[dict[str, Any]]) -> str:
-    """The figures of the epochs side by side; reasons that dropped nothing are left out."""
+    """The figures of all epochs side by side; reasons with no dropped documents are omitted."""
     names = [name for name in epochs[0] if not name.startswith(_DROPPED) or any(figures[name] for figures in epochs)]
     rows = [(name, [_shown(name, figures[name]) for figures in epochs]) for name in names]
     if len(epochs) > 1:

@@ -1,6 +1,6 @@
-"""Texts by id: of a BEIR file, where they stay until they are asked for, or in memory.
+"""Texts by id, either in a BEIR file and read on demand, or in memory.
 
-Two texts count as the same where they differ in case and white space only.
+Texts that differ only in case and white space count as equal.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from r0.data.hashes import query_hash
 from r0.data.index import FileRows
 from r0.data.jsonl import BadLine, BadLines, Row, readable_file
 
-BLANK = query_hash("")  # what documents without any text have in common
+BLANK = query_hash("")  # the hash of documents without text
 FOLDER = "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/"
 
 
 class Texts:
-    """Texts by id, in order. ``same(id)`` is equal for equal texts."""
+    """Texts by id, in order. ``same(id)`` is a hash that is equal for equal texts."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -37,7 +37,7 @@ class Texts:
         return ((name, self.text(name)) for name in self.ids)
 
     def same(self, name: str) -> int:
-        """64 bits of the text as it is compared."""
+        """The 64-bit hash of the normalized text."""
         return self._same[self._at[name]]
 
     def text(self, name: str) -> str:
@@ -51,10 +51,11 @@ class Texts:
 
 
 class FileTexts(Texts):
-    """The texts of a BEIR file, read when they are asked for.
+    """The texts of a BEIR file, read on demand.
 
     Raises:
-        UserError: the file cannot be used, has a bad line or an id twice (where those are not skipped), or no good line.
+        UserError: the file cannot be used or has no valid line; or it has a bad line or a repeated id, and bad lines are not
+            skipped.
     """
 
     def __init__(self, path: Path, bad: BadLines, text: Callable[[Row], str]):
@@ -80,7 +81,7 @@ class FileTexts(Texts):
 
 
 class MemoryTexts(Texts):
-    """Texts that are numbered as they come; the same text is there once."""
+    """Numbered texts in memory; equal texts are stored once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class MemoryTexts(Texts):
         self._known: dict[int, str] = {}
 
     def add(self, text: str) -> str:
-        """The id of ``text``."""
+        """Add ``text`` and return its id."""
         same = query_hash(text)
         if same not in self._known:
             self._known[same] = str(len(self.ids))

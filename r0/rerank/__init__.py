@@ -1,4 +1,4 @@
-"""Using a trained model: the order that it gives to the candidates of a first stage."""
+"""Reranking: orders the candidates of a first stage with a trained model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Reranker"]
 
 
 def __getattr__(name: str) -> Any:
-    """``Reranker`` is imported when it is first named: the methods beside it need neither engines nor tokenizers."""
+    """Import ``Reranker`` on first use: the methods in this package need neither engines nor tokenizers."""
     if name == "Reranker":
         quiet()  # as the door does, before torch is imported: libraries' start-up notices are not for a program's terminal
         from r0.rerank.reranker import Reranker

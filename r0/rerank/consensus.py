@@ -1,10 +1,11 @@
-"""Permutation self-consistency (Tang et al., 2024): one method several times, its documents shown in other orders, one ranking.
+"""Permutation self-consistency (Tang et al., 2024): runs one method several times with shuffled documents and aggregates the
+rankings.
 
-A model's answer depends on where a document stands in the prompt. Every ask of every sample is shown in a shuffled order, which
-is taken back out of the reply, so that this dependence averages out over the samples. The rankings are then combined: by mean
-rank (Borda), and then by local Kemenization (Dwork et al., 2001), which swaps neighbours wherever most samples say so, until no
-swap of neighbours brings the order closer to the samples in Kendall's distance. The paper seeks the closest of all orders, which
-is NP-hard in the length of the list.
+A model's answer depends on the positions of documents in the prompt. Each question of each sample is shown in a shuffled
+order, which is undone in the reply, so this dependence averages out over the samples. The rankings are then aggregated: by
+mean rank (Borda), followed by local Kemenization (Dwork et al., 2001), which swaps neighbours whenever most samples prefer
+it, until no such swap reduces the Kendall distance to the samples. The paper seeks the closest of all orders, which is
+NP-hard in the length of the list.
 """
 
 from __future__ import annotations
@@ -12,44 +13,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from r0.data.hashes import address, shuffled
-from r0.rerank.asks import Ask, Exchange, Method, Ranking, Reply
+from r0.data.hashes import hash_key, shuffled
+from r0.rerank.protocol import Method, MethodRun, Question, Ranking, Reply
 
 
 def consensus(make: Callable[[int], Method], n: int, samples: int, seed: int = 0) -> Method:
-    """The combined ranking of ``make(0)`` to ``make(samples − 1)``, all in flight at once.
+    """The aggregated ranking of ``make(0)`` to ``make(samples − 1)``, all in flight at once.
 
-    ``seed`` should differ from query to query, or all of them are shuffled alike. The samples of the inner asks become
-    ``inner × samples + sample``, so that all asks differ. Documents that an answer does not tell apart
-    stay in the inner method's own order, not in the shuffled one. With one sample it is the plain method, nothing shuffled.
+    ``seed`` should differ between queries, otherwise all are shuffled alike. The sample numbers of the inner questions become
+    ``inner × samples + sample``, so that all questions differ. Tied documents keep the inner method's order, not the shuffled
+    one. With one sample it is the plain method, without shuffling.
     """
     if samples == 1:
         return (yield from make(0))
     if n < 2:
         return Ranking.of_order(range(n))
-    exchanges = [Exchange(make(sample)) for sample in range(samples)]
-    inner: dict[Ask, tuple[Ask, list[int]]] = {}  # what each shown ask stands for, and its shuffle
+    method_runs = [MethodRun(make(sample)) for sample in range(samples)]
+    inner: dict[Question, tuple[Question, list[int]]] = {}  # shown question → inner question and its shuffle
 
-    def shown(sample: int, asks: Sequence[Ask]) -> list[Ask]:
+    def shown(sample: int, questions: Sequence[Question]) -> list[Question]:
         made = []
-        for ask in asks:
-            shuffle = shuffled(len(ask.documents), address(seed, "shown", sample, ask.sample, *ask.documents))
-            documents = tuple(ask.documents[i] for i in shuffle)
-            made.append(Ask(documents, ask.form, ask.sample * samples + sample))
-            inner[made[-1]] = ask, shuffle
+        for question in questions:
+            shuffle = shuffled(len(question.documents), hash_key(seed, "shown", sample, question.sample, *question.documents))
+            documents = tuple(question.documents[i] for i in shuffle)
+            made.append(Question(documents, question.form, question.sample * samples + sample))
+            inner[made[-1]] = question, shuffle
         return made
 
-    asks = [ask for sample, exchange in enumerate(exchanges) for ask in shown(sample, exchange.asks)]
-    while any(exchange.ranking is None for exchange in exchanges):
-        ask, reply = yield asks
-        sample = ask.sample % samples
-        own, shuffle = inner.pop(ask)
-        asks = shown(sample, exchanges[sample].answer(own, _unshuffled(reply, shuffle)))
-    return Ranking.of_order(combine([exchange.ranking.order for exchange in exchanges if exchange.ranking is not None]))
+    questions = [question for sample, method_run in enumerate(method_runs) for question in shown(sample, method_run.questions)]
+    while any(method_run.ranking is None for method_run in method_runs):
+        question, reply = yield questions
+        sample = question.sample % samples
+        own, shuffle = inner.pop(question)
+        questions = shown(sample, method_runs[sample].answer(own, _unshuffled(reply, shuffle)))
+    return Ranking.of_order(combine([method_run.ranking.order for method_run in method_runs if method_run.ranking is not None]))
 
 
 def _unshuffled(reply: Reply, shuffle: list[int]) -> Reply:
-    """The reply as if the documents had stood in the inner method's order."""
+    """The reply converted to the inner method's order of documents."""
     groups = tuple(tuple(shuffle[i] for i in group) for group in reply.groups)
     scores = reply.scores
     if scores is not None:
@@ -59,7 +60,7 @@ def _unshuffled(reply: Reply, shuffle: list[int]) -> Reply:
 
 
 def combine(orders: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """One order for several orders of the same documents 0…n−1: Borda's, locally Kemenized; ties go to the lower number."""
+    """Aggregate several orders of the documents 0…n−1: Borda, then local Kemenization; ties go to the lower number."""
     n = len(orders[0])
     ranks = []
     for order in orders:

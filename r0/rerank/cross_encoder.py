@@ -1,16 +1,16 @@
-"""Cross-encoders: models that read query and document together and give one score. sentence-transformers runs them.
+"""Cross-encoders: models that read query and document together and give one score, run by sentence-transformers.
 
-Scored so, with method=pointwise and without vLLM or any other engine, are
+With method=pointwise and without a generation engine this scores
 
-* a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder that was given one);
-* a folder that sentence-transformers or r0 saved as a ``CrossEncoder``, a decoder's logit(yes) − logit(no) among them. With
-  ``thinking`` true or false, or another method, such a decoder is a language model like others;
-* a language model for which the configuration gives the format of a pair (``query_format`` …), read as yes against no, where
-  rollout.engine is hf. vLLM scores it otherwise, from token ids (``r0.rerank.pair_prompts``).
+* a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder with such a head);
+* a folder saved as a ``CrossEncoder`` by sentence-transformers or r0, including decoders scored by logit(yes) − logit(no). If
+  ``thinking`` is set, or with another method, such a decoder is used as an ordinary language model;
+* a language model with a pair format in the configuration (``query_format`` …), scored by yes against no, if rollout.engine
+  is hf. (vLLM scores it from token ids: ``r0.rerank.pair_prompts``.)
 
-The scores of a ranking are those of ``sentence_transformers.CrossEncoder.predict`` with the activation that the folder names (a
-sigmoid where it names none), but for one thing: a control token spelled in a query or a document is text here, and a control
-token there. A reply has the score before the activation beside it (``Reply.logit``).
+The scores are those of ``sentence_transformers.CrossEncoder.predict`` with the activation named in the folder (default:
+sigmoid), with one difference: a control token spelled in a query or a document is treated as text here, but as a control
+token there. A reply also has the score before the activation (``Reply.logit``).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, not_loaded, placed, text_tokens
+from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.storage.model_checks import read_json
 
 
 def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
-    """Whether the configuration means the model in ``folder`` as a cross-encoder.
+    """Whether the configuration uses the model in ``folder`` as a cross-encoder.
 
     Raises:
-        UserError: the model can only be one and the configuration asks for something else; it neither writes nor scores.
+        UserError: the model can only be a cross-encoder but the configuration asks for something else; or it can neither
+            generate nor score.
     """
     config = read_json(folder / "config.json")
     name = next(iter(config.get("architectures") or []), "")
@@ -42,13 +43,13 @@ def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
         if keys.method != "pointwise":
             raise UserError(f"method: {folder.name} scores documents one by one ({name}); use method=pointwise")
         if keys.thinking:
-            raise UserError(f"thinking: {folder.name} has a score head and writes nothing ({name}); leave thinking out")
+            raise UserError(f"thinking: {folder.name} has a score head and generates no text ({name}); remove thinking")
     elif not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        what = name or "model of no known kind"
-        raise UserError(f"model: {folder} is a {what}, which neither writes nor scores; finetune it first")
+        what = name or "model of unknown kind"
+        raise UserError(f"model: {folder} is a {what}, which can neither generate nor score; finetune it first")
     elif formats is not None:
         if keys.method != "pointwise" or keys.thinking:
-            raise UserError("query_format: a pair's format gives scores without a thought; use method=pointwise without thinking")
+            raise UserError("query_format: a pair format scores without a thought; use method=pointwise without thinking")
         if keys.rollout.engine == "vllm":
             return False
     elif keys.method != "pointwise" or keys.thinking is not None or not _saved_as_cross_encoder(folder):
@@ -62,10 +63,10 @@ class CrossEncoderWorker(EncoderWorker):
 
     Args:
         keys: the configuration.
-        settings: the model's folder, device, dtype, threads and how many pairs are computed at one time.
+        settings: the model's folder, device, dtype, threads and batch size in pairs.
 
     Raises:
-        UserError: sentence-transformers cannot load the model, or it has another number of scores than one.
+        UserError: sentence-transformers cannot load the model, or it has more than one score per pair.
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings):
@@ -84,7 +85,7 @@ class CrossEncoderWorker(EncoderWorker):
         return found
 
     def _logits(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """[pairs] scores before the activation that the folder names."""
+        """[pairs] scores before the activation."""
         if not pairs:
             return []
         from torch.nn import Identity
@@ -99,27 +100,27 @@ class CrossEncoderWorker(EncoderWorker):
 
 
 def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
-    """The model, a ``CrossEncoder`` whose ``tokens`` has the length of every pair that it has seen.
+    """The model: a ``CrossEncoder`` whose ``tokens`` records the length of each pair it has seen.
 
     Raises:
-        UserError: it cannot be loaded, or gives another number of scores than one.
+        UserError: it cannot be loaded, or has more than one score per pair.
     """
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
     from transformers import AutoTokenizer
 
-    # An ESCI folder's softmax, whose dimension its file cannot name; of two dimensions it is the right one.
+    # The softmax of an ESCI folder: its dimension cannot be saved, but the default is right for two dimensions.
     warnings.filterwarnings("ignore", message="Implicit dimension choice for softmax")
 
     class Counting(CrossEncoder):
-        """Notes the tokens of pairs on their way into the model."""
+        """Counts the tokens of each pair."""
 
         def preprocess(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
             features = super().preprocess(inputs, *arguments, **options)
             self.tokens.update(zip(map(tuple, inputs), features["attention_mask"].sum(dim=1).tolist(), strict=True))
             return features
 
-    device, dtype = placed(settings)
+    device, dtype = device_and_dtype(settings)
     formats, template = PairFormat.of(keys), {}
     try:
         if formats is not None:
@@ -136,13 +137,11 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     except LOADING as error:
         raise not_loaded(settings, "cross-encoder", error) from error
     if model.num_labels != 1:
-        raise UserError(
-            f"model: {settings.model} gives {model.num_labels} scores a pair and a reranker needs one; train it with num_labels=1"
-        )
+        raise UserError(f"model: {settings.model} gives {model.num_labels} scores per pair, not one; train it with num_labels=1")
     last = model[-1]
     if isinstance(last, LogitScore) and last.true_token_id == last.false_token_id:
         raise UserError(
-            f"model: the tokenizer of {settings.model} writes yes and no with the same token, so their logits tell nothing; "
+            f"model: the tokenizer of {settings.model} encodes yes and no as the same token, so their logits are equal; "
             "use another model"
         )
     most = text_tokens(Path(settings.model))
@@ -153,6 +152,6 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
 
 
 def _saved_as_cross_encoder(folder: Path) -> bool:
-    """Whether the folder's own files call it a sentence-transformers ``CrossEncoder``."""
+    """Whether the folder was saved as a sentence-transformers ``CrossEncoder``."""
     kind = read_json(folder / "config_sentence_transformers.json").get("model_type")
     return kind == "CrossEncoder" and (folder / "modules.json").is_file()

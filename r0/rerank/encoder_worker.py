@@ -1,4 +1,4 @@
-"""What the encoders of reranking have in common: a worker that scores the documents of many queries in batches, without vLLM."""
+"""The base of encoder workers: scores the documents of many queries in batches, without vLLM."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from r0.config import RankingKeys
 from r0.errors import UserError, reason
 from r0.process.device import avoid_cudnn_attention
 from r0.records import Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.storage.model_checks import read_json
-from r0.text.tags import control_texts, without_control
+from r0.text.tags import control_token_texts, escape_control_tokens
 
-SORTED = 8  # batches of documents that are sorted by length together, so that a batch needs little padding
-# Their position embeddings begin behind the padding id.
+SORTED = 8  # number of batches sorted by length together, to reduce padding
+# Models whose position embeddings start after the padding id.
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
-# What sentence-transformers raises for a folder that it cannot load.
+# The exceptions of sentence-transformers for a folder that it cannot load.
 LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 
 
 class EncoderWorker:
-    """An encoder that works on many queries; its calls are ``RerankWorker``'s. A subclass says how jobs are scored.
+    """An encoder that works on many queries, with the same methods as ``RerankWorker``. Subclasses implement scoring.
 
     Args:
         keys: the configuration.
-        settings: how many documents are computed at one time, among others.
-        model: the loaded model of sentence-transformers.
+        settings: provides the batch size in documents, among others.
+        model: the loaded sentence-transformers model.
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, model: Any):
         self._keys, self._batch, self._model = keys, settings.batch, model
-        self._control = control_texts(model.tokenizer)
+        self._control = control_token_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 
     def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
-        """Take ``jobs`` in and work; gives what is done after ``seconds``."""
+        """Accept ``jobs`` and work for ``seconds``; return the finished jobs."""
         self._waiting.extend(jobs)
         end = time.monotonic() + seconds
         done: list[Outcome] = []
@@ -60,7 +60,7 @@ class EncoderWorker:
         return done
 
     def pid(self) -> int:
-        """The process that this worker is in."""
+        """The id of this worker's process."""
         return os.getpid()
 
     def close(self) -> None:
@@ -68,16 +68,16 @@ class EncoderWorker:
         del self._model
 
     def _score(self, jobs: Sequence[Job]) -> list[tuple[Sequence[float], int]]:
-        """For each job its documents' scores before any activation, and the tokens that the model read."""
+        """For each job the scores of its documents before any activation, and the number of tokens read."""
         raise NotImplementedError
 
     def _activated(self, logits: Sequence[float]) -> Sequence[float]:
-        """The scores that documents are ordered by."""
+        """The final scores, by which documents are ordered."""
         return logits
 
     def _outcome(self, job: Job, logits: Sequence[float], tokens: int, seconds: float) -> Outcome:
         both = zip(logits, self._activated(logits), strict=True)
-        replies = tuple((Ask((i,), Form.YES_NO), _reply(logit, score)) for i, (logit, score) in enumerate(both))
+        replies = tuple((Question((i,), Form.YES_NO), _reply(logit, score)) for i, (logit, score) in enumerate(both))
         values = [reply.probability for _, reply in replies]
         ranking = Ranking.of_order(range(len(values))) if job.each else Ranking.of_scores(values)
         if job.scores and values:
@@ -85,19 +85,19 @@ class EncoderWorker:
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)
 
     def _plain(self, text: str) -> str:
-        """``text`` without control tokens."""
-        return without_control(text, self._control)
+        """``text`` with control tokens escaped."""
+        return escape_control_tokens(text, self._control)
 
 
 def _reply(logit: float, score: float) -> Reply:
-    """One document's; without a number it fails, and the document keeps its given rank."""
+    """The reply about one document; if the score is not finite, it is a failure and the document keeps its first-stage rank."""
     if not (math.isfinite(logit) and math.isfinite(score)):
         return Reply(((0,),), failures=frozenset({Violation.BAD_ANSWER}))
     return Reply(((0,),), probability=score, logit=logit)
 
 
-def placed(settings: EngineSettings) -> tuple[str, Any]:
-    """The device and the torch dtype of the weights; on a CPU the worker's threads are set."""
+def device_and_dtype(settings: EngineSettings) -> tuple[str, Any]:
+    """The device and the torch dtype of the weights; on a CPU it also sets the number of threads."""
     import torch
 
     on_gpu = settings.device != "cpu" and torch.cuda.is_available()
@@ -110,7 +110,7 @@ def placed(settings: EngineSettings) -> tuple[str, Any]:
 
 
 def text_tokens(folder: Path) -> int | None:
-    """Tokens of a text (of a pair together) that the model has positions for; None where its configuration does not say."""
+    """Maximum tokens of a text (or of a pair) that the model has positions for; None if its configuration does not say."""
     most, config = positions(folder), read_json(folder / "config.json")
     if most is not None and config.get("model_type") in OFFSET_POSITIONS:
         return most - int(config.get("pad_token_id") or 0) - 1
@@ -118,10 +118,10 @@ def text_tokens(folder: Path) -> int | None:
 
 
 def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
-    """Refuse a budget beyond the model's positions; ``what`` is what has so many tokens.
+    """Refuse a token limit beyond the model's positions; ``what`` names the text in the message.
 
     Raises:
-        UserError: with the budget that fits.
+        UserError: with the highest possible limit.
     """
     most = text_tokens(folder)
     if keys.max_prompt_tokens is not None and most is not None and keys.max_prompt_tokens > most:
@@ -132,5 +132,5 @@ def check_tokens(folder: Path, keys: RankingKeys, what: str) -> None:
 
 
 def not_loaded(settings: EngineSettings, what: str, error: Exception) -> UserError:
-    """What is said where the model cannot be loaded as ``what``."""
+    """The error for a model that cannot be loaded as ``what``."""
     return UserError(f"model: {settings.model} cannot be loaded as a {what}: {reason(error)}")

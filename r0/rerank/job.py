@@ -1,42 +1,42 @@
-"""What is asked of the rerank workers and what comes back: plain data, so that both travel to an actor."""
+"""The input and output of rerank workers: plain data that can be sent to an actor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from r0.records import Answer, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
+from r0.rerank.protocol import Question, Ranking, Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A query with the candidates that a model is to order, in the given order."""
+    """A query with its candidates to rerank, in first-stage order."""
 
-    key: int  # tells the jobs of a run apart
-    query_id: str  # part of the address of shuffles and seeds
+    key: int  # unique within a run
+    query_id: str  # hashed into shuffles and seeds
     query: str
-    documents: tuple[str, ...]  # [N] texts of the candidates that are reranked
-    scores: tuple[float, ...] = ()  # [N] the first stage's, where they are to be fused
-    each: bool = False  # only the probability of each document is wanted, of a single one too
-    samples: int = 0  # above 0: verdicts on the one document are wanted, so many at most, until one is the known answer
-    known: Answer | None = None  # of verdicts; None: any answer will do
+    documents: tuple[str, ...]  # [N] texts of the candidates
+    scores: tuple[float, ...] = ()  # [N] first-stage scores, if they are fused
+    each: bool = False  # score each document on its own, even a single one, without ranking
+    samples: int = 0  # above 0: sample verdicts on the single document, at most so many, until one equals ``known``
+    known: Answer | None = None  # the label, for verdicts; None: any answer is accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A job that is done."""
+    """A finished job."""
 
     key: int
     ranking: Ranking  # of the job's N documents
-    replies: tuple[tuple[Ask, Reply], ...]  # the documents' asks, a sample's in the order in which they followed each other
+    replies: tuple[tuple[Question, Reply], ...]  # by sample, in the order of the questions
     prompt_tokens: int
     new_tokens: int  # sampled
-    seconds: float  # from the first ask to the last reply
-    refused: str = ""  # why the query could not be shown to the model, in a sentence; the ranking is then the given order
+    seconds: float  # from the first question to the last reply
+    refused: str = ""  # why the query does not fit the prompt, in a sentence; the ranking is then the first-stage order
 
     @property
     def failures(self) -> dict[str, int]:
-        """Replies that had each failure, by its name."""
+        """The number of replies with each failure, by name."""
         found: dict[str, int] = {}
         for violation in Violation:
             count = sum(violation in reply.failures for _, reply in self.replies)
@@ -46,9 +46,9 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        """Replies with any failure."""
+        """The number of replies with any failure."""
         return sum(bool(reply.failures) for _, reply in self.replies)
 
     def thought(self, document: int) -> str:
-        """The thought of the last reply about a document; empty where it was in none."""
-        return next((reply.thought for ask, reply in reversed(self.replies) if document in ask.documents), "")
+        """The thought of the last reply about a document; empty if there is none."""
+        return next((reply.thought for question, reply in reversed(self.replies) if document in question.documents), "")

@@ -1,17 +1,17 @@
-"""One ask as requests to an engine, and what the completions say as a reply.
+"""Turns a question into requests to an engine, and the completions into a reply.
 
-An ask about a list is one completion, read leniently (``r0.text.answers.read_lenient``). An ask about one document gives the
-probability of yes over yes and no, at the place where the answer stands:
+A question about a list needs one completion, parsed leniently (``r0.text.answers.read_lenient``). A question about one
+document gives P(yes) over yes and no at the answer position:
 
-* with thinking, a whole completion is sampled; it is cut where its answer begins, and one more token is asked for that may only
-  be the first of *yes* or of *no*. A completion without an answer that can be read has no probability: the document keeps its
-  given rank, and the failure is counted.
-* without thinking, an empty thought and ``<answer>`` follow the prompt, and the one token is all.
-* where the configuration gives the format of a pair, the one token behind it is all.
+* with thinking, a completion is sampled and cut where its answer begins; then one more token is requested, restricted to the
+  first token of *yes* or of *no*. A completion without a readable answer has no probability: the document keeps its
+  first-stage rank, and the failure is counted.
+* without thinking, the prompt is followed by an empty thought and ``<answer>``, and only the one token is requested.
+* with a pair format in the configuration, only the token after it is requested.
 
-Where that is and which two tokens these are: ``r0.text.answer_position``, and ``r0.rerank.pair_prompts`` for such a format.
+For the position and the two tokens see ``r0.text.answer_position``, and ``r0.rerank.pair_prompts`` for pair formats.
 
-Where the verdict itself is wanted (``Job.samples``), it is read as it stands (``r0.rerank.stated``), and one completion is all.
+For verdicts (``Job.samples``) the stated answer itself is parsed (``r0.rerank.verdict``), from one completion.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from math import exp, isfinite
 from typing import Any
 
 from r0.config import RankingKeys
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
 from r0.records import (
     Finish,
@@ -37,12 +37,12 @@ from r0.records import (
     Task,
     Violation,
 )
-from r0.rerank.asks import Ask, Reply
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
-from r0.rerank.stated import read_stated
-from r0.text.answer_position import UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.rerank.protocol import Question, Reply
+from r0.rerank.verdict import read_verdict
+from r0.text.answer_position import UNREADABLE, AnswerPosition, AnswerPositions
 from r0.text.answers import read_lenient
 from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.messages import SYSTEM_PROMPTS
@@ -50,12 +50,12 @@ from r0.text.prompts import Prompter
 
 
 class QueryRefused(UserError):
-    """A query that cannot be shown to the model: it is too long for the prompt budget."""
+    """A query that is too long for the maximum prompt length."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A request and how it is to be sampled."""
+class EngineRequest:
+    """A request with its sampling parameters."""
 
     request: SampleRequest
     temperature: float
@@ -64,14 +64,14 @@ class Wanted:
 
 
 class Judge:
-    """Asks and replies of one model.
+    """Questions and replies of one model.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         keys: the configuration.
-        max_prompt_tokens: budget of a whole prompt.
+        max_prompt_tokens: maximum length of a whole prompt.
         stop_ids: ids that end a completion.
-        own_prompt: the system prompt of an answer form where the configuration gives none.
+        own_prompt: returns the system prompt of an answer form if the configuration has none.
     """
 
     def __init__(
@@ -89,44 +89,44 @@ class Judge:
         form = PairFormat.of(keys)
         self._pairs = PairPrompts(tokenizer, form, max_prompt_tokens) if form else None
 
-    def converse(self, job: Job, ask: Ask) -> Generator[Wanted, Sampled, Reply]:
-        """Yields what is to be sampled, one after another, is sent each completion, and returns the reply.
+    def reply_to(self, job: Job, question: Question) -> Generator[EngineRequest, Sampled, Reply]:
+        """A generator that yields requests one after another, is sent each completion, and returns the reply.
 
         Raises:
-            QueryRefused: the query alone leaves no room for the documents.
+            QueryRefused: the query leaves no room for the documents.
             UserError: the tokenizer cannot be used.
         """
         if self._pairs is not None:
-            with _refusing(job):
-                place = self._pairs.place(job.query, job.documents[ask.documents[0]])
-            return (yield from self._at_once(place))
-        prompter = self._prompter(ask.form)
-        with _refusing(job):
-            prompt = prompter.prompt(_task(job, ask))
-        if ask.form is Form.YES_NO and self._keys.thinking is False:
-            return (yield from self._at_once(self._places(prompter).without_thought(prompt)))
-        sampled = yield self._whole(job, ask, prompt)
+            with _as_refusal(job):
+                place = self._pairs.place(job.query, job.documents[question.documents[0]])
+            return (yield from self._without_thought(place))
+        prompter = self._prompter(question.form)
+        with _as_refusal(job):
+            prompt = prompter.prompt(_task(job, question))
+        if question.form is Form.YES_NO and self._keys.thinking is False:
+            return (yield from self._without_thought(self._places(prompter).without_thought(prompt)))
+        sampled = yield self._completion(job, question, prompt)
         text = self._reader.text(sampled.token_ids)
         if job.samples:
-            return self._stated(prompt, text, sampled)
-        lenient = read_lenient(text, ask.form, len(ask.documents), prompt.prefix)
+            return self._verdict(prompt, text, sampled)
+        lenient = read_lenient(text, question.form, len(question.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         logit, tokens = None, len(sampled.token_ids)
-        if ask.form is Form.YES_NO and not failures & UNREADABLE:
+        if question.form is Form.YES_NO and not failures & UNREADABLE:
             logit = yield from self._logit(self._places(prompter).after_thought(prompt, sampled.token_ids))
-            failures |= _none(logit)
+            failures |= _missing_logit(logit)
             tokens += 1
         thought = _thought(prompt.prefix + text)
         return Reply(lenient.groups, lenient.scores, _probability(logit), failures, thought, tokens, logit=logit)
 
-    def _at_once(self, place: AnswerPlace) -> Generator[Wanted, Sampled, Reply]:
-        """The reply of a model that writes nothing but the answer's word."""
+    def _without_thought(self, place: AnswerPosition) -> Generator[EngineRequest, Sampled, Reply]:
+        """The reply from the answer token alone."""
         logit = yield from self._logit(place)
-        return Reply(((0,),), probability=_probability(logit), logit=logit, failures=_none(logit), tokens=1)
+        return Reply(((0,),), probability=_probability(logit), logit=logit, failures=_missing_logit(logit), tokens=1)
 
-    def _stated(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
-        """A verdict as it stands; one that the token limit cut counts as none, whatever stands there."""
-        stated = read_stated(prompt.prefix + text)
+    def _verdict(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
+        """The reply with a stated verdict; a completion cut at the token limit has none."""
+        stated = read_verdict(prompt.prefix + text)
         failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
         tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
         answer = None if failures else stated.answer
@@ -135,21 +135,23 @@ class Judge:
             cut_tokens=prompt.cut_tokens,
         )  # fmt: skip
 
-    def _whole(self, job: Job, ask: Ask, prompt: Prompt) -> Wanted:
-        seed = address(self._keys.seed, job.query_id, *ask.documents, ask.form, ask.sample) >> 1
+    def _completion(self, job: Job, question: Question, prompt: Prompt) -> EngineRequest:
+        seed = hash_key(self._keys.seed, job.query_id, *question.documents, question.form, question.sample) >> 1
         temperature = self._keys.temperature
         request = SampleRequest(prompt.token_ids, seed)
-        return Wanted(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
+        return EngineRequest(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
 
-    def _logit(self, place: AnswerPlace) -> Generator[Wanted, Sampled, float | None]:
-        """logit(yes) − logit(no), by which log-probabilities over the two differ as well; None: the model gives no numbers."""
+    def _logit(self, place: AnswerPosition) -> Generator[EngineRequest, Sampled, float | None]:
+        """logit(yes) − logit(no), which equals the difference of the log-probabilities over the two; None if the model returns
+        no finite numbers.
+        """
         request = SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id))
-        sampled = yield Wanted(request, 1.0, 1, greedy=True)
+        sampled = yield EngineRequest(request, 1.0, 1, greedy=True)
         of_yes, of_no = sampled.allowed_logprobs
         return of_yes - of_no if isfinite(of_yes - of_no) else None
 
-    def _places(self, prompter: Prompter) -> AnswerPlaces:
-        return AnswerPlaces(prompter.template, self._reader)
+    def _places(self, prompter: Prompter) -> AnswerPositions:
+        return AnswerPositions(prompter.template, self._reader)
 
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:
@@ -159,8 +161,8 @@ class Judge:
 
 
 @contextmanager
-def _refusing(job: Job) -> Iterator[None]:
-    """What is wrong with a prompt is a refusal of its query."""
+def _as_refusal(job: Job) -> Iterator[None]:
+    """Convert an error in a prompt to a refusal of its query."""
     try:
         yield
     except UserError as error:
@@ -172,21 +174,21 @@ def _probability(logit: float | None) -> float | None:
     return None if logit is None else 1.0 / (1.0 + exp(min(-logit, 700.0)))
 
 
-def _none(logit: float | None) -> frozenset[Violation]:
-    """What fails where there are no numbers."""
+def _missing_logit(logit: float | None) -> frozenset[Violation]:
+    """The failure if there is no logit."""
     return frozenset({Violation.BAD_ANSWER}) if logit is None else frozenset()
 
 
-def _task(job: Job, ask: Ask) -> Task:
-    if ask.form is Form.YES_NO:
-        return PointwiseTask(job.key, job.query, job.documents[ask.documents[0]], label=0)
-    documents = tuple(job.documents[position] for position in ask.documents)
+def _task(job: Job, question: Question) -> Task:
+    if question.form is Form.YES_NO:
+        return PointwiseTask(job.key, job.query, job.documents[question.documents[0]], label=0)
+    documents = tuple(job.documents[position] for position in question.documents)
     label = ListLabel((0.0,) * len(documents), tuple(range(len(documents))))
-    return ListwiseTask(job.key, job.query, documents, label, ask.form)
+    return ListwiseTask(job.key, job.query, documents, label, question.form)
 
 
 def _thought(text: str) -> str:
-    """What stands in the think tags, up to the last closing one; all up to the answer where none is closed."""
+    """The content of the think tags up to the last closing tag, or, if none is closed, up to the answer."""
     start = text.find(THINK[0])
     if start < 0:
         return ""

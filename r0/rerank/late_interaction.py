@@ -1,12 +1,13 @@
-"""Late interaction (Khattab & Zaharia, 2020, ColBERT): a vector for each token; sentence-transformers makes and compares them.
+"""Late interaction (Khattab & Zaharia, 2020, ColBERT): one vector per token, computed and compared by sentence-transformers.
 
-The score of a document is MaxSim: the sum over the query's tokens of the largest dot product with any of the document's tokens.
-(Or that over the query's tokens, where the folder says ``meanmaxsim``.) It orders the documents of one query, and says nothing
-beside the scores of another. The vectors of a document do not depend on the query, and are kept (``r0.rerank.vector_cache``).
+The score of a document is MaxSim: the sum over the query's tokens of the largest dot product with any of the document's
+tokens (or the mean over the query's tokens, if the folder says ``meanmaxsim``). Scores order the documents of one query but
+are not comparable between queries. Document vectors do not depend on the query and are cached (``r0.rerank.vector_cache``).
 
-The scores are those of ``sentence_transformers.MultiVectorEncoder`` (``similarity`` of ``encode_query`` and ``encode_document``,
-with the prompts, lengths, query expansion and skipped words that the folder names), but for one thing: a control token spelled in
-a query or a document is text here, and a control token there. Folders of PyLate and of Stanford's ColBERT are read too.
+The scores are those of ``sentence_transformers.MultiVectorEncoder`` (``similarity`` of ``encode_query`` and
+``encode_document``, with the prompts, lengths, query expansion and skipped words saved in the folder), with one difference: a
+control token spelled in a query or a document is treated as text here, but as a control token there. Folders of PyLate and of
+Stanford's ColBERT can be read too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, not_loaded, placed, text_tokens
+from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.vector_cache import AUTO, VectorCache, cache_folder, model_hash
@@ -32,10 +33,10 @@ METHOD = "late_interaction"
 
 
 def is_late_interaction(folder: Path, keys: RankingKeys) -> bool:
-    """Whether the configuration asks for late interaction with the model in ``folder``.
+    """Whether the configuration uses the model in ``folder`` for late interaction.
 
     Raises:
-        UserError: the model cannot do it, or nothing else; the configuration asks for what it cannot do.
+        UserError: the method does not fit the model, or another key does not fit late interaction.
     """
     if keys.method != METHOD:
         if is_multi_vector(folder):
@@ -43,13 +44,13 @@ def is_late_interaction(folder: Path, keys: RankingKeys) -> bool:
         return False
     if not is_multi_vector(folder):
         raise UserError(
-            f"model: {folder} is no multi-vector encoder, which method={METHOD} needs; give a folder that sentence-transformers' "
-            "MultiVectorEncoder, PyLate or ColBERT saved, or use another method"
+            f"model: {folder} is not a multi-vector encoder, which method={METHOD} needs; give a folder saved by "
+            "sentence-transformers' MultiVectorEncoder, PyLate or ColBERT, or use another method"
         )
     if keys.thinking:
-        raise UserError(f"thinking: a multi-vector encoder writes nothing; leave thinking out with method={METHOD}")
+        raise UserError(f"thinking: a multi-vector encoder generates no text; remove thinking with method={METHOD}")
     if PairFormat.of(keys) is not None:
-        raise UserError(f"query_format: a multi-vector encoder brings its own; leave the format out with method={METHOD}")
+        raise UserError(f"query_format: a multi-vector encoder has its own format; remove it with method={METHOD}")
     check_tokens(folder, keys, "document")
     if keys.vector_cache != AUTO:
         cache_folder(keys.vector_cache)
@@ -57,7 +58,7 @@ def is_late_interaction(folder: Path, keys: RankingKeys) -> bool:
 
 
 def is_multi_vector(folder: Path) -> bool:
-    """Whether the folder's own files call it a multi-vector encoder: of sentence-transformers, PyLate or Stanford's ColBERT."""
+    """Whether the folder was saved as a multi-vector encoder by sentence-transformers, PyLate or Stanford's ColBERT."""
     saved = read_json(folder / "config_sentence_transformers.json")
     if "HF_ColBERT" in (read_json(folder / "config.json").get("architectures") or []):
         return True
@@ -70,10 +71,10 @@ class LateInteractionWorker(EncoderWorker):
 
     Args:
         keys: the configuration.
-        settings: the model's folder, device, dtype, threads and how many documents are computed at one time.
+        settings: the model's folder, device, dtype, threads and batch size in documents.
 
     Raises:
-        UserError: sentence-transformers cannot load the model; the folder for vectors cannot be used, and was asked for.
+        UserError: sentence-transformers cannot load the model, or the configured cache folder cannot be used.
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings):
@@ -82,7 +83,7 @@ class LateInteractionWorker(EncoderWorker):
         self._cache = _open_cache(keys, settings)
 
     def close(self) -> None:
-        """Release the model and the file of vectors."""
+        """Release the model and the vector cache."""
         super().close()
         if self._cache is not None:
             self._cache.close()
@@ -115,12 +116,12 @@ class LateInteractionWorker(EncoderWorker):
 
 
 def _open_cache(keys: RankingKeys, settings: EngineSettings) -> VectorCache | None:
-    """The file of this model's vectors; None where they are not kept.
+    """The vector cache of this model, or None if caching is off.
 
     Raises:
-        UserError: the folder that the configuration names cannot be used. (The usual one: this is said, and nothing is kept.)
+        UserError: the configured cache folder cannot be used. (If the default folder cannot be used, a warning is logged.)
     """
-    _device, dtype = placed(settings)
+    _device, dtype = device_and_dtype(settings)
     try:
         folder = cache_folder(keys.vector_cache)
         if folder is None:
@@ -131,12 +132,12 @@ def _open_cache(keys: RankingKeys, settings: EngineSettings) -> VectorCache | No
     except UserError as error:
         if keys.vector_cache != AUTO:
             raise
-        logger.warning("%s; document vectors are not kept", error)
+        logger.warning("%s; document vectors are not cached", error)
         return None
 
 
 def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
-    """The model, with documents cut to what it has positions for.
+    """The model, with documents cut to the positions it has.
 
     Raises:
         UserError: it cannot be loaded.
@@ -144,7 +145,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Transformer
 
-    device, dtype = placed(settings)
+    device, dtype = device_and_dtype(settings)
     try:
         model = MultiVectorEncoder(settings.model, device=device, local_files_only=True, model_kwargs={"dtype": dtype})
     except LOADING as error:
@@ -160,7 +161,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
 
 
 def _with_markers(control: Sequence[str], model: Any) -> list[str]:
-    """The control tokens' texts and the markers of queries and documents, which PyLate adds to a tokenizer as ordinary tokens."""
+    """The texts of control tokens, and the query and document markers, which PyLate adds to a tokenizer as ordinary tokens."""
     added = {token.content for token in model.tokenizer.added_tokens_decoder.values()}
     markers = {prompt for prompt in model.prompts.values() if prompt in added}
     return sorted({*control, *markers}, key=len, reverse=True)

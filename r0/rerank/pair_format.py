@@ -1,7 +1,8 @@
-"""How a decoder reads a pair as one text: ``query_format``, ``seq``, ``document_format`` and ``special_token`` in this order.
+"""The text of a pair for a decoder: ``query_format``, ``seq``, ``document_format`` and ``special_token``, in this order.
 
-The names are RAG-Retrieval's. For vLLM such a pair is written as token ids (``r0.rerank.pair_prompts``). sentence-transformers
-hands a pair to a chat template, as messages of the roles ``query`` and ``document``; so for it the format is written as one.
+The names are RAG-Retrieval's. For vLLM a pair is converted to token ids (``r0.rerank.pair_prompts``). sentence-transformers
+passes a pair to a chat template, as messages with the roles ``query`` and ``document``; for it the format becomes such a
+template.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from r0.errors import UserError
 
 
 class FormatKeys(Protocol):
-    """What a configuration says about the format; None where it says nothing."""
+    """The configuration keys of the format; None if not given."""
 
     @property
     def query_format(self) -> str | None:
@@ -30,25 +31,25 @@ class FormatKeys(Protocol):
 
     @property
     def special_token(self) -> str | None:
-        """Text behind the document."""
+        """Text after the document."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairFormat:
     """The text around a query and its document."""
 
-    before: str  # the query
+    before: str  # before the query
     between: str
-    behind: str  # the document
+    behind: str  # after the document
 
     @classmethod
     def of(cls, keys: FormatKeys) -> Self | None:
-        """The format that a configuration gives; None where none of the four keys is given.
+        """The format in a configuration; None if none of the four keys is given.
 
-        The keys that are not given are ``query: {}``, ``document: {}``, a space, and nothing.
+        Defaults of missing keys: ``query: {}``, ``document: {}``, a space, and nothing.
 
         Raises:
-            UserError: ``{}`` is not once in each format.
+            UserError: a format does not contain ``{}`` exactly once.
         """
         if keys.query_format is keys.document_format is keys.seq is keys.special_token is None:
             return None
@@ -57,20 +58,20 @@ class PairFormat:
             text = getattr(keys, name)
             parts = (usual if text is None else text).split("{}")
             if len(parts) != 2:
-                raise UserError(f"{name}: {text!r} must have {{}} once, where the text goes")
+                raise UserError(f"{name}: {text!r} must contain {{}} exactly once, for the text")
             halves.append(parts)
         (before, behind_query), (before_document, behind_document) = halves
         seq = " " if keys.seq is None else keys.seq
         return cls(before, f"{behind_query}{seq}{before_document}", f"{behind_document}{keys.special_token or ''}")
 
     def text(self, query: str, document: str) -> str:
-        """A pair as the model reads it."""
+        """The text of a pair."""
         return f"{self.before}{query}{self.between}{document}{self.behind}"
 
     def chat_template(self, tokenizer: Any) -> str:
-        """The format as a Jinja template over the messages ``query`` and ``document``.
+        """The format as a Jinja chat template over the messages ``query`` and ``document``.
 
-        The token that the tokenizer puts before a text is written too: behind a chat template it puts none.
+        It includes the token that the tokenizer puts before a text, because tokenizers add none after a chat template.
         """
         query, document = (
             f"{{{{ messages | selectattr('role', 'eq', '{role}') | map(attribute='content') | first }}}}"
@@ -82,6 +83,6 @@ class PairFormat:
 
 
 def begin(tokenizer: Any) -> str:
-    """The token that the tokenizer puts before a text; empty where it puts none."""
+    """The token that the tokenizer puts before a text; empty if there is none."""
     bos = tokenizer.bos_token
     return bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""

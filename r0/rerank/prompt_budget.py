@@ -1,4 +1,4 @@
-"""How many tokens a prompt may have, and whether a model can judge documents at all; no weights are loaded."""
+"""The maximum prompt length, and whether a model can score documents; loads no weights."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.pair_format import PairFormat
-from r0.text.answer_position import ANSWER_ROOM
+from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
 DEFAULT_PROMPT_TOKENS = 8192
-SMALLEST_PROMPT = 64  # tokens; with less no document is worth showing
+SMALLEST_PROMPT = 64  # tokens; less leaves no useful room for a document
 
 
 def check_model(keys: RankingKeys, folder: Path) -> None:
-    """Refuse a model that cannot judge documents as the configuration has it; late interaction has a check of its own.
+    """Refuse a model that cannot score documents as configured; late interaction has its own check.
 
     Raises:
-        UserError: it can only judge in another way, or not at all; it has too few positions.
+        UserError: the model can only score in another way, or not at all; or it has too few positions.
     """
     if not is_cross_encoder(folder, keys):
         prompt_budget(keys, folder)
 
 
 def prompt_budget(keys: RankingKeys, folder: Path) -> int:
-    """Tokens of a prompt, at most: as configured, else what fits the model.
+    """The maximum prompt length in tokens: the configured one, or what fits the model.
 
     Raises:
-        UserError: prompt and completion together have more tokens than the model has positions.
+        UserError: prompt and completion together exceed the model's positions.
     """
     most = positions(folder)
     room = DEFAULT_PROMPT_TOKENS if most is None else most - new_tokens(keys)
@@ -46,12 +46,12 @@ def prompt_budget(keys: RankingKeys, folder: Path) -> int:
                 f"{folder.name}; use max_prompt_tokens={room}"
             )
         raise UserError(
-            f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} are more than the {most} "
-            f"positions of {folder.name}, of which {ANSWER_ROOM} are kept; lower max_prompt_tokens to at most {room}"
+            f"max_prompt_tokens={keys.max_prompt_tokens} and max_new_tokens={keys.max_new_tokens} exceed the {most} positions "
+            f"of {folder.name}, of which {ANSWER_PREFIX_TOKENS} are reserved; lower max_prompt_tokens to at most {room}"
         )
     return keys.max_prompt_tokens
 
 
 def new_tokens(keys: RankingKeys) -> int:
-    """Tokens that follow a prompt, at most: one where a pair's format ends with the answer's."""
-    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_ROOM
+    """The maximum number of tokens after a prompt; 1 with a pair format, whose next token is the answer."""
+    return 1 if PairFormat.of(keys) else keys.max_new_tokens + ANSWER_PREFIX_TOKENS

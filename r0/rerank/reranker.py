@@ -1,4 +1,4 @@
-"""A model that orders documents: the class that the rerank command stands on, and that programs use.
+"""The ``Reranker`` class, used by the rerank command and as a library.
 
 ``Reranker("r0-tiny").rank("why is the sky blue", ["Rayleigh scattering …", "Grass is green …"])``
 """
@@ -20,12 +20,12 @@ from r0.actors.rollout.sizes import most_num_seqs
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
-from r0.rerank.asks import with_tail
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
 from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
-from r0.rerank.methods import width
+from r0.rerank.methods import concurrent_questions
 from r0.rerank.prompt_budget import new_tokens, prompt_budget
+from r0.rerank.protocol import with_tail
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 from r0.storage.models import model_folder
@@ -41,13 +41,13 @@ class Reranker:
     """Orders documents by how well they answer a query.
 
     Args:
-        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. A cross-encoder wants method=pointwise, a
-            multi-vector encoder method=late_interaction; neither has an engine.
-        method: how a list is ordered.
-        engine: vllm or hf; None: vLLM where it is installed.
-        device: auto takes a GPU where there is one.
-        workers: engines; one is in this process, several are Ray actors.
-        system_prompt: empty: what the model was trained with, or r0's own for the method's answer form.
+        model: a model folder, a name on the Hugging Face Hub, or r0-tiny. Cross-encoders need method=pointwise, multi-vector
+            encoders method=late_interaction; both work without an engine.
+        method: the reranking method.
+        engine: vllm or hf; None: vLLM if it is installed.
+        device: auto uses a GPU if there is one.
+        workers: number of engines; one runs in this process, several are Ray actors.
+        system_prompt: empty: the one the model was trained with, or r0's default for the method's answer form.
         settings: other keys of the rerank command and of its section rollout, such as ``window=10`` or ``max_num_seqs=32``.
             With ``tensor_parallel_size`` above 1 a script must be guarded by ``if __name__ == "__main__":``.
 
@@ -81,7 +81,7 @@ class Reranker:
 
     @classmethod
     def of(cls, keys: RankingKeys) -> Self:
-        """The reranker that a configuration asks for: inline, or on the Ray that it names."""
+        """The reranker of a configuration: inline, or on Ray."""
         made = cls.__new__(cls)
         made._start(keys, "auto")
         return made
@@ -124,15 +124,16 @@ class Reranker:
         return self._group.workers
 
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
-        """Outcomes of jobs in the order in which they are done, many in work at the same time; after ``stop()`` no more come.
+        """Yield the outcomes of jobs as they finish, many in progress at once; after ``stop()`` returns True no more are
+        yielded.
 
-        A query that cannot be shown to the model has the given order and says why (``Outcome.refused``). The keys of the jobs
-        must differ from all that this reranker was given before (``job`` sees to it).
+        A query that does not fit the prompt keeps the first-stage order and has a reason (``Outcome.refused``). The keys of
+        the jobs must be unique for this reranker (``job`` ensures this).
         """
         return self._group.run(jobs, stop)
 
     def job(self, query_id: str, query: str, documents: Sequence[str], scores: Sequence[float] = (), each: bool = False) -> Job:
-        """A job of this reranker: the first ``depth`` documents, and their first-stage scores where those are to be fused."""
+        """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused."""
         depth = len(documents) if each else self.keys.depth
         fused = tuple(scores[:depth]) if self.keys.fusion_weight else ()
         return Job(next(self._keys_of_jobs), query_id, _text(query), tuple(map(_text, documents[:depth])), fused, each)
@@ -140,23 +141,24 @@ class Reranker:
     def rank(
         self, query: str, documents: Sequence[str], top_k: int | None = None, return_documents: bool = False
     ) -> list[dict[str, Any]]:
-        """The documents by relevance, best first, as sentence-transformers' ``CrossEncoder.rank`` gives them.
+        """The documents by relevance, best first, in the format of sentence-transformers' ``CrossEncoder.rank``.
 
-        Documents beyond the setting ``depth`` follow in the order in which they were given. ``fusion_weight`` has no effect here:
-        there are no first-stage scores.
+        Documents beyond the setting ``depth`` follow in the given order. ``fusion_weight`` has no effect here, since there
+        are no first-stage scores.
 
         Args:
             query: the query.
-            documents: [N] texts, best first stage first if there is one.
-            top_k: how many to give back; None for all.
-            return_documents: whether to give the texts too.
+            documents: [N] texts, in first-stage order if there is one.
+            top_k: number of documents to return; None for all.
+            return_documents: whether to include the texts.
 
         Returns:
-            For each document ``corpus_id`` (position in ``documents``), ``score`` (falling; of the method's own scale),
-            ``thought`` (what the model thought when it last saw the document) and, if asked for, ``text``.
+            For each document ``corpus_id`` (position in ``documents``), ``score`` (decreasing; its scale depends on the
+                method),
+            ``thought`` (the model's thought in the last reply about the document) and, if requested, ``text``.
 
         Raises:
-            UserError: the query is too long for the prompt budget.
+            UserError: the query is too long for the maximum prompt length.
         """
         (outcome,) = self.run([self.job(_text(query), query, documents)])
         _check(outcome)
@@ -175,21 +177,21 @@ class Reranker:
         inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Probabilities of yes, each document judged by itself, whatever the method of this reranker; scores of a cross-encoder,
-        or of late interaction (MaxSim: those of one query can be compared, of two queries not).
+        """P(yes) of each document on its own, whatever the method of this reranker. Cross-encoders return their scores, late
+        interaction returns MaxSim (comparable within a query only).
 
         Args:
-            inputs1: [N] (query, document) pairs, as ``CrossEncoder.predict`` takes them; or, with ``inputs2``, batches with the
-                queries under ``"text"``, as MTEB's CrossEncoderProtocol has it.
+            inputs1: [N] (query, document) pairs, as for ``CrossEncoder.predict``; or, with ``inputs2``, batches with the
+                queries under ``"text"``, as in MTEB's CrossEncoderProtocol.
             inputs2: batches with the documents.
-            _: what both callers also pass (batch size, progress bar, the task): nothing depends on it.
+            _: other arguments of both callers (batch size, progress bar, the task); ignored.
 
         Returns:
-            [N] float64 in 0…1; of an encoder on its own scale. A completion without an answer that can be read counts 0.5
-            (how many is logged as a warning).
+            [N] float64 in 0…1; for encoders in their own scale. Unreadable answers count as 0.5 (their number is logged
+            as a warning).
 
         Raises:
-            UserError: a query is too long for the prompt budget.
+            UserError: a query is too long for the maximum prompt length.
         """
         if inputs2 is not None:
             queries, documents = ([text for batch in side for text in batch["text"]] for side in (inputs1, inputs2))  # type: ignore[call-overload]
@@ -209,7 +211,7 @@ class Reranker:
                     found_N[jobs[outcome.key][1][ask.documents[0]]] = reply.probability
         unread_N = np.isnan(found_N)
         if unread_N.any():
-            logger.warning("%d of %d answers could not be read; they count 0.5", unread_N.sum(), len(pairs))
+            logger.warning("%d of %d answers were unreadable; they count as 0.5", unread_N.sum(), len(pairs))
         return np.where(unread_N, 0.5, found_N)
 
     def _pairs(self, pairs: Sequence[tuple[str, str]], numbers: Sequence[int]) -> Job:
@@ -217,7 +219,7 @@ class Reranker:
         return self.job(_text(query), query, [pairs[number][1] for number in numbers], each=True)
 
     def close(self) -> None:
-        """End the engines and give their resources back."""
+        """Stop the engines and release their resources."""
         self._group.close()
         if self._placement is not None:
             self._placement.close()
@@ -231,10 +233,10 @@ class Reranker:
 
 
 def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tuple, int]:
-    """The class of a worker for the model in ``folder``, its arguments, and how many queries one has in hand, at most.
+    """The worker class for the model in ``folder``, its arguments, and the maximum number of queries per worker.
 
     Raises:
-        UserError: model and configuration do not fit each other.
+        UserError: model and configuration do not fit.
     """
     gpus = device != "cpu" and local_gpus() > 0
     most = QUEUED * most_num_seqs(keys.rollout.max_num_seqs, gpus)
@@ -249,7 +251,7 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
     prompt_tokens = prompt_budget(keys, folder)
     length = prompt_tokens + new_tokens(keys)
     settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
-    return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // width(keys, keys.depth)))
+    return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // concurrent_questions(keys, keys.depth)))
 
 
 def _check(outcome: Outcome) -> None:

@@ -1,8 +1,7 @@
-"""Many queries on one engine: every ask that waits for nothing is in flight, those of many queries together.
+"""Runs many queries on one engine, with all questions that are ready in flight at once.
 
-The engine works on the requests of all queries at once. A query's next ask follows from its last reply; nothing waits for another
-query. What is in flight beside a request changes nothing in its completion (seeds are addressed), so neither does the order in
-which replies come.
+The engine works on the requests of all queries together. A query's next question depends only on its own replies, never on
+another query. Seeds are hashes, so a completion depends neither on the other requests in flight nor on the order of replies.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from dataclasses import dataclass, field
 from r0.actors.rollout.engine import Engine
 from r0.config import RankingKeys
 from r0.records import Sampled
-from r0.rerank.asks import Ask, Exchange, Ranking, Reply
 from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
-from r0.rerank.judge import Judge, QueryRefused, Wanted
+from r0.rerank.judge import EngineRequest, Judge, QueryRefused
 from r0.rerank.methods import method_of
+from r0.rerank.protocol import MethodRun, Question, Ranking, Reply
 
-ENOUGH = 0.75  # so jobs come in batches, not one by one, while the engine still has requests that it has not begun
+REFILL_BELOW = 0.75  # fetch jobs in batches, while the engine still has waiting requests
 
 
 @dataclass
@@ -29,116 +28,116 @@ class _Query:
     """A job in progress."""
 
     job: Job
-    exchange: Exchange
+    method_run: MethodRun
     began: float  # clock, in seconds
-    replies: list[tuple[int, Ask, Reply]] = field(default_factory=list)  # with the number of the ask
+    replies: list[tuple[int, Question, Reply]] = field(default_factory=list)  # (number of the question, question, reply)
     asked: int = 0
     prompt_tokens: int = 0
     refused: str = ""
 
 
 @dataclass
-class _Talk:
-    """An ask in progress."""
+class _PendingQuestion:
+    """A question in progress."""
 
     query: _Query
-    ask: Ask
-    number: int  # of the query's asks
-    talk: Generator[Wanted, Sampled, Reply]
+    question: Question
+    number: int  # sequence number within the query
+    generator: Generator[EngineRequest, Sampled, Reply]
 
 
 class Scheduler:
-    """Works on jobs, many at a time.
+    """Works on many jobs at once.
 
     Args:
         engine: an engine in this process.
-        judge: asks and replies of its model.
+        judge: creates requests and replies for its model.
         keys: the configuration.
-        in_flight: jobs are begun while fewer requests than this are in flight.
+        in_flight: new jobs are started while fewer requests than this are in flight.
     """
 
     def __init__(self, engine: Engine, judge: Judge, keys: RankingKeys, in_flight: int):
         self._engine, self._judge, self._keys, self._in_flight = engine, judge, keys, in_flight
         self._waiting: deque[Job] = deque()
-        self._talks: dict[int, _Talk] = {}  # by the key of the request in flight
+        self._pending: dict[int, _PendingQuestion] = {}  # by the key of the request in flight
         self._next_key = 0
         self._done: list[Outcome] = []
 
     def add(self, job: Job) -> None:
-        """Take a job in."""
+        """Add a job."""
         self._waiting.append(job)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is left to do."""
-        return not (self._waiting or self._talks or self._done)
+        """Whether all work is done."""
+        return not (self._waiting or self._pending or self._done)
 
     @property
-    def hungry(self) -> bool:
-        """Whether more jobs should come: nothing waits, and less than ``ENOUGH`` of what may be in flight is."""
-        return not self._waiting and len(self._talks) < ENOUGH * self._in_flight
+    def wants_jobs(self) -> bool:
+        """Whether more jobs are needed: none is waiting, and less than ``REFILL_BELOW`` of ``in_flight`` is in flight."""
+        return not self._waiting and len(self._pending) < REFILL_BELOW * self._in_flight
 
     def step(self) -> list[Outcome]:
-        """Begin what there is room for, let the engine work for a moment, take its replies; gives the jobs that are done.
+        """Start jobs while there is room, let the engine work for a moment, process its completions; return the finished jobs.
 
-        A query that cannot be shown to the model is done with the given order, and says why.
+        A query that does not fit the prompt finishes with the first-stage order and a reason.
 
         Raises:
             UserError: the tokenizer cannot be used.
         """
-        while self._waiting and len(self._talks) < self._in_flight:
+        while self._waiting and len(self._pending) < self._in_flight:
             self._begin(self._waiting.popleft())
         for key, sampled in self._engine.step():
-            self._advance(self._talks.pop(key), sampled)
+            self._advance(self._pending.pop(key), sampled)
         done, self._done = self._done, []
         return done
 
     def _begin(self, job: Job) -> None:
-        query = _Query(job, Exchange(method_of(self._keys, job)), time.monotonic())
-        self._ask(query, query.exchange.asks)
+        query = _Query(job, MethodRun(method_of(self._keys, job)), time.monotonic())
+        self._submit(query, query.method_run.questions)
 
-    def _ask(self, query: _Query, asks: list[Ask]) -> None:
-        """Put asks in flight; with none left to answer the query is done."""
-        for ask in asks:
+    def _submit(self, query: _Query, questions: list[Question]) -> None:
+        """Submit questions; if none is left the query is done."""
+        for question in questions:
             if query.refused:
                 return
-            talk = _Talk(query, ask, query.asked, self._judge.converse(query.job, ask))
+            pending = _PendingQuestion(query, question, query.asked, self._judge.reply_to(query.job, question))
             query.asked += 1
-            self._advance(talk, None)
-        if query.exchange.ranking is not None:
-            self._finish(query, query.exchange.ranking)
+            self._advance(pending, None)
+        if query.method_run.ranking is not None:
+            self._finish(query, query.method_run.ranking)
 
-    def _advance(self, talk: _Talk, sampled: Sampled | None) -> None:
-        """Send a completion (none at the beginning) and submit what is wanted next, or hand the reply on."""
-        if talk.query.refused:
+    def _advance(self, pending: _PendingQuestion, sampled: Sampled | None) -> None:
+        """Send a completion (None at the start) to the question's generator, and submit the next request or pass on the reply."""
+        if pending.query.refused:
             return
         try:
-            wanted = next(talk.talk) if sampled is None else talk.talk.send(sampled)
+            wanted = next(pending.generator) if sampled is None else pending.generator.send(sampled)
         except StopIteration as done:
-            query = talk.query
-            query.replies.append((talk.number, talk.ask, done.value))
-            self._ask(query, query.exchange.answer(talk.ask, done.value))
+            query = pending.query
+            query.replies.append((pending.number, pending.question, done.value))
+            self._submit(query, query.method_run.answer(pending.question, done.value))
             return
         except QueryRefused as error:
-            talk.query.refused = str(error)
-            self._finish(talk.query, Ranking.of_order(range(len(talk.query.job.documents))))
+            pending.query.refused = str(error)
+            self._finish(pending.query, Ranking.of_order(range(len(pending.query.job.documents))))
             return
-        talk.query.prompt_tokens += len(wanted.request.prompt_ids)
+        pending.query.prompt_tokens += len(wanted.request.prompt_ids)
         key, self._next_key = self._next_key, self._next_key + 1
-        self._talks[key] = talk
+        self._pending[key] = pending
         self._engine.submit(key, wanted.request, wanted.temperature, wanted.max_new_tokens, wanted.greedy)
 
     def _finish(self, query: _Query, ranking: Ranking) -> None:
         job = query.job
         if job.scores and job.documents and not query.refused:
             ranking = fuse(ranking, job.scores, self._keys.fusion_weight)
-        # Samples run side by side, so the numbers of their asks depend on the clock; within a sample they follow each other.
+        # Samples run in parallel, so question numbers depend on timing; within a sample they are in sequence.
         ordered = sorted(query.replies, key=lambda one: (one[1].sample % self._keys.samples, one[0], one[1].documents))
         self._done.append(
             Outcome(
                 job.key,
                 ranking,
-                tuple((ask, reply) for _, ask, reply in ordered),
+                tuple((question, reply) for _, question, reply in ordered),
                 query.prompt_tokens,
                 sum(reply.tokens for _, _, reply in ordered),
                 time.monotonic() - query.began,

@@ -1,4 +1,4 @@
-"""Jobs for a reranker whose outcomes are kept as they are done, so that an interrupted run goes on from what is kept."""
+"""Runs jobs on a reranker and stores each outcome as it finishes, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Work(Generic[Item]):
-    """What is to be asked and kept.
+    """The jobs to run.
 
-    ``left`` are the items without an outcome, so many as ``count``; ``job`` makes the job of an item, and ``keep`` takes its
-    outcome or raises what is wrong with it. ``what``, ``done`` and ``doing`` name them for people: queries, scored, scoring.
+    ``left``: the ``count`` items without an outcome. ``job`` creates the job of an item; ``keep`` stores its outcome, or
+    raises an error. ``what``, ``done`` and ``doing`` are words for messages: queries, scored, scoring.
     """
 
     left: Iterable[Item]
@@ -36,7 +36,7 @@ class Work(Generic[Item]):
 
 @dataclass
 class Session:
-    """What this process did of a run."""
+    """What this process has done of a run."""
 
     jobs: int = 0
     documents: int = 0
@@ -46,11 +46,11 @@ class Session:
 
 
 def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, stop: StopRequest) -> Session | None:
-    """Start the engines and do what is left of ``total`` pieces of work, of which ``store`` keeps what is done; None when a
-    signal stopped it before the end.
+    """Start the engines and do the work left of ``total`` items, of which ``store`` has the finished ones. Returns None if a
+    signal stopped it.
 
     Raises:
-        UserError: the engines cannot be started; what ``work`` finds wrong.
+        UserError: the engines cannot be started, or ``work`` raises it.
     """
     if len(store):
         print(f"{len(store)} {work.what} were {work.done} before", flush=True)
@@ -63,13 +63,13 @@ def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, sto
             stop.install()  # Ray has handlers of its own
             session = ask(reranker, work, stop)
     if len(store) < total and stop():
-        print(f"stopped after {len(store)} of {total} {work.what}; the same command goes on with the others")
+        print(f"stopped after {len(store)} of {total} {work.what}; run the same command again to resume")
         return None
     return session
 
 
 def ask(reranker: Reranker, work: Work[Item], stop: Callable[[], bool] = lambda: False) -> Session:
-    """Ask a reranker about what is left, and keep its outcomes in the order in which they are done."""
+    """Run the jobs that are left, and store their outcomes as they finish."""
     session, asked = Session(), dict[int, tuple[Item, Job]]()
 
     def jobs() -> Iterator[Job]:

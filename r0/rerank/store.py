@@ -1,10 +1,10 @@
-"""``queries.jsonl``: a line for every finished query, appended as it is done. An interrupted run goes on from it.
+"""``queries.jsonl``: one line per finished query, appended as it finishes; an interrupted run resumes from it.
 
-A line holds ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
-falling), ``given`` (a hash of the ids in the given order), ``asks``, ``failed`` (asks with any failure), ``failures`` (their
-number by name), ``prompt_tokens``, ``new_tokens``, ``seconds`` (from first ask to last reply, others in work at the same time),
-``replies``: ``documents`` as they were shown, ``thought``, ``failures``; and ``refused``: why the query could not be shown to the
-model and keeps the given order, mostly empty.
+A line has ``query_id``, ``documents`` (all ids of the query's candidates in their new order), ``scores`` (of ``documents``,
+decreasing), ``given`` (a hash of the ids in first-stage order), ``asks`` (number of questions), ``failed`` (questions with
+any failure), ``failures`` (their number by name), ``prompt_tokens``, ``new_tokens``, ``seconds`` (from the first question to
+the last reply, while other queries are in progress), ``replies`` (``documents`` in the order shown, ``thought``,
+``failures``), and ``refused``: why the query does not fit the prompt and keeps the first-stage order; usually empty.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r0.data.candidates import CandidateLists
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.errors import UserError
-from r0.rerank.asks import with_tail
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import with_tail
 from r0.storage.resumable_jsonl import ResumableJsonl, Row
 
 
@@ -27,13 +27,13 @@ class Totals:
 
     queries: int = 0
     candidates: int = 0
-    asks: int = 0
-    failed: int = 0  # asks with any failure
-    failures: dict[str, int] = field(default_factory=dict)  # asks by the name of what failed
+    asks: int = 0  # questions; named as in the file
+    failed: int = 0  # questions with any failure
+    failures: dict[str, int] = field(default_factory=dict)  # questions by failure
     prompt_tokens: int = 0
     new_tokens: int = 0
     seconds: float = 0.0
-    refused: list[str] = field(default_factory=list)  # the sentences
+    refused: list[str] = field(default_factory=list)  # reasons of queries that do not fit the prompt
 
     def add(self, row: Row) -> None:
         """Count one query."""
@@ -48,10 +48,10 @@ class Totals:
 
 
 class Store(ResumableJsonl[int]):
-    """The finished queries of a run over ``lists`` by number, in its file at ``path``, and sums over them.
+    """The finished queries of a run over ``lists`` by number, in the file at ``path``, and sums over them.
 
     Raises:
-        UserError: the file is damaged, or of other candidates.
+        UserError: the file is damaged, or belongs to other candidates.
     """
 
     def __init__(self, path: Path, lists: CandidateLists):
@@ -62,13 +62,13 @@ class Store(ResumableJsonl[int]):
             self.totals.add(self.row(index))
 
     def add(self, index: int, outcome: Outcome) -> None:
-        """Keep the outcome of query ``index``: its line is on the disk when this returns."""
+        """Store the outcome of query ``index``; its line is on disk when this returns."""
         row = _row(self._lists, index, outcome)
         self.append(row)
         self.totals.add(row)
 
     def rankings(self) -> Iterator[tuple[str, Sequence[tuple[str, float]]]]:
-        """(query id, [(document id, score), … best first]) of the finished queries, in the order of the given run."""
+        """(query id, [(document id, score), … best first]) of the finished queries, in the order of the first-stage run."""
         for index in sorted(self):
             row = self.row(index)
             yield row["query_id"], list(zip(row["documents"], row["scores"], strict=True))
@@ -77,20 +77,20 @@ class Store(ResumableJsonl[int]):
         """The number of a line's query.
 
         Raises:
-            UserError: the query has other candidates here.
+            UserError: the query has other candidates in this run.
         """
-        Totals().add(row)  # has all that is counted
+        Totals().add(row)  # raises if a field is missing
         index = self._numbers.get(row["query_id"])
         if index is None or row["given"] != _given(self._lists, index):
             raise UserError(
-                f"query {row['query_id']} has other candidates, or in another order, than when it was reranked; start over "
+                f"query {row['query_id']} had other candidates, or another order of them, when it was reranked; start over "
                 "with fresh=true, or give the run that was reranked"
             )
         return index
 
 
 def _given(lists: CandidateLists, index: int) -> str:
-    return f"{address(*lists.document_ids(index)):016x}"
+    return f"{hash_key(*lists.document_ids(index)):016x}"
 
 
 def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
@@ -110,10 +110,10 @@ def _row(lists: CandidateLists, index: int, outcome: Outcome) -> Row:
         "refused": outcome.refused,
         "replies": [
             {
-                "documents": [ids[position] for position in ask.documents],
+                "documents": [ids[position] for position in question.documents],
                 "thought": reply.thought,
                 "failures": sorted(failure.value for failure in reply.failures),
             }
-            for ask, reply in outcome.replies
+            for question, reply in outcome.replies
         ],
     }

@@ -1,9 +1,10 @@
-"""Token vectors of documents on the disk, so that a document is encoded once, whichever run or query needs it again.
+"""A disk cache of document token vectors, so that each document is encoded once across runs and queries.
 
-A model has one SQLite file, named by a hash of everything that changes its vectors. It may be used by many processes at the same
-time, and a batch is in it whole or not at all. (A rollback journal, not a write-ahead log: the latter wants all processes on one
-machine.) A row is ``text`` (SHA-256 of the text), ``dim`` (numbers of a vector), ``crc`` (CRC-32 of ``vectors``, begun at
-``dim``) and ``vectors`` ([tokens, dim] in the model's own dtype). The file may be deleted whenever nothing uses it.
+Each model has one SQLite file, named by a hash of everything that determines its vectors. Several processes may use it at the
+same time, and a batch is written completely or not at all. (It uses a rollback journal, because a write-ahead log requires
+all processes on one machine.) A row has ``text`` (SHA-256 of the text), ``dim`` (vector dimension), ``crc`` (CRC-32 of
+``vectors``, initialized with ``dim``) and ``vectors`` ([tokens, dim] in the model's dtype). The file may be deleted when it
+is not in use.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTO, NONE = "auto", "none"
-# What is in a model's folder and changes its vectors; not its README, for one.
+# The files in a model's folder that determine its vectors (unlike its README).
 MODEL_FILES = {".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".metadata"}
 BUSY_S = 60.0  # seconds that a process waits while others write
-ASKED = 500  # rows of one query to the file
+ASKED = 500  # rows per SQL query
 TABLE = "CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, dim INTEGER, crc INTEGER, vectors BLOB)"
 
 
 def cache_folder(setting: str | None) -> Path | None:
-    """The folder that ``vector_cache`` means; None where vectors are not kept.
+    """The folder that ``vector_cache`` refers to; None if caching is off.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: the folder cannot be used.
     """
     if setting is None or setting == NONE:
         return None
@@ -50,17 +51,17 @@ def cache_folder(setting: str | None) -> Path | None:
         raise UserError("vector_cache: there is no home folder; give vector_cache=FOLDER, or vector_cache=none") from None
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"vector_cache: {there} is no folder that can be written; choose another one, or vector_cache=none")
+        raise UserError(f"vector_cache: {there} is not a writable folder; choose another one, or vector_cache=none")
     return folder
 
 
 def absolute(setting: str | None) -> str | None:
-    """The setting with a folder made absolute: a worker in another process may have another working folder."""
+    """The setting with an absolute folder, because a worker in another process may have another working directory."""
     return setting if setting in (None, AUTO, NONE) else str(cache_folder(setting))
 
 
 def model_hash(folder: Path, *settings: object) -> str:
-    """32 hex digits of the files' contents and of the settings with which the model is used. It reads every weight."""
+    """32 hex digits, a hash of the model's files and of the settings. Reads all weights."""
     found = hashlib.sha256("\x1f".join(map(str, settings)).encode())
     for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file()):
         with path.open("rb") as stream:
@@ -70,14 +71,14 @@ def model_hash(folder: Path, *settings: object) -> str:
 
 
 class VectorCache:
-    """The vectors of one model. A fault of the disk while it is used is said once, and from then on nothing is kept.
+    """The vectors of one model. If the disk fails during use, a warning is logged and caching stops.
 
     Args:
-        path: the file; it and its folder are made where they are missing.
-        dtype: of the model's vectors.
+        path: the file; it and its folder are created if missing.
+        dtype: dtype of the model's vectors.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype):
@@ -96,7 +97,7 @@ class VectorCache:
             ) from None
 
     def get(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The vectors, [tokens, dim], of those of the texts that are known. A damaged row is unknown."""
+        """The cached vectors, [tokens, dim], by text; missing and damaged rows are omitted."""
         wanted = {_key(text): text for text in texts}
         found: dict[str, torch.Tensor] = {}
         keys = list(wanted)
@@ -112,7 +113,7 @@ class VectorCache:
         return found
 
     def put(self, vectors: Mapping[str, torch.Tensor]) -> None:
-        """Keep the vectors, [tokens, dim] on any device, of these texts, in the model's dtype."""
+        """Store the vectors, [tokens, dim] on any device, of these texts, in the model's dtype."""
         import torch
 
         rows = []
@@ -133,7 +134,7 @@ class VectorCache:
 
     @contextlib.contextmanager
     def _writing(self, file: sqlite3.Connection) -> Iterator[None]:
-        """A transaction. It takes the lock at its begin, where SQLite waits for others; later it would fail."""
+        """A transaction. It takes the lock at its start, where SQLite waits for others; later it would fail instead."""
         file.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -145,12 +146,14 @@ class VectorCache:
 
     @contextlib.contextmanager
     def _forgiving(self) -> Iterator[sqlite3.Connection | None]:
-        """The file, or None after a fault; a fault is said and not raised."""
+        """The file, or None after a failure; a failure is logged and not raised."""
         try:
             yield self._file
         except sqlite3.Error as error:
             logger.warning(
-                "vector_cache: %s: %s; going on without it (free the disk, or delete the file if it is damaged)", self.path, error
+                "vector_cache: %s: %s; continuing without it (free disk space, or delete the file if it is damaged)",
+                self.path,
+                error,
             )
             self.close()
 

@@ -1,4 +1,4 @@
-"""The rerank role: a plain class around one engine, and the group of them to which the queries are dealt."""
+"""The rerank role: a worker with one engine, and a group of workers among which queries are distributed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 logger = logging.getLogger(__name__)
 
-WORK_S = 0.5  # seconds of one call to a worker: how long results and a wish to stop wait
-CALLS = 2  # that a worker has at one time, so that it goes on while the driver looks at what the first one gave
-QUEUED = 2  # times ``max_num_seqs`` requests are in flight, so that the engine always has a next one
+WORK_S = 0.5  # seconds per call to a worker; results and stop requests wait at most this long
+CALLS_IN_FLIGHT = 2  # calls per worker, so that it continues while the driver processes the first result
+QUEUED = 2  # × max_num_seqs requests are in flight, so that the engine never runs empty
 
 
 class RerankWorker:
@@ -33,11 +33,11 @@ class RerankWorker:
 
     Args:
         keys: the configuration.
-        settings: of the engine.
-        max_prompt_tokens: budget of a whole prompt.
+        settings: engine settings.
+        max_prompt_tokens: maximum length of a whole prompt.
 
     Raises:
-        UserError: the engine is not installed; model or tokenizer cannot be used.
+        UserError: the engine is not installed, or model or tokenizer cannot be used.
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, max_prompt_tokens: int):
@@ -45,12 +45,12 @@ class RerankWorker:
 
         folder = Path(settings.model)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(told, folder))
+        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(load_system_prompt, folder))
         self._engine = make_engine(settings)
         self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * self._engine.max_num_seqs)
 
     def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
-        """Take ``jobs`` in and work; gives what is done after ``seconds``, or when there is room for more.
+        """Accept ``jobs`` and work for ``seconds``, or until more jobs are needed; return the finished jobs.
 
         Raises:
             UserError: the tokenizer cannot be used.
@@ -59,51 +59,51 @@ class RerankWorker:
             self._scheduler.add(job)
         end = time.monotonic() + seconds
         done: list[Outcome] = []
-        while not self._scheduler.idle and time.monotonic() < end and not (done and self._scheduler.hungry):
+        while not self._scheduler.idle and time.monotonic() < end and not (done and self._scheduler.wants_jobs):
             done += self._scheduler.step()
         return done
 
     def pid(self) -> int:
-        """The process that this worker is in."""
+        """The id of this worker's process."""
         return os.getpid()
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release the engine."""
         self._engine.close()
 
 
 @dataclass
-class _Share:
-    """What one worker has in hand."""
+class _WorkerState:
+    """The jobs and calls of one worker."""
 
     index: int
-    held: dict[int, Job] = field(default_factory=dict)  # not done yet, by key
-    inbox: list[Job] = field(default_factory=list)  # of them: not handed over yet
-    load: int = 0  # characters of what is held
-    refs: list[Any] = field(default_factory=list)  # of the call in progress, and of those behind it
-    since: float = 0.0  # clock, in seconds: when the first of them began, at the latest
+    assigned: dict[int, Job] = field(default_factory=dict)  # unfinished jobs, by key
+    unsent: list[Job] = field(default_factory=list)  # assigned jobs not yet sent
+    load: int = 0  # characters of the assigned jobs
+    refs: list[Any] = field(default_factory=list)  # references of the calls in flight, oldest first
+    since: float = 0.0  # clock, in seconds: latest possible start of the oldest call
 
     def take(self, job: Job) -> None:
-        self.held[job.key] = job
-        self.inbox.append(job)
+        self.assigned[job.key] = job
+        self.unsent.append(job)
         self.load += _cost(job)
 
     def done(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Those of the outcomes that are held (others are of a run that was given up)."""
-        found = [outcome for outcome in outcomes if outcome.key in self.held]
+        """Remove and return the outcomes of assigned jobs (others belong to an abandoned run)."""
+        found = [outcome for outcome in outcomes if outcome.key in self.assigned]
         for outcome in found:
-            self.load -= _cost(self.held.pop(outcome.key))
+            self.load -= _cost(self.assigned.pop(outcome.key))
         return found
 
 
 class RerankGroup:
-    """The workers of the rerank role. A worker that dies or hangs is replaced, and its unfinished queries are begun again, once.
+    """The workers of the rerank role. A worker that dies or hangs is replaced, and its unfinished queries are restarted, once.
 
     Args:
         pool: the workers: one plain object, or Ray actors.
-        capacity: queries that a worker has in hand, at most.
-        deadline_s: seconds for one call of a worker.
-        start_deadline_s: seconds for a new worker to be ready.
+        capacity: maximum number of queries per worker.
+        deadline_s: time limit of one call in seconds.
+        start_deadline_s: time limit for a new worker to be ready, in seconds.
     """
 
     def __init__(self, pool: Pool, capacity: int, deadline_s: float, start_deadline_s: float):
@@ -117,74 +117,75 @@ class RerankGroup:
         return self._pool.workers
 
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
-        """Outcomes of all jobs in the order in which they are done; after ``stop()`` no more come.
+        """Yield the outcomes of all jobs as they finish; after ``stop()`` returns True no more are yielded.
 
-        Who works on what changes no outcome. Jobs go to the worker with the fewest characters in hand, as it has room.
+        Outcomes do not depend on the distribution. Each job goes to the worker with the fewest assigned characters, as soon
+        as it has room.
 
         Raises:
             UserError: the tokenizer cannot be used.
-            RoleDied, RoleTimeout: a query was in work at two workers that died or were late.
+            RoleDied, RoleTimeout: a query was in progress on two workers that died or hung.
         """
         source = iter(jobs)
-        shares = [_Share(index) for index in range(len(self._pool))]
-        self._deal(source, shares)
-        while any(share.held for share in shares) and not stop():
-            for share, outcomes in self._round(shares):
-                yield from share.done(outcomes)
-            self._deal(source, shares)
+        states = [_WorkerState(index) for index in range(len(self._pool))]
+        self._assign(source, states)
+        while any(state.assigned for state in states) and not stop():
+            for state, outcomes in self._poll(states):
+                yield from state.done(outcomes)
+            self._assign(source, states)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         self._pool.close()
 
-    def _deal(self, source: Iterator[Job], shares: Sequence[_Share]) -> None:
-        while room := [share for share in shares if len(share.held) < self._capacity]:
+    def _assign(self, source: Iterator[Job], states: Sequence[_WorkerState]) -> None:
+        while room := [state for state in states if len(state.assigned) < self._capacity]:
             job = next(source, None)
             if job is None:
                 return
-            min(room, key=lambda share: (share.load, share.index)).take(job)
+            min(room, key=lambda state: (state.load, state.index)).take(job)
 
-    def _round(self, shares: Sequence[_Share]) -> list[tuple[_Share, list[Outcome]]]:
-        """Hand over what waits, and take what comes back within a moment."""
+    def _poll(self, states: Sequence[_WorkerState]) -> list[tuple[_WorkerState, list[Outcome]]]:
+        """Send unsent jobs, and collect what finishes within a moment."""
         if not is_actor(self._pool.workers[0]):
-            jobs, shares[0].inbox = shares[0].inbox, []
-            return [(shares[0], self._pool.workers[0].work(jobs, WORK_S))]
+            jobs, states[0].unsent = states[0].unsent, []
+            return [(states[0], self._pool.workers[0].work(jobs, WORK_S))]
         import ray
 
-        for share in shares:
-            while len(share.refs) < CALLS and share.held:
-                jobs, share.inbox = share.inbox, []
-                share.since = share.since if share.refs else time.monotonic()
-                share.refs.append(self._pool.workers[share.index].work.remote(jobs, WORK_S))
-        called = {share.refs[0]: share for share in shares if share.refs}
+        for state in states:
+            while len(state.refs) < CALLS_IN_FLIGHT and state.assigned:
+                jobs, state.unsent = state.unsent, []
+                state.since = state.since if state.refs else time.monotonic()
+                state.refs.append(self._pool.workers[state.index].work.remote(jobs, WORK_S))
+        called = {state.refs[0]: state for state in states if state.refs}
         ready, _ = ray.wait(list(called), num_returns=1, timeout=2 * WORK_S)
         found = []
-        for share in called.values():
+        for state in called.values():
             try:
-                if share.refs[0] in ready:
-                    found.append((share, ray.get(share.refs[0], timeout=self._deadline_s)))
-                    del share.refs[0]
-                    share.since = time.monotonic()
-                elif time.monotonic() - share.since > self._deadline_s:
-                    self._replace(share, RoleTimeout(f"rerank worker {share.index}: no answer within {self._deadline_s:g} s"))
+                if state.refs[0] in ready:
+                    found.append((state, ray.get(state.refs[0], timeout=self._deadline_s)))
+                    del state.refs[0]
+                    state.since = time.monotonic()
+                elif time.monotonic() - state.since > self._deadline_s:
+                    self._replace(state, RoleTimeout(f"rerank worker {state.index}: no answer within {self._deadline_s:g} s"))
             except ray.exceptions.GetTimeoutError:
-                self._replace(share, RoleTimeout(f"rerank worker {share.index}: its answer did not arrive in time"))
+                self._replace(state, RoleTimeout(f"rerank worker {state.index}: its answer did not arrive in time"))
             except ray.exceptions.RayActorError as error:
                 reason = str(error).splitlines()[0]
-                self._replace(share, RoleDied(f"rerank worker {share.index}: its process ended: {reason}"))
+                self._replace(state, RoleDied(f"rerank worker {state.index}: its process ended: {reason}"))
             except UserError as error:  # Ray adds the worker's traceback to the text
                 raise UserError(str(getattr(error, "cause", error))) from None
         return found
 
-    def _replace(self, share: _Share, error: Exception) -> None:
-        """Start another worker and hand it the queries of the old one."""
-        if not self._lost.isdisjoint(share.held):
+    def _replace(self, state: _WorkerState, error: Exception) -> None:
+        """Start a new worker and give it the queries of the old one."""
+        if not self._lost.isdisjoint(state.assigned):
             raise error
-        logger.warning("%s; a new worker begins its %d unfinished queries again", error, len(share.held))
-        self._lost |= set(share.held)
-        self._pool.replace(share.index)
-        call_each([self._pool.workers[share.index]], "start", [()], self._start_deadline_s, "rerank")
-        share.refs, share.inbox = [], list(share.held.values())
+        logger.warning("%s; a new worker restarts its %d unfinished queries", error, len(state.assigned))
+        self._lost |= set(state.assigned)
+        self._pool.replace(state.index)
+        call_each([self._pool.workers[state.index]], "start", [()], self._start_deadline_s, "rerank")
+        state.refs, state.unsent = [], list(state.assigned.values())
 
 
 def _cost(job: Job) -> int:

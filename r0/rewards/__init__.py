@@ -1,6 +1,6 @@
-"""Verdict and label → named reward components. Pure: no tokenizer, no actors, no files."""
+"""Verdict and label → named reward components. Pure functions: no tokenizer, no actors, no files."""
 
-from r0.rewards import stage_a as _stage_a  # they register themselves
+from r0.rewards import stage_a as _stage_a  # importing them registers the rewards
 from r0.rewards import stage_b as _stage_b
 from r0.rewards.registry import Reward, RewardFactory, check_reward, make_reward, register, reward_names
 

@@ -1,6 +1,6 @@
-"""Rewards by name: registered in this package, or by an installed package's entry point of the group ``r0.rewards``.
+"""Rewards by name: registered in this package, or by an installed package's entry point in the group ``r0.rewards``.
 
-A configuration can only name what is installed, never an import path. A package adds a reward with::
+A configuration can only name installed rewards, never an import path. A package adds a reward with::
 
     [project.entry-points."r0.rewards"]
     my_reward = "my_package.rewards:make"      # make(section: RewardBase) -> Reward
@@ -21,19 +21,20 @@ GROUP = "r0.rewards"
 
 
 class Reward(Protocol):
-    """A reward: pure, and the same names in every call, so that metrics have stable columns."""
+    """A reward: a pure function that returns the same names in every call, so that metrics have stable columns."""
 
     def __call__(self, verdict: Verdict, label: Any) -> Mapping[str, float]:
-        """Named finite components of one completion; their sum is its reward. ``label`` is the task's: 1 or 0 for one
-        document, a ``ListLabel`` for a list."""
+        """Named finite components of one completion; their sum is its reward. ``label`` is the task's label: 1 or 0 for one
+        document, a ``ListLabel`` for a list.
+        """
 
 
-RewardFactory = Callable[[Any], Reward]  # called with its section
+RewardFactory = Callable[[Any], Reward]  # called with the configuration section
 _REGISTERED: dict[str, tuple[RewardFactory, type[RewardBase]]] = {}
 
 
 def register(name: str, section: type[RewardBase] = RewardBase) -> Callable[[RewardFactory], RewardFactory]:
-    """Decorator: make ``name`` a reward of this process, made from a section of the type ``section``.
+    """Decorator that registers ``name`` as a reward of this process, built from a section of type ``section``.
 
     Raises:
         ValueError: the name is taken.
@@ -41,7 +42,7 @@ def register(name: str, section: type[RewardBase] = RewardBase) -> Callable[[Rew
 
     def add(factory: RewardFactory) -> RewardFactory:
         if _REGISTERED.get(name, (factory, section))[0] is not factory:
-            raise ValueError(f"reward {name!r} is registered already")
+            raise ValueError(f"reward {name!r} is already registered")
         _REGISTERED[name] = factory, section
         return factory
 
@@ -49,37 +50,37 @@ def register(name: str, section: type[RewardBase] = RewardBase) -> Callable[[Rew
 
 
 def reward_names() -> list[str]:
-    """The names that can be given as ``reward.name`` on this machine."""
+    """The valid values of ``reward.name`` on this machine."""
     return sorted({*_REGISTERED, *(point.name for point in entry_points(group=GROUP))})
 
 
 def check_reward(section: RewardBase) -> None:
-    """Refuse a name that no reward has, or one of another stage; loads and runs nothing.
+    """Refuse an unknown name, or the reward of another stage; loads and runs nothing.
 
     Raises:
-        UserError: no such reward, and the nearest one; or a reward that is made from another kind of section.
+        UserError: there is no such reward (the message suggests the nearest), or the reward needs another type of section.
     """
     name, names = section.name, reward_names()
     _, wanted = _REGISTERED.get(name, (None, RewardBase))
     if not isinstance(section, wanted):
         own = type(section).model_fields["name"].default
-        raise UserError(f"reward.name: {name!r} is the reward of another stage and cannot judge this one's answers; use {own}")
+        raise UserError(f"reward.name: {name!r} is the reward of another stage and cannot judge these answers; use {own}")
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known rewards: {', '.join(names)}"
     raise UserError(
-        f"reward.name: no reward is called {name!r}; {hint} "
-        f"(others come from an installed package with an entry point of the group {GROUP}, not from an import path)"
+        f"reward.name: there is no reward {name!r}; {hint} "
+        f"(other rewards come from installed packages with an entry point in the group {GROUP}, not from an import path)"
     )
 
 
 def make_reward(section: RewardBase) -> Reward:
-    """The reward that ``section.name`` names, made from its section. r0's own names come before those of entry points.
+    """Build the reward ``section.name`` from its section. r0's own names take precedence over entry points.
 
     Raises:
-        UserError: unknown name, a reward of another stage, a name that several packages claim, or an entry point that cannot
-            be loaded.
+        UserError: the name is unknown, belongs to another stage, is claimed by several packages, or its entry point cannot be
+            loaded.
     """
     check_reward(section)
     factory, _ = _REGISTERED.get(section.name, (None, None))
@@ -94,8 +95,8 @@ def _load(name: str) -> RewardFactory:
     what = f"reward.name: {name!r} ({points[0].value})"
     try:
         factory = points[0].load()
-    except Exception as error:  # a package may raise anything while it is imported
-        raise UserError(f"{what} cannot be loaded: {error!r}; mend or update its package") from error
+    except Exception as error:  # importing a package can raise anything
+        raise UserError(f"{what} cannot be loaded: {error!r}; fix or update its package") from error
     if not callable(factory):
-        raise UserError(f"{what} is not a function that makes a reward; mend its package")
+        raise UserError(f"{what} is not callable, so it cannot build a reward; fix its package")
     return factory

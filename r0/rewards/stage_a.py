@@ -1,4 +1,4 @@
-"""Stage A's reward: what a yes/no verdict is worth, by DESIGN's table ("Stage A's reward")."""
+"""Stage A's reward of a yes/no verdict, by the table in DESIGN ("Stage A's reward")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from r0.rewards.registry import register
 
 COMPONENTS = ("format", "accuracy", "thinking", "length", "extra_text", "tags", "answer", "eos")
 
-# What costs `invalid_tag_penalty`, once: a pair missing, repeated, nested or out of order, text before or between the pairs.
+# Violations that cost `invalid_tag_penalty`, once: a missing, repeated, nested or misordered pair; text before or between pairs.
 TAG_VIOLATIONS = frozenset(
     {
         Violation.NO_THINK,
@@ -22,14 +22,14 @@ TAG_VIOLATIONS = frozenset(
         Violation.TEXT_BETWEEN,
     }
 )
-# Where the section leaves them empty (the door fills both in from the top level of the configuration).
+# Defaults if the section leaves them empty (the launcher fills in both from the top level of the configuration).
 DEFAULT_MAX_THINK_TOKENS = 200
 DEFAULT_MISSING_EOS_PENALTY = 0.0
 
 
 @register("stage_a", RewardSection)
 class StageAReward:
-    """Called with a verdict and a label (1 relevant, 0 not), gives all of ``COMPONENTS``; penalties are negative or 0.0."""
+    """Returns all of ``COMPONENTS`` for a verdict and a label (1 relevant, 0 not); penalties are negative or 0.0."""
 
     def __init__(self, section: RewardSection):
         self._section = section
@@ -44,7 +44,7 @@ class StageAReward:
         correct = format_holds and verdict.answer == (Answer.YES if label > 0 else Answer.NO)
         thought = format_holds and verdict.has_think and section.min_think_tokens <= tokens <= self._max_think
         over = max(0, tokens - self._max_think) / self._max_think
-        # 0.0 - x, because -x would make a penalty of nothing -0.0.
+        # 0.0 - x instead of -x, so that no penalty is 0.0 and not -0.0.
         return {
             "format": section.format_weight if format_holds else 0.0,
             "accuracy": section.acc_weight if correct else 0.0,

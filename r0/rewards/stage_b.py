@@ -1,13 +1,13 @@
-"""Stage B's reward: what an answer about a list is worth. Weights come from the section, and with it from a published preset.
+"""Stage B's reward of an answer about a list. The weights come from the section, and thereby from a published preset.
 
-Three cases, each worth at most what the next one is (with r0's weights and those of every preset):
+There are three cases, each worth at most as much as the next (with r0's weights and those of every preset):
 
-* a tag is missing, repeated or misplaced: ``-invalid_tag_penalty``, and nothing else but the missing end;
-* the tags hold, and the answer is not of the asked form: ``tag_weight - invalid_answer_penalty``;
-* otherwise ``tag_weight + answer_weight`` and the weighed measures of the ranking.
+* a tag is missing, repeated or misplaced: ``-invalid_tag_penalty``, and otherwise only the penalty for a missing end;
+* the tags are correct, but the answer is not of the requested form: ``tag_weight - invalid_answer_penalty``;
+* otherwise ``tag_weight + answer_weight`` and the weighted measures of the ranking.
 
-Only a whole answer is ranked (``r0.text.answers.read_strict``), so nothing is won by repeating, omitting or inventing
-documents; and a tie is worth what its documents are worth on average over their orders.
+Only complete answers are ranked (``r0.text.answers.read_strict``), so repeating, omitting or inventing documents gains
+nothing. A tie is worth the mean over all orders of its documents.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORST_GAIN = -1.0
 
 @register("stage_b", ListRewardSection)
 class StageBReward:
-    """Called with a verdict and a ``ListLabel``, gives all of ``COMPONENTS``; penalties are negative or 0.0."""
+    """Returns all of ``COMPONENTS`` for a verdict and a ``ListLabel``; penalties are negative or 0.0."""
 
     def __init__(self, section: ListRewardSection):
         self._section = section
@@ -37,7 +37,7 @@ class StageBReward:
         section, wrong = self._section, verdict.violations
         components = dict.fromkeys(COMPONENTS, 0.0)
         if Violation.CUT in wrong:
-            components["eos"] = 0.0 - section.missing_eos_penalty  # 0.0 - x, because -x would make a penalty of nothing -0.0
+            components["eos"] = 0.0 - section.missing_eos_penalty  # 0.0 - x instead of -x: no penalty is 0.0, not -0.0
         if not wrong.isdisjoint(TAG_VIOLATIONS):
             components["invalid_tags"] = 0.0 - section.invalid_tag_penalty
             return components
@@ -59,7 +59,7 @@ class StageBReward:
         return components
 
     def _measure(self, name: str, ranking: Groups, scores: tuple[float, ...] | None, label: ListLabel) -> float:
-        """The measure without its weight: in [0, 1], and the gain in [-1, 1]."""
+        """The unweighted measure, in [0, 1] (the gain: in [-1, 1])."""
         section = self._section
         match name:
             case "ndcg":
@@ -75,15 +75,15 @@ class StageBReward:
                 return share_ordered(label.grades, ranking)
             case "js":
                 return 0.0 if scores is None else 1 - js_divergence(scores, label.grades)
-            case _:  # pick: the best document, or the share of relevant ones among those tied for it
+            case _:  # pick: the share of relevant documents among those tied for the top
                 return sum(document in label.relevant for document in ranking[0]) / len(ranking[0])
 
 
 def gain(reached: float, given: float) -> float:
-    """nDCG gained over the given order, relative to what there was to gain: (reached - given) / (1 - given), in [-1, 1].
+    """nDCG gain over the first-stage order, relative to the possible gain: (reached - given) / (1 - given), in [-1, 1].
 
-    Where the given order is ideal there is only something to lose: reached - 1. The floor of -1 keeps a bad order of a good list
-    from costing many times what a good order can win. It is the same or worse for ties, never better (the floor is convex).
+    If the first-stage order is ideal, nothing can be gained: reached - 1. The floor of -1 keeps a bad order of a well-ordered
+    list from costing many times the gain of a good order. Ties never benefit from the floor, since it is convex.
     """
     if given >= 1.0:
         return reached - 1.0
@@ -97,5 +97,5 @@ def _given_ndcg(label: ListLabel, k: int) -> float:
 
 @lru_cache(maxsize=4096)
 def _best_rbo(ideal: Groups, p: float) -> float:
-    """The largest overlap that an order can have with ``ideal``, whose ties keep it below 1."""
+    """The largest overlap of any order with ``ideal``; below 1 because of its ties."""
     return rbo(ideal, ideal, p)

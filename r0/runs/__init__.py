@@ -1,4 +1,4 @@
-"""The run directory and what mirrors it. ``RunDirectory`` is where, ``Recorder`` is what the loop calls."""
+"""The run directory and its mirrors. ``RunDirectory`` manages the files, ``Recorder`` is called by the training loop."""
 
 from r0.runs.live import LiveLine, progress
 from r0.runs.modelcard import CardFacts, model_card, write_model_card

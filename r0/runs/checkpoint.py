@@ -1,7 +1,7 @@
-"""What is kept and how it survives: ``OUTPUT/checkpoints/step-00000100/``, written beside and renamed, the last k kept.
+"""Checkpoints: ``OUTPUT/checkpoints/step-00000100/``, written to a temporary folder and renamed; the newest k are kept.
 
-A checkpoint holds all that the next step depends on: policy, critic, optimizers, schedules and random states (one file a learner
-rank) and ``state.json`` with the step, which is also the data position and the weight version.
+A checkpoint holds everything the next step depends on: policy, critic, optimizers, schedules and random states (one file per
+learner rank), and ``state.json`` with the step, which is also the data position and the weight version.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FORMAT = 1
 
 
 class Savable(Protocol):
-    """What a checkpoint needs of the learner."""
+    """The learner methods that checkpoints use."""
 
     def save(self, directory: str) -> None:
         """All ranks write their state into an existing directory."""
 
     def load(self, directory: str) -> None:
-        """All ranks read it back."""
+        """All ranks read their state from it."""
 
 
 class Checkpoints:
@@ -33,7 +33,7 @@ class Checkpoints:
 
     Args:
         run: run directory.
-        keep: newest checkpoints kept.
+        keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, run: Path, keep: int):
@@ -41,10 +41,10 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, learner: Savable, step: int) -> Path:
-        """Write the state after ``step`` updates; it is complete or not there.
+        """Atomically write the state after ``step`` updates.
 
         Raises:
-            UserError: the disk refuses; earlier checkpoints stay as they are.
+            UserError: the checkpoint cannot be written; earlier checkpoints are untouched.
         """
         final = self.directory / f"step-{step:08d}"
         if final.exists():
@@ -64,10 +64,10 @@ class Checkpoints:
         return final
 
     def restore(self, learner: Savable) -> int:
-        """Load the newest checkpoint into ``learner`` and return its step; 0 when there is none.
+        """Load the newest checkpoint into ``learner`` and return its step; 0 if there is none.
 
         Raises:
-            UserError: the newest checkpoint is of another format or cannot be read.
+            UserError: the newest checkpoint has another format or cannot be read.
         """
         steps = self.steps()
         if not steps:
@@ -76,9 +76,9 @@ class Checkpoints:
         try:
             state = json.loads((newest / "state.json").read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{newest}: cannot be read ({error}); delete this folder to go on from the one before") from None
+            raise UserError(f"{newest}: cannot be read ({error}); delete this folder to resume from the previous one") from None
         if state.get("format") != FORMAT:
-            raise UserError(f"{newest}: format {state.get('format')}, but this r0 reads {FORMAT}; start over with fresh=true")
+            raise UserError(f"{newest}: has format {state.get('format')}, but this r0 reads {FORMAT}; start over with fresh=true")
         learner.load(str(newest))
         return steps[-1]
 
@@ -91,7 +91,7 @@ class Checkpoints:
 
 
 def _sync_to_disk(directory: Path) -> None:
-    """Flush every file, then the directory, so that the rename never publishes what a power cut could take back."""
+    """Flush every file, then the directory, so that the rename cannot become durable before the contents."""
     for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
         handle = os.open(path, os.O_RDONLY)
         try:

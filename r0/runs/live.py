@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one live line on a terminal, plain lines elsewhere."""
+"""Progress output of a run: one live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-# (metric, name in the line, format), the most telling first: a narrow terminal drops the last ones. Metrics that a run does not
-# have are left out.
+# (metric, name in the line, format), most important first: a narrow terminal drops the last ones. Metrics that a run does not
+# have are omitted.
 FIGURES = (
     ("reward", "reward", "{:.3f}"),
     ("loss", "loss", "{:.4f}"),
@@ -29,13 +29,13 @@ SECONDS = ("sample", "learn", "sync")
 
 
 class LiveLine:
-    """The line of a run.
+    """The progress line of a run.
 
     Args:
         total: steps of the run.
-        done: steps that were done before (a resumed run).
-        plain_every_s: seconds between plain lines, at least; the first and the last step always have one.
-        now: the clock.
+        done: steps completed before (a resumed run).
+        plain_every_s: minimum seconds between plain lines; the first and the last step are always printed.
+        now: the clock, in seconds.
     """
 
     def __init__(self, total: int, done: int = 0, plain_every_s: float = 1.0, now: Callable[[], float] = time.monotonic):
@@ -49,11 +49,11 @@ class LiveLine:
         self._live: Live | None = None
 
     def update(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
-        """Show a step: ``metrics`` by the names of ``FIGURES``, ``seconds`` by those of ``SECONDS``."""
+        """Show a step: ``metrics`` by the names in ``FIGURES``, ``seconds`` by those in ``SECONDS``."""
         now = self._now()
         if step > self._last_step:
             step_s = (now - self._last_time) / (step - self._last_step)
-            weight = 1.0 if self._measured < 2 else 0.2  # the first step holds every warm-up, so the second replaces it
+            weight = 1.0 if self._measured < 2 else 0.2  # the first step includes all warm-up, so the second replaces it
             self._step_s = weight * step_s + (1.0 - weight) * self._step_s
             self._measured += 1
         self._last_step, self._last_time = step, now
@@ -64,7 +64,7 @@ class LiveLine:
             print(self.line(step, metrics, seconds), flush=True)
 
     def line(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float], width: int | None = None) -> str:
-        """The text for a step, with as many figures as ``width`` characters hold (None: all)."""
+        """The text of a step, with as many figures as fit in ``width`` characters (None: all)."""
         head = f"step {step}/{self._total}"
         spent = " · ".join(f"{name} {seconds[name]:.1f} s" for name in SECONDS if name in seconds)
         left = "" if not self._measured else f"ETA {duration(self._step_s * max(0, self._total - step))}"
@@ -81,14 +81,14 @@ class LiveLine:
                 return text[:width]
 
     def say(self, text: str) -> None:
-        """A line of its own, above the live line."""
+        """Print a separate line above the live line."""
         if self._live is not None:
             self._console.print(text, markup=False, highlight=False)
         else:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Leave the last line on the terminal."""
+        """Stop updating; the last line stays on the terminal."""
         if self._live is not None:
             self._live.stop()
         self._live = None
@@ -105,7 +105,7 @@ class LiveLine:
 
 
 def progress(items: Iterable[Item], description: str, total: int | None = None, plain_every_s: float = 10.0) -> Iterator[Item]:
-    """The items, with a bar on a terminal; elsewhere a plain line every ``plain_every_s`` seconds, and none for quick work."""
+    """Iterate over ``items`` with a progress bar on a terminal, otherwise with a plain line every ``plain_every_s`` seconds."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     bar = _bar() if terminal() else None
@@ -117,7 +117,7 @@ def progress(items: Iterable[Item], description: str, total: int | None = None, 
 
 
 def terminal() -> bool:
-    """Whether standard output is a terminal that can move its cursor."""
+    """Whether standard output is a terminal with cursor control."""
     from rich import get_console
 
     console = get_console()
@@ -135,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def _bar() -> Progress | None:
-    """A bar that goes away when it is done; None where another live display has the terminal (older rich allows one)."""
+    """A bar that disappears at its end; None if another live display is active (older versions of rich allow only one)."""
     from rich import get_console
     from rich.errors import LiveError
     from rich.progress import Progress

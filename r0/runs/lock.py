@@ -1,4 +1,4 @@
-"""The lock of a run directory: one process at a time writes there."""
+"""The lock of a run directory: only one process at a time may write there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger("r0")
 
 
 def take_lock(path: Path) -> int | None:
-    """An exclusive lock that ends with the process; it is not inherited by programs that the process starts.
+    """Take an exclusive lock that ends with the process and is not inherited by child processes.
 
     Raises:
-        UserError: another process holds it (which is named), or the folder cannot be written.
+        UserError: another process holds it (the message names it), or the folder is not writable.
     """
     with writing(path / LOCK):
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -36,7 +36,7 @@ def take_lock(path: Path) -> int | None:
         os.close(descriptor)
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
             raise UserError(f"output: cannot lock {path}: {error.strerror}; choose another output=") from None
-        log.warning("%s: this file system has no locks; see to it that one run at a time writes there", path)
+        log.warning("%s: this file system does not support locks; make sure that only one run at a time writes there", path)
         return None
     with writing(path / LOCK):
         os.ftruncate(descriptor, 0)
@@ -45,7 +45,7 @@ def take_lock(path: Path) -> int | None:
 
 
 def release(lock: int | None) -> None:
-    """Give the lock back; None, where there are no locks, is ignored."""
+    """Release the lock; None (no lock support) is ignored."""
     if lock is not None:
         with contextlib.suppress(OSError):
             os.ftruncate(lock, 0)

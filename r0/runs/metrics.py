@@ -1,4 +1,4 @@
-"""What a batch of judged rollouts says, as plain numbers: the same for training steps and held-out evaluation."""
+"""Metrics of a batch of scored rollouts; the same for training steps and held-out evaluation."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from r0.ranking import groups_of_order, ndcg
 from r0.records import Answer, Finish, ListwiseTask, Scored
 from r0.sampling import spread_groups
 
-CUTOFF = 10  # of the nDCG that is reported, whatever the reward's
+CUTOFF = 10  # of the reported nDCG; independent of the reward's cutoff
 
 
 def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
-    """Figures of a batch, by name; a figure over an empty set is NaN, no rollouts give no figures.
+    """Metrics of a batch, by name. A metric over an empty set is NaN; without rollouts there are no metrics.
 
     reward, reward_std       mean and standard deviation of the totals
-    reward/<component>       mean of each component (0 where a rollout lacks it)
+    reward/<component>       mean of each component (0 if a rollout lacks it)
     format_rate              share of rollouts with an answer
     well_formed_rate         share of rollouts without any violation
     think_tokens, completion_tokens, prompt_tokens   means
     tokens                   completion tokens of the batch, summed
-    cut_share                share of completions that the token limit ended
+    cut_share                share of completions cut at the token limit
     cut_prompt_share         share of rollouts whose documents did not fit the prompt budget
-    zero_spread_share        share of groups of at least two whose rewards are all equal (left out when there are no such groups)
+    zero_spread_share        share of groups of at least two whose rewards are all equal (omitted if there are no such groups)
 
     A batch is all pairs or all lists. Pairs (one document):
 
@@ -36,16 +36,16 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     yes_share                share of "yes" among rollouts with an answer
     constant_answer          accuracy of always giving the more frequent label
 
-    Lists; documents that an answer does not name follow in the given order, as they do at inference:
+    Lists; documents that an answer does not name follow in first-stage order, as at inference:
 
-    ndcg@10                  mean nDCG@10; a rollout without an answer counts as the given order
+    ndcg@10                  mean nDCG@10; a rollout without an answer counts as the first-stage ("given") order
     ndcg@10_answered         the same among rollouts with an answer
     ndcg@10_well_formed      the same among rollouts without any violation
     ndcg@10_given            mean nDCG@10 of the given order, for the same tasks
     ndcg@10_given_well_formed   the same for the tasks of the rollouts without any violation
     ndcg@10_gain             ndcg@10 − ndcg@10_given
     ndcg@10_gain_p           p of a two-sided paired t-test of that gain, over the means of the tasks
-    violation/<name>         share of rollouts with that violation (left out where none has it)
+    violation/<name>         share of rollouts with that violation (omitted if 0)
     """
     if not scored:
         return {}
@@ -76,7 +76,7 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def _judged(scored: Sequence[Scored]) -> dict[str, float]:
-    """Figures of pairs."""
+    """Metrics of pairs."""
     right = [(one.verdict, one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)) for one in scored]
     relevant = fmean(bool(one.rollout.task.label) for one in scored)
     return {
@@ -89,7 +89,7 @@ def _judged(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def _ranked(scored: Sequence[Scored]) -> dict[str, float]:
-    """Figures of lists."""
+    """Metrics of lists."""
     figures = [(one, *ndcgs(one)) for one in scored]
     mean, given = _mean(found for _, found, _ in figures), _mean(before for _, _, before in figures)
     gains: defaultdict[int, list[float]] = defaultdict(list)
@@ -109,10 +109,10 @@ def _ranked(scored: Sequence[Scored]) -> dict[str, float]:
 
 
 def ndcgs(one: Scored) -> tuple[float, float]:
-    """nDCG of what a rollout makes of its list, and of the given order (rules: ``rollout_metrics``)."""
+    """nDCG of a rollout's ranking, and of the first-stage order (rules: ``rollout_metrics``)."""
     task = one.rollout.task
     if not isinstance(task, ListwiseTask):
-        raise TypeError(f"task {task.task_id} is no list, and others of its batch are")
+        raise TypeError(f"task {task.task_id} is not a list, but others of its batch are")
     label, answered = task.label, one.verdict.ranking or ()
     named = frozenset(chain.from_iterable(answered))
     rest = groups_of_order(document for document in label.given if document not in named)
@@ -121,8 +121,8 @@ def ndcgs(one: Scored) -> tuple[float, float]:
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """p of a two-sided paired t-test; NaN for fewer than two differences, 1 where all are 0."""
-    from scipy.special import stdtr  # here, because reading a run's rollouts needs nothing else of scipy
+    """p-value of a two-sided paired t-test; NaN for fewer than two differences, 1 if all are 0."""
+    from scipy.special import stdtr  # imported here, because reading a run's rollouts needs nothing else of scipy
 
     if len(differences) < 2:
         return math.nan

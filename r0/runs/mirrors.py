@@ -1,7 +1,8 @@
-"""Mirrors of the record: Weights & Biases and TensorBoard. The record is ``metrics.jsonl``; a mirror may fail, the run may not.
+"""Mirrors of the record: Weights & Biases and TensorBoard. The record is ``metrics.jsonl``; a failing mirror never stops the
+run.
 
-wandb lives in a process of its own behind a bounded queue. The run only ever puts a line into that queue without waiting; when
-wandb is dead, slow, or hangs at its start, lines are dropped and counted. A process, not a thread, because it can be ended.
+wandb runs in a separate process behind a bounded queue. The run adds lines to the queue without waiting; if wandb is dead,
+slow, or hangs at startup, lines are dropped and counted. It is a process and not a thread, so that it can be killed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger("r0")
 
 
 class Mirror(Protocol):
-    """Something that shows the record elsewhere. Neither call raises or waits long."""
+    """Something that shows the record elsewhere. Its methods never raise and never wait long."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show one step."""
@@ -38,7 +39,7 @@ class Mirror(Protocol):
 
 @dataclass(frozen=True)
 class WandbRun:
-    """What wandb is told of the run."""
+    """The settings of a wandb run."""
 
     project: str
     name: str
@@ -50,13 +51,13 @@ class WandbRun:
 
 
 class WandbMirror:
-    """Weights & Biases, in its own process.
+    """Weights & Biases, in a separate process.
 
     Args:
-        run: what wandb is told.
-        log_file: where that process writes what it has to say.
-        queue_size: steps that may wait; more are dropped.
-        close_s: seconds that ``close`` may take; then the process is ended.
+        run: the settings of the wandb run.
+        log_file: receives the output of that process.
+        queue_size: maximum number of queued steps; more are dropped.
+        close_s: seconds that ``close`` may take; then the process is killed.
     """
 
     def __init__(self, run: WandbRun, log_file: Path, queue_size: int = 256, close_s: float = 5.0):
@@ -70,7 +71,7 @@ class WandbMirror:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Queue one step, or drop it."""
-        line = json.dumps({"step": step, **values}).encode() + b"\n"  # NaN is something that wandb can show
+        line = json.dumps({"step": step, **values}).encode() + b"\n"  # NaN is allowed: wandb can show it
         if self._failed.is_set():
             self.dropped += 1
             return
@@ -80,7 +81,7 @@ class WandbMirror:
             self.dropped += 1
 
     def close(self) -> None:
-        """Let the process send what is left, for ``close_s`` seconds at most, and end it."""
+        """Let the process send what is left, for at most ``close_s`` seconds, then end it."""
         deadline = time.monotonic() + self._close_s
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=self._close_s)
@@ -90,24 +91,24 @@ class WandbMirror:
         self._thread.join(1.0)
         if late and not self._failed.is_set():
             log.warning(
-                "wandb did not finish within %g s and was ended; metrics.jsonl is whole, `wandb sync` can send what is in %s",
+                "wandb did not finish within %g s and was killed; metrics.jsonl is complete, and `wandb sync` can upload %s",
                 self._close_s, self._run.dir,
             )  # fmt: skip
         if self.dropped:
             log.warning("wandb: %d steps were not mirrored; metrics.jsonl has them", self.dropped)
 
     def _pump(self) -> None:
-        """Start the process and hand lines over until the end. Runs in its own thread: only here does anything wait for wandb."""
+        """Start the process and pass lines on until the end. Runs in its own thread, the only one that waits for wandb."""
         try:
             with self._log_file.open("ab") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
                     stdin=subprocess.PIPE, stdout=output, stderr=output,
-                    start_new_session=True,  # Ctrl-C is the run's; it closes this process itself
+                    start_new_session=True,  # Ctrl-C reaches only the run, which then closes this process
                 )  # fmt: skip
             stdin = self._process.stdin
             if stdin is None:
-                raise RuntimeError("a pipe was asked for")
+                raise RuntimeError("the process has no standard input pipe")
             line: bytes | None = json.dumps(asdict(self._run)).encode() + b"\n"
             while line is not None:
                 stdin.write(line)
@@ -119,7 +120,7 @@ class WandbMirror:
         except (OSError, RuntimeError, ValueError) as error:
             self._failed.set()
             self.dropped += self._queue.qsize()
-            log.warning("wandb stopped (%s; see %s); the run goes on, metrics.jsonl is the record", error, self._log_file)
+            log.warning("wandb stopped (%s; see %s); the run continues and metrics.jsonl is complete", error, self._log_file)
 
     def _end(self) -> None:
         process = self._process
@@ -132,10 +133,10 @@ class WandbMirror:
 
 
 class TensorBoardMirror:
-    """TensorBoard's event files, written without torch and without TensorFlow.
+    """TensorBoard's event files, written without torch or TensorFlow.
 
     Args:
-        folder: where the event files go.
+        folder: the folder of the event files.
     """
 
     def __init__(self, folder: Path):
@@ -144,7 +145,7 @@ class TensorBoardMirror:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             self._writer = EventFileWriter(str(folder))
-        except Exception as error:  # a mirror may fail in any way; the run may not
+        except Exception as error:  # whatever fails in a mirror must not stop the run
             self._stop(error)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -172,4 +173,4 @@ class TensorBoardMirror:
 
     def _stop(self, error: Exception) -> None:
         self._writer = None
-        log.warning("TensorBoard stopped (%s); the run goes on, metrics.jsonl is the record", error)
+        log.warning("TensorBoard stopped (%s); the run continues and metrics.jsonl is complete", error)

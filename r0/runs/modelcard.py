@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` of a final model's folder."""
+"""The model card: ``README.md`` in the folder of the final model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS = {
     "esci": "four classes (exact, substitute, complement, irrelevant), read at the tokens of their words",
     "stage_a": "reinforcement learning with a rule reward on single documents",
     "stage_b": "reinforcement learning with a rule reward on lists of documents",
-    "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) where the answer stands",
+    "stage_c": "scores learned from labelled lists: logit(yes) − logit(no) at the answer",
 }
 READS = {
     Form.YES_NO: "a query and a document and writes `<think>…</think><answer>yes</answer>` or `<answer>no</answer>`",
@@ -42,12 +42,12 @@ SCORES = (
     "`sentence_transformers.CrossEncoder(folder).predict([(query, document), …])`."
 )
 
-ESCI = "The score is (3 P(exact) + 2 P(substitute) + P(complement)) / 3, of the classes that its four logits stand for."
+ESCI = "The score is (3 P(exact) + 2 P(substitute) + P(complement)) / 3, computed from its four class logits."
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the configuration. ``before`` and ``after`` are held-out figures by name."""
+    """The facts in a card besides the configuration. ``before`` and ``after`` are held-out metrics by name."""
 
     command: str
     steps: int
@@ -62,18 +62,18 @@ def write_model_card(folder: Path, config: BaseModel, facts: CardFacts) -> None:
 
 
 def model_card(config: BaseModel, facts: CardFacts) -> str:
-    """The card's text, in Markdown with the front matter that the Hugging Face Hub reads."""
+    """The text of the card: Markdown with front matter for the Hugging Face Hub."""
     values = resolved.flat(config)
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO
-    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # as ``Prompter.of`` chooses
-    scores = facts.command in ("finetune", "distill train", "esci")  # it does not write, it scores
+    own_prompt = form != Form.YES_NO and not values.get("system_prompt")  # the default prompt, as in ``Prompter.of``
+    scores = facts.command in ("finetune", "distill train", "esci")  # the model scores; it does not generate text
     reads = f"It reads {READS[form]}." if not scores else f"{SCORES} {ESCI if facts.command == 'esci' else ''}".strip()
     parts = [
         _front_matter(model, "sentence-transformers" if scores else "transformers"),
         "# A reranker that scores" if scores else "# A reranker that thinks before it judges",
         f"Trained from `{model}` by r0's `{facts.command}` ({COMMANDS.get(facts.command, 'training')}), {facts.steps} steps. "
-        f"{reads}" + (f" Its system prompt is r0's own for this: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
+        f"{reads}" + (f" Its system prompt is r0's default: `{SYSTEM_PROMPTS[form]}`" if own_prompt else ""),
         f"**{notice(model)}.**" if notice(model) else "",
         _synthetic(model, data),
         _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
@@ -120,6 +120,6 @@ def _table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> st
 
 
 def _shown(value: object) -> str:
-    """A value inside a table cell: no line break and no bar may end it."""
+    """A value for a table cell, with line breaks and bars escaped."""
     text = "" if value is None else str(value)
     return text.strip().replace("|", "\\|").replace("\r", "").replace("\n", "<br>")

@@ -1,4 +1,4 @@
-"""Where a command writes, and whether it may."""
+"""The output directory of a command, and whether it is allowed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from r0.runs import default_output
 
 
 def output_path(command: str, config: Section) -> Path:
-    """The run directory that the configuration asks for by its key ``output``.
+    """The run directory given by the configuration's key ``output``, or the default.
 
     Raises:
-        UserError: a relative path under a Ray job, whose folder is a copy that goes away.
+        UserError: a relative path under a Ray job, whose working directory is a temporary copy.
     """
     given: str | None = getattr(config, "output", None)
     path = Path(given).expanduser() if given else default_output(command, config)
     if under_ray_job() and not path.is_absolute():
         raise UserError(
-            f"output: {path} is relative, and a Ray job's folder is a copy that is deleted; "
+            f"output: {path} is relative, but a Ray job runs in a temporary folder; "
             "give an absolute path that every node can write"
         )
     return path.absolute()

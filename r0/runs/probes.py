@@ -1,6 +1,6 @@
-"""What a model can do on the built-in task, skill by skill: a mean reward or loss hides a missing one.
+"""Measures single skills of a model on the built-in task; a mean reward or loss would hide a missing skill.
 
-Other data has no ``kind``, and no probes.
+Other data has no ``kind``, and therefore no probes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from r0.text.completion import THINK
 
 
 def probes(scored: Sequence[Scored]) -> dict[str, float]:
-    """Shares in [0, 1] over completions of built-in tasks; empty for others.
+    """Shares in [0, 1] over completions of built-in tasks; empty for other tasks.
 
-    probe/format            well formed, nothing wrong with it
-    probe/lookup            the thought quotes the right sentence for every concept, or calls it absent; of a list: the share of
-                            the documents that the thought checks rightly
-    probe/verdict           the answer follows from what the thought concludes, among those that conclude and answer
-    probe/accuracy_<kind>   right answers among those that answer, by how the document was made (pairs only)
+    probe/format            well-formed completions
+    probe/lookup            thoughts that quote the right sentence for every concept, or say it is absent; for lists: the share of
+                            documents that the thought checks correctly
+    probe/verdict           answers that follow from the conclusion of the thought, among completions with both
+    probe/accuracy_<kind>   correct answers among completions with an answer, by the kind of the document (pairs only)
     """
     ours = [one for one in scored if one.rollout.task.kind]
     if not ours:
@@ -61,7 +61,7 @@ def _of_lists(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
 
 
 def _follows(form: Form, ranking: Groups, best: Groups) -> bool:
-    """Whether an answer says what its thought concludes; documents of one grade are tied, a pick is one of the best."""
+    """Whether an answer agrees with its thought's conclusion: documents of one grade are tied; a pick is one of the best."""
     if form == Form.PICK:
         return ranking[0][0] in best[0]
     return list(map(frozenset, ranking)) == list(map(frozenset, best))

@@ -1,8 +1,8 @@
-"""``metrics.jsonl`` and ``timings.jsonl``: one JSON line a step, appended; and the clock that fills the second.
+"""``metrics.jsonl`` and ``timings.jsonl``: one JSON line per step, appended; and the clock for the second file.
 
-The first holds only values that a repeated run repeats bit for bit. ``step`` comes first, the other keys sorted; floats are
-written with all their digits, NaN and infinity as null. A held-out evaluation has a line of its own, with the step after which
-it was made.
+``metrics.jsonl`` contains only values that a repeated run reproduces bit for bit. ``step`` comes first, the other keys are
+sorted; floats are written with full precision, NaN and infinity as null. A held-out evaluation has its own line, with the
+step after which it was run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Record:
     """A file of JSON lines with one ``step`` each, in order.
 
     Args:
-        path: the file; appended to when it is there.
+        path: the file; appended to if it exists.
     """
 
     def __init__(self, path: Path):
@@ -33,9 +33,9 @@ class Record:
         self._stream: io.FileIO | None = None
 
     def resume(self, step: int) -> None:
-        """Drop the lines after ``step`` (all lines when it is 0), and a last line that was not written whole.
+        """Drop the lines after ``step`` (all lines if it is 0), and an incomplete last line.
 
-        The file is replaced in one move, so that an interruption leaves the old one.
+        The file is replaced atomically, so an interruption leaves the old one.
         """
         self.close()
         kept = [line for line, at in _lines(self.path) if step > 0 and at <= step]
@@ -43,10 +43,10 @@ class Record:
             write_atomic(self.path, b"".join(kept))
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Append one line. It is with the operating system when this returns, so that a killed process loses nothing.
+        """Append one line. On return it is in the operating system's buffers, so it survives if the process is killed.
 
         Raises:
-            UserError: the disk refuses (full, read-only).
+            UserError: the file cannot be written (disk full, read-only).
         """
         content = {"step": step, **{name: plain(values[name]) for name in sorted(values)}}
         try:
@@ -54,26 +54,26 @@ class Record:
             self._stream.write(json.dumps(content, allow_nan=False, separators=(", ", ": ")).encode() + b"\n")
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written: {error.strerror}; make room and run the same command again, it resumes"
+                f"{self.path}: cannot be written: {error.strerror}; free space and run the same command again to resume"
             ) from None
 
     def sync(self) -> None:
-        """Flush to the disk itself (before a checkpoint is called whole)."""
+        """Flush to disk (required before a checkpoint counts as complete)."""
         if self._stream:
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Close the file; a later ``write`` opens it again."""
+        """Close the file; a later ``write`` reopens it."""
         if self._stream:
             self._stream.close()
         self._stream = None
 
     def _open(self) -> io.FileIO:
-        return io.FileIO(self.path, "ab")  # unbuffered: one write call a line
+        return io.FileIO(self.path, "ab")  # unbuffered: one write call per line
 
 
 def read_record(path: Path) -> list[dict[str, float | None]]:
-    """The whole lines of a record, in order; a missing file is an empty record."""
+    """The complete lines of a record, in order; empty if the file is missing."""
     return [json.loads(line) for line, _ in _lines(path)]
 
 
@@ -84,7 +84,7 @@ def heldout_lines(path: Path) -> list[dict[str, float]]:
 
 
 def plain(value: SupportsFloat) -> int | float | None:
-    """A number as JSON has it: integers stay integers, NaN and infinity are None. Takes NumPy's and torch's scalars too."""
+    """A number for JSON: integers stay integers, NaN and infinity become None. Accepts NumPy and torch scalars."""
     if isinstance(value, int):
         return int(value)
     number = float(value)
@@ -92,7 +92,7 @@ def plain(value: SupportsFloat) -> int | float | None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Lines with their steps, up to the first that is not whole."""
+    """Lines with their steps, up to the first incomplete one."""
     if not path.exists():
         return
     with path.open("rb") as stream:
@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
 
 
 class Clock:
-    """Seconds by name. ``with clock("sample"): …`` adds up until ``take``."""
+    """Seconds by name. ``with clock("sample"): …`` accumulates until ``take``."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
         self._now = now
@@ -115,7 +115,7 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Measure the block, also when it raises."""
+        """Measure the block, even if it raises."""
         start = self._now()
         try:
             yield
@@ -123,17 +123,17 @@ class Clock:
             self.add(name, self._now() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count seconds that another process measured."""
+        """Add seconds measured by another process."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def take(self) -> dict[str, float]:
-        """What was measured since the last call."""
+        """The seconds accumulated since the last call."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
 
 def memory_mb() -> dict[str, float]:
-    """Resident memory in MB by process: ``driver``, and below it Ray's workers on this machine by the name of their class."""
+    """Resident memory in MB by process: ``driver``, and Ray's workers below it on this machine, by class name."""
     import psutil
 
     driver = psutil.Process()

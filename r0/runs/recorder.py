@@ -1,4 +1,4 @@
-"""What the loop tells the run: steps, evaluations, seconds. One call a step fills record, rollouts, mirrors and line."""
+"""The recorder called by the training loop: one call per step fills the record, rollouts, mirrors and progress line."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from r0.runs.resolved import Value
 from r0.runs.rollout_log import RolloutLog
 from r0.runs.run_directory import RunDirectory
 
-AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured when the step's line is already there: they belong to the step before
+AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured after the step's line was written, but part of that step
 
 
 class Recorder:
-    """The record of one run and its mirrors. Also a context manager.
+    """The record of one run and its mirrors. A context manager.
 
     Args:
         run: the opened run directory.
-        tracking: which mirrors, and how often rollouts are kept.
+        tracking: which mirrors to use, and how often rollouts are stored.
         total: steps of the run.
-        config: the resolved configuration, flat, as the mirrors show it.
-        decode: prompt ids to text, for the rollout log; None leaves the prompts' text out.
+        config: the resolved configuration, flat, for the mirrors.
+        decode: converts prompt ids to text for the rollout log; None omits the prompts' text.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Recorder:
         self._pending: tuple[int, dict[str, float]] = (0, {})
 
     def resume(self, step: int) -> None:
-        """Go on after ``step`` (0: from the beginning): what was recorded after it is dropped, since it will be done again."""
+        """Resume after ``step`` (0: from the beginning). Everything recorded after it is dropped, since those steps are
+        repeated.
+        """
         self._wait_for_rollouts()
         self.metrics.resume(step)
         self.timings.resume(step)
@@ -60,7 +62,7 @@ class Recorder:
             self.say(f"resuming after step {step} of {self._total}")
 
     def step(self, step: int, metrics: Mapping[str, float], scored: Sequence[Scored] = ()) -> None:
-        """A step is done. ``metrics`` are what a repeated run repeats; the seconds come from ``clock``."""
+        """Record a completed step. ``metrics`` must be reproducible; seconds come from ``clock``."""
         seconds = self._take_seconds()
         tokens = sum(len(one.rollout.sampled.token_ids) for one in scored)
         if tokens and seconds.get("sample"):
@@ -74,7 +76,7 @@ class Recorder:
         self._line.update(step, metrics, seconds)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A held-out evaluation after ``step``: a line of its own in the record."""
+        """Record a held-out evaluation after ``step``, as a line of its own."""
         self.metrics.write(step, metrics)
         self._mirror(step, metrics)
         judged = ("accuracy", "accuracy_well_formed", "ndcg@10", "ndcg@10_given", "ndcg@10_well_formed")
@@ -84,16 +86,16 @@ class Recorder:
             self.say(f"step {step}/{self._total}  {mode or 'held-out'}: {'  '.join(figures)}")
 
     def say(self, text: str) -> None:
-        """A line for the person at the terminal."""
+        """Print a line for the user."""
         self._line.say(text)
 
     def sync(self) -> None:
-        """Flush the record to the disk itself; call it before a checkpoint counts as whole."""
+        """Flush the record to disk; call it before a checkpoint counts as complete."""
         self._wait_for_rollouts()
         self.metrics.sync()
 
     def close(self) -> None:
-        """Write what is left; takes a few seconds at most, whatever the mirrors do."""
+        """Write what is left; takes at most a few seconds, even if a mirror hangs."""
         try:
             self._take_seconds()
             self._wait_for_rollouts()
@@ -113,7 +115,7 @@ class Recorder:
         self.close()
 
     def _keep(self, step: int, scored: Sequence[Scored]) -> None:
-        """Write the rollouts while the next step is sampled; what the disk refused is raised at the next call."""
+        """Write the rollouts while the next step is sampled; a write error is raised at the next call."""
         self._wait_for_rollouts()
         self._writing = self._writer.submit(self.rollouts.write, step, scored, self.rollouts.prompt_texts(scored))
 
@@ -123,7 +125,7 @@ class Recorder:
             writing.result()
 
     def _take_seconds(self) -> dict[str, float]:
-        """The seconds of the new step; those of the step before are complete now and are written."""
+        """The seconds of the new step; those of the previous step are now complete and are written."""
         seconds = self.clock.take()
         step, pending = self._pending
         pending |= {name: seconds.pop(name) for name in AFTER_THE_STEP if name in seconds}
@@ -142,9 +144,9 @@ def _mirrors(run: RunDirectory, tracking: TrackingSection, config: Mapping[str, 
     if tracking.tensorboard:
         mirrors.append(TensorBoardMirror(run.folder("tensorboard")))
     if tracking.wandb != "off":
-        told = WandbRun(
+        settings = WandbRun(
             tracking.wandb_project, tracking.wandb_name or run.path.name, run.marker.run_id, str(run.folder("wandb")),
             tracking.wandb, dict(config),
         )  # fmt: skip
-        mirrors.append(WandbMirror(told, run.folder("logs") / "wandb.log"))
+        mirrors.append(WandbMirror(settings, run.folder("logs") / "wandb.log"))
     return mirrors

@@ -1,4 +1,4 @@
-"""The resolved configuration on disk: as YAML that a person reads and the same command loads, as a hash, and compared."""
+"""The resolved configuration on disk: written as YAML that the same command can load, hashed, and compared."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from r0.config import yamlfile
 
 Value: TypeAlias = str | int | float | bool | list[str] | None
 
-# Keys that say where and how a run works, not what it computes: they may change when a run is resumed. Everything else belongs
-# to the run: epochs and max_steps too (the learning-rate schedule depends on them), and learner.ranks and zero_stage (the
-# optimizer's checkpoint is cut by them). A trailing "." stands for a whole section.
+# Keys that determine where and how a run executes but not what it computes: they may change on resume. All other keys must
+# stay: also epochs and max_steps (the learning-rate schedule depends on them), and learner.ranks and zero_stage (the
+# optimizer's checkpoint is sharded by them). A trailing "." means a whole section.
 MAY_CHANGE = (
     "fresh",
     "output",
-    "format",  # of a table that is printed
+    "format",  # of a printed table
     "vector_cache",
-    "skip_bad",  # a run that has begun without it has met no bad line
+    "skip_bad",  # a run that started without it has no bad lines
     "tracking.",
     "ray.",
     "checkpoint.",
@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "reward.deadline_s",
     "learner.cpus",
     "learner.gpus",
+    "learner.offload_optimizer",
     "learner.row_tokens",
     "learner.logprob_chunk",
     "rollout.workers",
@@ -54,39 +55,39 @@ MAY_CHANGE = (
 
 
 def to_yaml(command: str, config: BaseModel) -> str:
-    """The configuration with every key, texts of several lines as blocks; ``yamlfile.read`` and the command load it again."""
+    """The configuration with every key, multi-line strings as blocks; ``yamlfile.read`` and the command can load it."""
     head = f"# The resolved configuration of this run. Start one like it: r0 {command} THIS_FILE output=…\n"
     body = yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return head + body
 
 
 def flat(config: BaseModel) -> dict[str, Value]:
-    """``{"reward.acc_weight": 0.5, …}``; an absent section is one key with the value None."""
+    """``{"reward.acc_weight": 0.5, …}``; a missing section is one key with value None."""
     return _flat(config.model_dump(mode="json"), "")
 
 
 def config_hash(command: str, config: BaseModel) -> str:
-    """Eight hex digits of the command and the configuration without ``output`` and ``fresh``."""
+    """Eight hex digits, a hash of the command and the configuration without ``output`` and ``fresh``."""
     values = {name: value for name, value in flat(config).items() if name not in ("output", "fresh")}
     text = json.dumps([command, values], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def read_flat(path: Path, model: type[BaseModel]) -> dict[str, Value]:
-    """The configuration at ``path``, flat. Keys that a newer r0 added hold their defaults.
+    """The configuration at ``path``, flat. Keys added by a newer r0 get their defaults.
 
     Raises:
-        UserError: the file is missing or is no YAML.
+        UserError: the file is missing or not valid YAML.
     """
     values = yamlfile.read(path).values
     try:
         return flat(model.model_validate(values))
-    except ValidationError:  # of another command, or of an r0 whose keys have changed since
+    except ValidationError:  # from another command, or from an r0 version with other keys
         return _flat(values, "")
 
 
 def differences(there: Mapping[str, Value], here: Mapping[str, Value]) -> list[str]:
-    """Keys that belong to the run and differ, each as ``key (A there, B here)``."""
+    """The keys that must stay and differ, each as ``key (A there, B here)``."""
     names = [*here, *(name for name in there if name not in here)]
     return [
         f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
@@ -118,7 +119,7 @@ def _flat(values: Mapping[str, object], above: str) -> dict[str, Value]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that writes texts of several lines as blocks, and quotes texts that a YAML 1.2 reader takes for numbers."""
+    """SafeDumper that writes multi-line strings as blocks, and quotes strings that a YAML 1.2 reader would parse as numbers."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -127,9 +128,9 @@ class _Dumper(yaml.SafeDumper):
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None
     if not set(text).isdisjoint("\r\x85\u2028\u2029"):
-        style = '"'  # readers fold other line breaks; escaped they stay
+        style = '"'  # readers fold these line breaks unless they are escaped
     elif "\n" in text:
-        style = "|"  # the emitter falls back to quotes where a block would lose something
+        style = "|"  # the emitter falls back to quotes if a block would change the string
     else:
         try:
             float(text)

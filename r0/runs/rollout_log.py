@@ -1,7 +1,7 @@
-"""The rollouts a run kept: ``RUN/rollouts/step-000012.jsonl.gz``, one self-contained JSON line a rollout.
+"""The stored rollouts of a run: ``RUN/rollouts/step-000012.jsonl.gz``, one self-contained JSON line per rollout.
 
-Compressed, because a prompt is repeated in each rollout of its group; ``zcat … | grep`` and ``zcat … | jq`` read it. Equal
-rollouts give equal bytes (no time is kept). A record holds all that reading a verdict and a reward again needs.
+Compressed, because each rollout of a group repeats the prompt; readable with ``zcat … | grep`` and ``zcat … | jq``. Equal
+rollouts give equal bytes (no times are stored). A record holds everything needed to recompute its verdict and reward.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from r0.records import (
 from r0.storage.files import write_atomic, writing
 
 NAME = re.compile(r"step-(\d+)\.jsonl(?:\.gz)?")
-FAST = 1  # gzip's level: repeated prompts shrink at any level, and a step must not wait
+FAST = 1  # gzip level: repeated prompts compress well at any level, and speed matters
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRollout:
-    """A record read back. A task's thought and answer to imitate are not kept, nothing of RL depends on them."""
+    """A record read back. The task's thought and answer to imitate are not stored, since RL does not depend on them."""
 
     step: int
     prompt_text: str
@@ -50,42 +50,42 @@ class RolloutLog:
     """The rollouts folder of a run.
 
     Args:
-        folder: where the files are.
-        decode: prompt ids to text; None leaves the text empty.
+        folder: the folder of the files.
+        decode: converts prompt ids to text; None leaves the text empty.
     """
 
     def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None):
         self.folder, self._decode = folder, decode
 
     def prompt_texts(self, scored: Sequence[Scored]) -> dict[tuple[int, ...], str]:
-        """The text of each prompt, by its ids. Call it where the tokenizer is used: tokenizers are not for two threads."""
+        """The text of each prompt, by its ids. Call it in the thread that uses the tokenizer: tokenizers are not thread-safe."""
         prompts = {one.rollout.prompt.token_ids for one in scored}
         return {ids: self._decode(ids) if self._decode else "" for ids in prompts}
 
     def write(self, step: int, scored: Sequence[Scored], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
-        """Keep the rollouts of ``step``; the file is whole or not there. ``texts`` are those of ``prompt_texts``, if at hand.
+        """Atomically write the rollouts of ``step``. ``texts``: the result of ``prompt_texts``, if already computed.
 
         Raises:
-            UserError: the disk refuses.
+            UserError: the file cannot be written.
         """
         texts = self.prompt_texts(scored) if texts is None else texts
         records = (_record(step, one, texts[one.rollout.prompt.token_ids]) for one in scored)
         lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
-        # A lone surrogate is no UTF-8; written as \udXXX it is valid JSON and is read back as it was.
+        # A lone surrogate cannot be encoded as UTF-8; written as \udXXX it is valid JSON and is read back unchanged.
         content = "".join(line + "\n" for line in lines).encode("utf-8", errors="backslashreplace")
         path = self.folder / f"step-{step:06d}.jsonl.gz"
         write_atomic(path, gzip.compress(content, FAST, mtime=0))
         return path
 
     def resume(self, step: int) -> None:
-        """Delete the rollouts of later steps: they will be sampled again."""
+        """Delete the rollouts of later steps, which will be sampled again."""
         for later, path in self.files().items():
             if later > step:
                 with writing(path):
                     path.unlink(missing_ok=True)
 
     def files(self) -> dict[int, Path]:
-        """The file of each step that was kept, in order."""
+        """The stored file of each step, in order."""
         found = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*")] if self.folder.is_dir() else []
         return dict(sorted((int(match[1]), path) for match, path in found if match))
 
@@ -94,7 +94,7 @@ def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
     """The rollouts in one file, compressed or not.
 
     Raises:
-        UserError: the file is missing, damaged, or holds a line that is no rollout (with file and line).
+        UserError: the file is missing or damaged, or a line is not a rollout (the message has file and line).
     """
     number = 0
     try:
@@ -104,7 +104,7 @@ def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}; choose another step with --step") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}:{number}: is no rollout of r0 ({error!r}); choose another step with --step") from None
+        raise UserError(f"{path}:{number}: is not a rollout of r0 ({error!r}); choose another step with --step") from None
 
 
 def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
@@ -160,7 +160,7 @@ def _logged(record: dict[str, Any]) -> LoggedRollout:
 
 
 def _task(record: dict[str, Any]) -> Task:
-    form = Form(record.get("form", Form.YES_NO))  # logs of before there were lists have none
+    form = Form(record.get("form", Form.YES_NO))  # older logs have no form
     if form == Form.YES_NO:
         return PointwiseTask(record["task_id"], record["query"], record["document"], record["label"], kind=record["kind"])
     label = record["label"]

@@ -1,6 +1,7 @@
-"""How ``rollouts RUN`` prints: a summary table and each rollout; colours and frames on a terminal, plain text elsewhere.
+"""Prints the output of ``rollouts RUN``: a summary table and each rollout; with colours and frames on a terminal, otherwise
+plain.
 
-What is printed was written by a model or stands in a document, so nothing in it may steer the terminal.
+The printed texts come from models and documents, so control characters in them are escaped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from r0.runs.live import terminal
 from r0.runs.metrics import CUTOFF, ndcgs, rollout_metrics
 from r0.runs.rollout_log import LoggedRollout
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # all but tab and line break
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # all except tab and line break
 SUMMARY = (
     ("reward", "mean reward"),
     ("accuracy", "accuracy"),
@@ -37,18 +38,18 @@ SUMMARY = (
 
 
 def show(path: Path, step: int, logged: Sequence[LoggedRollout], worst: int, ids: bool) -> None:
-    """Print the summary of all rollouts of a step, then the rollouts: all, or the ``worst`` of lowest reward."""
+    """Print the summary of all rollouts of a step, then the rollouts: all, or the ``worst`` with the lowest reward."""
     chosen = sorted(logged, key=lambda one: one.scored.total)[:worst] if worst else logged
     scored = [one.scored for one in logged]
     try:
         (_rich if terminal() else _plain)(path, step, scored, [(one, list(_body(one, ids))) for one in chosen])
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has read enough; keep the interpreter from flushing into the closed pipe
+    except BrokenPipeError:  # `| head` closed the pipe; keep the interpreter from flushing into it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def safe(text: str) -> str:
-    """The text with control characters, bidirectional overrides and lone surrogates written out, such as ``\\x1b``."""
+    r"""The text with control characters, bidirectional overrides and lone surrogates escaped, such as ``\\x1b``."""
     text = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)
@@ -82,7 +83,7 @@ def _head(one: Scored) -> str:
 
 
 def _right(one: Scored) -> bool:
-    """Whether the answer is the label, or orders the list no worse than the given order."""
+    """Whether the answer equals the label, or orders the list at least as well as the given order."""
     if one.verdict.answer is None:
         return False
     if isinstance(one.rollout.task, ListwiseTask):

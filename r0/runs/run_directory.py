@@ -1,26 +1,26 @@
-"""A run is a directory. What r0 keeps there:
+"""The directory of a run. Its contents:
 
-    run.json        what made it: command, r0's version, the run's id; its presence makes a folder a run
-    config.yaml     the resolved configuration; the same command loads it again
-    metrics.jsonl   the record: only what a repeated run repeats
-    timings.jsonl   seconds, tokens a second, memory
-    rollouts/       what was sampled and how it was judged, a file a step
-    queries.jsonl   rerank, distill score: one line a finished query; what a resumed run does not do again
+    run.json        command, r0's version, the run's id; a folder with this file is a run
+    config.yaml     the resolved configuration; the same command can load it
+    metrics.jsonl   the record: only values that a repeated run reproduces
+    timings.jsonl   seconds, tokens per second, memory
+    rollouts/       sampled completions with verdicts and rewards, one file per step
+    queries.jsonl   rerank, distill score: one line per finished query; a resumed run skips these
     run.trec        rerank: the result
-    annotations.jsonl   annotate: what each pair got; what a resumed run does not do again
+    annotations.jsonl   annotate: the annotation of each finished pair; a resumed run skips these
     rows.jsonl, raw_log.jsonl   annotate: the result
     scores.jsonl    distill score: the result
     summary.json    rerank, annotate, distill score: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
-    before.json, after.json   stage_c: what was measured on held-out lists
-    checkpoints/    what a resumed run starts from
-    model/          the final model in Hugging Face form; adapter/ beside it after LoRA
-    score/ triplets.jsonl train/ score_test/ eval/   distill: its steps, each as the command of its name leaves it
+    before.json, after.json   stage_c: measures on held-out lists
+    checkpoints/    the state from which a resumed run continues
+    model/          the final model in Hugging Face format; adapter/ next to it after LoRA
+    score/ triplets.jsonl train/ score_test/ eval/   distill: the outputs of its steps, each as written by that command
     before/ after/ gain.json   distill eval: the scores of both models, and the measures
     logs/ tensorboard/ wandb/
-    finished.json   written last: the run is over
+    finished.json   written last: the run is complete
 
-Other names in the folder are not r0's and are never touched.
+Files with other names are never touched.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from r0.storage.files import TEMPORARY, write_atomic, write_json, writing
 
 MARKER, CONFIG, FINISHED = "run.json", "config.yaml", "finished.json"
 
-# What r0 makes in a run directory, in the order in which `fresh` deletes it: the marker last, so that a deletion that was
-# interrupted leaves a folder that is still known as a run.
+# The names that r0 creates in a run directory, in the order in which `fresh` deletes them: the marker comes last, so that an
+# interrupted deletion leaves a folder that is still recognized as a run.
 OWNED = (
     FINISHED,
     "checkpoints",
@@ -85,10 +85,10 @@ OWNED = (
 
 
 class RunState(StrEnum):
-    """What a directory held when it was opened."""
+    """The state of a directory when it was opened."""
 
     NEW = "new"
-    RESUMABLE = "resumable"  # begun with this configuration and not over
+    RESUMABLE = "resumable"  # started with this configuration and not complete
     FINISHED = "finished"
 
 
@@ -105,32 +105,33 @@ class Marker:
 
 @dataclass(frozen=True)
 class Finished:
-    """``finished.json``: the steps that were done and the last figures."""
+    """``finished.json``: the number of completed steps and the final metrics."""
 
     steps: int
     figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def default_output(command: str, config: BaseModel) -> Path:
-    """``runs/<command>-<hash>``; the hash is of the configuration without ``output`` and ``fresh``."""
+    """``runs/<command>-<hash>``, with a hash of the configuration without ``output`` and ``fresh``."""
     return Path("runs") / f"{command.replace(' ', '_')}-{resolved.config_hash(command, config)}"
 
 
 class RunDirectory:
-    """An opened, locked run directory. Make one with ``RunDirectory.open``; it is also a context manager."""
+    """An opened, locked run directory; created by ``RunDirectory.open``. A context manager."""
 
     def __init__(self, path: Path, marker: Marker, state: RunState, lock: int | None):
         self.path, self.marker, self.state, self._lock = path, marker, state, lock
 
     @classmethod
     def open(cls, path: str | Path, command: str, config: BaseModel, fresh: bool = False) -> Self:
-        """Create the directory at ``path``, or open the run there, and lock it.
+        """Create the directory at ``path``, or open the existing run, and lock it.
 
-        ``fresh`` deletes what r0 made in it before. Keys in ``resolved.MAY_CHANGE`` may differ from the run's; ``config.yaml``
-        is then rewritten.
+        ``fresh`` first deletes what r0 created in it. Keys in ``resolved.MAY_CHANGE`` may differ from the existing run's;
+        ``config.yaml`` is then rewritten.
 
         Raises:
-            UserError: the directory is not r0's, belongs to another command or configuration, is in use, or cannot be written.
+            UserError: the directory was not created by r0, belongs to another command or configuration, is in use, or is not
+                writable.
         """
         path = Path(path).expanduser()
         with writing(path):
@@ -141,7 +142,7 @@ class RunDirectory:
             if fresh:
                 _delete_owned(path)
             marker = _read_marker(path)
-            if marker is None or not (path / CONFIG).is_file():  # new, or its making was interrupted
+            if marker is None or not (path / CONFIG).is_file():  # new, or its creation was interrupted
                 marker = Marker(command, run_id=secrets.token_hex(4))
                 write_json(path / MARKER, asdict(marker))
                 state = RunState.NEW
@@ -166,11 +167,11 @@ class RunDirectory:
 
     @property
     def timings_file(self) -> Path:
-        """What cannot be repeated."""
+        """Timings and other values that are not reproducible."""
         return self.path / "timings.jsonl"
 
     def folder(self, name: str) -> Path:
-        """One of r0's folders in the run (``rollouts``, ``checkpoints``, ``model``, …), created when it is missing."""
+        """One of r0's folders in the run (``rollouts``, ``checkpoints``, ``model``, …), created if missing."""
         if name not in OWNED or "." in name:
             raise ValueError(f"{name} is not a folder of a run; add it to OWNED so that fresh=true deletes it")
         with writing(self.path / name):
@@ -178,12 +179,12 @@ class RunDirectory:
         return self.path / name
 
     def finish(self, steps: int, figures: Mapping[str, float] | None = None) -> None:
-        """Say that the run is over: the last file that is written."""
+        """Mark the run as complete, by writing the last file."""
         write_json(self.path / FINISHED, {"steps": steps, "figures": dict(figures or {})})
         self.state = RunState.FINISHED
 
     def finished(self) -> Finished | None:
-        """What ``finish`` wrote, or None while the run is not over."""
+        """The content written by ``finish``, or None if the run is not complete."""
         try:
             content = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
             return Finished(int(content["steps"]), dict(content["figures"]))
@@ -215,11 +216,11 @@ def _read_marker(path: Path) -> Marker | None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """A folder with content but without a marker is not ours, whatever ``fresh`` says."""
+    """Refuse a folder that has content but no marker, even with ``fresh``."""
     with writing(path):
         names = sorted(entry for entry in os.listdir(path) if entry != LOCK and not entry.startswith(TEMPORARY))
     if names and _read_marker(path) is None:
-        raise UserError(f"output: {path} is not empty and holds no run of r0 ({names[0]} is there); choose another output=")
+        raise UserError(f"output: {path} is not empty and not a run of r0 (it contains {names[0]}); choose another output=")
 
 
 def _refuse_other(path: Path, marker: Marker, command: str, config: BaseModel) -> None:
@@ -235,7 +236,7 @@ def _refuse_other(path: Path, marker: Marker, command: str, config: BaseModel) -
 
 
 def _write_config(path: Path, command: str, config: BaseModel) -> None:
-    """Write ``config.yaml`` where it would change: with the output that was resolved, and never with ``fresh``."""
+    """Write ``config.yaml`` if it changes, with the resolved output and without ``fresh``."""
     known = {"output": str(path), "fresh": False}
     kept = config.model_copy(update={name: value for name, value in known.items() if name in type(config).model_fields})
     content = resolved.to_yaml(command, kept).encode()
@@ -245,7 +246,7 @@ def _write_config(path: Path, command: str, config: BaseModel) -> None:
 
 
 def _delete_owned(path: Path) -> None:
-    """Delete what r0 made, and only that; a link is removed, not followed."""
+    """Delete what r0 created, and nothing else; links are removed, not followed."""
     if _read_marker(path) is None:
         return
     with writing(path):

@@ -1,7 +1,7 @@
-"""The process that talks to Weights & Biases: JSON lines on its standard input, first the run, then the steps.
+"""The process that talks to Weights & Biases. Reads JSON lines from standard input: first the run, then the steps.
 
-It is run by its path, not as a module of r0, and imports nothing of r0. It ends when its input ends, and it does not outlive its
-parent by more than ``GRACE_S`` seconds, even when wandb hangs.
+It is started by path, not as a module of r0, and imports nothing from r0. It ends when its input ends, and outlives its
+parent by at most ``GRACE_S`` seconds, even if wandb hangs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GRACE_S = 30.0
 
 
 def main() -> int:
-    """Mirror until the input ends."""
+    """Log steps until the input ends."""
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     first = json.loads(sys.stdin.readline())
     import wandb
@@ -32,7 +32,7 @@ def main() -> int:
         resume="allow" if first["mode"] == "online" else None,
         settings=settings,
     )
-    # r0's step is a metric of its own: wandb's may not go back, but a resumed run repeats steps after its checkpoint.
+    # r0's step is a separate metric: wandb's own step cannot decrease, but a resumed run repeats steps after its checkpoint.
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
     for line in sys.stdin:

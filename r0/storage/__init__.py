@@ -1,1 +1,1 @@
-"""Files that are whole or not there, resumable JSONL, model folders."""
+"""Atomic file writes, resumable JSONL files, and model folders."""

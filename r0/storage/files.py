@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written to a temporary name beside their place, flushed to the disk, renamed."""
+"""Atomic file writes: content goes to a temporary file in the same folder, is flushed to disk, and the file is renamed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from r0.errors import UserError
 
-TEMPORARY = ".tmp-"  # beginning of the names of files that are not whole yet
+TEMPORARY = ".tmp-"  # name prefix of files being written
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write ``content``, given whole or in parts, to ``path`` so that after a crash at any moment either the old file or the new
-    one is there, whole.
+    """Write ``content``, given whole or in parts, to ``path``. After a crash at any time, ``path`` holds either the old or the
+    new content, complete.
 
     Raises:
         UserError: the file system refuses (read-only, full, no permission).
@@ -73,7 +73,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries (a rename is only on the disk after this). Where a file system cannot, nothing happens."""
+    """Flush a folder's entries to disk, which makes a rename durable. Does nothing on file systems without support."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -84,7 +84,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one sentence."""
+    """Context manager that converts file-system errors into a ``UserError``."""
     try:
         yield
     except FileExistsError:

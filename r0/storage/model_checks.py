@@ -1,4 +1,4 @@
-"""What a model's config.json says, and whether the model can be used for a task; no weights are loaded."""
+"""Reads a model's config.json and checks whether the model can be used for a task; loads no weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from r0.errors import UserError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of the model's folder; empty where there is no such file.
+    """The object in a JSON file of the model's folder; empty if the file does not exist.
 
     Raises:
-        UserError: it is not valid JSON.
+        UserError: the file is not valid JSON.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     """A model's config.json.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: the file is missing or not valid JSON.
     """
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -37,20 +37,20 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 
 def architecture(folder: Path) -> str:
-    """The class name of a model, such as ``Qwen3ForCausalLM``; empty where config.json has none.
+    """The class name of a model, such as ``Qwen3ForCausalLM``; empty if config.json has none.
 
     Raises:
-        UserError: config.json is not JSON.
+        UserError: config.json is missing or not valid JSON.
     """
     return str(next(iter(model_config(folder).get("architectures") or []), ""))
 
 
 def check_writes(folder: Path) -> None:
-    """Refuse a model that writes no text, which would be loaded all the same, with a head of random weights.
+    """Refuse a model that cannot generate text; transformers would load it with a randomly initialized head.
 
     Raises:
         UserError: its configuration names another kind of model.
     """
     name = architecture(folder)
     if name and not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
-        raise UserError(f"model: {folder.name} is a {name}, which writes no text; use a causal language model, or finetune it")
+        raise UserError(f"model: {folder.name} is a {name}, which generates no text; use a causal language model, or finetune it")

@@ -1,4 +1,4 @@
-"""Where a model's files are: the embedded r0-tiny, a folder, or a name on the Hugging Face Hub. And how large it is."""
+"""Locates a model's files (the embedded r0-tiny, a folder, or a name on the Hugging Face Hub), and determines its size."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def model_folder(name: str) -> Path:
     """The folder with the model's configuration, weights and tokenizer; a Hub name is downloaded, or found in the local cache.
 
     Raises:
-        UserError: no such folder, a folder that holds no model, a name that the Hub or the cache does not have.
+        UserError: the folder does not exist or holds no model, or the name is in neither the Hub nor the cache.
     """
     folder = local_folder(name)
     if folder is None:
         folder = _from_hub(name)
     if not (folder / "config.json").is_file():
-        raise UserError(f"model: {folder} holds no config.json, so it is not a Hugging Face model folder")
+        raise UserError(f"model: {folder} contains no config.json, so it is not a Hugging Face model folder; give another")
     return folder
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that ``name`` means on this machine, or None for a Hub name.
+    """The local folder that ``name`` refers to, or None for a Hub name.
 
     Raises:
-        UserError: ``name`` can only be a folder, and there is none.
+        UserError: ``name`` can only be a folder, and it does not exist.
     """
     if name in EMBEDDED:
         return Path(str(files("r0"))) / "assets" / name
@@ -44,12 +44,12 @@ def local_folder(name: str) -> Path | None:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights in the folder's safetensors files, from their headers (0 when there are none)."""
+    """The size of the weights in the folder's safetensors files in bytes, read from their headers (0 if there are none)."""
     return sum(end - begin for path in folder.glob("*.safetensors") for begin, end in _offsets(path))
 
 
 def parameters(folder: Path) -> int:
-    """Number of weights, counted as the stored bytes over the stored element size."""
+    """Number of parameters, computed as stored bytes / element size."""
     sizes = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
     count = 0
     for path in folder.glob("*.safetensors"):
@@ -81,6 +81,6 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the Hub's client raises many kinds: offline, unknown name, gated, disk full
         raise UserError(
-            f"model: {name} is no folder here and could not be had from the Hugging Face Hub ({reason(error)}); "
+            f"model: {name} is not a local folder and could not be downloaded from the Hugging Face Hub ({reason(error)}); "
             "give a model folder, or r0-tiny for the embedded model"
         ) from error

@@ -1,4 +1,4 @@
-"""A JSONL file to which finished pieces of work are appended, so that an interrupted run goes on from what is in it."""
+"""A JSONL file to which finished items are appended; an interrupted run resumes from its lines."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class ResumableJsonl(ABC, Generic[Key]):
-    """The lines of the file at ``path`` by key. A context manager.
+    """The lines of the file at ``path``, by key. A context manager; subclasses define ``key_of``.
 
-    A last line that was not written to its end is cut off.
+    An incomplete last line is cut off.
 
     Args:
-        path: the file; made where it is missing.
-        write: false to read only, where others may write.
+        path: the file; created if missing.
+        write: False to only read a file that another process may be writing.
 
     Raises:
-        UserError: a line is damaged, or does not belong here; the file cannot be opened.
+        UserError: a line is damaged, or the file cannot be opened.
     """
 
-    SYNC_S: ClassVar[float] = 0.0  # seconds after which what was added is brought to the disk
+    SYNC_S: ClassVar[float] = 0.0  # maximum seconds until appended lines are flushed to disk
 
     def __init__(self, path: Path, write: bool = True):
         self.path = path
-        self._at: dict[Key, int] = {}  # where a key's line begins, in bytes
+        self._at: dict[Key, int] = {}  # byte offset of each key's line
         with writing(path):
             self._file = path.open("a+b" if write else "rb")
         try:
@@ -52,7 +52,7 @@ class ResumableJsonl(ABC, Generic[Key]):
         """The key of a line's object.
 
         Raises:
-            UserError: the line does not belong here (with what does not match, and the remedy).
+            UserError: the line does not belong to this run (with the mismatch and the remedy).
             ValueError, KeyError, TypeError, AttributeError: the line is damaged.
         """
 
@@ -63,7 +63,7 @@ class ResumableJsonl(ABC, Generic[Key]):
         return len(self._at)
 
     def __iter__(self) -> Iterator[Key]:
-        """The keys in the order in which their lines were appended."""
+        """The keys, in the order in which their lines were appended."""
         return iter(self._at)
 
     def row(self, key: Key) -> Row:
@@ -72,7 +72,7 @@ class ResumableJsonl(ABC, Generic[Key]):
         return json.loads(self._file.readline())
 
     def append(self, row: Row) -> None:
-        """Append a line. It is on the disk within ``SYNC_S`` seconds, or after ``sync`` or ``close``."""
+        """Append a line. It is on disk within ``SYNC_S`` seconds, or after ``sync`` or ``close``."""
         with writing(self.path):
             self._at[self.key_of(row)] = self._file.seek(0, os.SEEK_END)
             self._file.write(json_line(row))
@@ -81,14 +81,14 @@ class ResumableJsonl(ABC, Generic[Key]):
             self.sync()
 
     def sync(self) -> None:
-        """Bring what was added to the disk."""
+        """Flush the appended lines to disk."""
         with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
         self._waiting, self._synced = False, time.monotonic()
 
     def close(self) -> None:
-        """Bring all to the disk and close the file."""
+        """Flush to disk and close the file."""
         try:
             if self._waiting:
                 self.sync()
@@ -102,7 +102,7 @@ class ResumableJsonl(ABC, Generic[Key]):
         self.close()
 
     def _read(self) -> int:
-        """Find the lines; returns where the last whole one ends, in bytes."""
+        """Index the lines; return the byte offset of the end of the last complete line."""
         self._file.seek(0)
         offset = 0
         for number, line in enumerate(self._file, 1):

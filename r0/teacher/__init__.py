@@ -1,1 +1,1 @@
-"""What a larger model says of queries and documents: thoughts, verdicts, scores."""
+"""A larger model as a teacher: thoughts, verdicts and scores for queries and documents."""

@@ -1,6 +1,6 @@
-"""A teacher writes thought and verdict for pairs: the streaming workers of reranking, asked for verdicts.
+"""Annotation: a teacher writes a thought and a verdict for each pair, on the streaming workers of reranking.
 
-A pair's samples are addressed by its texts, so neither workers nor interruptions change what is written.
+A pair's samples are seeded by its texts, so neither workers nor interruptions change the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from r0.rerank.session import Work
 from r0.storage.models import local_folder, model_folder
 from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 LABELLING_PROMPT = (
     "Decide whether the document covers the query comprehensively: every key concept of the query must be there, and the "
@@ -29,12 +29,12 @@ LABELLING_PROMPT = (
 
 
 def teacher_keys(config: AnnotateConfig, folder: Path | None) -> RankingKeys:
-    """The keys of the workers. ``folder`` is the model's; None where it is not on this machine yet."""
-    own = LABELLING_PROMPT if folder is None else told(folder, Form.YES_NO, LABELLING_PROMPT)
+    """The keys of the workers. ``folder`` is the model's folder; None if the model is not on this machine yet."""
+    own = LABELLING_PROMPT if folder is None else load_system_prompt(folder, Form.YES_NO, LABELLING_PROMPT)
     return RankingKeys(
         model=config.model,
         method="pointwise",
-        thinking=True,  # a language model, also where its folder is a cross-encoder too
+        thinking=True,  # use the model as a language model, even if its folder is also a cross-encoder
         depth=1,
         temperature=config.temperature,
         seed=config.seed,
@@ -50,15 +50,15 @@ def planned_keys(config: AnnotateConfig) -> RankingKeys:
     """The keys for a dry run, which downloads nothing."""
     try:
         return teacher_keys(config, local_folder(config.model))
-    except UserError:  # the plan says what is wrong with the model
+    except UserError:  # the plan reports the error
         return teacher_keys(config, None)
 
 
 def check_teacher(config: AnnotateConfig) -> RankingKeys:
-    """The keys of the workers, when it is known that the model can be a teacher.
+    """The keys of the workers, after checking that the model can be a teacher.
 
     Raises:
-        UserError: it writes nothing, or has too few positions.
+        UserError: the model cannot generate text, or has too few positions.
     """
     folder = model_folder(config.model)
     keys = teacher_keys(config, folder)
@@ -67,8 +67,9 @@ def check_teacher(config: AnnotateConfig) -> RankingKeys:
 
 
 def pairs_to_annotate(samples: int, pairs: Pairs, done: Annotations, skip_bad: bool = False) -> Work[int]:
-    """The pairs that are not in ``done`` yet, by key; ``samples`` of each, at most. A pair that cannot be shown to the model is
-    an error, where such are not skipped."""
+    """The pairs that are not in ``done`` yet, by key, with at most ``samples`` samples each. A pair that does not fit the prompt
+    is an error unless such pairs are skipped.
+    """
     left = [key for key in pairs if key not in done]
 
     def row(key: int) -> int:
@@ -94,7 +95,7 @@ def _refused(pairs: Pairs, outcome: Outcome, skip_bad: bool) -> Outcome:
     """An outcome whose reason names the query.
 
     Raises:
-        UserError: pairs that cannot be shown are not skipped.
+        UserError: pairs that do not fit are not skipped.
     """
     reason = f"query {shown(pairs.task(outcome.key).query)}: {outcome.refused.partition(': ')[2]}"
     if not skip_bad:

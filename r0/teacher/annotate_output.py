@@ -1,4 +1,4 @@
-"""What annotation writes in the end: pointwise rows, or a raw log. Whole or not at all, in the order of the data."""
+"""Writes the result of annotation: pointwise rows, or a raw log; atomically, in the order of the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, RAW_LOG = "rows.jsonl", "raw_log.jsonl"
 
 
 def write_rows(path: Path, pairs: Pairs, done: Annotations) -> str:
-    """Write the pairs that were kept as ``{"query", "document", "think", "answer", "label"}``; returns what to print."""
+    """Write the kept pairs as ``{"query", "document", "think", "answer", "label"}``; return a printable summary."""
     count = dict.fromkeys(Answer, 0)
 
     def rows() -> Iterator[bytes]:
@@ -29,11 +29,11 @@ def write_rows(path: Path, pairs: Pairs, done: Annotations) -> str:
 
 
 def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
-    """Write the pairs that were kept as ``{"query", "response", "response_thinking", "rejected_response": [{"document",
-    "thinking"}]}``; returns what to print.
+    """Write the kept pairs as ``{"query", "response", "response_thinking", "rejected_response": [{"document", "thinking"}]}``;
+    return a printable summary.
 
-    A line holds one relevant document. A query with several has several lines, the first of them with all that was rejected, so
-    that ``convert`` gives every pair once. A query with none has no place in a log.
+    A line has one relevant document. A query with several has several lines, the first of them with all rejected documents,
+    so that ``convert`` restores each pair once. Queries without a relevant document cannot be written.
     """
     by_query: dict[int, list[int]] = {}
     for key in pairs:
@@ -59,7 +59,7 @@ def write_raw_log(path: Path, pairs: Pairs, done: Annotations) -> str:
 
 
 def _kept(pairs: Pairs, done: Annotations, keys: Iterable[int]) -> Iterator[tuple[str, str, str, Answer]]:
-    """(query, document, thought, answer) of the pairs that were kept."""
+    """(query, document, thought, answer) of the kept pairs."""
     for key in keys:
         annotation = done.kept(key) if key in done else None
         row = pairs.row(key)

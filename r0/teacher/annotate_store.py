@@ -1,9 +1,9 @@
-"""``annotations.jsonl``: a line for every pair that is done, appended as it is done. An interrupted run goes on from it.
+"""``annotations.jsonl``: one line per finished pair, appended as it finishes; an interrupted run resumes from it.
 
-A line holds ``pair`` (the pair's key, 16 hex digits), ``known`` (its label as an answer, or null), ``kept`` (whether the last
-sample is the pair's annotation; all before it were rejected), ``prompt_tokens``, ``cut_tokens`` (of the document, which did
-not fit the prompt), ``samples`` in their order (``answer``: null where none can be read, ``failures``, ``think_tokens``,
-``tokens``, ``think``), and ``refused``: why the pair could not be shown to the model, mostly empty.
+A line has ``pair`` (the pair's key, 16 hex digits), ``known`` (its label as an answer, or null), ``kept`` (whether the last
+sample is the pair's annotation; all earlier ones were rejected), ``prompt_tokens``, ``cut_tokens`` (tokens of the document
+that did not fit the prompt), ``samples`` in order (``answer``: null if unreadable, ``failures``, ``think_tokens``,
+``tokens``, ``think``), and ``refused``: why the pair does not fit the prompt; usually empty.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from r0.teacher.annotate_pairs import Pairs
 
 
 class Annotation(NamedTuple):
-    """What was kept of a pair."""
+    """The annotation of a pair."""
 
     think: str
     answer: Answer
 
 
 class Annotations(ResumableJsonl[int]):
-    """The pairs that are done by key, in the file at ``path``.
+    """The finished pairs by key, in the file at ``path``.
 
     Args:
         path: the file.
         pairs: the data.
-        seen: called with every line, those that are there and those that are added.
+        seen: called with every line, existing and new.
 
     Raises:
-        UserError: the file is damaged, or of other data.
+        UserError: the file is damaged, or belongs to other data.
     """
 
-    SYNC_S = 1.0  # pairs are done too fast for each to be brought to the disk by itself
+    SYNC_S = 1.0  # pairs finish too fast to flush each one separately
 
     def __init__(self, path: Path, pairs: Pairs, seen: Callable[[Row], None]):
         self._pairs, self._seen = pairs, seen
@@ -48,13 +48,13 @@ class Annotations(ResumableJsonl[int]):
             seen(self.row(key))
 
     def add(self, key: int, known: Answer | None, outcome: Outcome) -> None:
-        """Keep the outcome of a pair; it is on the disk within moments, or when the file is closed."""
+        """Store the outcome of a pair; it is on disk within ``SYNC_S`` seconds, or when the file is closed."""
         row = _row(key, known, outcome)
         self.append(row)
         self._seen(row)
 
     def kept(self, key: int) -> Annotation | None:
-        """What was kept of a pair that is done, if anything was."""
+        """The annotation of a finished pair; None if no sample was acceptable."""
         row = self.row(key)
         return Annotation(row["samples"][-1]["think"], Answer(row["samples"][-1]["answer"])) if row["kept"] else None
 
@@ -62,12 +62,12 @@ class Annotations(ResumableJsonl[int]):
         """The key of a line's pair.
 
         Raises:
-            UserError: the data does not have the pair, or has another label for it.
+            UserError: the data does not contain the pair, or has another label for it.
         """
         key = int(row["pair"], 16)
         number = self._pairs.row(key)
         if number is None or self._pairs.known(number) != row["known"]:
-            what = "the data has no such pair any more" if number is None else "the pair has another label now"
+            what = "the pair is no longer in the data" if number is None else "the pair now has another label"
             raise UserError(f"{what}; start over with fresh=true, or give the data that was annotated")
         if row["kept"]:
             Answer(row["samples"][-1]["answer"])

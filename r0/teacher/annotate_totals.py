@@ -1,4 +1,4 @@
-"""What a teacher said, counted: verdicts against known labels, lengths of thoughts, what was rejected and why."""
+"""Statistics of annotation: verdicts against labels, lengths of thoughts, and rejected samples by reason."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 from r0.records import Answer
 from r0.storage.resumable_jsonl import Row
 
-LISTED = 5  # pairs that could not be shown that are listed
-NONE = "none"  # no known label
+LISTED = 5  # maximum number of listed pairs that did not fit the prompt
+NONE = "none"  # no label
 UNREADABLE = "unreadable"
 VERDICTS = (Answer.YES.value, Answer.NO.value, UNREADABLE)
 
 
 @dataclass
 class Totals:
-    """Sums over the pairs that are done."""
+    """Sums over finished pairs."""
 
     pairs: int = 0
-    kept: Counter[str] = field(default_factory=Counter)  # pairs by the answer that was kept
-    first: Counter[tuple[str, str]] = field(default_factory=Counter)  # pairs by (known label, verdict of the first sample)
+    kept: Counter[str] = field(default_factory=Counter)  # kept pairs by answer
+    first: Counter[tuple[str, str]] = field(default_factory=Counter)  # pairs by (label, verdict of the first sample)
     samples: int = 0
-    disagreed: int = 0  # samples rejected because of their verdict
-    unreadable: int = 0  # samples rejected because they have none
-    failures: Counter[str] = field(default_factory=Counter)  # samples by the name of what failed
-    lengths: array[int] = field(default_factory=lambda: array("i"))  # of the thoughts kept, in tokens
+    disagreed: int = 0  # samples rejected because their verdict contradicts the label
+    unreadable: int = 0  # samples rejected because they have no readable verdict
+    failures: Counter[str] = field(default_factory=Counter)  # samples by failure
+    lengths: array[int] = field(default_factory=lambda: array("i"))  # of the kept thoughts, in tokens
     prompt_tokens: int = 0
     new_tokens: int = 0
-    cut: int = 0  # pairs whose document did not fit the prompt
-    refused: list[str] = field(default_factory=list)  # the sentences
+    cut: int = 0  # pairs whose document was cut to fit the prompt
+    refused: list[str] = field(default_factory=list)  # reasons of pairs that did not fit the prompt
 
     def add(self, row: Row) -> None:
         """Count one pair (a line of ``annotations.jsonl``)."""
@@ -57,13 +57,15 @@ class Totals:
             self.lengths.append(samples[-1]["think_tokens"])
 
     def agreement(self, readable: bool) -> float | None:
-        """Share of the pairs with a known label whose first verdict is it, of all or of those with a verdict that can be read."""
+        """Share of the labelled pairs whose first verdict equals the label, among all of them or among those with a readable
+        verdict.
+        """
         counted = {key: n for key, n in self.first.items() if key[0] != NONE and not (readable and key[1] == UNREADABLE)}
         total = sum(counted.values())
         return sum(n for (known, said), n in counted.items() if known == said) / total if total else None
 
     def quantiles(self) -> tuple[int, int, int] | None:
-        """Tokens of the thoughts kept: 10 % quantile, median, 90 % quantile; None where there are none."""
+        """Length of the kept thoughts in tokens: 10 % quantile, median, 90 % quantile; None if there are none."""
         if not self.lengths:
             return None
         low, middle, high = (round(value) for value in np.quantile(self.lengths, (0.1, 0.5, 0.9)).tolist())
@@ -88,7 +90,7 @@ class Totals:
         }
 
     def report(self) -> str:
-        """The table, and what was rejected."""
+        """The table, and the rejected samples."""
         lines = [f"{'first verdict of a pair':<24}" + "".join(f"{said:>12}" for said in VERDICTS) + f"{'agrees':>10}"]
         for known in (Answer.YES.value, Answer.NO.value, NONE):
             counts = [self.first[known, said] for said in VERDICTS]
@@ -99,16 +101,16 @@ class Totals:
             lines.append(f"{title:<24}" + "".join(f"{count:>12}" for count in counts) + agrees)
         overall, readable = self.agreement(readable=False), self.agreement(readable=True)
         if overall is not None:
-            of_readable = "" if readable is None else f" ({readable:.3f} of the verdicts that can be read)"
+            of_readable = "" if readable is None else f" ({readable:.3f} of the readable verdicts)"
             lines.append(f"agreement with the known label: {overall:.3f}{of_readable}")
         if quantiles := self.quantiles():
             low, middle, high = quantiles
-            lines.append(f"thoughts kept, in tokens: median {middle}, 10 % up to {low}, 10 % from {high}")
+            lines.append(f"kept thoughts, in tokens: median {middle}, 10 % quantile {low}, 90 % quantile {high}")
         lines.append(self._rejected())
         if self.cut:
             lines.append(f"pairs whose document was cut to fit max_prompt_tokens: {self.cut}")
         if self.refused:
-            lines.append(f"pairs that could not be shown to the model: {len(self.refused)}")
+            lines.append(f"pairs that do not fit the prompt: {len(self.refused)}")
             lines += [f"  {sentence}" for sentence in self.refused[:LISTED]]
         return "\n".join(line for line in lines if line)
 
@@ -118,4 +120,4 @@ class Totals:
         said = f"samples: {self.samples}, {rejected} rejected ({self.disagreed} against the label, {self.unreadable} unreadable)"
         if self.failures:
             said += f"\nunreadable: {', '.join(f'{name} {count}' for name, count in self.failures.most_common())}"
-        return f"{said}\npairs: {sum(self.kept.values())} of {self.pairs} kept; {left} left out, for no sample of them would do"
+        return f"{said}\n{sum(self.kept.values())} of {self.pairs} pairs kept; {left} dropped: no sample was acceptable"

@@ -1,8 +1,9 @@
-"""A teacher's raw logit for every query and document of labelled data: what a student is distilled from.
+"""A teacher's raw logit for each query and document of labelled data, for distillation.
 
-Who the teacher is, ``r0.rerank`` knows: a yes/no decoder in a format of its own or r0's, after a thought or without one
-(logit(yes) − logit(no)), or a cross-encoder (its score before any activation). Each query is one job of the rerank workers, many
-in flight on each. What is done is kept in ``queries.jsonl``; at the end ``scores.jsonl`` is written in the order of the data.
+``r0.rerank`` determines the kind of teacher: a yes/no decoder with its own or r0's format, with or without a thought
+(logit(yes) − logit(no)), or a cross-encoder (its score before any activation). Each query is one job of the rerank workers,
+many in flight on each. Finished queries are stored in ``queries.jsonl``; at the end ``scores.jsonl`` is written in the order
+of the data.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ QUERIES, SCORES, SUMMARY = "queries.jsonl", "scores.jsonl", "summary.json"
 
 
 def score(config: ScoreConfig) -> int:
-    """Score what is not scored yet, and show the teacher's figures. Returns 0, or 128 + signal when stopped.
+    """Score the remaining queries, and print the teacher's statistics. Returns 0, or 128 + signal if stopped.
 
     Raises:
-        UserError: anything about the input that can be known before a model loads; a query too long for the teacher.
+        UserError: invalid input, found before a model loads; or a query too long for the teacher.
     """
     check_model(config.ranking(), model_folder(config.model))
     output = output_path(COMMAND, config)
     lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)
-    what = "stopping; scored queries are kept, and the same command goes on from them"
+    what = "stopping; scored queries are stored, and the same command resumes from them"
     with RunDirectory.open(output, COMMAND, config, fresh=config.fresh) as directory, StopRequest(what) as stop:
         if directory.state == RunState.FINISHED:
-            print(f"{directory.path / SCORES}: finished before (fresh=true starts over)")
+            print(f"{directory.path / SCORES}: already finished (fresh=true starts over)")
             return 0
         print(lists.summary())
         with ScoreStore(directory.path / QUERIES, lists.keys) as store:
@@ -83,14 +84,14 @@ def _work(config: ScoreConfig, lists: LabelledLists, store: ScoreStore) -> Work[
 
 
 def _lines(lists: LabelledLists, store: ScoreStore, figures: Figures) -> Iterator[bytes]:
-    """The lines of ``scores.jsonl``; their figures are taken on the way.
+    """The lines of ``scores.jsonl``; also collects their statistics.
 
     Raises:
         UserError: the data changed during the run.
     """
     for one in lists:
         if (key := key_of(one)) not in store:
-            raise UserError(f"{one.place}: the data changed during the run; start over with fresh=true, and leave it as it is")
+            raise UserError(f"{one.place}: the data changed during the run; start over with fresh=true, and do not modify it")
         row = store.row(key)
         scored = ScoredList(one.query, one.documents, one.labels, tuple(row["scores"]), one.place)
         figures.add(scored, row)

@@ -1,4 +1,4 @@
-"""What a teacher's scores say of the labels, and what they took: sums over lists, in words and as figures."""
+"""Statistics of a teacher's scores against the labels, and of the cost of scoring."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Figures:
     unscored: int = 0
     relevant: list[float] = field(default_factory=list)  # scores of documents with a label above 0
     others: list[float] = field(default_factory=list)
-    ndcg: list[float] = field(default_factory=list)  # a query each
+    ndcg: list[float] = field(default_factory=list)  # one per query
     auc: list[float] = field(default_factory=list)
 
     def add(self, one: ScoredList, row: Row) -> None:
-        """Count one list, and what its line in ``queries.jsonl`` says that it took."""
+        """Count one list, and the costs in its line of ``queries.jsonl``."""
         self.queries += 1
         self.prompt_tokens += row["prompt_tokens"]
         self.new_tokens += row["new_tokens"]
@@ -52,11 +52,11 @@ class Figures:
 
     @property
     def pairs(self) -> int:
-        """Queries' documents."""
+        """Number of (query, document) pairs."""
         return len(self.relevant) + len(self.others) + self.unscored
 
     def values(self, session: Session) -> dict[str, float | int | None]:
-        """By name, for ``summary.json``; None where there is nothing to take a mean of."""
+        """The figures for ``summary.json``; a mean over nothing is None."""
         tokens = session.prompt_tokens + session.new_tokens
         rates = (session.documents / session.seconds, tokens / session.seconds) if session.seconds else (None, None)
         return {
@@ -75,7 +75,7 @@ class Figures:
         }
 
     def report(self, session: Session) -> str:
-        """The same as a table."""
+        """The figures as a table."""
         pairs = max(1, self.pairs)
         rows = [
             ("queries", f"{self.queries:,}"),
@@ -102,9 +102,10 @@ class Figures:
 
 
 def auc(labels: list[float], scores: list[float]) -> float | None:
-    """Share of the pairs of unlike labels in which the higher label has the higher score, equal scores half; None without pairs.
+    """Share of the pairs with different labels in which the higher label has the higher score (equal scores count half); None
+    without pairs.
 
-    With two labels it is the area under the ROC curve (Hanley & McNeil, 1982).
+    With two labels this is the area under the ROC curve (Hanley & McNeil, 1982).
     """
     label_N, score_N = np.array(labels), np.array(scores)
     above_NN = label_N[:, None] > label_N[None, :]

@@ -1,8 +1,8 @@
-"""``queries.jsonl`` of ``distill score``: a line for every query that the teacher has scored, appended as it is done.
+"""``queries.jsonl`` of ``distill score``: one line per scored query, appended as it finishes.
 
-A line holds ``key`` (a hash of the query and its documents, in hexadecimal), ``scores`` (the raw logits in the documents' order,
-null where the teacher gave none), ``failures`` (documents by the name of what failed), ``prompt_tokens``, ``new_tokens`` and
-``refused``: why the query could not be shown to the teacher, mostly empty. An interrupted run goes on from it.
+A line has ``key`` (a hash of the query and its documents, in hexadecimal), ``scores`` (the raw logits in the documents'
+order, null if missing), ``failures`` (number of documents by failure), ``prompt_tokens``, ``new_tokens`` and ``refused``: why
+the query does not fit the prompt; usually empty. An interrupted run resumes from it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ FIELDS = {"key", "scores", "failures", "prompt_tokens", "new_tokens", "refused"}
 
 
 class ScoreStore(ResumableJsonl[int]):
-    """The scored queries of a run by the hash of their lists, in its file at ``path``.
+    """The scored queries of a run by the hash of their lists, in the file at ``path``.
 
     Args:
         path: the file.
-        keys: hashes of the lists that are to be scored.
+        keys: hashes of the lists to score.
 
     Raises:
-        UserError: the file is damaged, or of other data.
+        UserError: the file is damaged, or belongs to other data.
     """
 
     def __init__(self, path: Path, keys: Set[int]):
@@ -33,10 +33,10 @@ class ScoreStore(ResumableJsonl[int]):
         super().__init__(path)
 
     def add(self, key: int, documents: int, outcome: Outcome) -> None:
-        """Keep the scores of a list of so many documents: they are on the disk when this returns."""
+        """Store the scores of a list with this number of documents; they are on disk when this returns."""
         scores: list[float | None] = [None] * documents
-        for ask, reply in outcome.replies:
-            scores[ask.documents[0]] = reply.logit
+        for question, reply in outcome.replies:
+            scores[question.documents[0]] = reply.logit
         self.append(
             {
                 "key": f"{key:016x}",
@@ -52,14 +52,14 @@ class ScoreStore(ResumableJsonl[int]):
         """The hash of a line's list.
 
         Raises:
-            UserError: the data has no such list.
+            UserError: the data does not contain the list.
         """
         if row.keys() != FIELDS:
             raise KeyError("key")
         key = int(row["key"], 16)
         if key not in self._keys:
             raise UserError(
-                "these scores are of a query, or of documents, that the data does not have; give the data that was scored, or "
-                "start over with fresh=true"
+                "the data does not contain this query with these documents; give the data that was scored, or start over with "
+                "fresh=true"
             )
         return key

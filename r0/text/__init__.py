@@ -1,1 +1,1 @@
-"""What the model is shown, and what it says."""
+"""Prompts (what the model is shown) and completions (what the model writes)."""

@@ -1,12 +1,13 @@
-"""Where a model says yes or no about one document: the ids before the answer's word, and the two ids that the word begins with.
+"""The position of a yes/no answer about one document: the token ids before it, and the two ids that yes and no begin with.
 
-score = logit(yes) − logit(no) there, and P(yes) over the two = σ(score). Reranking reads it, stage C trains it.
+At this position, score = logit(yes) − logit(no), and P(yes) over the two = σ(score). Reranking reads the score; stage C trains
+it.
 
-* Without a thought, an empty one and ``<answer>`` follow the prompt (less what the chat template opened already).
-* After a thought, the completion is cut where its answer begins, and the tag is written once more.
+* Without a thought: the prompt is followed by an empty thought and ``<answer>``, minus what the chat template already opened.
+* After a thought: the completion is cut where its answer begins, and ``<answer>`` is written again.
 
-Which two ids these are follows from how the tokenizer writes ``<answer>yes</answer>`` and ``<answer>no</answer>``: the first in
-which they differ (in some vocabularies it carries the tag's ``>``), behind the ids that they share.
+The two ids depend on how the tokenizer encodes ``<answer>yes</answer>`` and ``<answer>no</answer>``: they are the first ids
+that differ (in some vocabularies they include the ``>`` of the tag). The ids before them are shared.
 """
 
 from __future__ import annotations
@@ -21,66 +22,66 @@ from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.spans import UNKNOWN
 from r0.text.template import Template
 
-# Tokens, beyond prompt and completion, for writing the beginning of an answer once more in the tokenizer's own way.
-ANSWER_ROOM = 32
+# Token budget, beyond prompt and completion, for re-encoding the beginning of an answer.
+ANSWER_PREFIX_TOKENS = 32
 
 UNREADABLE = frozenset({Violation.NO_ANSWER, Violation.BAD_ANSWER})
-"""Lenient failures (``read_lenient``) of a completion that has no answer, and so no place of one."""
+"""Failures (``read_lenient``) of a completion that has no answer, and therefore no answer position."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerPlace:
-    """``context_ids`` [T] are all ids before the word; ``yes_id`` and ``no_id`` differ."""
+class AnswerPosition:
+    """``context_ids`` [T]: all ids before the answer. ``yes_id`` and ``no_id`` differ."""
 
     context_ids: tuple[int, ...]
     yes_id: int
     no_id: int
 
 
-class AnswerPlaces:
-    """The places of one model.
+class AnswerPositions:
+    """Finds answer positions for one model.
 
     Args:
-        template: its chat template.
-        reader: ids to text.
+        template: the model's chat template.
+        reader: decodes completion ids.
     """
 
     def __init__(self, template: Template, reader: CompletionReader):
         self._template, self._reader = template, reader
 
-    def check_words(self) -> None:
-        """Refuse a tokenizer in which one id cannot tell the two words apart.
+    def check_tokenizer(self) -> None:
+        """Refuse a tokenizer whose first differing id does not distinguish yes from no.
 
         Raises:
-            UserError: both are written alike, or begin with the same id behind the tag.
+            UserError: both words have the same ids, or begin with the same id after the tag.
         """
         yes, _, shared = self._words(ANSWER[0])
-        if len(self._reader.text(yes[:shared]).replace(" ", "")) > len(ANSWER[0]):  # some put a space between any two tokens
+        if len(self._reader.text(yes[:shared]).replace(" ", "")) > len(ANSWER[0]):  # some decode with spaces between tokens
             raise UserError(
-                f"model: its tokenizer begins both yes and no with {self._reader.text(yes[shared - 1 : shared])!r}, so no token "
-                "is the answer's; use a model whose vocabulary begins the two words differently"
+                f"model: its tokenizer begins both yes and no with {self._reader.text(yes[shared - 1 : shared])!r}, so no single "
+                "token tells them apart; use a model whose vocabulary begins the two words differently"
             )
 
-    def without_thought(self, prompt: Prompt) -> AnswerPlace:
-        """With thinking switched off.
+    def without_thought(self, prompt: Prompt) -> AnswerPosition:
+        """The answer position with thinking switched off.
 
         Raises:
-            UserError: the tokenizer writes both words alike.
+            UserError: yes and no have the same ids.
         """
         opening = "" if THINK[1] in prompt.prefix else THINK[1] if prompt.prefix else "".join(THINK)
         return self._place(prompt.token_ids, opening + ANSWER[0])
 
-    def after_thought(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPlace:
-        """Where the answer of a completion stands that has one (see ``UNREADABLE``).
+    def after_thought(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition:
+        """The answer position of a completion that has an answer (see ``UNREADABLE``).
 
         Raises:
-            UserError: the tokenizer writes both words alike.
+            UserError: yes and no have the same ids.
         """
         kept, opening = self._before_answer(tuple(completion_ids), self._reader.text(completion_ids))
         return self._place((*prompt.token_ids, *kept), opening)
 
     def word_tokens(self, completion_ids: Sequence[int]) -> range:
-        """The tokens of a completion that hold anything of what stands between its answer tags; empty without an answer."""
+        """The indices of completion tokens that overlap the text between the answer tags; empty if there is no answer."""
         text = self._reader.text(completion_ids)
         opening = _answer_start(text)
         if opening < 0:
@@ -93,34 +94,34 @@ class AnswerPlaces:
             last += 1
         return range(first, last)
 
-    def _place(self, context: tuple[int, ...], opening: str) -> AnswerPlace:
-        """The place where ``opening``, which ends with the answer's tag, goes on behind ``context``."""
+    def _place(self, context: tuple[int, ...], opening: str) -> AnswerPosition:
+        """The position reached by writing ``opening``, which ends with ``<answer>``, after ``context``."""
         yes, no, shared = self._words(opening)
-        return AnswerPlace((*context, *yes[:shared]), yes[shared], no[shared])
+        return AnswerPosition((*context, *yes[:shared]), yes[shared], no[shared])
 
     def _words(self, opening: str) -> tuple[list[int], list[int], int]:
-        """The ids of both answers behind ``opening``, and how many of their first ids they share."""
+        """The ids of the yes answer and of the no answer after ``opening``, and the length of their common prefix."""
         yes, no = (self._template.trusted(f"{opening}{answer.value}{ANSWER[1]}") for answer in (Answer.YES, Answer.NO))
         shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
         if shared is None:
-            raise UserError("model: its tokenizer writes yes and no alike, so there is no probability of yes; use another one")
+            raise UserError("model: its tokenizer encodes yes and no as the same ids, so P(yes) is undefined; use another model")
         return yes, no, shared
 
     def _before_answer(self, token_ids: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:
-        """The ids that lie wholly before the answer's tag, and what is left of the text up to and with the tag."""
+        """The ids that end before the answer's tag, and the remaining text up to and including the tag."""
         place = _answer_start(text)
         kept = token_ids[: bisect_right(range(len(token_ids) + 1), place, key=self._length(token_ids)) - 1]
         before = self._reader.text(kept)
-        if not text.startswith(before) or len(before) > place:  # a tokenizer whose texts do not add up: written anew
+        if not text.startswith(before) or len(before) > place:  # the ids' prefix is no prefix of the text: encode all again
             kept, before = (), ""
         return kept, text[len(before) : place] + ANSWER[0]
 
     def _length(self, token_ids: Sequence[int]) -> Callable[[int], int]:
-        """Characters of the first so many ids, as a function; a character that is begun counts with the id that ends it."""
+        """A function from a number of ids to the number of characters they decode to, without an incomplete character."""
         return lambda count: len(self._reader.text(token_ids[:count]).rstrip(UNKNOWN))
 
 
 def _answer_start(text: str) -> int:
-    """Where the answer begins that ``read_lenient`` reads: the last pair's tag, or the last tag where no pair is; −1: none."""
+    """The offset of the answer that ``read_lenient`` reads: the tag of the last pair, else the last opening tag, else −1."""
     opening = text.rfind(ANSWER[0], 0, max(text.rfind(ANSWER[1]), 0))
     return opening if opening >= 0 else text.rfind(ANSWER[0])

@@ -1,15 +1,15 @@
-"""Sampled token ids → one parsed verdict, or the reasons why not. Total (never an exception) and in linear time.
+r"""Parses sampled token ids into a verdict: the answer, or the violations. Accepts any ids, never raises, runs in linear time.
 
-The rules (DESIGN, "Stage A's reward"):
+Rules (DESIGN, "Stage A's reward"):
 
-* Judged is what the model continued plus what it wrote: ``prefix`` (a tag that the chat template already opened) + completion.
-* Tags are the four literal strings, lower case. White space is what ``str.strip`` takes away.
-* The *first pair* of a tag runs from its first opening tag to the next closing one. *Exactly one pair* means that each of the two
-  tags occurs once in the whole text and the opening one comes first: a stray tag is a repetition.
-* The thought's tokens are the sampled ids that lie wholly inside the first think pair. A token that also carries a part of a tag
-  (``>\\n``) belongs to the tag; ids without text count where they were sampled; a prefilled ``<think>`` was not sampled.
-* End-of-sequence ids at the end are not part of the text; anywhere else they are text like any other special token.
-* What may stand in the answer pair is a matter of the task's form (``r0.text.answers``).
+* The judged text is ``prefix`` (a tag that the chat template already opened) followed by the completion.
+* The tags are four literal strings in lower case. White space is what ``str.strip`` removes.
+* The *first pair* of a tag runs from the first opening tag to the next closing tag. *Exactly one pair* means that the opening
+  and the closing tag each occur once in the whole text, in this order: a stray tag counts as a repetition.
+* The thought's tokens are the sampled ids that lie entirely inside the first think pair. A token that shares characters with a
+  tag (``>\n``) belongs to the tag. Ids without text count where they were sampled. A prefilled ``<think>`` is not counted.
+* End-of-sequence ids at the end are not part of the text. Elsewhere they are text, as any other special token.
+* The task's form defines the valid content of the answer pair (``r0.text.answers``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANSWER = ("<answer>", "</answer>")
 
 
 class Parsed(NamedTuple):
-    """What a text says, before any token is counted. ``think`` is (start, end) of the first pair's content, in characters."""
+    """The parsed text, without token counts. ``think``: (start, end) of the first pair's content, in characters."""
 
     answer: str | None
     has_think: bool
@@ -41,9 +41,8 @@ class CompletionReader:
     """Reads completions of one tokenizer.
 
     Args:
-        tokenizer: a transformers tokenizer, fast or slow. Byte-level ones are read from a table made here, once.
-        eos_token_ids: further ids that end a sequence (a model's generation configuration may have several), beside the
-            tokenizer's own.
+        tokenizer: a transformers tokenizer, fast or slow. For byte-level ones a lookup table is built here, once.
+        eos_token_ids: additional end-of-sequence ids; a model's generation configuration can name several.
     """
 
     def __init__(self, tokenizer: Any, eos_token_ids: Iterable[int] = ()):
@@ -52,7 +51,7 @@ class CompletionReader:
         self._spans = spans_of(tokenizer)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """The completion decoded with special tokens kept, but for end-of-sequence ids at its end. Any ids have a text."""
+        """Decode the completion, keeping special tokens except end-of-sequence ids at the end. Accepts any ids."""
         return self._spans.text(self._without_eos(token_ids))
 
     def verdict(
@@ -64,9 +63,9 @@ class CompletionReader:
         form: Form = Form.YES_NO,
         size: int = 1,
     ) -> Verdict:
-        """Judge ``prefix + text``, where ``text`` is ``self.text(token_ids)`` (given, so that it is decoded only once).
+        """Judge ``prefix + text``, where ``text`` is ``self.text(token_ids)`` (passed in so that it is decoded only once).
 
-        ``form`` is the asked answer, about ``size`` documents.
+        ``form`` is the requested answer form, ``size`` the number of documents.
         """
         parsed = parse(prefix + text, form, size)
         if finish == Finish.LENGTH:
@@ -86,7 +85,7 @@ class CompletionReader:
         form: Form = Form.YES_NO,
         size: int = 1,
     ) -> tuple[str, Verdict]:
-        """``(prefix + text, verdict)`` of sampled ids."""
+        """Return ``(prefix + text, verdict)`` for sampled ids."""
         text = self.text(token_ids)
         return prefix + text, self.verdict(token_ids, text, prefix, finish, form, size)
 
@@ -98,7 +97,7 @@ class CompletionReader:
 
 
 def parse(text: str, form: Form = Form.YES_NO, size: int = 1) -> Parsed:
-    """Find the pairs and everything that is wrong with ``text``; a fixed number of linear searches."""
+    """Find the tag pairs and all violations in ``text``, with a fixed number of linear searches."""
     think, answer = _find(text, *THINK), _find(text, *ANSWER)
     found: set[Violation] = set()
     if not think.exists:
@@ -125,12 +124,12 @@ def parse(text: str, form: Form = Form.YES_NO, size: int = 1) -> Parsed:
 
 
 class _Pair(NamedTuple):
-    """Where a tag's first pair is; -1 where there is none."""
+    """The offsets of a tag's first pair; −1 if there is none."""
 
     open: int  # first opening tag
     start: int  # the content of the first pair
     end: int
-    first_close: int  # first closing tag, wherever it is
+    first_close: int  # first closing tag, even before the opening tag
     opens: int
     closes: int
 
@@ -151,7 +150,7 @@ def _find(text: str, open_tag: str, close_tag: str) -> _Pair:
 
 
 def _place(text: str, think: _Pair, answer: _Pair, found: set[Violation]) -> None:
-    """What stands where it should not: the order of the tags, and text outside the pairs."""
+    """Add violations of tag order and of text outside the pairs to ``found``."""
     firsts = [place for place in (think.open, think.first_close, answer.open, answer.first_close) if place >= 0]
     if not firsts:
         return
@@ -170,5 +169,5 @@ def _place(text: str, think: _Pair, answer: _Pair, found: set[Violation]) -> Non
 
 
 def _has_text(text: str, start: int, end: int) -> bool:
-    """Whether anything but white space stands in ``text[start:end]``."""
+    """Whether ``text[start:end]`` contains anything but white space."""
     return end > start and not text[start:end].isspace()

@@ -1,4 +1,4 @@
-"""What a prompt says: the user message of a task, and the system prompt of each answer form."""
+"""The wording of prompts: the user message of a task, and the system prompt of each answer form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from r0.records import Form
 
-# The last line of a list's message: it names the form, so that a model trained for several knows which is asked.
+# The last line of a list's message names the form, so that a model trained for several forms knows which one is requested.
 LIST_ORDERS = {
     Form.PERMUTATION: "Rank the {} documents.",
     Form.PICK: "Pick the best of the {} documents.",
@@ -39,6 +39,6 @@ def user_message(query: str, document: str) -> str:
 
 
 def list_message(query: str, documents: Sequence[str], form: Form) -> str:
-    """The user message of a list; documents are numbered from 1. Texts must be free of tags and labels (``r0.text.prompts``)."""
+    """The user message of a list; documents are numbered from 1. Texts must contain no tags or labels (``r0.text.prompts``)."""
     shown = "".join(f"[{number}] {document}\n" for number, document in enumerate(documents, 1))
     return f"Query: {query}\n{shown}{LIST_ORDERS[form].format(len(documents))}"

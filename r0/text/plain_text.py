@@ -1,10 +1,10 @@
-"""Text that is data, as token ids: none of them is in a tokenizer's added vocabulary, whatever the text.
+"""Encodes data as token ids, none of which belongs to the tokenizer's added vocabulary, whatever the text.
 
-``split_special_tokens`` is not enough: it spares special tokens only, while ``<think>`` is an ordinary added token in many
-vocabularies. So the tokenizer is rebuilt without its added tokens, from its own JSON. Two ways are left for an added id to
-appear, because its text or its id is part of the model's own vocabulary too (Unigram pieces such as ``</s>``, an unknown-word
-token): there the piece is encoded letter by letter, and what still gives an added id becomes ``?``, or nothing where the
-vocabulary has no ``?``. Where what is left would spell a tag, every piece with a ``<`` goes.
+``split_special_tokens`` is not sufficient: it covers special tokens only, while ``<think>`` is an ordinary added token in many
+vocabularies. So the tokenizer is rebuilt from its JSON without added tokens. An added id can still appear if its text or its id
+is also part of the model's own vocabulary (Unigram pieces such as ``</s>``, an unknown-word token). Such a piece is encoded
+character by character; what still gives an added id becomes ``?``, or is dropped if the vocabulary has no ``?``. If the
+remaining text would spell a tag, every piece that contains ``<`` is dropped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from r0.errors import UserError
-from r0.text.tags import DEFUSED, defuse, tag_pattern
+from r0.text.tags import ESCAPED_LESS_THAN, escape_tags, tag_pattern
 
 
 class Pieces(NamedTuple):
-    """Token ids and, for each, the (start, end) of its characters in the encoded text."""
+    """Token ids, and the (start, end) character offsets of each in the encoded text."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -30,7 +30,7 @@ class PlainText:
 
     Args:
         tokenizer: a transformers tokenizer with a ``tokenizer.json`` (a fast one).
-        lead: whether to keep the white space that some tokenizers put in front of a text (Metaspace, Prepend).
+        lead: whether to keep the white space that some tokenizers insert before a text (Metaspace, Prepend).
 
     Raises:
         UserError: the tokenizer is not a fast one.
@@ -49,31 +49,32 @@ class PlainText:
         self._unknown = self._plain.token_to_id(unknown) if unknown else self._own["model"].get("unk_id")
 
     def normalize(self, text: str) -> str:
-        """What the tokenizer makes of the letters before it looks for tokens."""
+        """The text after the tokenizer's normalizer, the step before tokenization."""
         normalizer = self._plain.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
-    def defuse(self, text: str) -> str:
-        """``text`` in which no tag is spelled, before and after the tokenizer's own normalisation (rule: ``r0.text.tags``)."""
-        safe = defuse(text, self._pattern)
+    def escape_tags(self, text: str) -> str:
+        """``text`` in which no tag is spelled, before and after the tokenizer's normalization (rule: ``r0.text.tags``)."""
+        safe = escape_tags(text, self._pattern)
         if not self._pattern.search(self.normalize(safe)):
             return safe
-        # Normalisation made a tag (a wide "＜think>", an invisible letter, an accent): every letter that becomes "<" goes.
+        # Normalization creates a tag (full-width "＜think>", an invisible character, an accent): escape every character that
+        # becomes "<".
         made = {letter for letter in set(safe) if "<" in self.normalize(letter)}
-        return "".join(DEFUSED if letter in made else letter for letter in safe)
+        return "".join(ESCAPED_LESS_THAN if letter in made else letter for letter in safe)
 
     def clean(self, text: str) -> str:
-        """``defuse``; and without any ``<`` where what the vocabulary leaves of the text would spell a tag."""
-        safe = self.defuse(text)
+        """Apply ``escape_tags``; if the text still spells a tag after encoding, also remove every ``<``."""
+        safe = self.escape_tags(text)
         return safe.replace("<", "") if self._spells_tag(safe, self.pieces_with_tags(safe).ids if "<" in safe else []) else safe
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text that ``defuse`` has seen."""
+        """Token ids of a text that went through ``escape_tags``."""
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return ids if "<" not in text and self.added_ids.isdisjoint(ids) else self.pieces(text).ids
 
     def pieces(self, text: str) -> Pieces:
-        """Token ids with their places in the text."""
+        """Token ids with their character offsets."""
         pieces = self.pieces_with_tags(text)
         if self._spells_tag(text, pieces.ids):
             kept = [index for index, (start, end) in enumerate(pieces.offsets) if "<" not in text[start:end]]
@@ -81,7 +82,7 @@ class PlainText:
         return pieces
 
     def pieces_with_tags(self, text: str) -> Pieces:
-        """``pieces`` of a text in which r0's own words may spell tags, as ``<Query>:``; data in it must be ``clean``."""
+        """As ``pieces``, but r0's own words in the text may spell tags, such as ``<Query>:``; data in it must be ``clean``."""
         encoded = self._plain.encode(text, add_special_tokens=False)
         pieces = Pieces(encoded.ids, encoded.offsets)
         return pieces if self.added_ids.isdisjoint(pieces.ids) else self._without_added(text, pieces)
@@ -114,27 +115,30 @@ def backend_of(tokenizer: Any) -> Tokenizer:
     """The ``tokenizers.Tokenizer`` inside a transformers tokenizer.
 
     Raises:
-        UserError: there is none.
+        UserError: the tokenizer has none.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None) or getattr(tokenizer, "_tokenizer", None)
     if not isinstance(backend, Tokenizer):
-        raise UserError(f"model: the tokenizer {type(tokenizer).__name__} has no tokenizer.json; save it in the fast form first")
+        name = type(tokenizer).__name__
+        raise UserError(f"model: the tokenizer {name} has no tokenizer.json; convert it to a fast tokenizer and save it first")
     return backend
 
 
 def added_ids(tokenizer: Any) -> frozenset[int]:
-    """Every id of the added vocabulary, special or not."""
+    """All ids of the added vocabulary, special or not."""
     known = set(backend_of(tokenizer).get_added_tokens_decoder()) | set(tokenizer.get_added_vocab().values())
     return frozenset(known | set(tokenizer.all_special_ids))
 
 
 def without_lead(tokenizer: Any) -> Tokenizer:
-    """A copy of the tokenizer, added vocabulary and all, that puts no white space in front of a text."""
+    """A copy of the tokenizer, including its added vocabulary, that inserts no white space before a text."""
     return Tokenizer.from_str(json.dumps(_stripped(json.loads(backend_of(tokenizer).to_str()), False)))
 
 
 def _stripped(own: dict[str, Any], lead: bool) -> dict[str, Any]:
-    """A tokenizer's JSON without truncation, padding and post-processing; without the white space in front unless ``lead``."""
+    """A tokenizer's JSON without truncation, padding and post-processing, and without inserted leading white space unless
+    ``lead``.
+    """
     bare = own | {"truncation": None, "padding": None, "post_processor": None}
     if not lead:
         bare["normalizer"] = _no_lead(bare["normalizer"])

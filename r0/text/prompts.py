@@ -1,14 +1,14 @@
-"""Task → token ids, with the chat template of the model's own tokenizer (``r0.text.template``).
+"""Turns tasks into token ids with the chat template of the model's tokenizer (``r0.text.template``).
 
 * One document: the user message is ``Query: …`` and, on the next line, ``Document: …``. A list: ``messages.list_message``, one
-  document a line behind its label. The message is tokenized as one text, so that template and message together have the ids
-  that the tokenizer itself gives the whole prompt (where a template ends in ordinary text, the seam may be unusual).
-* Query, documents and thoughts are data: literal tags in them are defused (rule: ``r0.text.tags``), no id of the added vocabulary
-  appears in them (``r0.text.plain_text``), and in a list none of their numbers can be taken for a label (``r0.text.numbers``).
-* A document that does not fit the budget loses its end, at a token that ends a character. In a list each document is cut to
-  ``passage_tokens``; where the list still does not fit, its longest documents are cut to the largest common length that does.
-* A template that opens ``<think>`` for the assistant is recognised: ``Prompt.prefix`` is that text with the white space behind
-  it, so that prefix + completion is all that the assistant says.
+  document per line after its label. The message is tokenized as one text, so that template and message together have the ids
+  that the tokenizer gives to the whole prompt (if a template ends in ordinary text, the boundary may differ).
+* Queries, documents and thoughts are data: literal tags in them are escaped (``r0.text.tags``), they contain no id of the added
+  vocabulary (``r0.text.plain_text``), and in a list no number in them looks like a label (``r0.text.numbers``).
+* A document that exceeds the budget loses its end, at a character boundary. In a list each document is cut to
+  ``passage_tokens``; if the list is still too long, its longest documents are cut to the largest common length that fits.
+* If the template opens ``<think>`` for the assistant, ``Prompt.prefix`` holds that text and the white space after it, so that
+  prefix + completion is the whole assistant message.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from r0.text.answers import best_answer, read_strict
 from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.text.numbers import one_line, without_labels
 from r0.text.plain_text import Pieces
-from r0.text.tags import bare_thought
+from r0.text.tags import strip_thought_tags
 from r0.text.template import Template
 
 PASSAGE_TOKENS = 256
 
 
 class PromptKeys(Protocol):
-    """What a command's configuration says about prompts; those on lists have ``passage_tokens`` too."""
+    """The configuration keys of a prompt; configurations for lists also have ``passage_tokens``."""
 
     @property
     def system_prompt(self) -> str:
-        """System message; empty: the form's own, or none."""
+        """System message; if empty, the form's default, or none."""
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Budget of a whole prompt."""
+        """Budget of a whole prompt, in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPair:
-    """A prompt and the completion to imitate, its end-of-sequence id included."""
+    """A prompt and its target completion, which ends with the end-of-sequence id."""
 
     prompt: Prompt
     completion_ids: tuple[int, ...]
 
 
 class Prompter:
-    """Tasks as prompts of one model.
+    """Builds the prompts of one model.
 
     Args:
         tokenizer: the model's transformers tokenizer (a fast one).
@@ -59,7 +59,7 @@ class Prompter:
         passage_tokens: budget of each document of a list, in tokens.
 
     Raises:
-        UserError: the tokenizer or its template cannot be used, or the template alone fills the budget.
+        UserError: the tokenizer or its template cannot be used, or the template alone exceeds the budget.
     """
 
     def __init__(
@@ -70,19 +70,20 @@ class Prompter:
         self.prefix, self.template_note = self.template.prefix, self.template.note
         fixed = len(self.template.head_ids) + len(self.template.tail_ids)
         if fixed >= max_prompt_tokens:
-            given = f"max_prompt_tokens={max_prompt_tokens}"
-            raise UserError(f"max_prompt_tokens: template and system prompt alone take {fixed} tokens of {given}; raise it")
+            raise UserError(
+                f"max_prompt_tokens={max_prompt_tokens}: chat template and system prompt alone take {fixed} tokens; raise it"
+            )
 
     @classmethod
     def of(cls, config: PromptKeys, tokenizer: Any, form: Form | None = None) -> Self:
-        """The prompter of a command.
+        """Build the prompter of a command.
 
-        Where the configuration has no system prompt, a list form has r0's own; yes or no has none, unless ``form`` asks for it.
+        If the configuration has no system prompt, a list form gets r0's default; yes/no gets it only if ``form`` is given.
 
         Args:
             config: system_prompt, max_prompt_tokens and, for lists, passage_tokens.
-            tokenizer: the model's.
-            form: what is answered; None: the configuration's own ``form``.
+            tokenizer: the model's tokenizer.
+            form: the answer form; None: the configuration's ``form``.
 
         Raises:
             UserError: as the constructor.
@@ -94,34 +95,38 @@ class Prompter:
         return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens)
 
     def message(self, query: str, document: str) -> str:
-        """The user message of one document, which ends with it."""
+        """The user message of one document; it ends with the document."""
         return user_message(query, document)
 
     def prompt(self, task: Task) -> Prompt:
-        """The task as token ids; its documents cut where the budget ends.
+        """The task as token ids; documents are cut to fit the budget.
 
         Raises:
-            UserError: the query alone leaves no room for the document, or query and labels none for the documents.
+            UserError: the query, or query and labels, leave no room for the documents.
         """
         ids, cut = self._list(task) if isinstance(task, ListwiseTask) else self._pair(task)
         return Prompt((*self.template.head_ids, *ids, *self.template.tail_ids), self.prefix, cut)
 
     def training_pair(self, task: Task) -> TrainingPair:
-        """The prompt with ``<think>…</think><answer>…</answer>`` and the end of sequence; the thought is data like a document.
+        """The prompt, and ``<think>…</think><answer>…</answer>`` with the end of sequence as its target. The thought is escaped
+        as data.
+
 
         Raises:
-            UserError: as ``prompt``; or the tokenizer has no end-of-sequence token, or the task's answer is not of its form.
+            UserError: as ``prompt``; the tokenizer has no end-of-sequence token; or the task's answer is not of its form.
         """
         opening = "" if self.prefix else "<think>"
         closing = "" if "</think>" in self.prefix else "</think>"
         inner = self.template.inner
-        think = inner.encode(inner.defuse(bare_thought(task.think))) if closing else []
+        think = inner.encode(inner.escape_tags(strip_thought_tags(task.think))) if closing else []
         trusted = self.template.trusted
         ids = (*trusted(opening), *think, *trusted(f"{closing}<answer>{_answer(task)}</answer>"), self._eos())
         return TrainingPair(self.prompt(task), ids)
 
     def completion_ids(self, text: str) -> tuple[int, ...]:
-        """A completion that r0 itself wrote (tags and all) with the end of sequence, less the tag that the template opened."""
+        """The ids of a completion written by r0 (its tags are real tags) with the end of sequence, minus the tag the template
+        opened.
+        """
         opening = self.prefix.strip()
         return (*self.template.trusted(text.removeprefix(opening) if opening else text), self._eos())
 
@@ -137,9 +142,9 @@ class Prompter:
         return eos
 
     def _pair(self, task: PointwiseTask) -> tuple[list[int], int]:
-        """Ids of the message of one document, and how many of its tokens were cut."""
-        # Defused as a whole (it keeps its length): a "<" at a query's end and the "Document" behind it look like a tag too.
-        text = self.template.lead + self.template.message.defuse(self.message(task.query, task.document))
+        """The message ids of one document, and the number of document tokens cut."""
+        # Escape the whole message (its length stays): a "<" at the end of the query followed by "Document" looks like a tag too.
+        text = self.template.lead + self.template.message.escape_tags(self.message(task.query, task.document))
         ids = self.template.message.encode(text)
         if len(ids) <= self._room:
             return ids, 0
@@ -147,20 +152,20 @@ class Prompter:
         return kept, len(ids) - len(kept)
 
     def _cut(self, task: PointwiseTask, text: str, document_start: int) -> list[int]:
-        """The first ids of the message that fit the room and end with a whole character."""
+        """The first ids of the message that fit the budget and end at a character boundary."""
         ids, offsets = self.template.message.pieces(text)
-        kept = _whole(offsets, self._room)
+        kept = _at_character_end(offsets, self._room)
         if kept < 1 or offsets[kept - 1][1] <= document_start:
             query = sum(end <= document_start for _, end in offsets)
             need = self.max_prompt_tokens - self._room + query + 1
             raise UserError(
                 f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens before its document begins, and "
-                f"{self.max_prompt_tokens} are allowed; raise max_prompt_tokens, or leave out queries that long"
+                f"{self.max_prompt_tokens} are allowed; raise max_prompt_tokens, or remove such long queries"
             )
         return ids[:kept]
 
     def _list(self, task: ListwiseTask) -> tuple[list[int], int]:
-        """Ids of the message of a list, and how many tokens of its documents were cut."""
+        """The message ids of a list, and the number of document tokens cut."""
         query, passages = self._clean(task.query), [self._passage(document) for document in task.documents]
         budget, ids = self.passage_tokens, self._list_ids(task.form, query, passages, self.passage_tokens)
         if len(ids) > self._room:
@@ -168,12 +173,14 @@ class Prompter:
         return ids, sum(passage.cut(budget) for passage in passages)
 
     def _fitted(self, task: ListwiseTask, query: str, passages: Sequence[_Passage], over: int) -> tuple[int, list[int]]:
-        """The largest common length of documents with which the list fits, and the ids; it has ``over`` tokens too many."""
+        """The largest common document length (tokens) at which the list fits, and the ids; the list is ``over`` tokens too
+        long.
+        """
         lengths = [min(passage.tokens, self.passage_tokens) for passage in passages]
         budget = max(lengths) - 1
         while budget > 1 and sum(max(0, length - budget) for length in lengths) < over:
             budget -= 1
-        # A text cut within a word may have a token more or less than it had there, so the last steps are tried.
+        # Cutting within a word can change the number of tokens by one or two, so the last steps are found by trying.
         ids = self._list_ids(task.form, query, passages, budget)
         while len(ids) > self._room and budget > 1:
             budget -= 1
@@ -182,8 +189,8 @@ class Prompter:
             need = self.max_prompt_tokens - self._room + len(self._list_ids(task.form, query, passages, 1))
             raise UserError(
                 f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} documents, "
-                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or leave "
-                "out queries that long"
+                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or "
+                "remove such long queries"
             )
         while budget + 1 < self.passage_tokens:
             longer = self._list_ids(task.form, query, passages, budget + 1)
@@ -194,17 +201,19 @@ class Prompter:
 
     def _list_ids(self, form: Form, query: str, passages: Sequence[_Passage], budget: int) -> list[int]:
         text = list_message(query, [passage.first(budget) for passage in passages], form)
-        return self.template.message.encode(self.template.lead + self.template.message.defuse(text))
+        return self.template.message.encode(self.template.lead + self.template.message.escape_tags(text))
 
     def _clean(self, text: str) -> str:
         message = self.template.message
-        return message.defuse(without_labels(one_line(text), message.normalize))
+        return message.escape_tags(without_labels(one_line(text), message.normalize))
 
     def _passage(self, document: str) -> _Passage:
-        """A document; of a long one only the beginning is looked at, and the number of its tokens is an estimate."""
+        """A document prepared for a list. Of a long document only the beginning is tokenized, and its token count is an
+        estimate.
+        """
         reach = max(4096, 16 * self.passage_tokens)  # characters
         while True:
-            text = " " + self._clean(document[:reach])  # as it stands behind its label
+            text = " " + self._clean(document[:reach])  # the space after the label
             pieces = self.template.inner.pieces(text)
             if reach >= len(document):
                 return _Passage(text, pieces, len(pieces.ids))
@@ -215,37 +224,39 @@ class Prompter:
 
 @dataclass(frozen=True, slots=True)
 class _Passage:
-    """A document of a list: its text behind a space, the first of that text's tokens, and how many there are."""
+    """A document of a list: its text with a leading space, the tokens of its beginning, and its number of tokens."""
 
     text: str
     pieces: Pieces
     tokens: int
 
     def first(self, budget: int) -> str:
-        """As much as ``budget`` tokens hold, whole characters only."""
+        """The first ``budget`` tokens as text, cut at a character boundary."""
         if self.tokens <= budget:
             return self.text[1:]
-        kept = _whole(self.pieces.offsets, budget)
+        kept = _at_character_end(self.pieces.offsets, budget)
         return self.text[1 : self.pieces.offsets[kept - 1][1]].rstrip() if kept else ""
 
     def cut(self, budget: int) -> int:
-        """Tokens that do not fit ``budget``."""
-        return 0 if self.tokens <= budget else self.tokens - _whole(self.pieces.offsets, budget)
+        """The number of tokens that exceed ``budget``."""
+        return 0 if self.tokens <= budget else self.tokens - _at_character_end(self.pieces.offsets, budget)
 
 
-def _whole(offsets: Sequence[tuple[int, int]], kept: int) -> int:
-    """The most of the first ``kept`` tokens, less than all, that end with a whole character."""
-    while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both carry bytes of one character
+def _at_character_end(offsets: Sequence[tuple[int, int]], kept: int) -> int:
+    """The largest number of tokens, at most ``kept`` and fewer than all, that ends at a character boundary."""
+    while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both tokens hold bytes of the same character
         kept -= 1
     return kept
 
 
 def _answer(task: Task) -> str:
-    """What to write between the answer tags."""
+    """The content of the answer tags."""
     if isinstance(task, PointwiseTask):
         return (Answer.YES if task.label else Answer.NO).value
     answer = task.answer.strip() or best_answer(task.form, task.label)
     if wrong := read_strict(answer, task.form, task.size).violations:
         reasons = ", ".join(sorted(wrong))
-        raise UserError(f"task {task.task_id}: its answer is no whole {task.form} of {task.size} documents ({reasons}); mend it")
+        raise UserError(
+            f"task {task.task_id}: its answer is not a complete {task.form} of {task.size} documents ({reasons}); correct it"
+        )
     return answer

@@ -1,9 +1,9 @@
-"""What a model's chat template puts around the user message, as token ids.
+"""The token ids that a model's chat template puts around the user message.
 
-* The template is rendered once around a placeholder; what stands before and behind it is tokenized once. The system prompt is
-  the user's own and tokenized like the template. Templates that refuse or drop a system message get it at the head of the user
-  message.
-* A template that opens ``<think>`` for the assistant is recognised: ``Template.prefix``.
+* The template is rendered once around a placeholder, and the text before and after it is tokenized once. The system prompt
+  comes from the user and is tokenized as part of the template. If a template refuses or drops a system message, it is put at
+  the beginning of the user message.
+* ``Template.prefix`` holds the ``<think>`` that some templates open for the assistant.
 * A tokenizer without a chat template gets ``DEFAULT_CHAT_TEMPLATE``, which is ordinary text; ``Template.note`` says so.
 """
 
@@ -35,13 +35,13 @@ class Template:
         system_prompt: system message; empty for none.
 
     Attributes:
-        head, tail: the texts before and behind the user message.
-        head_ids, tail_ids: the ids before and behind the user message.
-        lead: white space at the head's end that is tokenized with the message.
-        message: encodes the message, ``lead`` and all.
+        head, tail: the texts before and after the user message.
+        head_ids, tail_ids: the ids before and after the user message.
+        lead: white space at the end of ``head`` that is tokenized with the message.
+        message: encodes the message, including ``lead``.
         inner: encodes data that does not begin a message.
-        prefix: what the template opened for the assistant: a think tag with the white space behind it, or nothing.
-        note: what a person should know about the template; mostly empty.
+        prefix: a think tag that the template opens for the assistant, with the white space after it; or empty.
+        note: what the user should know about the template; usually empty.
 
     Raises:
         UserError: the tokenizer or its template cannot be used.
@@ -58,11 +58,11 @@ class Template:
         self.lead, self.head_ids, self.message, self.tail_ids = self._fit(head, tail)
 
     def trusted(self, text: str) -> list[int]:
-        """Ids of text that r0 itself wrote: tags in it are tags."""
+        """The ids of a text written by r0: tags in it are real tags."""
         return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
 
     def _rendered(self, system: str) -> tuple[str, str]:
-        """What the template puts before and behind the user message."""
+        """The text that the template puts before and after the user message."""
         template = None
         if not self._tokenizer.chat_template:
             template = DEFAULT_CHAT_TEMPLATE
@@ -74,12 +74,12 @@ class Template:
             whole = self._render([{"role": "system", "content": system}, *messages], template, optional=True)
             if whole is None or system not in whole:
                 whole = None
-                self.note = "the chat template takes no system message; it stands at the head of the user message"
+                self.note = "the chat template takes no system message; it is put at the beginning of the user message"
                 messages = [{"role": "user", "content": f"{system}\n\n{placeholder}"}]
         whole = whole or self._render(messages, template)
         parts = (whole or "").split(placeholder)
         if len(parts) != 2:
-            raise UserError("model: its chat template does not show a user message exactly once; give the tokenizer another")
+            raise UserError("model: its chat template does not render a user message exactly once; use another template")
         head, tail = parts
         bos = self._tokenizer.bos_token
         if template and bos and self._tokenizer("a").input_ids[:1] == [self._tokenizer.bos_token_id]:
@@ -96,11 +96,12 @@ class Template:
             raise UserError(f"model: its chat template fails ({error}); give the tokenizer another template") from None
 
     def _fit(self, head: str, tail: str) -> tuple[str, list[int], PlainText, list[int]]:
-        """How to tokenize the parts so that together they are what the tokenizer makes of the whole.
+        """Find how to tokenize the parts so that together they have the ids of the whole.
 
         Returns (white space that goes with the message, ids of the head, encoder of the message, ids of the tail). Tokenizers
-        differ in what they do at seams (white space put in front of a text, a space joined to the next word), so the ways are
-        tried on a sample; where none gives the whole's ids, the shortest is taken, and the seam is merely unusual.
+        differ at boundaries (white space inserted before a text, a space joined to the next word), so the variants are tried on
+        a sample. If none reproduces the ids of the whole, the shortest is taken; the boundary then differs slightly from the
+        tokenizer's own.
         """
         own, sample = self._tokenizer, user_message("a", "b")
         whole = own.encode(head + sample + tail, add_special_tokens=False)

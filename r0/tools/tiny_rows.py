@@ -13,11 +13,11 @@ from r0.data.builtin.pairs import (
     DEMO_SYSTEM_PROMPT,
     MISSING,
     UNCONNECTED,
-    address,
     builtin_task,
     concepts_of,
     honest_completion,
     honest_thought,
+    random_stream,
 )
 from r0.data.builtin.words import words_of
 from r0.records import Form, PointwiseTask
@@ -102,7 +102,7 @@ class Stage(Enum):
 
 def draw_row(index: int, seed: int, stage: Stage) -> TinyRow:
     """Row ``index`` of a stage."""
-    rng = address("tiny", seed, index)
+    rng = random_stream("tiny", seed, index)
     if stage in (Stage.EASY_LIST, Stage.LIST):
         return _list(rng, index, seed, stage)
     long = stage == Stage.LONG
@@ -119,7 +119,7 @@ def _list(rng: random.Random, index: int, seed: int, stage: Stage) -> TinyRow:
     """A list of the built-in task, mostly to be ordered; or one of its documents to be judged, which are shorter than usual.
 
     Rows of a block are alike in what makes them long, so that a batch of a block has little padding."""
-    block = address("tiny-lists", seed, index // LIST_BLOCK)
+    block = random_stream("tiny-lists", seed, index // LIST_BLOCK)
     form = block.choices(list(LIST_SHARES), list(LIST_SHARES.values()))[0]
     length, draw = block.choice(LIST_LENGTHS), block.random()
     if stage == Stage.EASY_LIST:

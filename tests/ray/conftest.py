@@ -15,6 +15,7 @@ def ray_session():
     import ray
 
     ray.init(
+        address="local",
         num_cpus=4,
         include_dashboard=False,
         object_store_memory=200 * 2**20,

@@ -1,4 +1,4 @@
-"""Annotation on real engines: a teacher that knows the task makes a warm start for someone who has judgements and a run alone."""
+"""Annotation on real engines: a teacher that knows the task builds a warm start from judgements and a run alone."""
 
 import json
 import signal

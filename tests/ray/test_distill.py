@@ -1,4 +1,6 @@
-"""Distillation on real models: what a student learns is the formula's, its folder loads everywhere, no test is learned from."""
+"""Distillation with real models: the student learns the loss's target, its folder loads everywhere, and the test set is never
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,7 @@ def test_one_command_distills_and_the_test_changes_nothing_in_the_student(
     student, run, other = cross_encoder(tmp_path / "student", seed=4), tmp_path / "run", tmp_path / "other"
     assert distill(files, student, teacher, run) == 0
     shown = capsys.readouterr().out
-    assert "1 queries were trained on too and are left out" in shown
+    assert "1 queries dropped: they occur in the training data" in shown
     table = json.loads((run / "eval" / "gain.json").read_text())["measures"]
     assert [row["measure"] for row in table] == ["MAP", "MRR@10", "nDCG@10"]
     assert all(row["before"] != row["after"] and row["absolute"] == row["after"] - row["before"] for row in table)
@@ -228,7 +230,7 @@ def test_data_that_is_no_longer_what_was_scored_is_refused(
         assert distill(files, bert, teacher, tmp_path / "run") == 2
         said = capsys.readouterr().err
         assert reason in said
-        assert "score that data anew" in said
+        assert "score that data again" in said
     assert not (tmp_path / "run" / "triplets.jsonl").exists()
 
 
@@ -238,11 +240,11 @@ def test_bad_input_is_found_before_anything_is_written(
     copy = tmp_path / "copy.jsonl"
     copy.write_text(files["train"].read_text())
     for changes, reason in (
-        ({"test": files["train"]}, "test: is what is trained on"),
+        ({"test": files["train"]}, "test: is the same as data"),
         ({"test": copy}, "every query of"),
         ({"test": tmp_path / "nowhere.jsonl"}, "no such file"),
-        ({"validation": copy}, "use validation_share"),
-        ({"teacher.model": tmp_path}, "holds no config.json"),
+        ({"validation": copy}, "set validation_share"),
+        ({"teacher.model": tmp_path}, "contains no config.json"),
         ({"max_prompt_tokens": 4096}, "use max_prompt_tokens=512"),
         ({"teacher.ray.inline": "true"}, "without teacher."),
     ):

@@ -1,4 +1,6 @@
-"""ESCI end to end: what is trained is measured alike as base + adapter and merged, by every library; ranks change nothing."""
+"""ESCI end to end: base + adapter and the merged model have equal measures in every library, and the number of ranks changes
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Fine-tuning on real Ray Train: what is saved loads everywhere with the scores it was validated with; ranks change nothing."""
+"""Fine-tuning on real Ray Train: saved models load everywhere with their validation scores; the number of ranks changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -212,7 +213,7 @@ def test_rag_retrievals_file_trains_at_the_door(bert: str, tmp_path: Path) -> No
     assert len(scores) == 12
 
 
-def test_what_a_rank_finds_wrong_is_one_sentence(bert: str, tmp_path: Path) -> None:
+def test_what_a_rank_finds_wrong_gives_a_one_sentence_error(bert: str, tmp_path: Path) -> None:
     lora = LoraSection(r=4, target_modules=("no_such_layer",))
     with pytest.raises(UserError, match="no_such_layer"):
         finetune.run(config(bert, tmp_path / "run", lora=lora, ray=INLINE))

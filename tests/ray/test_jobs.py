@@ -78,7 +78,7 @@ def test_a_job_without_the_token_and_one_with_a_relative_output_are_refused(envi
         assert not Path("/nowhere").exists()
         relative = submit(address, environment, "output=runs/relative")
         assert relative.returncode != 0
-        assert "a Ray job's folder is a copy that is deleted" in relative.stdout + relative.stderr
+        assert "a Ray job runs in a temporary folder" in relative.stdout + relative.stderr
 
 
 @pytest.mark.slow

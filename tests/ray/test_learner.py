@@ -83,12 +83,30 @@ def test_two_ranks_with_unequal_rows_end_with_the_weights_of_plain_torch_and_res
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
+def test_an_offloaded_optimizer_ends_with_the_weights_of_plain_torch_and_resumes_bit_for_bit(world, job, tmp_path):
+    jobs = [job(kind, stage, f"{kind}{stage}", offload_optimizer=True) for stage in (2, 3) for kind in ("grpo", "ppo")]
+    for stage, dtype in itertools.product((2, 3), ("fp32", "bf16")):
+        jobs.append(job("ppo", stage, f"resume{stage}{dtype}", True, dtype=dtype, offload_optimizer=True))
+    check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
 def test_every_zero_stage_ends_with_the_weights_of_plain_torch(world, job, tmp_path):
     jobs = [job(kind, stage, model=model) for stage in range(4) for kind in ("grpo", "ppo") for model in ("untied", "tied")]
     jobs += [job("ppo", stage, f"resume{stage}{dtype}", True, dtype=dtype) for stage in range(4) for dtype in ("fp32", "bf16")]
     jobs += [job("grpo", stage, f"resume-lora{stage}", True, "tied", lora={"r": 4}) for stage in range(4)]
     jobs += [job("ppo", stage, f"checkpointed{stage}") for stage in (0, 3)]
     jobs += [job("ppo", stage, f"padded{stage}", shared_prefix=False) for stage in (0, 3)]
+    check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_compiled_kernels_end_with_the_weights_of_plain_torch(world, job, tmp_path):
+    jobs = [job("ppo", stage, f"compiled{stage}", compile=True) for stage in (0, 3)]
+    jobs += [job("grpo", stage, f"compiled-checkpointed{stage}", compile=True) for stage in (0, 3)]
+    jobs += [job("grpo", 3, "compiled-lora", True, "tied", lora={"r": 4}, compile=True)]
     check(run_ranks(world, jobs, tmp_path), jobs, tmp_path)
 
 

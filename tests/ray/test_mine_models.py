@@ -1,4 +1,4 @@
-"""mine with real models: sentence-transformers' own mining finds the same negatives; rerankers; finetune takes the files."""
+"""Mining with real models: sentence-transformers' own mining finds the same negatives; rerankers; finetune reads the files."""
 
 from __future__ import annotations
 

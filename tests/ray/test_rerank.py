@@ -1,4 +1,4 @@
-"""Reranking on real engines: through the door with Ray and vLLM, interrupted, with a worker killed; and as a library."""
+"""Reranking on real engines: with the launcher on Ray and vLLM, interrupted, with a killed worker; and as a library."""
 
 import json
 import math
@@ -18,8 +18,8 @@ from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.data.builtin.pairs import builtin_task
 from r0.errors import UserError
 from r0.rerank import Reranker
-from r0.rerank.asks import Ranking
 from r0.rerank.job import Job, Outcome
+from r0.rerank.protocol import Ranking
 from r0.rerank.worker import RerankGroup
 from tests.helpers import tiny_model
 from tests.launching import here, refused
@@ -167,7 +167,7 @@ def test_bad_input_is_refused_in_a_sentence(model, data, tmp_path, capsys, setti
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_says_where_and_what_is_missing(model, data, tmp_path):
+def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path):
     shown = subprocess.run(
         [*command({**SMALL, "rollout.workers": 3}, model, data, tmp_path / "run"), "--dry-run"], capture_output=True, text=True
     )
@@ -317,5 +317,5 @@ def test_trouble_that_passes_costs_nothing_but_time(ray_session, tmp_path, caplo
     group = troubled(ray_session, "dies once", tmp_path / "flag")
     found = list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(5)))
     assert sorted(outcome.key for outcome in found) == list(range(5))
-    assert "a new worker begins its 2 unfinished queries again" in caplog.text
+    assert "a new worker restarts its 2 unfinished queries" in caplog.text
     group.close()

@@ -1,4 +1,4 @@
-"""Reranking with cross-encoders through the door: workers on Ray without vLLM, and sentence-transformers' scores in the run."""
+"""Reranking with cross-encoders by the launcher: workers on Ray without vLLM, with sentence-transformers' scores in the run."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Late interaction through the door: two workers that share one file of vectors, sentence-transformers' scores in the run."""
+"""Late interaction by the launcher: two workers share one vector cache, with sentence-transformers' scores in the run."""
 
 import json
 import os

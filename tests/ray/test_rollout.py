@@ -1,4 +1,4 @@
-"""Sampling with real vLLM in Ray actors: repeatable, addressed, and with the log-probabilities that a learner computes."""
+"""Sampling with real vLLM in Ray actors: reproducible by seed, with the log-probabilities that a learner computes."""
 
 from __future__ import annotations
 

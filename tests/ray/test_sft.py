@@ -1,4 +1,4 @@
-"""The warm start on real Ray Train and DeepSpeed: what it saves can be loaded and has learned; ranks change nothing."""
+"""The warm start on real Ray Train and DeepSpeed: the saved model loads and has learned; the number of ranks changes nothing."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class _Evil:
         return os.mkdir, (self.path,)
 
 
-def test_what_a_rank_finds_wrong_is_one_sentence(ray_session, model: str, tmp_path: Path) -> None:
+def test_what_a_rank_finds_wrong_gives_a_one_sentence_error(ray_session, model: str, tmp_path: Path) -> None:
     lora = LoraSection(r=4, target_modules=("no_such_layer",))
     with pytest.raises(UserError, match="no_such_layer"):
         sft.run(config(model, tmp_path / "run", ranks=2, lora=lora))
@@ -149,7 +149,7 @@ def test_rows_without_thought_are_left_out_and_long_ones_cut(model: str, tmp_pat
         model, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), heldout_share=0.0, max_steps=0, max_new_tokens=90, ray=INLINE
     )
     sft.run(settings)
-    assert "10 rows without a thought are left out" in capsys.readouterr().out
+    assert "10 rows without a thought dropped" in capsys.readouterr().out
     last = record(tmp_path / "run")[-1]
     assert last["cut_prompts"] == 0
     assert last["rows"] == 24  # 30 rows with a thought: 3 steps of 8
@@ -182,7 +182,7 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
         "batch_size": 8, "learning_rate": 3e-3, "max_prompt_tokens": 900, "ray.inline": "true",
     }  # fmt: skip
     done = launch("sft", settings)
-    assert "8 lists without a thought are left out" in done.stdout
+    assert "8 lists without a thought dropped" in done.stdout
     assert len(losses(tmp_path / "run")) == 3  # 24 rows with a thought
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
     same = config(model, tmp_path, answer="permutation", data=str(data), max_label=2, heldout_share=0.0, max_prompt_tokens=900)

@@ -1,4 +1,4 @@
-"""Stage B end to end on real parts: warm start, RL on lists, reranking with the trained model, evaluation of what it wrote."""
+"""Stage B end to end on real components: warm start, RL on lists, reranking with the trained model, evaluation of its run."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_run_from_a_stage_a_model_on_musique(tmp_path):
         ({"data": "/nowhere.jsonl"}, "/nowhere.jsonl"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, capsys, settings, words):
+def test_bad_input_gives_a_one_sentence_error(tmp_path, capsys, settings, words):
     folder = str(model_folder("r0-tiny"))
     said = refused(capsys, "stage_b", {**SMALL, **INLINE, "model": folder, "output": tmp_path / "run", **settings})
     assert words in said

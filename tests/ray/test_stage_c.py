@@ -1,4 +1,4 @@
-"""Stage C on real parts: Ray Train with DeepSpeed, and vLLM; what it saves gives the same scores wherever it is loaded."""
+"""Stage C on real components: Ray Train with DeepSpeed, and vLLM; the saved model gives the same scores wherever it is loaded."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_dry_run_says_that_engines_and_ranks_take_turns(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_what_a_rank_finds_wrong_is_one_sentence(tmp_path):
+def test_what_a_rank_finds_wrong_gives_a_one_sentence_error(tmp_path):
     with pytest.raises(UserError, match="no_such_layer"):
         stage_c.run(config(tmp_path / "run", lora=LoraSection(r=4, target_modules=("no_such_layer",)), eval_lists=0))
     assert not (tmp_path / "run" / "model").exists()

@@ -1,4 +1,4 @@
-"""Weight sync into real vLLM workers: right for tied and untied models, verified, few calls, and never waiting for ever."""
+"""Weight sync into real vLLM workers: correct for tied and untied models, verified, with few calls and deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""distill score through the door: vLLM with Qwen3-Reranker's exact template, cross-encoders on Ray, a thinking model, resumed."""
+"""distill score by the launcher: vLLM with Qwen3-Reranker's exact template, cross-encoders on Ray, a thinking model, resuming."""
 
 import gzip
 import json
@@ -75,7 +75,7 @@ def test_vllm_scores_qwen3_rerankers_exact_template_as_transformers_does(tmp_pat
 
 
 @pytest.mark.slow
-def test_rerank_asks_vllm_the_same(tmp_path):
+def test_rerank_protocol_vllm_the_same(tmp_path):
     model = build(QWEN, tmp_path / "model")
     common = {"model_preset": QWEN, "model": model, "max_prompt_tokens": 1500, "ray.inline": "true", "rollout.dtype": "fp32"}
     launch("distill score", {**common, "data": packed(tmp_path / "test.jsonl.gz"), "output": tmp_path / "out"})
@@ -169,7 +169,7 @@ def test_scores_of_other_data_are_refused_and_nothing_is_written(encoder, tmp_pa
     (tmp_path / "out" / "scores.jsonl").unlink()
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(json.dumps(MTEB[0]).encode()))
     said = refused(capsys, "distill score", settings)
-    assert "these scores are of a query, or of documents, that the data does not have" in said
+    assert "the data does not contain this query with these documents" in said
     assert said.strip().splitlines() == [said.strip()]
     assert not (tmp_path / "out" / "scores.jsonl").exists()
 
@@ -184,7 +184,7 @@ def test_a_query_too_long_for_the_teacher_ends_the_run_or_is_left_without_scores
     }  # fmt: skip
     said = refused(capsys, "distill score", settings)
     assert "d.jsonl:3: query" in said
-    assert "leave out queries that long; with skip_bad=true such queries have no scores" in said
+    assert "remove such long queries; with skip_bad=true such queries have no scores" in said
     said = here(capsys, "distill score", {**settings, "skip_bad": "true"})
     assert "1 queries could not be shown to the teacher:" in said
     assert [one.scores.count(None) for one in scored(tmp_path / "out")] == [0, 0, 2]

@@ -1,4 +1,6 @@
-"""The loop end to end on real parts: Ray with vLLM and DeepSpeed, and inline. Models are tiny and random unless said."""
+"""The training loop end to end on real components: Ray with vLLM and DeepSpeed, and inline. Models are tiny and random by
+default.
+"""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""An engine for the scheduler's tests that reads its prompts as a model would and writes what the test makes it write."""
+"""An engine for the scheduler's tests that parses its prompts and writes completions chosen by the test."""
 
 from __future__ import annotations
 

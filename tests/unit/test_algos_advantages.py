@@ -106,7 +106,7 @@ def test_groups_of_one_and_a_batch_of_one_are_finite(name):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", sorted(ADVANTAGES))
-def test_a_reward_that_is_no_number_is_refused_by_position(name, bad):
+def test_a_reward_that_is_not_a_number_is_refused_by_position(name, bad):
     with pytest.raises(UserError, match=r"completion 1 .* finite"):
         ADVANTAGES[name](torch.tensor([0.0, bad, 1.0]), torch.tensor([0, 0, 0]), lambda x: x)
 

@@ -1,4 +1,4 @@
-"""The pairs to annotate come from every format, each once, with the label that the data has for it."""
+"""The pairs to annotate, read from every format, each once, with its label."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_pointwise_rows_may_lack_a_label_here_and_nowhere_else(tmp_path):
     )
     pairs = pairs_of(rows, max_label=2.0, relevance_threshold=2.0)
     assert listed(pairs) == [("q", "a", YES), ("q", "b", None), ("q", "c", NO)]
-    assert pairs.summary().endswith("3 pairs, 1 labelled yes, 1 no; 1 without a label; 1 repeated pairs are left out")
+    assert pairs.summary().endswith("3 pairs, 1 labelled yes, 1 no; 1 without a label; 1 repeated pairs dropped")
     with pytest.raises(UserError, match=r'rows.jsonl:2: the field "label" is missing'):
         open_rows(StageAConfig(data=str(rows), max_label=2.0), 1)
 
@@ -89,4 +89,4 @@ def test_a_bad_line_of_a_log_is_named(tmp_path):
         pairs_of(log)
     pairs = pairs_of(log, skip_bad=True)
     assert len(pairs) == 1
-    assert "1 bad lines left out" in pairs.summary()
+    assert "1 bad lines skipped" in pairs.summary()

@@ -13,8 +13,8 @@ from r0.data.formats import open_rows
 from r0.data.source import open_source
 from r0.errors import UserError
 from r0.records import Answer, Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.rerank.session import ask
 from r0.storage.files import write_atomic
 from r0.teacher.annotate import LABELLING_PROMPT, pairs_to_annotate, teacher_keys
@@ -23,7 +23,7 @@ from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
 from r0.text.messages import SYSTEM_PROMPTS
-from r0.text.prompt_file import remember
+from r0.text.prompt_file import save_system_prompt
 
 YES, NO = Answer.YES, Answer.NO
 ROWS = [("q", "a", 1), ("q", "b", 0), ("r", "a", 0), ("q", "c", 1), ("q", "d", 0), ("s", "a", None)]
@@ -43,7 +43,7 @@ def outcome(said, thought="because"):
     for number, word in enumerate(said):
         failures = frozenset() if word else frozenset({Violation.NO_ANSWER})
         reply = Reply(((0,),), None, None, failures, f"{thought} {number}", 30, Answer(word) if word else None, 10 * (number + 1))
-        replies.append((Ask((0,), Form.YES_NO, number), reply))
+        replies.append((Question((0,), Form.YES_NO, number), reply))
     return Outcome(0, Ranking.of_order((0,)), tuple(replies), 100, 30 * len(replies), 1.0)
 
 
@@ -63,11 +63,11 @@ def test_the_table_counts_first_verdicts_agreement_lengths_and_rejected_samples(
         "known label yes                    1           1           0     0.500",
         "known label no                     2           1           0     0.333",
         "no known label                     0           0           1",
-        "agreement with the known label: 0.400 (0.400 of the verdicts that can be read)",
-        "thoughts kept, in tokens: median 20, 10 % up to 10, 10 % from 26",
+        "agreement with the known label: 0.400 (0.400 of the readable verdicts)",
+        "kept thoughts, in tokens: median 20, 10 % quantile 10, 90 % quantile 26",
         "samples: 12, 7 rejected (5 against the label, 2 unreadable)",
         "unreadable: no_answer 2",
-        "pairs: 5 of 6 kept; 1 left out, for no sample of them would do",
+        "5 of 6 pairs kept; 1 dropped: no sample was acceptable",
     ]
     figures = totals.summary()
     assert figures["first_verdicts"]["no/yes"] == 2
@@ -117,9 +117,9 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([("q", "other", 1), *ROWS[1:]], "the data has no such pair any more"),
-        ([("q", "a", 0), *ROWS[1:]], "the pair has another label now"),
-        ([("q", "a", None), *ROWS[1:]], "the pair has another label now"),
+        ([("q", "other", 1), *ROWS[1:]], "the pair is no longer in the data"),
+        ([("q", "a", 0), *ROWS[1:]], "the pair now has another label"),
+        ([("q", "a", None), *ROWS[1:]], "the pair now has another label"),
     ],
 )
 def test_annotations_of_other_data_are_refused(tmp_path, rows, words):
@@ -137,7 +137,7 @@ def test_a_damaged_line_is_named(tmp_path):
         Annotations(path, data(tmp_path), lambda row: None)
 
 
-def test_a_file_written_in_parts_is_whole_or_not_there(tmp_path):
+def test_a_file_written_in_parts_is_complete_or_missing(tmp_path):
     def parts():
         yield b"one\n"
         raise UserError("no more")
@@ -161,17 +161,17 @@ def test_keys_that_make_no_sense_are_refused(keys, words):
         AnnotateConfig(**keys)
 
 
-def test_the_prompt_is_ones_own_or_what_the_model_knows_or_the_labelling_prompt(tmp_path):
+def test_the_prompt_is_the_configured_one_or_the_models_or_the_labelling_prompt(tmp_path):
     config = AnnotateConfig(model="r0-tiny")
     assert teacher_keys(config, tmp_path).system_prompt == LABELLING_PROMPT != SYSTEM_PROMPTS[Form.YES_NO]
-    remember(tmp_path, Form.YES_NO, "As trained.")
+    save_system_prompt(tmp_path, Form.YES_NO, "As trained.")
     assert teacher_keys(config, tmp_path).system_prompt == "As trained."
     assert teacher_keys(AnnotateConfig(system_prompt="Mine."), tmp_path).system_prompt == "Mine."
 
 
 def test_a_preset_brings_its_model():
     assert load(AnnotateConfig, None, ["model_preset=qwen3-0.6b"]).model == "Qwen/Qwen3-0.6B"
-    with pytest.raises(UserError, match="not for annotate"):
+    with pytest.raises(UserError, match="but not annotate"):
         launch.parse("annotate", ["model_preset=bge-reranker-v2-m3"])
 
 
@@ -180,7 +180,7 @@ def test_a_preset_brings_its_model():
     [
         (["model=/nowhere/model"], "there is no folder /nowhere/model"),
         (["data=/nowhere.jsonl"], "/nowhere.jsonl: no such file or folder"),
-        (["run=/nowhere.trec"], "leave run out"),
+        (["run=/nowhere.trec"], "remove run"),
         (["max_new_tokens=4096"], "leaves no room for a prompt"),
         (["samples=2", "temperature=0"], "samples: with temperature=0"),
         (["sample=2"], "did you mean samples?"),
@@ -197,10 +197,10 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, capsys, setti
 def test_a_model_that_only_scores_is_refused(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
     assert launch.main(["annotate", f"model={tmp_path}", f"output={tmp_path / 'run'}"]) == 2
-    assert "has a score head and writes nothing" in capsys.readouterr().err
+    assert "has a score head and generates no text" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_is_placed_and_missing_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_shows_the_placement_and_missing_input_and_writes_nothing(tmp_path, capsys):
     settings = ["model=r0-tiny", "rollout.workers=2", f"output={tmp_path / 'run'}", "--dry-run"]
     assert launch.main(["annotate", *settings]) == 0
     said = capsys.readouterr().out
@@ -233,14 +233,14 @@ def test_a_pair_that_cannot_be_shown_is_named_or_skipped_and_counted(tmp_path):
     with Annotations(tmp_path / "two.jsonl", pairs, totals.add) as done:
         session = ask(Shy(), pairs_to_annotate(1, pairs, done, skip_bad=True))
     assert (session.jobs, session.new_tokens) == (6, 5 * 30)
-    shown = 'pairs that could not be shown to the model: 1\n  query "r": max_prompt_tokens: too long; raise it'
+    shown = 'pairs that do not fit the prompt: 1\n  query "r": max_prompt_tokens: too long; raise it'
     assert totals.report().endswith(shown)
-    assert "3 of 6 kept; 2 left out" in totals.report()
+    assert "3 of 6 pairs kept; 2 dropped" in totals.report()
     with Annotations(tmp_path / "two.jsonl", pairs, lambda row: None) as again:
         assert len(again) == 6
 
 
-def test_a_stopped_run_keeps_what_is_done(tmp_path):
+def test_a_stopped_run_keeps_finished_pairs(tmp_path):
     pairs, asked = data(tmp_path), iter([False, False, True])
     with Annotations(tmp_path / "a.jsonl", pairs, lambda row: None) as done:
         assert ask(Shy(), pairs_to_annotate(1, pairs, done), lambda: next(asked)).jobs == 2

@@ -1,4 +1,4 @@
-"""Verdicts for annotation: what is read of a completion, and which sample of a pair is kept."""
+"""Verdicts for annotation: parsing of completions, and the sample of a pair that is kept."""
 
 import re
 
@@ -6,11 +6,11 @@ import pytest
 
 from r0.config import RankingKeys
 from r0.records import Answer, Finish, Form, Sampled, Violation
-from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge
+from r0.rerank.protocol import Question
 from r0.rerank.scheduler import Scheduler
-from r0.rerank.stated import read_stated
+from r0.rerank.verdict import read_verdict
 from tests.unit.rerank_engine import ReadingEngine
 
 YES, NO = Answer.YES, Answer.NO
@@ -28,7 +28,7 @@ YES, NO = Answer.YES, Answer.NO
     ],
 )
 def test_a_verdict_is_the_word_in_the_tags_or_all_that_follows_the_thought(text, answer):
-    assert read_stated(text) == ("a", answer, frozenset())
+    assert read_verdict(text) == ("a", answer, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_a_verdict_is_the_word_in_the_tags_or_all_that_follows_the_thought(text,
         ("<think>a</think><answer>yes</answer><answer>no</answer>", "a", Violation.REPEATED_ANSWER),
     ],
 )
-def test_what_is_no_verdict_says_why_and_has_no_answer(text, thought, failure):
-    stated = read_stated(text)
+def test_an_unreadable_verdict_has_failures_and_no_answer(text, thought, failure):
+    stated = read_verdict(text)
     assert (stated.thought, stated.answer) == (thought, None)
     assert failure in stated.failures
 
 
 def test_no_tag_is_left_in_a_thought():
-    thought = read_stated("<think>I write <answer>no</answer>, < document>, a < b and <THINK >.</think>yes").thought
+    thought = read_verdict("<think>I write <answer>no</answer>, < document>, a < b and <THINK >.</think>yes").thought
     assert thought == "I write ‹answer>no‹/answer>, ‹ document>, a < b and ‹THINK >."
 
 
@@ -105,7 +105,7 @@ def test_samples_follow_each_other_until_one_is_the_known_label():
     assert [answers(found[key]) for key in range(4)] == [[YES], [NO, None, YES], [NO, NO, NO], [None, NO]]
     assert found[1].replies[-1][1].thought == "late 2"
     assert len(engine.seeds) == 1 + 3 + 3 + 2  # every sample has its own
-    assert [ask.sample for ask, _ in found[2].replies] == [0, 1, 2]
+    assert [question.sample for question, _ in found[2].replies] == [0, 1, 2]
     reply = found[0].replies[0][1]
     assert (reply.think_tokens, reply.tokens) == (len("right 0"), len("<think>right 0</think>yes"))
 
@@ -135,7 +135,7 @@ def test_seeds_depend_on_the_pair_and_the_sample_alone():
 
     def seed(key, name, sample):
         job = Job(key, name, "query", ("d",), samples=3)
-        return next(judge.converse(job, Ask((0,), Form.YES_NO, sample))).request.seed
+        return next(judge.reply_to(job, Question((0,), Form.YES_NO, sample))).request.seed
 
     assert seed(0, "a", 0) == seed(7, "a", 0)
     assert len({seed(0, "a", 0), seed(0, "a", 1), seed(0, "b", 0)}) == 3

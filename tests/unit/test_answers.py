@@ -1,4 +1,5 @@
-"""Answers of lists: strictly (whole or refused, by name), leniently (never the reasoning, always a permutation), and the best."""
+"""Answers of lists: strict parsing (complete or a named violation), lenient parsing (always a permutation), and the best answer.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +85,7 @@ PICKS = {
 
 
 @pytest.mark.parametrize("content", ORDERS, ids=lambda text: ascii(text)[:40])
-def test_an_order_is_whole_or_refused_by_name(content):
+def test_a_permutation_is_complete_or_has_a_named_violation(content):
     ranking, violations = ORDERS[content]
     reading = read_strict(content, Form.PERMUTATION, 3)
     assert (reading.ranking, reading.violations, reading.scores) == (ranking, violations, None)
@@ -92,7 +93,7 @@ def test_an_order_is_whole_or_refused_by_name(content):
 
 
 @pytest.mark.parametrize("content", SCORES, ids=lambda text: ascii(text)[:40])
-def test_scores_are_whole_or_refused_by_name(content):
+def test_scores_are_complete_or_have_a_named_violation(content):
     scores, violations = SCORES[content]
     reading = read_strict(content, Form.SCORES, 3)
     assert (reading.scores, reading.violations) == (scores, violations)
@@ -101,7 +102,7 @@ def test_scores_are_whole_or_refused_by_name(content):
 
 
 @pytest.mark.parametrize("content", PICKS)
-def test_a_pick_is_one_number_or_refused_by_name(content):
+def test_a_pick_is_one_number_or_has_a_named_violation(content):
     reading = read_strict(content, Form.PICK, 3)
     assert (reading.ranking, reading.violations) == PICKS[content]
 
@@ -128,7 +129,7 @@ sizes = st.integers(1, 5)
 
 @given(any_text, forms, sizes)
 @settings(max_examples=300)
-def test_any_content_has_a_reading_and_an_answer_is_a_whole_one(content, form, size):
+def test_any_content_can_be_parsed_and_every_answer_is_complete(content, form, size):
     reading = read_strict(content, form, size)
     assert (reading.answer is None) == bool(reading.violations)
     if reading.ranking is not None and form is not Form.PICK:
@@ -137,7 +138,7 @@ def test_any_content_has_a_reading_and_an_answer_is_a_whole_one(content, form, s
 
 @given(any_text, forms, sizes, st.sampled_from(["", "<think>"]))
 @settings(max_examples=300)
-def test_a_lenient_reading_is_always_a_permutation(text, form, size, prefix):
+def test_lenient_parsing_always_gives_a_permutation(text, form, size, prefix):
     reading = read_lenient(text, form, size, prefix)
     assert sorted(reading.order) == list(range(size))
     assert (reading.scores is not None) == (form is Form.SCORES)
@@ -148,7 +149,7 @@ def test_a_lenient_reading_is_always_a_permutation(text, form, size, prefix):
 
 @given(any_text, forms, sizes)
 @settings(max_examples=300)
-def test_what_is_read_strictly_is_read_leniently_the_same(content, form, size):
+def test_a_strictly_valid_answer_is_parsed_the_same_leniently(content, form, size):
     strict = read_strict(content.strip(), form, size)
     lenient = read_lenient(f"<think>[2] > [1]</think><answer>{content}</answer>", form, size)
     if strict.answer is None or "<" in content:
@@ -192,7 +193,7 @@ LENIENT = {
 
 
 @pytest.mark.parametrize("text", LENIENT)
-def test_a_lenient_reading_keeps_what_can_be_kept_and_names_what_failed(text):
+def test_lenient_parsing_keeps_what_is_readable_and_names_the_failures(text):
     reading = read_lenient(text, Form.PERMUTATION, 4)
     assert (reading.order, reading.failures) == LENIENT[text]
 
@@ -249,7 +250,7 @@ def test_the_best_answer_by_hand():
     assert best_answer(Form.PERMUTATION, label) == "[2] > [1] = [4] > [3] = [5]"
     assert best_answer(Form.PICK, label) == "[2]"
     assert json.loads(best_answer(Form.SCORES, label)) == {"1": 3, "2": 10, "3": 0, "4": 3, "5": 0}
-    with pytest.raises(ValueError, match="no answer about a list"):
+    with pytest.raises(ValueError, match="does not answer a list"):
         best_answer(Form.YES_NO, label)
 
 

@@ -49,7 +49,7 @@ def test_kinds_come_in_their_shares_and_half_are_relevant():
     assert sum(row.label for row in ROWS) == counts[CONNECTED]
 
 
-def test_the_text_alone_says_the_kind():
+def test_the_kind_follows_from_the_text_alone():
     for row in ROWS:
         assert kind_of(concepts_of(row.query), row.document) == row.kind
         assert len(concepts_of(row.query)) in (2, 3)
@@ -86,7 +86,7 @@ def test_other_thoughts_claim_nothing(think):
     assert not lookup_correct(ROWS[0], think)
 
 
-def test_a_wrong_quote_is_no_lookup():
+def test_a_wrong_quote_is_not_a_lookup():
     row = next(row for row in ROWS if row.kind == UNCONNECTED)
     first = concepts_of(row.query)[0]
     assert not lookup_correct(row, row.think.replace(f"Check {first}: the {first} ", f"Check {first}: the not "))

@@ -55,7 +55,7 @@ def test_a_list_needs_no_list_before_it_and_is_the_same_in_every_form():
 
 
 @pytest.mark.parametrize("candidates", [2, 3, 6, 20, MOST_CANDIDATES])
-def test_the_text_alone_says_the_grades(candidates):
+def test_the_grades_follow_from_the_text_alone(candidates):
     for row in range(40):
         task = builtin_list_task(row, 3, Form.PERMUTATION, candidates)
         concepts = concepts_of(task.query)
@@ -68,7 +68,7 @@ def test_the_text_alone_says_the_grades(candidates):
             assert (kind_of(concepts, document) == CONNECTED) == (grade == 2.0)
 
 
-def test_the_first_stage_errs_and_the_order_shown_says_nothing():
+def test_the_first_stage_is_noisy_and_the_shown_order_is_uninformative():
     given = fmean(ndcg(task.label.grades, groups_of_order(task.label.given), 10) for task in TASKS)
     shown = fmean(ndcg(task.label.grades, groups_of_order(range(6)), 10) for task in TASKS)
     tied = fmean(ndcg(task.label.grades, (tuple(range(6)),), 10) for task in TASKS)
@@ -203,7 +203,7 @@ def test_the_lists_as_a_beir_folder(tmp_path):
         assert grades == [task.label.grades[place] for place in task.label.given]
 
 
-def test_a_folder_that_is_not_new_is_left_alone(tmp_path, capsys):
+def test_an_existing_folder_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "mine").write_text("x")
     for output, what in ((tmp_path, "is not empty"), (tmp_path / "mine", "is a file")):
         with pytest.raises(UserError, match=what):

@@ -9,6 +9,7 @@ from r0.actors.placement import bundles
 from r0.config import RolloutSection, StageAConfig
 from r0.config.cards import shares_card, transfer_backend
 from r0.config.load import load
+from r0.errors import UserError
 
 
 def config(learner=None, rollout=None, backend="auto", **values):
@@ -61,7 +62,7 @@ def test_what_can_work_gets_its_way_of_weights(values, backend):
         ({"rollout": {"engine": "hf"}, "backend": "nccl"}, "nccl needs vLLM; with rollout.engine=hf use auto or gloo"),
         ({"ray": {"inline": True}, "backend": "ipc"}, "with ray.inline=true use auto"),
         ({"ray": {"inline": True}, "rollout": {"tensor_parallel_size": 2}}, "use 1, or ray.inline=false"),
-        ({"rollout": {"gpus": 1.5}}, "works on 1 whole GPUs, not on 1.5; leave rollout.gpus empty, or a fraction"),
+        ({"rollout": {"gpus": 1.5}}, "works on one GPU or a part of it, not on 1.5; leave rollout.gpus empty"),
         ({"rollout": {"gpus": 0.5, "tensor_parallel_size": 2}}, "works on 2 whole GPUs, not on 0.5; leave rollout.gpus empty$"),
         ({"rollout": {"engine": "hf", "tensor_parallel_size": 2}}, "hf samples on one device"),
     ],
@@ -98,6 +99,8 @@ def test_automatic_sizes_are_words_and_numbers_are_numbers_on_the_command_line()
     made = load(StageAConfig, None, ["rollout.max_num_seqs=32", "rollout.kv_cache_gib=2.5", "sync.bucket_mb=auto"])
     assert (made.rollout.max_num_seqs, made.rollout.kv_cache_gib, made.sync.bucket_mb) == (32, 2.5, "auto")
     assert load(StageAConfig, None, ["rollout.kv_cache_gib=auto"]).rollout == RolloutSection()
+    with pytest.raises(UserError, match=r"rollout.max_num_seqs: input should be greater than or equal to 1, not 0"):
+        load(StageAConfig, None, ["rollout.max_num_seqs=0"])
 
 
 def test_a_bucket_is_larger_between_gpus_unless_it_is_given():

@@ -1,4 +1,4 @@
-"""A checkpoint is complete or not there, the last k are kept, and the newest is found."""
+"""Checkpoints are complete or missing, the last k are kept, and the newest is restored."""
 
 import json
 

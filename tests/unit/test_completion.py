@@ -1,4 +1,5 @@
-"""Verdicts: total, on prefix + completion, tokens counted from the sampled ids; compared with a slow independent parser."""
+"""Verdicts for any input: on prefix + completion, with tokens counted from the sampled ids; compared with an independent parser.
+"""
 
 from __future__ import annotations
 

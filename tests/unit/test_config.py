@@ -1,4 +1,4 @@
-"""The closed configuration: what is refused, with which words, and that every shipped YAML loads."""
+"""The configuration: refused input and its messages, and every shipped YAML loads."""
 
 from pathlib import Path
 
@@ -94,11 +94,11 @@ def test_yaml_1_2_scalars(tmp_path):
         ("gradient_checkpointing: yes\n", "gradient_checkpointing"),
         ("seed: 1\nseed: 2\n", "run.yaml:2: seed is given twice"),
         ("reward:\n  acc_weight: 1\n  acc_weight: 2\n", "run.yaml:3: reward.acc_weight is given twice"),
-        ("top_p: 0.9\n", "run.yaml:1: top_p: 0.9 is refused in training"),
-        ("max_think_tokens: 100\nreward:\n  max_think_tokens: 200\n", "disagree"),
+        ("top_p: 0.9\n", "run.yaml:1: top_p: 0.9 would bias"),
+        ("max_think_tokens: 100\nreward:\n  max_think_tokens: 200\n", "contradicts"),
         ("ppo: {}\ngrpo: {}\n", "choose with algo=ppo or algo=grpo"),
-        ("algo: grpo\ngrpo:\n  num_generations: 1\n", "a group of 1 has no spread"),
-        ("algo: grpo\ngrpo: {num_generations: 1, advantage: rloo}\n", "a group of 1 has no spread"),
+        ("algo: grpo\ngrpo:\n  num_generations: 1\n", "with 1 completion per group"),
+        ("algo: grpo\ngrpo: {num_generations: 1, advantage: rloo}\n", "with 1 completion per group"),
         ("algo: ppo\nppo: {}\ngrpo:\n  clip_low: -1\n", "run.yaml:4: grpo.clip_low"),
         ("- a\n", "a configuration is a mapping"),
         ("a: [\n", "not YAML"),
@@ -106,7 +106,7 @@ def test_yaml_1_2_scalars(tmp_path):
         ("reward: {min_think_tokens: 300}\n", "min_think_tokens"),
     ],
 )
-def test_bad_files_are_refused_with_place_and_remedy(tmp_path, text, words):
+def test_bad_files_are_refused_with_location_and_remedy(tmp_path, text, words):
     assert words in refused(tmp_path, text)
 
 
@@ -153,7 +153,7 @@ def test_a_base_is_laid_below_and_a_base_of_a_base_is_refused(tmp_path):
     assert "one level is allowed" in refused(tmp_path, "base: below.yaml\n")
 
 
-def test_a_missing_file_and_bad_utf8_are_sentences(tmp_path):
+def test_a_missing_file_and_bad_utf8_give_one_sentence_errors(tmp_path):
     with pytest.raises(UserError, match="no such configuration file"):
         load(SftConfig, tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_bytes(b"seed: \xff\n")

@@ -1,4 +1,4 @@
-"""Cross-encoders in r0.rerank: the scores are sentence-transformers' own, whoever saved the folder; what does not fit is said."""
+"""Cross-encoders in r0.rerank: scores equal sentence-transformers', whoever saved the folder; unusable models are refused."""
 
 import json
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tm
     assert not is_cross_encoder(Path(folders["decoder"]), RankingKeys(method="pointwise"))
 
 
-def test_with_a_format_the_engine_says_who_scores(folders):
+def test_with_a_format_the_engine_decides_who_scores(folders):
     for engine, expected in (("hf", True), ("vllm", False)):
         keys = RankingKeys(method="pointwise", rollout=RolloutSection(engine=engine), **FORMAT)
         assert is_cross_encoder(Path(folders["decoder"]), keys) is expected
@@ -157,7 +157,7 @@ def test_a_long_document_is_cut_to_the_models_positions(folders, name):
     assert 40 < outcome.prompt_tokens < 80
 
 
-def test_scores_are_fused_and_empty_lists_are_no_obstacle(folders):
+def test_scores_are_fused_and_empty_lists_are_allowed(folders):
     with Reranker(folders["bge"], "pointwise", fusion_weight=1.0) as reranker:
         first = [float(len(DOCUMENTS) - i) for i in range(len(DOCUMENTS))]
         done = {o.key: o for o in reranker.run([reranker.job("a", QUERY, DOCUMENTS, first), reranker.job("b", QUERY, [])])}
@@ -182,9 +182,9 @@ def refusal(folder, **settings):
     return str(error.value)
 
 
-def test_what_does_not_fit_is_one_sentence(folders, tmp_path):
+def test_what_does_not_fit_gives_a_one_sentence_error(folders, tmp_path):
     assert "use method=pointwise" in refusal(folders["bge"], method="listwise")
-    assert "leave thinking out" in refusal(folders["bge"], thinking=True)
+    assert "remove thinking" in refusal(folders["bge"], thinking=True)
     assert "use max_prompt_tokens=512" in refusal(folders["bge"], max_prompt_tokens=513)
     assert "use method=pointwise" in refusal(folders["decoder"], method="setwise", **FORMAT)
     assert "query_format" in refusal(folders["decoder"], query_format="query: ")
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_one_sentence(folders, tmp_path):
 def test_a_decoder_without_yes_and_no_is_refused(tmp_path):
     from tests.helpers import tiny_model
 
-    assert "writes yes and no with the same token" in refusal(tiny_model(tmp_path / "bytes"), **FORMAT)
+    assert "encodes yes and no as the same token" in refusal(tiny_model(tmp_path / "bytes"), **FORMAT)
 
 
 def test_a_format_is_put_together_as_rag_retrieval_does():

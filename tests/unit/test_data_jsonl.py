@@ -1,4 +1,4 @@
-"""Strict JSON lines and the conversion of raw logs: every bad line by name, and nothing half-written."""
+"""Strict JSON lines and the conversion of raw logs: each bad line is named, and output is atomic."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ GOOD = {"query": "q", "response": "d", "response_thinking": "t", "rejected_respo
         (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
         (b'{"a": "\\ud800"}', r"lone surrogate \\ud800"),
         (b'{"a": [{"\\udfff": 1}]}', r"lone surrogate \\udfff"),
-        (b'{"a": 1, "a": 2}', 'the key "a" is there twice'),
-        (b'{"x": {"a": 1, "a": 2}}', "there twice"),
+        (b'{"a": 1, "a": 2}', 'the key "a" occurs twice'),
+        (b'{"x": {"a": 1, "a": 2}}', "occurs twice"),
         (b"[1]", "not an object but a list"),
         (b"null", "not an object but null"),
         (b'{"a": 1', "not JSON"),
@@ -40,7 +40,7 @@ GOOD = {"query": "q", "response": "d", "response_thinking": "t", "rejected_respo
         (b'{"a": ' * 100_000, "nested too deeply"),
     ],
 )
-def test_what_json_lets_pass_is_refused(raw, reason):
+def test_invalid_json_that_python_accepts_is_refused(raw, reason):
     with pytest.raises(BadLine, match=reason):
         parse(raw)
 
@@ -51,7 +51,7 @@ def test_any_bytes_give_an_object_or_a_reason(raw):
         assert isinstance(parse(raw), dict)
 
 
-def test_good_lines_keep_their_place(tmp_path):
+def test_good_lines_keep_number_and_offset(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": "\\ud83e\\uddea"}\r\n\n  \n{"b": "\xe2\x80\xa8"}')
     lines = list(read_lines(path, BadLines()))
@@ -111,21 +111,21 @@ def test_bad_log_lines_leave_nothing_behind(tmp_path, row, reason):
     assert (done.rows, done.bad.count) == (2, 1)
 
 
-def test_places_that_cannot_be_used_are_refused(tmp_path):
+def test_unusable_paths_are_refused(tmp_path):
     good = config(tmp_path, GOOD)
     for update, words in (
         ({"input": str(tmp_path / "none")}, "no such file"),
         ({"input": str(tmp_path)}, "is a directory"),
         ({"output": str(tmp_path)}, "is a directory"),
-        ({"output": str(tmp_path / "no" / "out")}, "does not exist; make it first"),
-        ({"output": good.input}, "is the input too"),
+        ({"output": str(tmp_path / "no" / "out")}, "does not exist; create it"),
+        ({"output": good.input}, "is also the input"),
         ({"output": "/proc/out.jsonl"}, "cannot be written"),
     ):
         with pytest.raises(UserError, match=words):
             convert(good.model_copy(update=update))
     with pytest.raises(UserError, match="the file is empty"):
         convert(config(tmp_path))
-    with pytest.raises(UserError, match=r"no good line in it \(1 bad\)"):
+    with pytest.raises(UserError, match=r"contains no valid line \(1 bad\)"):
         convert(config(tmp_path, "x", skip_bad=True))
 
 
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "raw.jsonl"]
 
 
-def test_a_packed_file_is_read_as_it_is(tmp_path):
+def test_a_gzip_file_can_be_read(tmp_path):
     text = "".join(json.dumps({"n": n, "text": "é" * 50}) + "\n" for n in range(2000)).encode() + b"\n"
     (tmp_path / "plain.jsonl").write_bytes(text)
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(text[:7000]) + gzip.compress(text[7000:]))  # of two members
@@ -156,16 +156,16 @@ def test_a_packed_file_is_read_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda raw: raw[:-20], lambda raw: raw[:200] + b"\0\0\0\0" + raw[204:], lambda raw: b'{"a": 1}\n']
 )
-def test_a_damaged_packed_file_is_refused_in_a_sentence(tmp_path, damage):
+def test_a_damaged_gzip_file_gives_a_one_sentence_error(tmp_path, damage):
     rows = "".join(json.dumps({"n": n * n}) + "\n" for n in range(5000)).encode()
     (tmp_path / "rows.jsonl.gz").write_bytes(damage(gzip.compress(rows)))
     for skip in (False, True):  # damage is no bad line
-        with pytest.raises(UserError, match=r"rows\.jsonl\.gz: cannot be unpacked as gzip \(.*\); get the file again") as error:
+        with pytest.raises(UserError, match=r"rows\.jsonl\.gz: cannot be decompressed as gzip \(.*\); download") as error:
             list(read_lines(tmp_path / "rows.jsonl.gz", BadLines(skip)))
         assert "\n" not in str(error.value)
 
 
-def test_a_packed_file_is_refused_where_rows_are_read_by_their_place(tmp_path):
+def test_a_gzip_file_is_refused_where_rows_are_read_by_offset(tmp_path):
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"query": "q", "document": "d", "label": 1}\n'))
-    with pytest.raises(UserError, match=r"rows\.jsonl\.gz: is packed, .*unpack it first with `gunzip -k"):
+    with pytest.raises(UserError, match=r"rows\.jsonl\.gz: is gzipped, .*unpack it first with `gunzip -k"):
         open_rows(DataKeys(data=str(tmp_path / "rows.jsonl.gz")), 0)

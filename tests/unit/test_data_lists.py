@@ -1,4 +1,4 @@
-"""Lists to rank from every format: given order, windows, negatives of other queries, thoughts to imitate."""
+"""Lists to rank from every format: first-stage order, windows, negatives of other queries, thoughts to imitate."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lists_of_a_run_have_its_order_and_the_grades_of_the_judgements(tmp_path
     assert (task.query, task.form, source.rows.no_relevant) == ("query 0", Form.PERMUTATION, 1)
     assert as_given(task) == [("text 2", 0.0), ("text 10", 0.0), ("text 1", 2.0), ("text 5", 1.0)]
     assert task.label.relevant == {task.documents.index("text 1"), task.documents.index("text 5")}
-    assert "1 lists without a relevant document are dropped; 3 candidates without a judgement" in source.summary()
+    assert "1 lists without a relevant document dropped; 3 candidates without a judgement" in source.summary()
     strict = next(open_(**keys, relevance_threshold=2.0).tasks())
     assert strict.label.relevant == {strict.documents.index("text 1")}
     assert pickle.loads(pickle.dumps(source)).batch(0, 1) == source.batch(0, 1)
@@ -93,8 +93,8 @@ def test_a_grouped_row_is_a_list(tmp_path):
         "query d": [("d-0", 1.0), ("d-1", 1.0)],
     }
     assert (source.rows.no_relevant, source.rows.too_short) == (1, 1)
-    text = "2 training lists of 2 queries; 0 held-out lists of 0 queries; 1 lists without a relevant document are dropped; "
-    assert f"{text}1 lists of fewer than 2 documents are dropped" in source.summary()
+    text = "2 training lists of 2 queries; 0 held-out lists of 0 queries; 1 lists without a relevant document dropped; "
+    assert f"{text}1 lists of fewer than 2 documents dropped" in source.summary()
     assert source.facts()["training lists"] == 2
 
 
@@ -105,7 +105,7 @@ def test_pointwise_rows_are_grouped_by_query_in_the_order_of_the_file(tmp_path):
     first, second = source.tasks()
     assert (first.query, as_given(first), first.form) == ("A", [("a0", 0.0), ("a1", 3.0), ("a2", 0.5)], Form.SCORES)
     assert (second.query, as_given(second)) == ("b", [("b0", 1.0), ("b1", 0.0)])
-    assert "1 documents were there before in their list and are left out" in source.summary()
+    assert "1 repeated documents dropped from lists" in source.summary()
 
 
 def test_grades_are_compared_as_they_are_written(tmp_path):
@@ -137,9 +137,9 @@ def test_requests_are_lists_and_rows(tmp_path):
     ]
     assert len(rows) == 8
     for open_it in (open_, lambda data: open_source(DataKeys(data=data), 1)):
-        with pytest.raises(UserError, match=r'qrels: "test" is no file; give qrels=FILE'):
+        with pytest.raises(UserError, match=r'qrels: "test" is not a file; give qrels=FILE'):
             open_it(data)
-    with pytest.raises(UserError, match=r'requests.jsonl:3: the query "x" was there before'):
+    with pytest.raises(UserError, match=r'requests.jsonl:3: the query "x" occurs twice'):
         open_(write(tmp_path / "requests.jsonl", [*requests(), requests()[0]]), qrels=qrels)
     with pytest.raises(UserError, match=r"qrels.tsv:1: the grade 3 is outside 0 to 2"):
         open_(write(tmp_path / "requests.jsonl", requests()), qrels=qrels, max_label=2.0)
@@ -157,7 +157,7 @@ def test_windows_are_parts_of_the_given_order_with_something_relevant(tmp_path_f
     path = write(tmp_path_factory.mktemp("lists") / "groups.jsonl", rows)
     possible = {f"query g{g}": _possible(labels, size) for g, labels in enumerate(groups)}
     if not any(possible.values()):
-        with pytest.raises(UserError, match="no list is left"):
+        with pytest.raises(UserError, match="all lists of"):
             open_(path, candidates=size, lists_per_query=wanted)
         return
     source = open_(path, seed, candidates=size, lists_per_query=wanted)
@@ -183,7 +183,7 @@ def _possible(labels, size):
     return [start for start in starts if any(labels[start : start + size])]
 
 
-def test_the_shown_order_says_nothing_and_depends_on_the_seed_alone(tmp_path):
+def test_the_shown_order_is_uninformative_and_depends_on_the_seed_alone(tmp_path):
     rows = [group(f"g{g}", [1, 0, 0, 0]) for g in range(400)]
     path = write(tmp_path / "groups.jsonl", rows)
     source = open_(path)
@@ -217,7 +217,7 @@ def test_negatives_of_other_queries_take_the_places_of_irrelevant_documents(tmp_
     assert list(open_(path, **keys).tasks()) == list(source.tasks())
 
 
-def test_a_document_judged_relevant_is_no_negative(tmp_path):
+def test_a_document_judged_relevant_is_not_a_negative(tmp_path):
     run = [f"q{q} Q0 d{d} 1 {9 - d} x" for q, documents in ((0, (0, 1)), (1, (2, 3, 4, 5))) for d in documents]
     judged = ["q0\td0\t1", "q1\td2\t1", "q0\td2\t1", "q0\td3\t1", "q0\td4\t1"]  # of q1's documents only d5 is irrelevant for q0
     keys = beir(tmp_path, run, judged)
@@ -236,7 +236,7 @@ def test_lists_of_the_same_query_are_not_each_others_negatives(tmp_path):
     for task in open_(write(tmp_path / "groups.jsonl", rows), random_negatives=1.0).tasks():
         changed = [document for document, grade in as_given(task) if not grade]
         assert changed[0][0] == "c" if task.query.lower().endswith("a") else changed[0][0] in "ab"
-    with pytest.raises(UserError, match="has one query and no other to draw from; use random_negatives=0"):
+    with pytest.raises(UserError, match="has only one query, so there are no others; use random_negatives=0"):
         open_(write(tmp_path / "groups.jsonl", rows[:2]), random_negatives=1.0)
 
 
@@ -267,7 +267,7 @@ def test_rows_to_imitate_are_shown_as_they_stand(tmp_path):
     assert (first.think, first.answer) == ("[2] and [3] say it.", "[2] = [3] > [1]")
     assert (second.documents, second.think, second.answer) == (("c-0", "c-1", "c-1"), "only [1]", "")
     assert source.left_out == 1
-    assert "1 lists without a thought are left out; 1 lists without a relevant document are dropped" in source.summary()
+    assert "1 lists without a thought dropped; 1 lists without a relevant document dropped" in source.summary()
     trained = open_(path, answer="pick")  # thoughts are passed over, and so is the answer of another form
     assert {task.think + task.answer for task in trained.tasks()} == {""}
     assert {task.size for task in trained.tasks()} == {2, 3}
@@ -281,7 +281,7 @@ def test_rows_to_imitate_are_shown_as_they_stand(tmp_path):
             {"candidates": 2},
             "the list has 3 documents, more than candidates=2, and its thought",
         ),
-        (group("a", [1, 0], think="t", answer="[1] > [3]"), {}, '"answer" is no answer of the form permutation.*unknown_id'),
+        (group("a", [1, 0], think="t", answer="[1] > [3]"), {}, '"answer" is not an answer of the form permutation.*unknown_id'),
         (group("a", [1, 0], think="t", answer="[1]"), {}, "missing_id"),
         (group("a", [1, 0], think="t", answer="[2] > [1]"), {"answer": "pick"}, "of the form pick for 2 documents: bad_answer"),
         (group("a", [1, 0], think="t", answer=3), {}, '"answer" must be a string'),
@@ -299,12 +299,12 @@ def test_bad_rows_to_imitate_are_named(tmp_path, row, keys, reason):
 
 def test_what_gives_no_lists_is_refused_with_the_remedy(tmp_path):
     path = write(tmp_path / "groups.jsonl", [group("a", [0, 0]), group("b", [1])])
-    with pytest.raises(UserError, match=r"no list is left of .*: 1 lists without a relevant .*; 1 lists of fewer than 2"):
+    with pytest.raises(UserError, match=r"all lists of .* dropped: 1 lists without a relevant .*; 1 lists of fewer than 2"):
         open_(path)
     with pytest.raises(UserError, match="a list holds both classes"):
         open_(path, label_sampling="balanced")
     path = write(tmp_path / "rows.jsonl", [{"query": "q", "document": f"d{i}", "label": i, "think": "t"} for i in (0, 1)])
-    with pytest.raises(UserError, match=r"no list of .* carries a thought to imitate; give grouped rows"):
+    with pytest.raises(UserError, match=r"no list of .* has a thought to imitate; give grouped rows"):
         warm(path)
     with pytest.raises(UserError, match="1 training lists, fewer than 4; set batch_size to at most 1"):
         open_(path).batch(0, 4)
@@ -319,7 +319,7 @@ def test_a_file_that_changes_during_the_run_is_noticed(tmp_path):
     opened.task(2)
     write(tmp_path / "groups.jsonl", [group(f"h{g}", [1, 0]) for g in range(8)])
     for one in (source, opened):
-        with pytest.raises(UserError, match="changed or went away"):
+        with pytest.raises(UserError, match="was changed or removed"):
             one.task(3)
 
 

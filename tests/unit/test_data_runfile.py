@@ -65,7 +65,7 @@ def test_a_run_keeps_ids_scores_and_order(tmp_path):
         ("q1 Q0 d9 1 1", "5 columns where a run has 6"),
         ("q1 Q0 d9 1 nan x", 'the score "nan" is not finite'),
         ("q1 Q0 d9 1 high x", 'the score "high" is not a number'),
-        ("q1 Q0 d1 1 7 x", r"this candidate \(query and document\) was there before"),
+        ("q1 Q0 d1 1 7 x", r"this candidate \(query and document\) occurs twice"),
         ("q1\tQ0\t\t1\t7\tx", "an id is empty"),
     ],
 )
@@ -78,9 +78,9 @@ def test_bad_lines_of_a_run_are_named(tmp_path, line, reason):
 
 
 def test_files_without_a_line_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no candidates in it"):
+    with pytest.raises(UserError, match="contains no candidates"):
         read_run(write(tmp_path / "blank.run", [" "]), BadLines())
-    with pytest.raises(UserError, match="no judgements in it"):
+    with pytest.raises(UserError, match="contains no judgements"):
         read_judgements(write(tmp_path / "head.tsv", ["query-id\tcorpus-id\tscore"]), BadLines())
     with pytest.raises(UserError, match="no such file"):
         read_run(tmp_path / "none.run", BadLines())
@@ -102,8 +102,8 @@ def test_judgements_of_every_layout(tmp_path, lines):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("q1\td1\t0", r"this judgement \(query and document\) was there before"),
-        ("q1\td2\t0.5", 'the grade "0.5" is no whole number'),
+        ("q1\td1\t0", r"this judgement \(query and document\) occurs twice"),
+        ("q1\td2\t0.5", 'the grade "0.5" is not an integer'),
         ("q1\td2\tyes", 'the grade "yes" is not a number'),
         ("q1 d2", "2 columns where judgements have 3"),
         ("query-id\tcorpus-id\tscore", 'the grade "score" is not a number'),
@@ -164,10 +164,10 @@ def test_the_given_order_can_be_written_again(tmp_path):
     assert given_order(read_run(tmp_path / "a.run", BadLines())["q"]) == order == ["c", "b", "a"]
 
 
-def test_what_cannot_stand_in_a_run_is_refused(tmp_path):
+def test_what_is_not_allowed_in_a_run_is_refused(tmp_path):
     path = tmp_path / "a.run"
     for lists in ([("q\t1", [("d", 1.0)])], [("q", [("d\n", 1.0)])], [("q", [("", 1.0)])], [("q", [(" d", 1.0)])]):
-        with pytest.raises(UserError, match="cannot stand in a TREC run"):
+        with pytest.raises(UserError, match="is not allowed in a TREC run"):
             write_run(path, lists, "x")
     with pytest.raises(UserError, match="give one word"):
         write_run(path, [("q", [("d", 1.0)])], "two words")
@@ -199,7 +199,7 @@ def test_candidates_of_a_beir_folder(tmp_path):
         ("q2 Q0 d9 1 inf x", 'the score "inf" is not finite'),
     ],
 )
-def test_candidates_that_are_not_there_are_named(tmp_path, line, reason):
+def test_missing_candidates_are_named(tmp_path, line, reason):
     folder, run = beir(tmp_path, [*RUN, line])
     with pytest.raises(UserError, match=f"a.run:6: {reason}"):
         open_candidates(folder, run)
@@ -234,19 +234,19 @@ def test_candidates_of_requests(tmp_path):
     assert (lists.document_ids(2), lists.scores(2)) == (("a", "b", "c"), (3.0, 2.0, 1.0))  # not every one has a score
     assert pickle.loads(pickle.dumps(lists)).document(0, 2) == "T. body"
     write(tmp_path / "requests.jsonl", rows[:1])
-    with pytest.raises(UserError, match="changed or went away"):
+    with pytest.raises(UserError, match="was changed or removed"):
         pickle.loads(pickle.dumps(lists)).document(1, 0)
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (request("q2", []), r'"candidates" of the query "q2" is empty'),
-        (request("q2", [candidate("a"), candidate("a")]), r'candidates\[1\]: the document "a" was there before'),
-        (request("q1", [candidate("a")]), 'the query "q1" was there before'),
+        (request("q2", []), r'the query "q2" has no "candidates"'),
+        (request("q2", [candidate("a"), candidate("a")]), r'candidates\[1\]: the document "a" occurs twice'),
+        (request("q1", [candidate("a")]), 'the query "q1" occurs twice'),
         (request(True, [candidate("a")]), 'query: "qid" must be a string'),
         ({"query": "text", "candidates": []}, '"query" must be an object'),
-        (request("q2", [{"docid": "a", "doc": {"url": "u"}}]), r'candidates\[0\]: no text in "doc"; it must stand'),
+        (request("q2", [{"docid": "a", "doc": {"url": "u"}}]), r'candidates\[0\]: no text in "doc"; it must have'),
         (request("q2", [{"docid": "a", "doc": "text"}]), r'candidates\[0\]: "doc" must be an object'),
         (request("q2", [candidate("a", "high")]), r'candidates\[0\]: "score" must be a number'),
         (request("q2", [{"doc": {"text": "t"}}]), r'candidates\[0\]: the field "docid" is missing'),
@@ -284,10 +284,10 @@ def test_any_row_is_a_request_or_has_a_reason(row):
         assert list(single) == sorted(single, reverse=True)
 
 
-def test_requests_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="leave run out"):
+def test_invalid_requests(tmp_path):
+    with pytest.raises(UserError, match="remove run"):
         open_candidates(write(tmp_path / "requests.jsonl", [request("q", [candidate("a")])]), tmp_path / "a.run")
-    with pytest.raises(UserError, match="no requests in it"):
+    with pytest.raises(UserError, match="contains no requests"):
         open_candidates(write(tmp_path / "blank.jsonl", [" "]))
 
 

@@ -152,19 +152,19 @@ def test_each_hit_of_a_grouped_row_is_a_task(tmp_path):
             open_(write(tmp_path / "bad.jsonl", [groups[0], {"query": "q", "hits": hits}]))
 
 
-def test_what_is_no_data_is_refused_with_the_remedy(tmp_path, rows):
+def test_invalid_data_is_refused_with_the_remedy(tmp_path, rows):
     raw = {"query": "q", "response": "r", "response_thinking": "", "rejected_response": []}
     for data, keys, words in (
         (tmp_path / "none.jsonl", {}, "no such file or folder"),
         (tmp_path, {}, "directory without corpus.jsonl"),
         (write(tmp_path / "raw.jsonl", [raw]), {}, "is a raw log; first run `convert"),
-        (write(tmp_path / "empty.jsonl", []), {}, "the file is empty|no rows in it"),
-        (write(tmp_path / "blank.jsonl", ["", " "]), {}, "no rows in it"),
+        (write(tmp_path / "empty.jsonl", []), {}, "the file is empty|contains no rows"),
+        (write(tmp_path / "blank.jsonl", ["", " "]), {}, "contains no rows"),
         (write(tmp_path / "corpus_.jsonl", [{"_id": "1", "text": "t"}]), {}, "a file of a BEIR folder"),
         (write(tmp_path / "other.jsonl", [{"a": 1}]), {}, "other.jsonl:1: not a row of tasks"),
-        (write(tmp_path / "bad.jsonl", ["x"]), {"skip_bad": True}, "no rows in it"),
-        (rows, {"run": "some.run"}, "leave run out"),
-        ("builtin", {"run": "some.run"}, "leave run out"),
+        (write(tmp_path / "bad.jsonl", ["x"]), {"skip_bad": True}, "contains no rows"),
+        (rows, {"run": "some.run"}, "remove run"),
+        ("builtin", {"run": "some.run"}, "remove run"),
     ):
         with pytest.raises(UserError, match=words):
             open_(data, **keys)
@@ -174,7 +174,7 @@ def test_a_file_that_changes_during_the_run_is_noticed(tmp_path):
     path = write(tmp_path / "rows.jsonl", [row(i) for i in range(8)])
     source = open_(path)
     write(tmp_path / "rows.jsonl", [row(i) for i in range(9)])
-    with pytest.raises(UserError, match="changed or went away"):
+    with pytest.raises(UserError, match="was changed or removed"):
         source.task(3)
 
 
@@ -227,10 +227,10 @@ def test_each_candidate_of_a_run_is_a_task(tmp_path):
     [
         ([*RUN, "q3 Q0 d1 1 1 x"], "", r'a.run:6: the query "q3" is not in .*queries.jsonl'),
         ([*RUN, "q1 Q0 d9 1 1 x"], "", r'a.run:6: the document "d9" is not in .*corpus.jsonl'),
-        ([*RUN, RUN[0]], "", "a.run:6: this candidate .* was there before"),
+        ([*RUN, RUN[0]], "", "a.run:6: this candidate .* occurs twice"),
         ([*RUN, "q1 Q0 d1 1 1"], "", "a.run:6: 5 columns where a run has 6"),
         ([*RUN, "q1 Q0 d4 1 nan x"], "", "a.run:6: the score .* is not finite"),
-        (RUN, "q1\td1\t1\nq1\td1\t0\n", "test.tsv:3: this judgement .* was there before"),
+        (RUN, "q1\td1\t1\nq1\td1\t0\n", "test.tsv:3: this judgement .* occurs twice"),
         (RUN, "q1\td1\tyes\n", 'test.tsv:2: the grade "yes" is not a number'),
     ],
 )
@@ -251,7 +251,7 @@ def test_beir_folders_that_lack_something(tmp_path):
     with pytest.raises(UserError, match="outside 0 to 1"):
         open_(**keys, max_label=1.0)
     write(tmp_path / "corpus.jsonl", [{"_id": "d1", "text": "t"}, {"_id": "d1", "text": "u"}])
-    with pytest.raises(UserError, match=r'corpus.jsonl:2: this "_id" was there before'):
+    with pytest.raises(UserError, match=r'corpus.jsonl:2: this "_id" occurs twice'):
         open_(**keys)
 
 

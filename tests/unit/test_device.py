@@ -100,9 +100,9 @@ def hf_engine() -> None:
 
 def encoder_worker() -> None:
     from r0.actors.rollout.settings import EngineSettings
-    from r0.rerank.encoder_worker import placed
+    from r0.rerank.encoder_worker import device_and_dtype
 
-    assert placed(EngineSettings("", 10)) == ("cuda", torch.bfloat16)
+    assert device_and_dtype(EngineSettings("", 10)) == ("cuda", torch.bfloat16)
 
 
 def supervised_rank() -> None:

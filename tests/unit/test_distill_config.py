@@ -1,4 +1,4 @@
-"""distill's keys: each step has its own of them, and contradictions are refused."""
+"""distill's keys: each step gets its own, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def test_a_preset_of_the_teacher_is_the_teachers() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["test=d.jsonl"], "test: is what is trained on"),
-        (["validation=v.jsonl"], "validation: a share of the training queries validates here"),
-        (["data_type=grouped"], "data_type: follows from loss_type"),
+        (["test=d.jsonl"], "test: is the same as data"),
+        (["validation=v.jsonl"], "validation: a share of the training queries is used"),
+        (["data_type=grouped"], "data_type: is determined by loss_type"),
         (["loss_type=pairwise_ranknet"], "loss_type"),
-        (["teacher.ray.inline=true"], "give its keys without teacher."),
+        (["teacher.ray.inline=true"], "write its keys without teacher."),
         (["teacher.modle=x"], "did you mean model?"),
     ],
 )
-def test_contradictions_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_contradictions_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         config(*overrides)
     assert message in str(caught.value)

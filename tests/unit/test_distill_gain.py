@@ -1,4 +1,4 @@
-"""The table of a distillation: measures by hand, ties, what cannot be compared, and what was trained on."""
+"""The table of a distillation: measures by hand, ties, incomparable scores, and queries that were trained on."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_table_is_text_markdown_or_json() -> None:
     assert found["notes"] == ["a note"]
 
 
-def test_without_a_before_there_is_no_gain_to_show() -> None:
+def test_without_a_before_there_is_not_a_gain_to_show() -> None:
     text = render(Gain(JudgedLists.of(AFTER).measure(AFTER, "after")), "text").splitlines()
     assert text[0].split() == ["after"]
 
@@ -89,13 +89,13 @@ def test_scores_of_another_test_are_refused() -> None:
             judged.measure(other, "teacher.jsonl")
 
 
-def test_queries_that_were_trained_on_are_left_out_and_counted() -> None:
+def test_queries_that_were_trained_on_are_dropped_and_counted() -> None:
     judged = JudgedLists.of(AFTER, frozenset({query_hash("  Q0 ")}))
     assert (judged.left_out, [one.query for one in judged.lists]) == (1, ["q1"])
-    with pytest.raises(UserError, match="all 2 queries were trained on too"):
+    with pytest.raises(UserError, match="all 2 queries occur in the training data"):
         JudgedLists.of(AFTER, frozenset({query_hash("q0"), query_hash("q1")}))
 
 
-def test_labels_that_are_no_grades_are_refused() -> None:
-    with pytest.raises(UserError, match=r"t.jsonl:1: the label 0.5 is no whole number"):
+def test_labels_that_are_not_grades_are_refused() -> None:
+    with pytest.raises(UserError, match=r"t.jsonl:1: the label 0.5 is not an integer"):
         JudgedLists.of([scored("q", (0.5, 0), (1, 2))])

@@ -11,8 +11,8 @@ from r0.data.scored import ScoredList
 from r0.errors import UserError
 from r0.launch import main
 from r0.records import Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.rerank.session import Session
 from r0.teacher.labelled_lists import LabelledLists, key_of
 from r0.teacher.score_figures import Figures, auc
@@ -54,10 +54,10 @@ def test_groups_keep_their_labels_and_repeated_lists_are_scored_once(tmp_path):
     assert (len(found.keys), found.documents) == (1, 3)
 
 
-def test_a_query_without_a_negative_is_left_out_and_counted(tmp_path):
+def test_a_query_without_a_negative_is_dropped_and_counted(tmp_path):
     found = lists(tmp_path / "d.jsonl", MTEB[0], {"query": "alone", "positive": ["a"], "negative": []}, MTEB[1])
     assert [one.query for one in found] == ["how to sort", "what is a set"]
-    assert "1 queries without a negative are left out (nothing to compare)" in found.summary()
+    assert "1 queries without a negative dropped" in found.summary()
     with pytest.raises(UserError, match="no query with a positive and a negative document"):
         lists(tmp_path / "d.jsonl", {"query": "alone", "positive": ["a"], "negative": []})
 
@@ -66,12 +66,12 @@ def test_a_query_without_a_negative_is_left_out_and_counted(tmp_path):
     ("row", "reason"),
     [
         ({"query": "q", "positive": [], "negative": ["a"]}, "there is no positive"),
-        ({"query": "q", "positive": "a", "negative": ["b"]}, '"positive" must be a list of texts'),
-        ({"query": "q", "positive": ["a"], "negative": ["b", " "]}, '"negative" must be a list of texts that are not blank'),
+        ({"query": "q", "positive": "a", "negative": ["b"]}, '"positive" must be a list of non-blank strings'),
+        ({"query": "q", "positive": ["a"], "negative": ["b", " "]}, '"negative" must be a list of non-blank strings'),
         ({"query": "", "positive": ["a"], "negative": ["b"]}, '"query" is empty'),
     ],
 )
-def test_a_bad_line_is_refused_or_left_out_counted_and_listed(tmp_path, row, reason):
+def test_a_bad_line_is_refused_or_skipped_counted_and_listed(tmp_path, row, reason):
     with pytest.raises(UserError, match=f"d.jsonl.gz:2: {reason}"):
         lists(tmp_path / "d.jsonl.gz", MTEB[0], row)
     found = lists(tmp_path / "d.jsonl.gz", MTEB[0], row, skip_bad=True)
@@ -80,7 +80,7 @@ def test_a_bad_line_is_refused_or_left_out_counted_and_listed(tmp_path, row, rea
 
 
 def test_rows_of_one_document_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds pointwise data"):
+    with pytest.raises(UserError, match="contains pointwise data"):
         lists(tmp_path / "d.jsonl", {"query": "q", "document": "d", "label": 1})
 
 
@@ -95,7 +95,7 @@ def test_the_built_in_task_has_one_label_of_each_kind():
 def outcome(*logits, refused=""):
     replies = tuple(
         (
-            Ask((i,), Form.YES_NO),
+            Question((i,), Form.YES_NO),
             Reply(((0,),), logit=one, failures=frozenset() if one is not None else frozenset({Violation.NO_ANSWER})),
         )
         for i, one in enumerate(logits)
@@ -103,7 +103,7 @@ def outcome(*logits, refused=""):
     return Outcome(0, Ranking.of_order(range(len(logits))), replies, 30, 3, 0.1, refused)
 
 
-def test_scores_are_kept_by_the_hash_of_the_texts(tmp_path):
+def test_scores_are_stored_by_the_hash_of_the_texts(tmp_path):
     path = tmp_path / "queries.jsonl"
     with ScoreStore(path, {5, 6}) as store:
         store.add(5, 3, outcome(1.5, None, -120.25))
@@ -116,7 +116,7 @@ def test_scores_are_kept_by_the_hash_of_the_texts(tmp_path):
         assert store.row(5)["failures"] == {"no_answer": 1}
         assert (store.row(6)["scores"], store.row(6)["refused"]) == ([None, None], "query 6: too long")
     with pytest.raises(
-        UserError, match=r"queries.jsonl:2: these scores are of a query.*; give the data that was scored, or start"
+        UserError, match=r"queries.jsonl:2: the data does not contain this query.*; give the data that was scored, or start"
     ):
         ScoreStore(path, {5})
     path.write_text('{"key": "5"}\n')
@@ -177,12 +177,12 @@ def test_the_keys_are_those_of_a_pointwise_reranker():
         (["data=nowhere.jsonl.gz"], "nowhere.jsonl.gz: no such file"),
         (["max_prompt_tokens=2048"], "use max_prompt_tokens=2047"),
         (["thinking=true"], "scores without a thought"),
-        (["document_format=D"], "document_format: 'D' must have {} once"),
+        (["document_format=D"], "document_format: 'D' must contain {} exactly once"),
         (["model=/nowhere/model"], "there is no folder /nowhere/model"),
         (["data_type=auto"], "data_type"),
     ],
 )
-def test_bad_input_is_one_sentence_before_a_model_loads_or_anything_is_written(tmp_path, capsys, settings, words):
+def test_bad_input_gives_a_one_sentence_error_before_a_model_loads_or_anything_is_written(tmp_path, capsys, settings, words):
     model = build("qwen3-reranker-0.6b", tmp_path / "model")
     common = [f"model={model}", "query_format=Q {}", "builtin_rows=3", f"output={tmp_path / 'out'}"]
     assert main(["distill", "score", *common, *settings]) == 2
@@ -192,7 +192,7 @@ def test_bad_input_is_one_sentence_before_a_model_loads_or_anything_is_written(t
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dry_run_says_where_and_what_is_missing(tmp_path, capsys):
+def test_a_dry_run_shows_the_output_and_missing_input(tmp_path, capsys):
     common = ["model=r0-tiny", f"output={tmp_path / 'out'}", "rollout.workers=3", "--dry-run"]
     assert main(["distill", "score", *common]) == 0
     shown = capsys.readouterr().out

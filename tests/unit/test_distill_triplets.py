@@ -1,4 +1,4 @@
-"""From a teacher's scores to what a student learns: triplets and their statistics, both losses, the split by query."""
+"""From a teacher's scores to training data: triplets and their statistics, both losses, the split by query."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_every_positive_and_negative_of_a_query_is_a_triplet_with_the_difference
     assert list(found[0]) == ["query", "positive", "negative", "score_diff"]
     assert "5 triplets of 2 queries" in summary
     assert "mean 1.7000, min -1.5000, max 5.7500" in summary
-    assert "scores the negative higher: 1 (20.0%); both alike: 1" in summary
-    assert "1 documents have no score" in summary
-    assert "1 queries have no pair" in summary
+    assert "scores the negative higher: 1 (20.0%); equal scores: 1" in summary
+    assert "1 documents dropped: no teacher score" in summary
+    assert "1 queries dropped: no pair" in summary
 
 
 def test_of_graded_labels_the_higher_one_is_the_positive(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_a_cap_draws_by_the_seed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         found, summary = triplets(tmp_path / name, many, max_per_query=7, seed=seed)
         assert len(found) == 7
-        assert "18 triplets beyond max_per_query" in summary
+        assert "18 triplets dropped: beyond max_per_query" in summary
         drawn.append(found)
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_cannot_be_triplets_is_one_sentence_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unusable_scores_give_a_one_sentence_error_and_no_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "out.jsonl"
     for lines, reason in (
         ((line("q", ("a", 1, 1.0), ("b", 1, 0.0)),), "different labels"),
@@ -90,7 +90,7 @@ def test_what_cannot_be_triplets_is_one_sentence_and_nothing_is_written(tmp_path
         assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.jsonl"]
     output.write_text("mine")
     assert main(["distill", "triplets", f"data={write(tmp_path / 's.jsonl', *SCORES)}", f"output={output}"]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert output.read_text() == "mine"
 
 
@@ -152,7 +152,7 @@ def test_listwise_kl_is_cross_entropy_to_the_softmax_of_the_teachers_scores_less
     preparation, config = prepared(
         tmp_path, *rows, loss_type="listwise_kl", teacher_temperature=heat, train_group_size=3
     )  # fmt: skip
-    assert "1 documents have no score" in preparation.check().notes[0]
+    assert "1 documents dropped: no teacher score" in preparation.check().notes[0]
     preparation.write(tmp_path / "data")
     (row,) = arrow(tmp_path / "data", "train")
     assert dict(zip(row["documents"], row["labels"], strict=True)) == {
@@ -209,7 +209,7 @@ def test_scored_groups_validate_by_the_labels_of_the_data(tmp_path: Path) -> Non
 def test_a_file_for_validation_takes_the_place_of_the_share() -> None:
     assert load(DistillTrainConfig, None, ["data=d.jsonl"]).validation_share == 0.1
     assert load(DistillTrainConfig, None, ["data=d.jsonl", "validation=v.jsonl"]).validation_share == 0.0
-    with pytest.raises(UserError, match="leave one of them out"):
+    with pytest.raises(UserError, match="remove one of the"):
         load(DistillTrainConfig, None, ["data=d.jsonl", "validation=v.jsonl", "validation_share=0.2"])
 
 

@@ -1,4 +1,4 @@
-"""esci's keys: the command lines of the ESCI scripts work as they are, in files too."""
+"""esci's keys: the command lines of the ESCI scripts work unchanged, and in files too."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_file_may_use_the_other_names_of_a_sections_keys(tmp_path: Path) -> No
     config = load(EsciConfig, file, ["lora_alpha=64"])
     assert (config.lora.r, config.lora.alpha, config.lora.dropout, config.tracking.wandb_name) == (8, 64.0, 0.2, "v1")
     file.write_text("train_file: x.parquet\nlora_r: 8\nlora:\n  r: 16\n")
-    with pytest.raises(UserError, match=r"run\.yaml:2: lora\.r is given twice \(lora_r is another name of it\)"):
+    with pytest.raises(UserError, match=r"run\.yaml:2: lora\.r is given twice \(lora_r is an alias of it\)"):
         load(EsciConfig, file)
     file.write_text("train_file: x.parquet\nlora_r: eight\n")
     with pytest.raises(UserError, match=r"run\.yaml:2: lora\.r: input should be a valid integer"):
@@ -98,14 +98,14 @@ def test_help_names_the_other_names(capsys: pytest.CaptureFixture, name: str, mo
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["report_to=excel"], "none of wandb, tensorboard, none"),
-        (["bf16=true", "dtype=fp32"], "leave one of them out"),
+        (["report_to=excel"], "choose one of wandb, tensorboard, none"),
+        (["bf16=true", "dtype=fp32"], "remove one of the"),
         (["lora_rank=3"], "did you mean lora_r?"),
         (["lora.r=-1"], "lora.r"),
         (["heldout_share=2"], "heldout_share"),
     ],
 )
-def test_wrong_values_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_wrong_values_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(EsciConfig, None, ["data=x", *overrides])
     assert message in str(caught.value)

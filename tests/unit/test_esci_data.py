@@ -1,4 +1,4 @@
-"""ESCI data: what a parquet file may hold, what is refused and how it is said, the split by query, the order of training."""
+"""ESCI data: valid parquet files, refused ones and their messages, the split by query, the order of training."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ def test_a_missing_column_is_named_with_what_there_is(tmp_path: Path) -> None:
 
 def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path) -> None:
     said = refusal(esci_file(tmp_path / "x.parquet", [GOOD | {"esci_label": 3}]))
-    assert "the column esci_label is of the type int64 and must hold text" in said
+    assert "the column esci_label has type int64 and must hold text" in said
 
 
-def test_what_is_no_parquet_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_gives_a_one_sentence_error(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("query,item_text,esci_label\n")
-    assert "is no readable parquet file" in refusal(str(tmp_path / "x.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "x.parquet"))
     whole = Path(esci_file(tmp_path / "y.parquet", esci_rows(500))).read_bytes()
     (tmp_path / "y.parquet").write_bytes(whole[: len(whole) // 2])  # a copy that was interrupted
-    assert "is no readable parquet file" in refusal(str(tmp_path / "y.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "y.parquet"))
     (tmp_path / "z.parquet").write_bytes(b"PAR1" + bytes(50) + whole[54:])  # damaged inside
-    assert "is no readable parquet file" in refusal(str(tmp_path / "z.parquet"))
+    assert "is not a readable parquet file" in refusal(str(tmp_path / "z.parquet"))
     assert "no such file" in refusal(str(tmp_path / "none.parquet"))
     assert "is a directory" in refusal(str(tmp_path))
-    assert "no rows in it" in refusal(_empty(tmp_path / "e.parquet"))
+    assert "contains no rows" in refusal(_empty(tmp_path / "e.parquet"))
 
 
 def _empty(path: Path) -> str:
@@ -103,11 +103,11 @@ def test_a_bad_row_is_refused_with_its_number_or_skipped_and_counted(tmp_path: P
     assert reason in bad.summary()
 
 
-def test_text_that_is_no_utf8_is_a_bad_row(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_a_bad_row(tmp_path: Path) -> None:
     item = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
     table = pa.table({"query": ["a", "a"], "item_text": item, "esci_label": ["E", "S"]})
     pq.write_table(table, tmp_path / "x.parquet")
-    assert "x.parquet:2: item_text is missing, or no UTF-8" in refusal(str(tmp_path / "x.parquet"))
+    assert "x.parquet:2: item_text is missing or not UTF-8" in refusal(str(tmp_path / "x.parquet"))
 
 
 def preparation(tmp_path: Path, rows: list[dict], **keys: object) -> Preparation:
@@ -149,7 +149,7 @@ def test_every_epoch_shows_other_whole_updates_of_the_rows(tmp_path: Path) -> No
     assert numbers == [order[index].number for index in range(len(order))]
 
 
-def test_labels_that_no_row_has_are_said(tmp_path: Path) -> None:
+def test_classes_without_rows_are_reported(tmp_path: Path) -> None:
     rows = [row for row in esci_rows(10) if row["esci_label"] != "C"]
     assert preparation(tmp_path, rows).check().notes == ("no row has the label complement",)
 
@@ -172,7 +172,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         (esci_rows(9), {"model": "nowhere"}, "there is no folder nowhere"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_written(
+def test_bad_input_gives_a_one_sentence_error_and_nothing_is_written(
     model: str, tmp_path: Path, rows: list[dict], keys: dict, reason: str
 ) -> None:
     data = esci_file(tmp_path / "x.parquet", rows)

@@ -66,7 +66,7 @@ def test_equal_scores_are_tied() -> None:
     assert found.ndcg == pytest.approx((1 + 1 / math.log2(3)) / 2, abs=1e-6)
 
 
-def test_what_one_side_only_cannot_say_is_said() -> None:
+def test_undefined_measures_are_reported() -> None:
     found = measure(np.eye(4)[[0, 0]], np.array([0, 0]), ["a", "b"])
     assert (found.auc, found.ndcg, found.compared) == (None, None, 0)
     assert set(found.figures()) == {"loss", "accuracy", "macro_f1"}

@@ -1,4 +1,4 @@
-"""The ESCI prompt and its label tokens; the classifier that is made of a language model and the folder it is kept in."""
+"""The ESCI prompt and its label tokens; the classifier built from a language model, and its folder."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_transformers_sentence_transformers_and_r0_read_one_score_from_the_folde
 
 @pytest.mark.parametrize("template", [None, "the tokenizer's own"])
 @pytest.mark.parametrize("begins", [False, True])
-def test_the_saved_tokenizer_asks_as_the_first_one_did(begins: bool, template: str | None, tmp_path: Path) -> None:
+def test_the_saved_tokenizer_writes_the_same_prompt(begins: bool, template: str | None, tmp_path: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tiny_tokenizer()
@@ -176,7 +176,7 @@ def test_a_model_that_changes_its_logits_is_refused(tmp_path: Path) -> None:
         check_classifier(folder)
 
 
-def test_what_eval_cannot_use_is_one_sentence_before_it_loads(tmp_path: Path) -> None:
+def test_what_eval_cannot_use_gives_a_one_sentence_error_before_it_loads(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "base")
     foreign = build("bge-reranker-v2-m3", tmp_path / "foreign", "score", num_labels=4)
 

@@ -1,4 +1,4 @@
-"""``eval``: what it reads, the table beside the first stage, several data sets, BRIGHT's exclusions, bad input."""
+"""``eval``: its input, the comparison with the first stage, several data sets, BRIGHT's exclusions, bad input."""
 
 import csv
 import io
@@ -100,7 +100,7 @@ def test_significance_needs_a_difference_that_is_sure(tmp_path):
         assert other.p_value > 0.05
 
 
-def test_text_says_what_a_reader_has_to_know(files, capsys):
+def test_the_text_table_has_all_notes(files, capsys):
     runs = f"runs={files / 'good.trec'},{files / 'partial.trec'}"
     code, out, err = command(capsys, f"qrels={files / 'qrels.tsv'}", runs, f"first_stage={files / 'bm25.trec'}")
     assert (code, err) == (0, "")
@@ -110,8 +110,8 @@ def test_text_says_what_a_reader_has_to_know(files, capsys):
     assert rows[2].startswith("good")
     assert "1.0000" in rows[2]
     assert "means over 3 judged queries" in out
-    assert "partial lacks 1 judged queries; they count 0" in out
-    assert "partial has 1 queries without judgements; they are left out" in out
+    assert "partial lacks 1 judged queries; they count as 0" in out
+    assert "partial has 1 queries without judgements; they are ignored" in out
     assert "two-sided paired t-test; * p < 0.05, not corrected for 2 comparisons" in out
 
 
@@ -183,9 +183,9 @@ def test_several_data_sets_have_a_table_each_and_a_mean(files, capsys):
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"qrels": ("{}.tsv",)}, r"qrels: \{\}\.tsv has \{\} for the name of a data set; give the names with datasets="),
-        ({"datasets": ("x",)}, r"has no \{\}"),
-        ({"datasets": ("x", "x"), "qrels": ("{}.tsv",)}, "datasets: x is there twice"),
+        ({"qrels": ("{}.tsv",)}, r"qrels: \{\}\.tsv contains \{\} for a data set's name; give the names with datasets="),
+        ({"datasets": ("x",)}, r"contains no \{\}"),
+        ({"datasets": ("x", "x"), "qrels": ("{}.tsv",)}, "datasets: x occurs twice"),
         ({"qrels": ()}, "qrels: give the judgements"),
         ({"qrels": ("nowhere.tsv",)}, r"nowhere\.tsv: no such file"),
     ],
@@ -204,13 +204,13 @@ def test_no_run_at_all_is_refused(files):
     ("content", "reason"),
     [
         ("q1 Q0 a 1 nan t\n", r'run\.trec:1: the score "nan" is not finite'),
-        ("q1 Q0 a 1 2 t\nq1 Q0 a 2 1 t\n", r"run\.trec:2: this candidate \(query and document\) was there before"),
+        ("q1 Q0 a 1 2 t\nq1 Q0 a 2 1 t\n", r"run\.trec:2: this candidate \(query and document\) occurs twice"),
         ("q1 Q0 a 1 2\n", r"run\.trec:1: 5 columns where a run has 6"),
         ("q8 Q0 a 1 2 t\nq9 Q0 a 1 2 t\n", r"run\.trec: none of the run's 2 queries is among the 3 judged ones"),
         ("", r"run\.trec: the file is empty"),
     ],
 )
-def test_a_bad_run_is_one_sentence_with_its_place_and_exit_code_2(files, capsys, content, reason):
+def test_a_bad_run_gives_a_one_sentence_error_with_its_location_and_exit_code_2(files, capsys, content, reason):
     (files / "run.trec").write_text(content)
     with pytest.raises(UserError, match=reason):
         evaluate(config(files, "run.trec"))
@@ -218,14 +218,14 @@ def test_a_bad_run_is_one_sentence_with_its_place_and_exit_code_2(files, capsys,
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_bad_lines_can_be_left_out_and_are_listed(files, capsys):
+def test_bad_lines_can_be_skipped_and_are_listed(files, capsys):
     (files / "run.trec").write_text("q1 Q0 a 1 nan t\n" + lines("q2", "a", "b"))
     code, _, err = command(capsys, f"qrels={files / 'qrels.tsv'}", f"runs={files / 'run.trec'}", "--skip-bad")
     assert code == 0
-    assert "1 bad lines left out" in err
+    assert "1 bad lines skipped" in err
 
 
-def test_a_dry_run_says_what_is_missing(files, capsys):
+def test_a_dry_run_shows_missing_input(files, capsys):
     code, out, _ = command(capsys, f"qrels={files / 'qrels.tsv'}", "runs=nowhere.trec", "--dry-run")
     assert code == 0
     assert "nowhere.trec (which is missing)" in out
@@ -257,7 +257,7 @@ def test_judgements_in_parts_are_taken_together_and_a_pair_in_two_of_them_is_ref
     (files / "two.tsv").write_text("q1\tb\t2\nq2\ta\t1\n")
     both = [files / "one.tsv", files / "two.tsv"]
     assert open_judgements(both, [], BadLines()).grades == {"q1": {"a": 1, "b": 2}, "q2": {"a": 1}}
-    with pytest.raises(UserError, match='query "q1", document "a": judged in another file too'):
+    with pytest.raises(UserError, match='query "q1", document "a": already judged in another file'):
         open_judgements([*both, files / "qrels.tsv"], [], BadLines())
 
 
@@ -267,11 +267,11 @@ def test_judgements_in_parts_are_taken_together_and_a_pair_in_two_of_them_is_ref
         ({"id": "0", "gold_ids": "a"}, r'examples\.jsonl:2: "gold_ids" must be a list of document ids'),
         ({"id": "0", "gold_ids": [1]}, r'examples\.jsonl:2: "gold_ids" must be a list of document ids'),
         ({"gold_ids": ["a"]}, r'examples\.jsonl:2: the field "id" is missing'),
-        ({"id": "first", "gold_ids": ["a"]}, r'examples\.jsonl:2: this "id" was there before'),
+        ({"id": "first", "gold_ids": ["a"]}, r'examples\.jsonl:2: this "id" occurs twice'),
         ({"id": "0", "gold_ids": ["a"], "excluded_ids": ["a"]}, 'query "0", document "a": both relevant and excluded'),
     ],
 )
-def test_a_bad_line_of_brights_queries_is_one_sentence(files, row, reason):
+def test_a_bad_line_of_brights_queries_gives_a_one_sentence_error(files, row, reason):
     path = bright(files / "examples.jsonl", {"id": "first", "gold_ids": ["x"]}, row)
     with pytest.raises(UserError, match=reason):
         open_judgements([path], [], BadLines())

@@ -1,4 +1,5 @@
-"""Measures against pytrec_eval's answers and against a plain reading of their definitions; tests against known values."""
+"""Measures against pytrec_eval and against direct implementations of their definitions; significance tests against known values.
+"""
 
 import math
 import random
@@ -128,7 +129,7 @@ def test_exponential_gain_has_its_own_columns_and_the_plain_one_stays_linear():
     assert "nDCG_exp@10" not in measure({"q": {"a": 1.0}}, {"q": {"a": 1}}).values
 
 
-def test_no_common_query_and_grades_that_are_no_grades_are_refused():
+def test_no_common_query_and_grades_that_are_not_grades_are_refused():
     with pytest.raises(UserError, match="none of the run's 1 queries is among the 1 judged ones"):
         measure({"q": {"a": 1.0}}, {"p": {"a": 1}})
     with pytest.raises(UserError, match='query "q", document "a": the grade 1000000000 is above'):

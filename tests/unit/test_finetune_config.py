@@ -1,4 +1,4 @@
-"""finetune's keys: RAG-Retrieval's files load as they are, and wrong values are refused with their place."""
+"""finetune's keys: RAG-Retrieval's files load unchanged, and wrong values are refused with their location."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_command_line_takes_the_same_names_and_values(written: str, name: st
 
 
 def test_a_key_under_two_names_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"training\.yaml:2: learning_rate is given twice \(lr is another name of it\)"):
+    with pytest.raises(UserError, match=r"training\.yaml:2: learning_rate is given twice \(lr is an alias of it\)"):
         read(tmp_path, "learning_rate: 1e-5\nlr: 1e-5\n")
 
 
@@ -106,13 +106,13 @@ def test_help_names_the_other_names(capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [(["num_labels=2"], "use num_labels=1"), (["warmup_ratio=0.6", "stable_ratio=0.6"], "1.2 of the steps"),
-     (["query_format=query"], "must have {} once"), (["model_type=bert_encoder", "seq=; "], "seq: is for decoders"),
-     (["log_with=excel"], "none of wandb, tensorboard"), (["lerning_rate=1"], "did you mean learning_rate"),
-     (["fsdp=true", "ranks=2", "zero_stage=2"], "zero_stage=2 splits the model"), (["fsdp=true"], "set ranks=2"),
-     (["gradient_accumulation_steps=2", "micro_batch_size=4"], "leave one of them out"), (["loss_type=hinge"], "loss_type")],
+    [(["num_labels=2"], "use num_labels=1"), (["warmup_ratio=0.6", "stable_ratio=0.6"], "it is 1.2, above 1"),
+     (["query_format=query"], "{} exactly once"), (["model_type=bert_encoder", "seq=; "], "seq: applies to decoders"),
+     (["log_with=excel"], "choose one of wandb, tensorboard"), (["lerning_rate=1"], "did you mean learning_rate"),
+     (["fsdp=true", "ranks=2", "zero_stage=2"], "zero_stage=2 also shards the model"), (["fsdp=true"], "set ranks=2"),
+     (["gradient_accumulation_steps=2", "micro_batch_size=4"], "remove one of the"), (["loss_type=hinge"], "loss_type")],
 )  # fmt: skip
-def test_wrong_values_are_one_sentence(overrides: list[str], message: str) -> None:
+def test_wrong_values_give_a_one_sentence_error(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         load(FinetuneConfig, None, overrides)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Labelled documents: what is read, what is refused and with which sentence, and how groups are made."""
+"""Labelled documents: formats, refused input and its messages, and the groups built from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from r0.config import FinetuneConfig
-from r0.data.groups import Left, Shape, examples, with_thirds_shuffled
+from r0.data.groups import ExampleCounts, Shape, examples, with_thirds_shuffled
 from r0.data.labelled import Labelled, LabelledKind
 from r0.errors import UserError
 from r0.supervised.finetune.data import Counts, Preparation, check_loss, prepared
@@ -61,9 +61,9 @@ def test_positives_and_negatives_come_as_a_list_or_as_an_object(tmp_path: Path) 
     assert Counter((row["query"], row["label"]) for row in found) == expected
 
 
-def test_longer_lists_are_dealt_and_every_document_is_seen(tmp_path: Path) -> None:
+def test_longer_lists_are_split_into_groups_and_every_document_is_used(tmp_path: Path) -> None:
     one = Labelled("q", TEXTS, tuple(map(float, range(11))))
-    left = Left()
+    left = ExampleCounts()
     made = list(examples([one], GROUPED, Shape.LIST, 4, 7, left))
     assert [len(example.documents) for example in made] == [4, 4, 4]
     assert {text for example in made for text in example.documents} == set(TEXTS)
@@ -71,25 +71,25 @@ def test_longer_lists_are_dealt_and_every_document_is_seen(tmp_path: Path) -> No
     for example in made:
         assert [float(text.split()[1]) for text in example.documents] == list(example.labels)
         assert len(set(example.documents)) == 4
-    assert made == list(examples([one], GROUPED, Shape.LIST, 4, 7, Left()))
-    assert made != list(examples([one], GROUPED, Shape.LIST, 4, 8, Left()))
+    assert made == list(examples([one], GROUPED, Shape.LIST, 4, 7, ExampleCounts()))
+    assert made != list(examples([one], GROUPED, Shape.LIST, 4, 8, ExampleCounts()))
 
 
 def test_short_groups_repeat_documents(tmp_path: Path) -> None:
-    (made,) = examples([Labelled("q", TEXTS[:3], (2.0, 0.0, 1.0))], GROUPED, Shape.LIST, 8, 7, Left())
+    (made,) = examples([Labelled("q", TEXTS[:3], (2.0, 0.0, 1.0))], GROUPED, Shape.LIST, 8, 7, ExampleCounts())
     assert Counter(Counter(made.documents).values()) == {3: 2, 2: 1}
 
 
-def test_dealt_groups_of_one_label_are_left_out_and_counted(tmp_path: Path) -> None:
-    left = Left()
+def test_groups_with_a_single_label_are_dropped_and_counted(tmp_path: Path) -> None:
+    left = ExampleCounts()
     made = list(examples([Labelled("q", TEXTS[:8], (1.0, *[0.0] * 7))], GROUPED, Shape.LIST, 2, 7, left))
     assert (len(made), left.one_label) == (1, 3)
-    assert "3 groups dealt from longer lists have one label only" in left.summary()
+    assert "3 groups of longer lists dropped: all their documents have the same label" in left.summary()
 
 
 def test_every_positive_gets_negatives_in_turn() -> None:
     one = Labelled("q", TEXTS[:6], (1.0, 1.0, 0.0, 0.0, 0.0, 0.0))
-    first, second = examples([one], POSITIVES, Shape.TUPLE, 3, 7, Left())
+    first, second = examples([one], POSITIVES, Shape.TUPLE, 3, 7, ExampleCounts())
     assert (first.documents[0], second.documents[0]) == TEXTS[:2]
     assert {*first.documents[1:], *second.documents[1:]} == set(TEXTS[2:6])
 
@@ -106,7 +106,7 @@ def test_pairs_without_negatives_are_for_in_batch_negatives(tmp_path: Path) -> N
     assert found == [{"query": q, "positive": p} for q, p in (("q", "a"), ("q", "b"), ("r", "c"))]
 
 
-def test_the_thirds_of_a_share_of_the_long_documents_change_places() -> None:
+def test_the_thirds_of_a_share_of_the_long_documents_are_shuffled() -> None:
     text = "".join(f"{letter * 50} " for letter in "abc")
     changed = [with_thirds_shuffled(text, 0.5, key) for key in range(2000)]
     assert sum(one != text for one in changed) == pytest.approx(1000, abs=200)
@@ -127,7 +127,7 @@ def test_validation_is_gathered_by_query(tmp_path: Path) -> None:
     [
         ([pair(1), pair(2)], {}, "train.jsonl:2: the label 2 is outside 0 to 1; declare the range"),
         ([hits(0, 5)], {"max_label": 3.0}, "train.jsonl:1: hits[1]: the label 5 is outside"),
-        ([hits(0, 1), hits(1, 1)], {}, "train.jsonl:2: all 2 hits have the label 1, so that nothing orders them"),
+        ([hits(0, 1), hits(1, 1)], {}, "train.jsonl:2: all 2 hits have the label 1, so there is no order to learn"),
         ([hits(1)], {}, "train.jsonl:1: 1 of at least 2 hits"),
         ([["q", [], ["a"]]], {}, "there is no positive"),
         ([["q", ["a"], []]], {}, "there is no negative to compare with"),
@@ -146,7 +146,7 @@ def test_validation_is_gathered_by_query(tmp_path: Path) -> None:
         ([["q", ["a"]]], {}, "not an object, nor a list of query, positives, negatives"),
     ],
 )
-def test_bad_data_is_one_sentence_with_its_place(tmp_path: Path, lines: list, changes: dict, message: str) -> None:
+def test_bad_data_gives_a_one_sentence_error_with_its_location(tmp_path: Path, lines: list, changes: dict, message: str) -> None:
     with pytest.raises(UserError) as caught:
         preparation(tmp_path, *lines, **changes).check()
     assert message in str(caught.value)
@@ -160,7 +160,7 @@ def test_a_validation_query_that_is_trained_on_is_refused(tmp_path: Path) -> Non
         preparation(tmp_path, pair(1, "y"), pair(0, "what is x?"), validation=validation).check()
     found = preparation(tmp_path, pair(1, "y"), pair(0, "what is x?"), validation=validation, skip_bad=True).check()
     assert found.examples == 1
-    assert "1 bad lines left out" in found.notes[0]
+    assert "1 bad lines skipped" in found.notes[0]
 
 
 def test_validation_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_validation_of_another_kind_is_refused(tmp_path: Path) -> None:
         preparation(tmp_path, pair(1), pair(0), validation=validation)
 
 
-def test_what_was_half_written_is_not_there(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
     made = preparation(tmp_path, pair(1), pair(0))
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{}\n")
@@ -216,7 +216,7 @@ def test_each_epoch_takes_its_own_file_and_the_last_one_from_then_on() -> None:
     ("changes", "words"),
     [
         ({"epochs": 1.0}, "epochs: 1 are fewer than the files of data; use epochs=2"),
-        ({"data": "nowhere-{}.jsonl"}, "data: there is no nowhere-1.jsonl; {} stands for the epochs from 1"),
+        ({"data": "nowhere-{}.jsonl"}, "data: nowhere-1.jsonl does not exist; {} is replaced by the epoch"),
     ],
 )
 def test_files_of_epochs_that_are_not_there_or_never_seen_are_refused(tmp_path: Path, changes: dict, words: str) -> None:

@@ -1,4 +1,4 @@
-"""Late interaction in r0.rerank: MaxSim by hand and as the library has it, vectors that are kept, and what is refused."""
+"""Late interaction in r0.rerank: MaxSim by hand and as in the library, cached vectors, and refused input."""
 
 import json
 import logging
@@ -91,7 +91,7 @@ def test_vectors_written_by_hand_give_the_value_worked_out_on_paper(folder, monk
     assert found == pytest.approx([1.6, 2.4, -0.6], abs=1e-6)
 
 
-def test_the_mean_is_taken_where_the_folder_says_so(tmp_path, folder):
+def test_the_mean_is_used_if_the_folder_says_so(tmp_path, folder):
     mean = tiny_multi_vector(tmp_path, similarity="meanmaxsim", expansion=False)
     model = theirs(mean)
     tokens = len(model.encode_query([QUERY])[0])
@@ -146,7 +146,7 @@ def test_another_model_another_length_and_another_dtype_have_vectors_of_their_ow
         assert seen == []
 
 
-def test_a_folder_that_cannot_be_used_is_refused_where_it_was_named_and_said_where_not(folder, tmp_path, home, caplog):
+def test_an_unusable_cache_folder_is_refused_if_configured_and_logged_if_default(folder, tmp_path, home, caplog):
     expected = None
     with late(folder, vector_cache=None) as reranker:
         expected = reranker.predict(pairs())
@@ -154,8 +154,8 @@ def test_a_folder_that_cannot_be_used_is_refused_where_it_was_named_and_said_whe
     home.parent.write_text("a file, where a folder is wanted")
     with caplog.at_level(logging.WARNING), late(folder) as reranker:
         assert reranker.predict(pairs()) == pytest.approx(expected, abs=1e-6)
-    assert "document vectors are not kept" in caplog.text
-    assert "no folder that can be written" in refusal(folder, vector_cache=str(home))
+    assert "document vectors are not cached" in caplog.text
+    assert "not a writable folder" in refusal(folder, vector_cache=str(home))
     mine = tmp_path / "mine"
     with late(folder, vector_cache=str(mine)):
         pass
@@ -179,7 +179,7 @@ def test_control_tokens_and_markers_in_a_text_are_text(folder):
     assert sum(token in special - {mask} for token in query) == sum(token in special - {mask} for token in bad_query) == 2
 
 
-def test_a_long_document_is_cut_to_what_the_folder_says_or_to_what_is_asked(folder, tmp_path):
+def test_a_long_document_is_cut_to_the_folders_or_the_configured_length(folder, tmp_path):
     text = "a b c " * 2000
     with late(folder, vector_cache=None) as reranker:
         assert len(reranker.workers[0]._model.encode_document(text)) == 200 - 1  # the colon of "passage: " is skipped
@@ -288,17 +288,17 @@ def refusal(path, method="late_interaction", **options):
     return str(error.value)
 
 
-def test_what_does_not_fit_is_one_sentence(folder, tmp_path):
+def test_what_does_not_fit_gives_a_one_sentence_error(folder, tmp_path):
     assert "use method=late_interaction" in refusal(folder, "listwise")
     assert "use method=late_interaction" in refusal(folder, "pointwise")
     for other in (tiny_bert(tmp_path / "bert"), build("bge-reranker-v2-m3", tmp_path / "cross"), "r0-tiny"):
-        assert "no multi-vector encoder" in refusal(other)
-    assert "leave thinking out" in refusal(folder, thinking=True)
-    assert "leave the format out" in refusal(folder, query_format="q: {}")
+        assert "not a multi-vector encoder" in refusal(other)
+    assert "remove thinking" in refusal(folder, thinking=True)
+    assert "remove it" in refusal(folder, query_format="q: {}")
     assert "use max_prompt_tokens=512" in refusal(folder, max_prompt_tokens=513)
     assert not is_late_interaction(tmp_path / "cross", RankingKeys(method="pointwise"))
     assert is_cross_encoder(tmp_path / "cross", RankingKeys(method="pointwise"))
-    with pytest.raises(ValueError, match="samples: late_interaction sees one document at a time"):
+    with pytest.raises(ValueError, match="samples: late_interaction scores documents one by one"):
         RankingKeys(method="late_interaction", samples=2)
     shutil.copytree(folder, tmp_path / "damaged")
     (tmp_path / "damaged" / "1_Dense" / "model.safetensors").unlink()
@@ -307,7 +307,7 @@ def test_what_does_not_fit_is_one_sentence(folder, tmp_path):
     assert "cannot be loaded as a multi-vector encoder" in refusal(tmp_path / "damaged")
 
 
-def test_a_dry_run_names_the_encoder_and_where_vectors_are_kept(folder, home, tmp_path):
+def test_a_dry_run_names_the_encoder_and_the_vector_cache(folder, home, tmp_path):
     keys = {"data": str(tmp_path), "run": str(tmp_path), "model": folder, "method": "late_interaction"}
     text = plan_rerank(RerankConfig(**keys))
     assert "weights: multi-vector encoder" in text
@@ -316,5 +316,5 @@ def test_a_dry_run_names_the_encoder_and_where_vectors_are_kept(folder, home, tm
     assert "document vectors: not kept" in plan_rerank(RerankConfig(**keys, vector_cache=None))
     assert "use method=late_interaction" in plan_rerank(RerankConfig(**{**keys, "method": "listwise"}))
     (tmp_path / "file").write_text("")
-    assert plan_rerank(RerankConfig(**keys, vector_cache=str(tmp_path / "file"))).count("is no folder") == 1
+    assert plan_rerank(RerankConfig(**keys, vector_cache=str(tmp_path / "file"))).count("is not a writable folder") == 1
     assert not home.exists()

@@ -1,4 +1,4 @@
-"""The door: help without torch, exit codes, positionals and the --some-key form."""
+"""The launcher: help without torch, exit codes, positionals and the --some-key form."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def test_help_names_every_key(name, capsys):
         (["rollouts"], "run is missing"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capsys):
+def test_bad_input_gives_a_one_sentence_error_and_exit_code_2(arguments, words, capsys):
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert words in shown

@@ -1,4 +1,4 @@
-"""Figures of a batch of lists, against hand-computed values and scipy; probes of the built-in ones."""
+"""Metrics of a batch of lists, against values computed by hand and scipy; probes of the built-in lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hard negatives: which documents are taken and which never, by hand; files that every reader takes; bad input; musique100."""
+"""Hard negatives: selection by hand, files that every reader accepts, bad input, musique100."""
 
 import json
 from collections import Counter
@@ -118,14 +118,14 @@ def test_texts_of_positives_repeats_and_documents_without_text_are_never_negativ
     }  # fmt: skip
 
 
-def test_what_answers_the_same_question_under_another_id_is_no_negative(tmp_path):
+def test_what_answers_the_same_question_under_another_id_is_not_a_negative(tmp_path):
     same = {"queries": QUERIES | {"q3": "Which  number"}, "qrels": QRELS | {("q3", "d2"): 1}}
     folder = beir(tmp_path, run=RUN | {"q3": {"d1": 1.0}}, **same)
     (found,) = of_run(folder, negatives=9)
     assert 2 not in negatives(found["which number"])
 
 
-def test_documents_excluded_for_a_query_are_no_negatives(tmp_path):
+def test_documents_excluded_for_a_query_are_not_negatives(tmp_path):
     folder = beir(tmp_path)
     bright = {"id": "q1", "query": "which number", "gold_ids": ["d3"], "excluded_ids": ["d1", "d2"]}
     (tmp_path / "bright.jsonl").write_text(json.dumps(bright) + "\n")
@@ -141,7 +141,7 @@ def test_judged_below_the_threshold_is_a_negative_and_counted(tmp_path):
     assert figures["negatives judged irrelevant"] == pytest.approx(2 / 8)
 
 
-def test_a_random_share_comes_from_the_whole_corpus_and_is_no_positive(tmp_path):
+def test_a_random_share_comes_from_the_whole_corpus_and_is_not_a_positive(tmp_path):
     corpus = {f"d{number}": f"text number {number}" for number in range(1, 200)}
     folder = beir(tmp_path, corpus=corpus, queries={"q1": "which number"}, qrels={("q1", "d3"): 1}, run={"q1": RUN["q1"]})
     drawn = Counter()
@@ -247,8 +247,8 @@ def _refused(folder, keys):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"ranks": ("1-100",)}, "ranks: they go to 100, and {} has 11 documents; end them at 11"),
-        ({"source": "run", "run": "{}/run.trec", "ranks": ("1-11",)}, "list of {}/run.trec has 9 documents; end them at 9, or"),
+        ({"ranks": ("1-100",)}, "ranks: go up to 100, but {} has only 11 documents; end them at 11"),
+        ({"source": "run", "run": "{}/run.trec", "ranks": ("1-11",)}, "list of {}/run.trec has only 9 documents; end them at 9"),
         ({"source": "run", "run": "{}/other.trec"}, "{}/other.trec:1: the document \"nobody\" is not in {}/corpus.jsonl"),
         ({"source": "run", "run": "{}/third.trec"}, "{}/third.trec:1: the query \"q9\" is not in {}/queries.jsonl"),
         ({"source": "run", "run": "{}/nothing.trec"}, "no such file"),
@@ -257,13 +257,13 @@ def _refused(folder, keys):
         ({"qrels": "{}/unknown2.tsv"}, "{}/unknown2.tsv:1: the query \"q77\" is not in queries.jsonl"),
         ({"relevance_threshold": 3.0}, "no query has a relevant document (a label of at least 3); lower relevance_threshold="),
         ({"data": "{}/empty.jsonl"}, "there is no positive"),
-        ({"data": "{}/rows.jsonl"}, "has a row a document; give groups"),
+        ({"data": "{}/rows.jsonl"}, "has one row per document; give groups"),
         ({"data": "{}/nowhere"}, "no such file"),
         ({"source": "dense", "model": "{}/nothing"}, "there is no folder {}/nothing"),
         ({"reranker": "{}/nothing"}, "reranker: model: there is no folder {}/nothing"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, keys, words):
+def test_bad_input_gives_a_one_sentence_error_and_nothing_is_written(tmp_path, keys, words):
     folder = beir(tmp_path)
     (folder / "other.trec").write_text("q1 Q0 nobody 1 1 x\nq1 Q0 d1 2 0.5 x\n")
     (folder / "third.trec").write_text("q9 Q0 d1 1 1 x\nq1 Q0 d1 2 0.5 x\n")
@@ -275,24 +275,24 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, keys, words)
     assert words.format(folder, folder) in _refused(folder, placed)
 
 
-def test_unknown_documents_are_left_out_and_counted_where_bad_lines_are_skipped(tmp_path, capsys):
+def test_unknown_documents_are_dropped_and_counted_where_bad_lines_are_skipped(tmp_path, capsys):
     folder = beir(tmp_path, qrels=QRELS | {("q1", "d99"): 1, ("q5", "d1"): 1})
     mined(folder, ranks=("1-9",), negatives=2, skip_bad=True)
     said = capsys.readouterr().out
-    assert "2 bad lines left out" in said
+    assert "2 bad lines skipped" in said
     assert "11 documents, 2 queries with 3 positives" in said
 
 
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("ranks=5", "ranks: '5' is no range of ranks; write from-to, such as 1-20"),
-        ("ranks=9-3", "is no range of ranks"),
-        ("ranks=0-3", "is no range of ranks"),
+        ("ranks=5", "ranks: '5' is not a range of ranks; write from-to, such as 1-20"),
+        ("ranks=9-3", "is not a range of ranks"),
+        ("ranks=0-3", "is not a range of ranks"),
         ("ranks=1-5 negatives=6", "ranks: 1-5 has fewer than 6 documents; widen it, or lower negatives"),
-        ("reranker=r0-tiny ranks=1-200", "ranks: 1-200 goes beyond the 100 documents that are scored; use depth=200"),
-        ("source=dense", "model: is for source=dense, and source is dense; give model="),
-        ("run=x.trec", "run: is for source=run, and source is bm25; leave it out"),
+        ("reranker=r0-tiny ranks=1-200", "ranks: 1-200 exceeds the 100 documents that are scored; use depth=200"),
+        ("source=dense", "model: is missing, but source=dense needs it; give model="),
+        ("run=x.trec", "run: belongs to source=run, but source is bm25; remove it"),
         ("margin=-1", "margin"),
         ("reranker=r0-tiny rollout.workers=2 ray.inline=true", "ray.inline: runs one engine; set rollout.workers=1"),
     ],
@@ -325,7 +325,7 @@ def test_an_epoch_without_any_negative_leaves_no_files(tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} - {".lock"} == {"config.yaml", "run.json"}
 
 
-def test_a_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_shows_missing_input_and_writes_nothing(tmp_path, capsys):
     keys = [f"data={tmp_path}/x", "source=run", f"run={tmp_path}/y", f"output={tmp_path}/out", "--dry-run"]
     assert main(["mine", *keys]) == 0
     said = capsys.readouterr().out

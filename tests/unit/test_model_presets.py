@@ -1,4 +1,4 @@
-"""Model presets: every file loads for every command it names, lies where it should, and says what must be said."""
+"""Model presets: each file loads for each command it names, has the right precedence, and shows its notice."""
 
 import pytest
 
@@ -9,9 +9,9 @@ from r0.config.models import FOLDER, NAMES, notice, preset
 from r0.errors import UserError
 from r0.launch import COMMANDS, parse
 from r0.records import Form, PointwiseTask
-from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge
+from r0.rerank.protocol import Question
 from r0.runs.modelcard import CardFacts, model_card
 from r0.text.prompts import Prompter
 from tests.architectures import ARCHITECTURES
@@ -60,7 +60,7 @@ def test_lora_targets_are_layers_of_the_architecture():
         assert set(preset(name).values["lora"]["target_modules"]) <= layers, name
 
 
-def test_a_preset_lies_below_what_a_file_says_and_over_it_on_the_command_line(tmp_path):
+def test_a_preset_yields_to_the_file_and_overrides_it_on_the_command_line(tmp_path):
     (tmp_path / "run.yaml").write_text("model_preset: qwen3-0.6b\nmodel: mine\nlearner: {ranks: 2, lora: {r: 8}}\n")
     below = load(StageAConfig, tmp_path / "run.yaml")
     assert (below.model, below.learner.ranks, below.learner.lora.r) == ("mine", 2, 8)
@@ -79,13 +79,13 @@ def test_a_resolved_configuration_loads_again_as_it_was():
 
 
 def test_a_preset_that_is_not_for_the_command_or_not_known_is_refused():
-    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 is for finetune, rerank, .*, distill, not for stage_a"):
+    with pytest.raises(UserError, match=r"bge-reranker-v2-m3 supports finetune, rerank, .*, distill, but not stage_a"):
         parse("stage_a", ["model_preset=bge-reranker-v2-m3"])
     with pytest.raises(UserError, match="model_preset"):
         parse("stage_a", ["model_preset=qwen4"])
 
 
-def test_a_noncommercial_licence_is_said_whenever_the_model_is_named(capsys, tmp_path):
+def test_a_noncommercial_licence_is_shown_whenever_the_model_is_named(capsys, tmp_path):
     for how in (f"model_preset={MOBILE}", "model=facebook/MobileLLM-R1-950M"):
         launch.main(["stage_a", how, "--dry-run", f"output={tmp_path / 'run'}"])
         assert "noncommercial research only" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_a_noncommercial_licence_is_said_whenever_the_model_is_named(capsys, tmp
     assert [name for name in NAMES if notice(preset(name).values["model"])] == [MOBILE]
 
 
-def test_the_model_card_of_what_was_trained_from_it_says_so_too():
+def test_the_model_card_of_a_trained_model_shows_it_too():
     card = model_card(load(StageAConfig, None, [f"model_preset={MOBILE}"]), CardFacts("stage_a", 1))
     assert "FAIR Noncommercial Research License" in card
     assert "base_model: facebook/MobileLLM-R1-950M" in card
@@ -119,6 +119,8 @@ def test_prompts_keep_the_models_own_convention_for_thoughts(name):
     assert "Query: q\nDocument: d" in text
     assert text.endswith(opened)
     assert prompt.prefix == ("<think>\n" if "<think>" in opened else "")
-    asked = next(Judge(tokenizer, RankingKeys(thinking=False, system_prompt="Judge."), 900).converse(JOB, Ask((0,), Form.YES_NO)))
+    asked = next(
+        Judge(tokenizer, RankingKeys(thinking=False, system_prompt="Judge."), 900).reply_to(JOB, Question((0,), Form.YES_NO))
+    )
     assert tokenizer.decode(asked.request.prompt_ids) == text + closed
     assert tokenizer.convert_ids_to_tokens(list(asked.request.allowed_ids)) == ["yes", "no"]

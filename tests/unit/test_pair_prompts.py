@@ -1,4 +1,4 @@
-"""Pairs in a format of their own as token ids: the tokenizer's own ids of the whole text, texts that stay texts, the cut."""
+"""Pairs in a custom format as token ids: the tokenizer's ids of the whole text, escaped texts, cutting."""
 
 import math
 
@@ -8,11 +8,11 @@ from r0.config import RankingKeys
 from r0.config.models import preset
 from r0.errors import UserError
 from r0.records import Finish, Form, Sampled
-from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge, QueryRefused
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
+from r0.rerank.protocol import Question
 from r0.text.plain_text import added_ids
 from tests.architectures import ARCHITECTURES
 from tests.unit.prompt_tokenizers import KINDS, qwen
@@ -77,7 +77,7 @@ def test_the_preset_gives_the_ids_of_qwen3_rerankers_rendered_template(name):
     keys = RankingKeys(method="pointwise", model_preset=name)
     for query, document in TEXTS:
         judge = Judge(tokenizer, keys, 4000)
-        wanted = next(judge.converse(Job(0, "q", query, ("other", document)), Ask((1,), Form.YES_NO)))
+        wanted = next(judge.reply_to(Job(0, "q", query, ("other", document)), Question((1,), Form.YES_NO)))
         assert list(wanted.request.prompt_ids) == rendered(tokenizer, query, document)
         assert tokenizer.convert_ids_to_tokens(list(wanted.request.allowed_ids)) == ["yes", "no"]
         assert (wanted.max_new_tokens, wanted.greedy) == (1, True)
@@ -117,28 +117,28 @@ def test_a_query_that_leaves_no_room_is_refused_and_a_format_that_fills_the_budg
     tokenizer = ARCHITECTURES[QWEN].tokenizer()
     fixed = len(prompts(tokenizer).place("", "").context_ids)
     judge = Judge(tokenizer, RankingKeys(method="pointwise", **FORMAT), fixed + 10)
-    ask = Ask((0,), Form.YES_NO)
-    assert len(next(judge.converse(Job(0, "q", "a" * 9, ("b" * 99,)), ask)).request.prompt_ids) == fixed + 10
+    question = Question((0,), Form.YES_NO)
+    assert len(next(judge.reply_to(Job(0, "q", "a" * 9, ("b" * 99,)), question)).request.prompt_ids) == fixed + 10
     with pytest.raises(QueryRefused, match=rf"query q7: max_prompt_tokens: format and query take all {fixed + 10} tokens"):
-        next(judge.converse(Job(0, "q7", "a" * 10, ("b" * 99,)), ask))
-    with pytest.raises(UserError, match=rf"the format alone takes {fixed} tokens of {fixed + 1}; raise it"):
+        next(judge.reply_to(Job(0, "q7", "a" * 10, ("b" * 99,)), question))
+    with pytest.raises(UserError, match=rf"max_prompt_tokens={fixed + 1}: the format alone takes {fixed} tokens; raise it"):
         prompts(tokenizer, fixed + 1)
 
 
-def test_a_tokenizer_that_writes_yes_and_no_alike_is_refused():
+def test_a_tokenizer_with_equal_ids_for_yes_and_no_is_refused():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.WordLevel(vocab={"<unk>": 0, "word": 1}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(UserError, match="yes and no with the same token"):
+    with pytest.raises(UserError, match="yes and no as the same token"):
         prompts(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"))
 
 
 @pytest.mark.parametrize("logprobs", [(-0.25, -1.5), (-60.0, 0.0), (0.0, -1000.0)])
 def test_the_logit_keeps_what_the_probability_loses(logprobs):
     judge = Judge(ARCHITECTURES[QWEN].tokenizer(), RankingKeys(method="pointwise", **FORMAT), 4000)
-    talk = judge.converse(Job(0, "q", "a", ("b",)), Ask((0,), Form.YES_NO))
+    talk = judge.reply_to(Job(0, "q", "a", ("b",)), Question((0,), Form.YES_NO))
     wanted = next(talk)
     with pytest.raises(StopIteration) as done:
         talk.send(Sampled(wanted.request.allowed_ids[:1], (0.0,), Finish.LENGTH, 0, logprobs))

@@ -1,4 +1,4 @@
-"""What a run needs, and that too little is refused with need and have."""
+"""The resources a run needs, and the refusal if there are too few."""
 
 import pytest
 

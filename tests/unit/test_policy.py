@@ -1,4 +1,4 @@
-"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; weights leave under their own names."""
+"""Shared-prefix rows give the log-probabilities, losses and gradients of padded rows; exported weights have the model's names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts: documents are data, budgets hold, templates are recognised."""
+"""Prompts: documents are data, token limits hold, templates are recognized."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from r0.records import Answer, PointwiseTask
 from r0.text.completion import CompletionReader
 from r0.text.plain_text import added_ids
 from r0.text.prompts import Prompter, user_message
-from r0.text.tags import bare_thought, defuse, tag_pattern
+from r0.text.tags import escape_tags, strip_thought_tags, tag_pattern
 from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, llama, unigram
 
 PIECES = [
@@ -74,7 +74,7 @@ def test_a_thought_cannot_close_its_tag(kind, task):
 def test_ordinary_text_comes_back_as_it_was(query, document):
     prompter = PROMPTERS["byte_level"]
     span = message_ids(prompter, prompter.prompt(task(query, document)))
-    expected = unicodedata.normalize("NFC", prompter.template.message.defuse(user_message(query, document)))
+    expected = unicodedata.normalize("NFC", prompter.template.message.escape_tags(user_message(query, document)))
     assert prompter.tokenizer.decode(span, skip_special_tokens=False) == expected
 
 
@@ -184,11 +184,11 @@ def test_short_documents_make_thousands_of_prompts_a_second():
     assert time.perf_counter() - start < 2.0  # about 0.1 s on a free core
 
 
-def test_defusing_is_linear():
+def test_escaping_tags_is_linear():
     for text in ("<" * 200_000, "< " * 100_000, "<" + " " * 200_000, "<think" * 40_000, "</" * 100_000):
         start = time.perf_counter()
-        defuse(text)
-        bare_thought(text)
+        escape_tags(text)
+        strip_thought_tags(text)
         assert time.perf_counter() - start < 2.0
 
 
@@ -205,7 +205,7 @@ def test_defusing_is_linear():
     ],
 )
 def test_thoughts_lose_the_markup_around_them(raw, bare):
-    assert bare_thought(raw) == bare
+    assert strip_thought_tags(raw) == bare
 
 
 def test_unigram_keeps_words_around_unknown_letters():

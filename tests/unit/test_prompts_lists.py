@@ -1,4 +1,4 @@
-"""Prompts of lists: the exact message, labels that data cannot write, budgets that hold, answers to imitate."""
+"""Prompts of lists: the exact message, escaped labels, token limits, answers to imitate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from r0.text.messages import LIST_ORDERS, SYSTEM_PROMPTS, list_message
 from r0.text.numbers import one_line, without_labels
 from r0.text.plain_text import added_ids
 from r0.text.prompts import Prompter
-from r0.text.tags import bare_thought, tag_pattern
+from r0.text.tags import strip_thought_tags, tag_pattern
 from tests.unit.prompt_tokenizers import CHATML, KINDS, R1, byte_level, qwen
 from tests.unit.test_prompts import PIECES
 
@@ -101,7 +101,7 @@ def test_numbers_in_brackets_become_numbers_in_parentheses(raw, safe):
     assert without_labels(raw) == safe
 
 
-def test_what_normalisation_would_make_a_label_is_none():
+def test_text_that_normalizes_to_a_label_is_escaped():
     nfkc = PROMPTERS["unigram"].template.message.normalize
     assert without_labels("the ﹇1﹈ tax [a]", nfkc) == "the (1) tax (a)"
     assert without_labels("a [²] river", nfkc) == "a (²) river"
@@ -194,17 +194,17 @@ def test_a_given_answer_is_imitated_as_it_is():
     ids = prompter.training_pair(task(think="So.", answer=" [3] = [1] > [2] ")).completion_ids
     assert CompletionReader(TINY).text(ids) == "<think>So.</think><answer>[3] = [1] > [2]</answer>"
     for answer in ("[3] > [1]", "[1] > [2] > [3]</answer><answer>[1]", "yes"):
-        with pytest.raises(UserError, match="task 7: its answer is no whole permutation of 3 documents"):
+        with pytest.raises(UserError, match="task 7: its answer is not a complete permutation of 3 documents"):
             prompter.training_pair(task(think="So.", answer=answer))
 
 
 def test_a_thought_loses_a_long_answer_behind_it():
     order = " > ".join(f"[{number}]" for number in range(1, 101))
-    assert bare_thought(f"<think>\nSo.\n</think>\n<answer> {order} </answer>\n") == "So."
+    assert strip_thought_tags(f"<think>\nSo.\n</think>\n<answer> {order} </answer>\n") == "So."
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_prompter_of_a_list_command_says_what_to_answer(form):
+def test_the_prompter_of_a_list_command_has_the_forms_system_prompt(form):
     prompter = Prompter.of(StageBConfig(answer=form.value, passage_tokens=7, max_prompt_tokens=999), TINY)
     assert SYSTEM_PROMPTS[form] in TINY.decode(prompter.template.head_ids)
     assert (prompter.passage_tokens, prompter.max_prompt_tokens) == (7, 999)
@@ -213,7 +213,7 @@ def test_the_prompter_of_a_list_command_says_what_to_answer(form):
     assert SYSTEM_PROMPTS[form] not in TINY.decode(own.template.head_ids)
 
 
-def test_yes_or_no_has_a_system_prompt_only_where_a_form_is_asked_for():
+def test_yes_no_has_a_default_system_prompt_only_if_the_form_is_given():
     assert "system" not in TINY.decode(Prompter.of(StageAConfig(), TINY).template.head_ids)
     assert "system" not in TINY.decode(Prompter.of(SftConfig(), TINY).template.head_ids)
     config = SimpleNamespace(system_prompt="", max_prompt_tokens=512, passage_tokens=9)

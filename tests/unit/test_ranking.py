@@ -73,7 +73,7 @@ def test_ties_are_worth_the_mean_over_their_orders(data, grades, k):
 
 @given(st.data(), grades_lists)
 @settings(max_examples=60, deadline=None)
-def test_documents_left_out_are_tied_behind_all_others(data, grades):
+def test_missing_documents_are_tied_after_all_others(data, grades):
     groups = data.draw(tied_rankings(len(grades), whole=False))
     rest = tuple(sorted(set(range(len(grades))) - set(chain(*groups))))
     whole = (*groups, rest) if rest else groups
@@ -143,7 +143,7 @@ def test_scores_make_groups():
     assert groups_of([]) == ()
 
 
-def test_a_ranking_of_what_is_not_there_is_refused():
+def test_a_ranking_of_unknown_documents_is_refused():
     with pytest.raises(ValueError, match="twice"):
         ndcg([1.0, 0.0], ((0,), (0,)), 10)
     for stranger in (-1, 2):

@@ -11,8 +11,8 @@ from r0.commands.rerank import report, run
 from r0.config import RankingKeys, RaySection, RerankConfig, RolloutSection
 from r0.errors import UserError
 from r0.records import Form
-from r0.rerank.methods import width
-from r0.rerank.prompt_budget import ANSWER_ROOM, prompt_budget
+from r0.rerank.methods import concurrent_questions
+from r0.rerank.prompt_budget import ANSWER_PREFIX_TOKENS, prompt_budget
 from r0.rerank.session import Session
 from r0.rerank.store import Totals
 
@@ -25,7 +25,7 @@ def folder(path, **config):
 def test_the_prompt_budget_follows_the_model_unless_given(tmp_path):
     assert prompt_budget(RankingKeys(), folder(tmp_path)) == 8192  # the model does not say
     assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=131072)) == 8192
-    assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=4096)) == 4096 - 1024 - ANSWER_ROOM
+    assert prompt_budget(RankingKeys(), folder(tmp_path, max_position_embeddings=4096)) == 4096 - 1024 - ANSWER_PREFIX_TOKENS
     assert prompt_budget(RankingKeys(max_prompt_tokens=20000), folder(tmp_path, max_position_embeddings=32768)) == 20000
 
 
@@ -50,7 +50,7 @@ def test_each_method_has_its_answer_form():
     ("keys", "words"),
     [
         ({"window": 10, "step": 10}, "is not below window=10"),
-        ({"method": "pointwise", "samples": 2}, "no list to shuffle"),
+        ({"method": "pointwise", "samples": 2}, "nothing to shuffle"),
         ({"rollout": RolloutSection(workers=2), "ray": RaySection(inline=True)}, "set rollout.workers=1"),
         ({"set_size": 1}, "set_size"),
         ({"fusion_weight": 1.5}, "fusion_weight"),
@@ -68,9 +68,9 @@ def test_one_bundle_a_worker():
 
 
 def test_wide_methods_hold_fewer_queries():
-    widths = [width(RankingKeys(method=method), 100) for method in ("listwise", "setwise", "groupwise", "pointwise")]
-    assert widths == [1, 6, 5, 100]
-    assert width(RankingKeys(samples=8), 100) == 8
+    methods = ("listwise", "setwise", "groupwise", "pointwise")
+    assert [concurrent_questions(RankingKeys(method=method), 100) for method in methods] == [1, 6, 5, 100]
+    assert concurrent_questions(RankingKeys(samples=8), 100) == 8
 
 
 def test_the_report_has_a_table_of_failures_and_what_a_query_took():
@@ -95,8 +95,8 @@ def test_the_report_has_a_table_of_failures_and_what_a_query_took():
 @pytest.mark.parametrize(
     ("document", "tag", "words"),
     [
-        ("d\t1", "r0", r"requests.jsonl: the id .* cannot stand in a TREC run"),
-        ("d1", "two words", "tag: .* cannot stand in a run's last column"),
+        ("d\t1", "r0", r"requests.jsonl: the id .* is not allowed in a TREC run"),
+        ("d1", "two words", "tag: .* is not allowed in a run's last column"),
     ],
 )
 def test_what_no_run_can_hold_is_refused_before_a_model_works(tmp_path, document, tag, words):

@@ -1,4 +1,4 @@
-"""Permutation self-consistency: what is shown, what comes back, and how orders are combined."""
+"""Permutation self-consistency: shuffled questions, unshuffled replies, and aggregation of orders."""
 
 from collections import Counter
 from itertools import permutations
@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerank_judges import Recorded, nonsense, perfect
 
-from r0.data.hashes import address, shuffled
+from r0.data.hashes import hash_key, shuffled
 from r0.records import Violation
-from r0.rerank.asks import Exchange, Reply, drive
 from r0.rerank.consensus import combine, consensus
 from r0.rerank.groupwise import groupwise
 from r0.rerank.listwise import listwise
+from r0.rerank.protocol import MethodRun, Reply, drive
 from r0.rerank.setwise import setwise
 
 several_orders = st.integers(1, 7).flatmap(lambda n: st.lists(st.permutations(range(n)), min_size=1, max_size=6))
@@ -38,7 +38,7 @@ def borda(samples):
 
 @given(several_orders)
 @settings(max_examples=150)
-def test_no_swap_of_neighbours_comes_closer_and_borda_is_no_closer(samples):
+def test_no_swap_of_neighbours_comes_closer_and_borda_is_not_a_closer(samples):
     combined = list(combine(samples))
     assert sorted(combined) == sorted(samples[0])
     best = distance(combined, samples)
@@ -75,27 +75,27 @@ def test_combining_by_hand():
 def test_one_sample_is_the_plain_method():
     plain, one = Recorded(perfect([0.1, 0.9, 0.4])), Recorded(perfect([0.1, 0.9, 0.4]))
     assert drive(consensus(lambda sample: listwise(3), 3, 1, seed=1), one) == drive(listwise(3), plain)
-    assert one.asks == plain.asks
+    assert one.questions == plain.questions
 
 
-def test_all_samples_are_in_flight_at_once_each_in_an_order_of_its_own():
-    asks = Exchange(consensus(lambda sample: listwise(12), 12, 8, seed=1)).asks
-    assert [ask.sample for ask in asks] == list(range(8))
-    assert len({ask.documents for ask in asks}) == 8
-    assert all(sorted(ask.documents) == list(range(12)) for ask in asks)
-    assert [ask.documents for ask in Exchange(consensus(lambda sample: listwise(12), 12, 8, seed=2)).asks] != [
-        ask.documents for ask in asks
+def test_all_samples_are_in_flight_at_once_in_different_orders():
+    questions = MethodRun(consensus(lambda sample: listwise(12), 12, 8, seed=1)).questions
+    assert [question.sample for question in questions] == list(range(8))
+    assert len({question.documents for question in questions}) == 8
+    assert all(sorted(question.documents) == list(range(12)) for question in questions)
+    assert [question.documents for question in MethodRun(consensus(lambda sample: listwise(12), 12, 8, seed=2)).questions] != [
+        question.documents for question in questions
     ]
 
 
-def test_samples_of_a_method_with_samples_have_addresses_of_their_own():
-    asks = Exchange(consensus(lambda sample: groupwise(6, 3, 2, seed=sample), 6, 3, seed=1)).asks
-    assert len(asks) == 12
-    assert sorted({ask.sample for ask in asks}) == list(range(6))
+def test_samples_of_a_method_with_samples_have_different_seeds():
+    questions = MethodRun(consensus(lambda sample: groupwise(6, 3, 2, seed=sample), 6, 3, seed=1)).questions
+    assert len(questions) == 12
+    assert sorted({question.sample for question in questions}) == list(range(6))
 
 
 @pytest.mark.parametrize("make", [lambda sample: listwise(9), lambda sample: setwise(9, 4, 9)], ids=["listwise", "setwise"])
-def test_a_judge_that_is_always_right_is_believed(make):
+def test_an_error_free_judge_decides_the_order(make):
     worth = [0.3, 0.1, 0.9, 0.2, 0.8, 0.5, 0.7, 0.4, 0.6]
     assert drive(consensus(make, 9, 5, seed=3), perfect(worth)).order == (2, 4, 6, 8, 5, 7, 0, 3, 1)
 
@@ -106,12 +106,12 @@ def test_scores_go_back_to_their_own_documents():
     assert order == (2, 0, 3, 1)
 
 
-def test_a_judge_that_prefers_what_stands_first_is_seen_through():
+def test_position_bias_averages_out():
     """What is shown in the first half comes before the second, whatever it is worth: many wrong replies are right together."""
     n = 8
 
-    def biased(ask):  # the given order is the worst
-        return Reply(tuple((i,) for i in sorted(range(n), key=lambda i: (i >= n // 2, -ask.documents[i]))))
+    def biased(question):  # the given order is the worst
+        return Reply(tuple((i,) for i in sorted(range(n), key=lambda i: (i >= n // 2, -question.documents[i]))))
 
     assert drive(listwise(n), biased).order == (3, 2, 1, 0, 7, 6, 5, 4)
     assert drive(consensus(lambda sample: listwise(n), n, 60, seed=4), biased).order == tuple(reversed(range(n)))
@@ -121,19 +121,19 @@ def test_samples_that_fail_vote_for_the_given_order_and_not_for_the_shuffled_one
     worth = [0.1, 0.2, 0.3, 0.4]
     judge = perfect(worth)
 
-    def sometimes(ask):
-        return nonsense(ask) if ask.sample % 5 < 3 else judge(ask)  # three of five fail
+    def sometimes(question):
+        return nonsense(question) if question.sample % 5 < 3 else judge(question)  # three of five fail
 
     assert drive(consensus(lambda sample: listwise(4), 4, 5, seed=9), sometimes).order == (0, 1, 2, 3)
 
 
-def test_ties_and_documents_left_out_stay_in_the_given_order_and_not_in_the_shuffled_one():
+def test_ties_and_missing_documents_keep_the_first_stage_order_not_the_shuffled_one():
     tied = perfect([0.5, 0.5, 0.9, 0.5, 0.1, 0.1])
     order = drive(consensus(lambda sample: listwise(6), 6, 2, seed=1), tied).order
     assert order == (2, 0, 1, 3, 4, 5)
 
-    def only_the_best(ask):
-        place = ask.documents.index(2)
+    def only_the_best(question):
+        place = question.documents.index(2)
         rest = tuple(i for i in range(6) if i != place)
         return Reply(((place,), rest), failures=frozenset({Violation.MISSING_ID}))
 
@@ -145,8 +145,8 @@ def test_shuffles_depend_on_their_address_alone():
 
     def asks_of(n):
         judge = Recorded(nonsense)
-        drive(consensus(lambda sample: listwise(n, 6, 3), n, 2, seed=address(7, "query")), judge)
-        return {(tuple(sorted(ask.documents)), ask.sample): ask.documents for ask in judge.asks}
+        drive(consensus(lambda sample: listwise(n, 6, 3), n, 2, seed=hash_key(7, "query")), judge)
+        return {(tuple(sorted(question.documents)), question.sample): question.documents for question in judge.questions}
 
     few, many = asks_of(9), asks_of(12)
     common = few.keys() & many.keys()
@@ -155,6 +155,6 @@ def test_shuffles_depend_on_their_address_alone():
 
 
 def test_all_shuffles_of_a_short_list_are_about_as_likely():
-    seen = Counter(tuple(shuffled(4, address("key", i))) for i in range(4800))
+    seen = Counter(tuple(shuffled(4, hash_key("key", i))) for i in range(4800))
     assert len(seen) == 24
     assert all(150 < count < 250 for count in seen.values())  # 200 each, give or take 14

@@ -1,4 +1,4 @@
-"""What an ask shows the model, where the probability of yes is read, and what is made of a completion."""
+"""Questions as prompts, the position at which P(yes) is read, and replies from completions."""
 
 import math
 from functools import cache
@@ -10,16 +10,16 @@ from transformers import PreTrainedTokenizerFast
 from r0.config import RankingKeys
 from r0.errors import UserError
 from r0.records import Finish, Form, Sampled, Violation
-from r0.rerank.asks import Ask
 from r0.rerank.job import Job
 from r0.rerank.judge import Judge
+from r0.rerank.protocol import Question
 from tests.helpers import CHAT_TEMPLATE, tiny_tokenizer
 from tests.unit.prompt_tokenizers import R1
 from tests.unit.verdict_tokenizers import CORPUS, FAMILIES, tokenizer_of
 
 JOB = Job(0, "q1", "who?", ("first document", "second document", "third document"))
-LIST = Ask((2, 0), Form.PERMUTATION)
-PAIR = Ask((1,), Form.YES_NO)
+LIST = Question((2, 0), Form.PERMUTATION)
+PAIR = Question((1,), Form.YES_NO)
 QWEN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -42,9 +42,9 @@ def judge(tokenizer, **keys) -> Judge:
     return Judge(tokenizer, RankingKeys(**keys), 1000)
 
 
-def talk(tokenizer, ask, completion="", finish=Finish.STOP, allowed=(-1.0, -0.5), **keys):
+def run_question(tokenizer, question, completion="", finish=Finish.STOP, allowed=(-1.0, -0.5), **keys):
     """What is wanted one after another, and the reply, of a model that writes ``completion``."""
-    conversation = judge(tokenizer, **keys).converse(JOB, ask)
+    conversation = judge(tokenizer, **keys).reply_to(JOB, question)
     wanted = [next(conversation)]
     try:
         while True:
@@ -77,7 +77,7 @@ def families():
 def test_the_probability_is_read_where_the_answer_begins(tokenizer, completion):
     if tokenizer is tokenizer_of("words"):
         completion = "<think>word word</think><answer>no</answer>"  # all that its vocabulary can write
-    (whole, one), reply = talk(tokenizer, PAIR, completion, allowed=(math.log(0.2), math.log(0.6)))
+    (whole, one), reply = run_question(tokenizer, PAIR, completion, allowed=(math.log(0.2), math.log(0.6)))
     assert reply.probability == pytest.approx(0.25)
     assert not reply.failures & {Violation.NO_ANSWER, Violation.BAD_ANSWER}
     assert (one.max_new_tokens, one.greedy) == (1, True)
@@ -95,10 +95,10 @@ def test_the_probability_is_read_where_the_answer_begins(tokenizer, completion):
         assert answer.startswith(said.removeprefix(before))
 
 
-def test_a_tag_that_shares_a_token_with_the_answer_is_no_obstacle():
+def test_a_tag_may_share_a_token_with_the_answer():
     tokenizer = qwen_like()
     assert any(token.startswith(">y") for token in tokenizer.get_vocab()), "the case is not there"
-    (_, one), _ = talk(tokenizer, PAIR, "<think>word</think><answer>yes</answer>")
+    (_, one), _ = run_question(tokenizer, PAIR, "<think>word</think><answer>yes</answer>")
     assert [tokenizer.decode([token])[0] for token in one.request.allowed_ids] == [">", ">"]
     assert tokenizer.decode(one.request.prompt_ids).endswith("</think><answer")
 
@@ -113,14 +113,14 @@ def test_a_tag_that_shares_a_token_with_the_answer_is_no_obstacle():
     ],
 )
 def test_an_answer_that_cannot_be_read_has_no_probability(completion, finish, failures):
-    wanted, reply = talk(tiny_tokenizer(), PAIR, completion, finish)
+    wanted, reply = run_question(tiny_tokenizer(), PAIR, completion, finish)
     assert len(wanted) == 1
     assert reply.probability is None
     assert reply.failures == failures
 
 
 def test_an_answer_cut_after_its_word_is_read_and_the_cut_counted():
-    wanted, reply = talk(tiny_tokenizer(), PAIR, "<think>a</think><answer>yes", Finish.LENGTH)
+    wanted, reply = run_question(tiny_tokenizer(), PAIR, "<think>a</think><answer>yes", Finish.LENGTH)
     assert len(wanted) == 2
     assert reply.failures == {Violation.CUT, Violation.UNCLOSED_ANSWER}
     assert reply.probability == pytest.approx(1 / (1 + math.exp(0.5)))
@@ -137,7 +137,7 @@ def test_an_answer_cut_after_its_word_is_read_and_the_cut_counted():
 def test_without_thinking_one_token_behind_an_empty_thought_is_all(template, end):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
-    (one,), reply = talk(tokenizer, PAIR, thinking=False)
+    (one,), reply = run_question(tokenizer, PAIR, thinking=False)
     assert tokenizer.decode(one.request.prompt_ids).endswith(end)
     assert "Document: second document" in tokenizer.decode(one.request.prompt_ids)
     assert [tokenizer.decode([token]) for token in one.request.allowed_ids] == ["y", "n"]
@@ -145,24 +145,26 @@ def test_without_thinking_one_token_behind_an_empty_thought_is_all(template, end
 
 
 def test_probabilities_differ_where_single_precision_calls_them_one():
-    certain = [talk(tiny_tokenizer(), PAIR, thinking=False, allowed=(0.0, odds))[1].probability for odds in (-20.0, -25.0)]
+    certain = [
+        run_question(tiny_tokenizer(), PAIR, thinking=False, allowed=(0.0, odds))[1].probability for odds in (-20.0, -25.0)
+    ]
     assert certain[0] < certain[1] < 1.0
-    assert talk(tiny_tokenizer(), PAIR, thinking=False, allowed=(-2000.0, 0.0))[1].probability >= 0.0
+    assert run_question(tiny_tokenizer(), PAIR, thinking=False, allowed=(-2000.0, 0.0))[1].probability >= 0.0
 
 
-def test_a_tokenizer_that_writes_yes_and_no_alike_is_refused():
+def test_a_tokenizer_with_equal_ids_for_yes_and_no_is_refused():
     tokenizer = tokenizer_of("words")
     core = Tokenizer(models.WordLevel(vocab={"<unk>": 0, "<|end|>": 1, "word": 2}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     alike = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", unk_token="<unk>")
     assert type(alike) is type(tokenizer)
-    with pytest.raises(UserError, match="writes yes and no alike"):
-        talk(alike, PAIR, thinking=False)
+    with pytest.raises(UserError, match="encodes yes and no as the same ids"):
+        run_question(alike, PAIR, thinking=False)
 
 
 def test_a_list_is_read_leniently_with_its_thought():
     tokenizer = tiny_tokenizer()
-    (whole,), reply = talk(tokenizer, LIST, "<think> [1] is [2]. </think>\n<answer>[2], [1]</answer> or so")
+    (whole,), reply = run_question(tokenizer, LIST, "<think> [1] is [2]. </think>\n<answer>[2], [1]</answer> or so")
     assert "[1] third document\n[2] first document\n" in tokenizer.decode(whole.request.prompt_ids)
     assert "Rank the numbered documents" in tokenizer.decode(whole.request.prompt_ids)
     assert reply.groups == ((1,), (0,))
@@ -184,12 +186,12 @@ def test_a_list_is_read_leniently_with_its_thought():
 def test_the_thought_is_what_stands_in_its_tags(prompted, completion, thought):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = prompted
-    assert talk(tokenizer, LIST, completion)[1].thought == thought
+    assert run_question(tokenizer, LIST, completion)[1].thought == thought
 
 
-def test_nothing_that_is_read_leaves_the_documents_as_shown_and_says_why():
+def test_an_unreadable_answer_keeps_the_order_shown_with_a_failure():
     for completion in ("", "[1] > [2]", "<think>[2] > [1]</think>", "<answer></answer>", "\ud83d", "<answer>[7]</answer>"):
-        _, reply = talk(tiny_tokenizer(), LIST, completion.encode("utf-8", "replace").decode())
+        _, reply = run_question(tiny_tokenizer(), LIST, completion.encode("utf-8", "replace").decode())
         assert reply.groups == ((0, 1),)
         assert reply.failures
 
@@ -199,8 +201,8 @@ def test_seeds_are_addressed_and_temperature_0_is_greedy():
 
     def wanted(**keys):
         job = Job(keys.pop("key", 0), keys.pop("query_id", "q1"), JOB.query, JOB.documents)
-        ask = keys.pop("ask", LIST)
-        return next(judge(tokenizer, **keys).converse(job, ask))
+        question = keys.pop("question", LIST)
+        return next(judge(tokenizer, **keys).reply_to(job, question))
 
     first = wanted(temperature=0.7)
     assert first == wanted(temperature=0.7)
@@ -208,8 +210,8 @@ def test_seeds_are_addressed_and_temperature_0_is_greedy():
     others = [
         wanted(temperature=0.7, seed=1),
         wanted(temperature=0.7, query_id="q2"),
-        wanted(temperature=0.7, ask=Ask((0, 2), Form.PERMUTATION)),
-        wanted(temperature=0.7, ask=Ask((2, 0), Form.PERMUTATION, sample=1)),
+        wanted(temperature=0.7, question=Question((0, 2), Form.PERMUTATION)),
+        wanted(temperature=0.7, question=Question((2, 0), Form.PERMUTATION, sample=1)),
     ]
     assert len({first.request.seed, *(other.request.seed for other in others)}) == 5
     assert (first.greedy, first.temperature) == (False, 0.7)
@@ -220,26 +222,28 @@ def test_a_query_that_leaves_no_room_is_named():
     tokenizer = tiny_tokenizer()
     long = Job(0, "q/7", "word " * 400, ("a", "b"))
     with pytest.raises(UserError, match="query q/7: "):
-        next(judge(tokenizer).converse(long, Ask((0, 1), Form.PERMUTATION)))
+        next(judge(tokenizer).reply_to(long, Question((0, 1), Form.PERMUTATION)))
 
 
 @pytest.mark.parametrize(("given", "shown"), [("", "As trained."), ("Mine.", "Mine.")])
-def test_a_model_is_told_what_it_was_trained_with_unless_the_configuration_says_otherwise(given, shown):
+def test_the_models_training_prompt_is_used_unless_configured(given, shown):
     tokenizer = qwen_like()
     asked = Judge(tokenizer, RankingKeys(system_prompt=given), 1000, own_prompt=lambda form: "As trained.")
-    wanted = next(asked.converse(JOB, Ask((0, 1), Form.PERMUTATION)))
+    wanted = next(asked.reply_to(JOB, Question((0, 1), Form.PERMUTATION)))
     assert shown in tokenizer.decode(wanted.request.prompt_ids)
 
 
 @pytest.mark.parametrize("thinking", [True, False])
 def test_a_model_that_gives_no_numbers_has_no_probability_and_it_is_a_failure(thinking):
-    ask, nothing = Ask((0,), Form.YES_NO), (math.nan, math.nan)
-    _, reply = talk(tiny_tokenizer(), ask, "<think>a</think><answer>yes</answer>", allowed=nothing, thinking=thinking)
+    question, nothing = Question((0,), Form.YES_NO), (math.nan, math.nan)
+    _, reply = run_question(
+        tiny_tokenizer(), question, "<think>a</think><answer>yes</answer>", allowed=nothing, thinking=thinking
+    )
     assert reply.probability is None
     assert Violation.BAD_ANSWER in reply.failures
 
 
-def test_a_window_moves_by_half_of_it_where_nothing_is_said():
+def test_the_default_step_is_half_a_window():
     assert RankingKeys(window=10).step is None
     with pytest.raises(ValueError, match="step: 10 is not below window=10"):
         RankingKeys(window=10, step=10)

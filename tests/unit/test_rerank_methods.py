@@ -1,4 +1,4 @@
-"""The rerank methods with a perfect judge, an inconsistent one and one that says nothing."""
+"""The rerank methods with a perfect judge, an inconsistent one and one whose answers are unreadable."""
 
 import random
 from functools import partial
@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerank_judges import Recorded, drive_in_any_order, inconsistent, nonsense, perfect
-from test_rerank_asks import strictly_decreasing
+from test_rerank_protocol import strictly_decreasing
 
 from r0.records import Form, Violation
-from r0.rerank.asks import Exchange, Ranking, Reply, drive
 from r0.rerank.consensus import consensus
 from r0.rerank.groupwise import groupwise
 from r0.rerank.listwise import listwise
 from r0.rerank.pointwise import pointwise
+from r0.rerank.protocol import MethodRun, Ranking, Reply, drive
 from r0.rerank.setwise import setwise
 
 METHODS = {
@@ -48,23 +48,23 @@ def ideal(worth):
 
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pointwise"])
-def test_a_list_without_an_order_is_not_asked_about(name, n):
-    exchange = Exchange(METHODS[name](n))
-    assert exchange.asks == []
-    assert exchange.ranking is not None
-    assert exchange.ranking.order == tuple(range(n))
+def test_a_list_of_one_document_needs_no_question(name, n):
+    method_run = MethodRun(METHODS[name](n))
+    assert method_run.questions == []
+    assert method_run.ranking is not None
+    assert method_run.ranking.order == tuple(range(n))
 
 
 @every_method
 @pytest.mark.parametrize("n", [2, 5, 7, 25, 40])
-def test_a_judge_that_says_nothing_leaves_the_given_order(method, n):
+def test_unreadable_answers_keep_the_first_stage_order(method, n):
     assert drive(method(n), nonsense).order == tuple(range(n))
 
 
 @every_method
 @given(n=sizes, seed=st.integers(0, 1000))
 @settings(max_examples=25)
-def test_an_inconsistent_judge_gives_a_whole_ranking_whatever_order_its_replies_come_in(method, n, seed):
+def test_an_inconsistent_judge_gives_a_complete_ranking_in_any_reply_order(method, n, seed):
     ranking = drive(method(n), inconsistent(seed))
     assert sorted(ranking.order) == list(range(n))
     assert strictly_decreasing(ranking)
@@ -81,22 +81,22 @@ def test_a_perfect_judge_puts_the_best_first(method):
 # --- pointwise ---
 
 
-def test_pointwise_asks_about_all_at_once_and_scores_are_the_probabilities():
-    exchange = Exchange(pointwise(3))
-    assert [(ask.documents, ask.form) for ask in exchange.asks] == [((i,), Form.YES_NO) for i in range(3)]
+def test_pointwise_scores_all_documents_at_once_by_probability():
+    method_run = MethodRun(pointwise(3))
+    assert [(question.documents, question.form) for question in method_run.questions] == [((i,), Form.YES_NO) for i in range(3)]
     ranking = drive(pointwise(3), perfect([0.25, 0.75, 0.5]))
     assert ranking.order == (1, 2, 0)
     assert ranking.scores == (0.25, 0.75, 0.5)
 
 
-def test_pointwise_asks_about_a_single_candidate_too():
+def test_pointwise_scores_a_single_candidate_too():
     assert drive(pointwise(1), perfect([0.25])).scores == (0.25,)
-    assert Exchange(pointwise(0)).ranking == Ranking((), ())
+    assert MethodRun(pointwise(0)).ranking == Ranking((), ())
 
 
 def test_a_candidate_without_a_probability_keeps_its_rank():
     judge = perfect([0.1, 0.9, 0.5, 0.7])
-    ranking = drive(pointwise(4), lambda ask: nonsense(ask) if ask.documents == (2,) else judge(ask))
+    ranking = drive(pointwise(4), lambda question: nonsense(question) if question.documents == (2,) else judge(question))
     assert ranking.order == (1, 3, 2, 0)
 
 
@@ -124,33 +124,33 @@ def test_passes_enough_sort_the_whole_list(n, seed):
     assert drive(listwise(n, 6, 3, passes=n), perfect(worth)).order == ideal(worth)
 
 
-def test_a_hundred_documents_are_nine_asks_one_after_another():
+def test_a_hundred_documents_take_nine_questions_in_sequence():
     judge = Recorded(perfect(worths(100)))
-    exchange, most = Exchange(listwise(100)), 0
-    asks = exchange.asks
-    while exchange.ranking is None:
-        most = max(most, len(asks))
-        asks = exchange.answer(asks[0], judge(asks[0]))
-    assert len(judge.asks) == 9
+    method_run, most = MethodRun(listwise(100)), 0
+    questions = method_run.questions
+    while method_run.ranking is None:
+        most = max(most, len(questions))
+        questions = method_run.answer(questions[0], judge(questions[0]))
+    assert len(judge.questions) == 9
     assert most == 1
-    assert judge.asks[0].documents == tuple(range(80, 100))
-    assert judge.asks[0].form is Form.PERMUTATION
-    assert {document for ask in judge.asks for document in ask.documents} == set(range(100))
+    assert judge.questions[0].documents == tuple(range(80, 100))
+    assert judge.questions[0].form is Form.PERMUTATION
+    assert {document for question in judge.questions for document in question.documents} == set(range(100))
 
 
 def test_a_window_that_fails_stays_as_it_is_and_the_others_go_on():
     judge = perfect([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
-    ranking = drive(listwise(6, 4, 2), lambda ask: nonsense(ask) if 5 in ask.documents else judge(ask))
+    ranking = drive(listwise(6, 4, 2), lambda question: nonsense(question) if 5 in question.documents else judge(question))
     assert ranking.order == (3, 2, 1, 0, 4, 5)
 
 
 def test_a_pass_that_changes_nothing_is_the_last():
     judge = Recorded(nonsense)
     drive(listwise(100, passes=5), judge)
-    assert len(judge.asks) == 9
+    assert len(judge.questions) == 9
     judge = Recorded(perfect(worths(100)))
     drive(listwise(100, passes=2), judge)
-    assert len(judge.asks) == 18
+    assert len(judge.questions) == 18
 
 
 # --- setwise ---
@@ -164,29 +164,29 @@ def test_setwise_sorts_the_head_exactly_and_keeps_the_order_of_the_rest(n, set_s
     order = drive(setwise(n, set_size, top_k), judge).order
     assert order[:top_k] == ideal(worth)[:top_k]
     assert list(order[top_k:]) == sorted(order[top_k:])
-    for ask in judge.asks:
-        assert 2 <= len(ask.documents) <= set_size
-        assert list(ask.documents) == sorted(ask.documents)
+    for question in judge.questions:
+        assert 2 <= len(question.documents) <= set_size
+        assert list(question.documents) == sorted(question.documents)
 
 
-def test_setwise_asks_far_less_often_than_all_pairs():
+def test_setwise_needs_far_fewer_questions_than_all_pairs():
     judge = Recorded(perfect(worths(100)))
     drive(setwise(100, 4, 10), judge)
-    assert len(judge.asks) < 120  # all pairs would be 4,950
+    assert len(judge.questions) < 120  # all pairs would be 4,950
     judge = Recorded(perfect(worths(100)))
     drive(setwise(100, 2, 10), judge)
-    assert len(judge.asks) < 330
+    assert len(judge.questions) < 330
 
 
-def test_nodes_of_one_depth_are_asked_at_once():
-    exchange = Exchange(setwise(40, 4, 10))
-    assert len(exchange.asks) == 9  # nodes 4 to 12: their children are the leaves 13 to 39
-    assert len({document for ask in exchange.asks for document in ask.documents}) == 36
+def test_nodes_of_one_depth_are_compared_in_parallel():
+    method_run = MethodRun(setwise(40, 4, 10))
+    assert len(method_run.questions) == 9  # nodes 4 to 12: their children are the leaves 13 to 39
+    assert len({document for question in method_run.questions for document in question.documents}) == 36
 
 
 def test_an_answer_that_fails_leaves_the_choice_to_the_first_stage():
     judge = perfect([0.1, 0.2, 0.3, 0.9])
-    ranking = drive(setwise(4, 4, 1), lambda ask: nonsense(ask))
+    ranking = drive(setwise(4, 4, 1), lambda question: nonsense(question))
     assert ranking.order == (0, 1, 2, 3)
     assert drive(setwise(4, 4, 1), judge).order == (3, 0, 1, 2)
 
@@ -197,10 +197,10 @@ def test_an_answer_that_fails_leaves_the_choice_to_the_first_stage():
 @given(n=st.integers(2, 90), group_size=st.integers(2, 25), partitions=st.integers(1, 4), seed=st.integers(0, 2**40))
 @settings(max_examples=60)
 def test_each_partition_shows_every_document_once(n, group_size, partitions, seed):
-    exchange = Exchange(groupwise(n, group_size, partitions, seed))
-    assert len(exchange.asks) == partitions * -(-n // group_size)
+    method_run = MethodRun(groupwise(n, group_size, partitions, seed))
+    assert len(method_run.questions) == partitions * -(-n // group_size)
     for partition in range(partitions):
-        groups = [ask.documents for ask in exchange.asks if ask.sample == partition]
+        groups = [question.documents for question in method_run.questions if question.sample == partition]
         assert sorted(document for group in groups for document in group) == list(range(n))
         assert max(map(len, groups)) <= group_size
         assert max(map(len, groups)) - min(map(len, groups)) <= 1
@@ -208,15 +208,15 @@ def test_each_partition_shows_every_document_once(n, group_size, partitions, see
 
 def test_partitions_differ_and_repeat_by_their_seed():
     def shown(seed):
-        return [ask.documents for ask in Exchange(groupwise(60, 20, 3, seed)).asks]
+        return [question.documents for question in MethodRun(groupwise(60, 20, 3, seed)).questions]
 
     assert shown(5) == shown(5) != shown(6)
     assert len(set(shown(5))) == 9
 
 
 def test_scores_are_means_over_the_partitions_that_gave_one():
-    def answer(ask):  # document d gets d from partition 0, d + 2 from partition 1; document 2 is left out by partition 1
-        scores = [None if d == 2 and ask.sample else d + 2.0 * ask.sample for d in ask.documents]
+    def answer(question):  # document d gets d from partition 0, d + 2 from partition 1; document 2 is left out by partition 1
+        scores = [None if d == 2 and question.sample else d + 2.0 * question.sample for d in question.documents]
         return Reply((tuple(range(len(scores))),), scores=tuple(scores), failures=frozenset({Violation.MISSING_ID}))
 
     ranking = drive(groupwise(4, 4, 2), answer)
@@ -226,8 +226,8 @@ def test_scores_are_means_over_the_partitions_that_gave_one():
 
 def test_documents_of_a_group_that_failed_keep_their_ranks():
     judge = perfect([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    failed = Exchange(groupwise(6, 3)).asks[0]
-    ranking = drive(groupwise(6, 3), lambda ask: nonsense(ask) if ask == failed else judge(ask))
+    failed = MethodRun(groupwise(6, 3)).questions[0]
+    ranking = drive(groupwise(6, 3), lambda question: nonsense(question) if question == failed else judge(question))
     assert all(ranking.order[document] == document for document in failed.documents)
     others = [document for document in ranking.order if document not in failed.documents]
     assert others == sorted(others, reverse=True)

@@ -1,4 +1,4 @@
-"""Many queries on one engine: right orders, whatever comes back first; nothing waits for another query."""
+"""Many queries on one engine: correct orders in any order of replies, without waiting for other queries."""
 
 import itertools
 import random
@@ -122,7 +122,7 @@ def test_a_window_waits_only_for_the_one_before_it_in_its_own_list():
     assert queries != sorted(queries), "the lists were worked on one after another"
 
 
-def test_asks_of_one_query_are_in_flight_together_and_jobs_are_begun_as_there_is_room():
+def test_questions_of_one_query_are_in_flight_together_and_jobs_start_when_there_is_room():
     _, engine = schedule(knows, jobs([10] * 4), in_flight=1, method="pointwise", thinking=False)
     assert engine.most == 10  # a job is begun whole
     _, engine = schedule(knows, jobs([10] * 4), in_flight=25, method="pointwise", thinking=False)
@@ -142,7 +142,7 @@ def test_tokens_are_counted_and_first_stage_scores_fused():
     assert outcome.ranking.order == (1, 2, 0)
 
 
-def test_probabilities_alone_are_asked_of_a_single_document_too():
+def test_a_single_document_is_scored_too():
     work = [Job(5, "q", "query", ("text of worth 700",), each=True)]
     ((_, outcome),) = schedule(knows, work, method="listwise")[0].items()
     assert [reply.probability for _, reply in outcome.replies] == [pytest.approx(1 / (1 + 2.718281828 ** (0.3 - 0.7)))]
@@ -163,7 +163,7 @@ def test_documents_cannot_speak_for_the_model_or_for_the_list():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_query_that_is_too_long_keeps_the_given_order_and_says_why(name):
+def test_a_query_that_is_too_long_keeps_the_given_order_and_gives_the_reason(name):
     short, other = jobs([5, 4])
     long = Job(7, "q9", "word " * 2000, tuple(f"text of worth {one}" for one in range(5)), scores=(1.0, 2.0, 3.0, 4.0, 5.0))
     found, engine = schedule(knows, [short, long, other], fusion_weight=0.5, **settings(name))

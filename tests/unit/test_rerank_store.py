@@ -1,4 +1,4 @@
-"""Finished queries survive an interruption, and nothing else is taken for one."""
+"""Finished queries survive an interruption; unfinished ones are not counted as finished."""
 
 import itertools
 import json
@@ -8,8 +8,8 @@ import pytest
 from r0.data.candidates import open_candidates
 from r0.errors import UserError
 from r0.records import Form, Violation
-from r0.rerank.asks import Ask, Ranking, Reply
 from r0.rerank.job import Outcome
+from r0.rerank.protocol import Question, Ranking, Reply
 from r0.rerank.store import Store
 
 IDS = ("d/1's", "déjà", "d3", "d4")
@@ -25,7 +25,7 @@ def lists(folder, order=IDS):
 
 
 def outcome(order, n=3):
-    ask = Ask(tuple(range(n)), Form.PERMUTATION)
+    ask = Question(tuple(range(n)), Form.PERMUTATION)
     good = Reply((tuple(range(n)),), thought="because “é”")
     bad = Reply((tuple(range(n)),), failures=frozenset({Violation.NO_ANSWER, Violation.CUT}))
     return Outcome(0, Ranking.of_order(order), ((ask, good), (ask, bad)), 300, 20, 1.25)
@@ -86,5 +86,5 @@ def test_other_candidates_than_before_are_refused(tmp_path):
     with Store(path, lists(tmp_path / "data")) as store:
         store.add(1, outcome([2, 0, 1]))
     for others in (IDS[:3], IDS[::-1]):
-        with pytest.raises(UserError, match=r"jsonl:1: query q2 has other candidates, or in another order"):
+        with pytest.raises(UserError, match=r"jsonl:1: query q2 had other candidates, or another order"):
             Store(path, lists(tmp_path / "data", others))

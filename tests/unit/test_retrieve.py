@@ -1,4 +1,4 @@
-"""BM25 against its formula, runs that every tool reads alike, bad folders and runs, and the figures on musique100."""
+"""BM25 against its formula, runs that every tool orders alike, bad folders and runs, and the measures on musique100."""
 
 import json
 import math
@@ -84,7 +84,7 @@ def test_equal_scores_are_ordered_by_id_last_first_also_where_depth_cuts_them():
     assert found == ["best", "d49", "d48", "d47", "d46"]
 
 
-def test_texts_of_the_corpus_are_not_kept():
+def test_texts_of_the_corpus_are_not_held_in_memory():
     size = 20_000
     documents = ((f"d{at}", f"word{at % 7} " + "." * size) for at in range(1_000))
     tracemalloc.start()
@@ -131,7 +131,7 @@ def test_qrels_choose_the_queries(tmp_path):
         retrieve(config(tmp_path, qrels="dev"))
 
 
-def test_unknown_candidates_are_refused_with_their_line_or_left_out(tmp_path):
+def test_unknown_candidates_are_refused_with_their_line_or_skipped(tmp_path):
     folder(tmp_path)
     given = tmp_path / "given.trec"
     given.write_text("q1 Q0 d3 1 9 x\nq1 Q0 nowhere 2 8 x\n")
@@ -150,13 +150,13 @@ def test_unknown_candidates_are_refused_with_their_line_or_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"_id": "d3", "text": "twice"}', r'corpus\.jsonl:5: this "_id" was there before'),
+        ('{"_id": "d3", "text": "twice"}', r'corpus\.jsonl:5: this "_id" occurs twice'),
         ('{"text": "no id"}', r'corpus\.jsonl:5: the field "_id" is missing'),
         ('{"_id": "d9", "text": NaN}', r"corpus\.jsonl:5: NaN is not a JSON number"),
         ("[]", r"corpus\.jsonl:5: not an object"),
     ],
 )
-def test_bad_lines_of_the_corpus_are_refused_or_left_out(tmp_path, line, reason):
+def test_bad_lines_of_the_corpus_are_refused_or_skipped(tmp_path, line, reason):
     corpus = folder(tmp_path) / "corpus.jsonl"
     corpus.write_text(corpus.read_text("utf-8") + line + "\n", "utf-8")
     with pytest.raises(UserError, match=reason):
@@ -165,23 +165,23 @@ def test_bad_lines_of_the_corpus_are_refused_or_left_out(tmp_path, line, reason)
     assert retrieve(config(tmp_path, skip_bad=True)).bad.count == 1
 
 
-def test_what_cannot_be_ranked_is_one_sentence(tmp_path, capsys):
-    with pytest.raises(UserError, match="is no folder"):
+def test_what_cannot_be_ranked_gives_a_one_sentence_error(tmp_path, capsys):
+    with pytest.raises(UserError, match="is not a folder"):
         retrieve(config(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"queries\.jsonl: no such file"):
         retrieve(config(tmp_path))
     folder(tmp_path, corpus={"d": ("", "...")})
-    with pytest.raises(UserError, match="no word in any document"):
+    with pytest.raises(UserError, match="no document contains a word"):
         retrieve(config(tmp_path))
     folder(tmp_path, queries={"q": "unheard"})
     with pytest.raises(UserError, match="has a document to rank"):
         retrieve(config(tmp_path))
     folder(tmp_path, corpus={"a\tb": ("", "rye bread")})
     assert main(["retrieve", f"data={tmp_path}", f"output={tmp_path / 'bm25.trec'}"]) == 2
-    assert "cannot stand in a TREC run" in capsys.readouterr().err
+    assert "is not allowed in a TREC run" in capsys.readouterr().err
 
 
-def test_the_command_says_what_it_wrote_and_a_dry_run_writes_nothing(tmp_path, capsys):
+def test_the_command_reports_its_output_and_a_dry_run_writes_nothing(tmp_path, capsys):
     folder(tmp_path)
     arguments = ["retrieve", f"data={tmp_path}", f"output={tmp_path / 'new' / 'bm25.trec'}"]
     assert main([*arguments, "--dry-run"]) == 0

@@ -116,7 +116,7 @@ def test_an_unknown_reward_is_refused_with_the_nearest():
 
 def test_a_name_is_registered_once():
     assert "stage_a" in reward_names()
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         register("stage_a")(lambda section: lambda verdict, label: {})
 
 
@@ -141,7 +141,7 @@ def test_an_installed_package_adds_a_reward_by_its_entry_point():
     check_reward(RewardSection(name="other"))
     assert make_reward(RewardSection(name="other"))(Verdict(None, 0, False), 0) == {"weight": 0.5}
     assert set(make_reward(RewardSection())(Verdict(None, 0, False), 0)) == set(COMPONENTS), "r0's own name comes first"
-    for name, reason in (("broken", "cannot be loaded"), ("no_function", "not a function")):
+    for name, reason in (("broken", "cannot be loaded"), ("no_function", "not callable")):
         check_reward(RewardSection(name=name))
         with pytest.raises(UserError, match=reason):
             make_reward(RewardSection(name=name))

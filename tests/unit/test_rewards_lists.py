@@ -1,4 +1,4 @@
-"""Stage B's reward: components by case, published presets by hand, and that nothing is won but by a better order."""
+"""Stage B's reward: components by case, published presets by hand, and only a better order gains more."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_worse_case_never_pays(label, preset, data):
 
 def test_rewards_of_another_stage_are_refused():
     for section in (ListRewardSection(name="stage_a"), RewardSection(name="stage_b")):
-        with pytest.raises(UserError, match="of another stage and cannot judge this one's answers; use stage_"):
+        with pytest.raises(UserError, match="of another stage and cannot judge these answers; use stage_"):
             check_reward(section)
         with pytest.raises(UserError, match="of another stage"):
             make_reward(section)
@@ -309,7 +309,7 @@ def test_rewards_of_another_stage_are_refused():
 
 def test_a_weight_on_scores_needs_scores():
     keys = {"model": "m", "data": "d", "output": "o", "reward": {"preset": "grouprank"}}
-    with pytest.raises(ValidationError, match="compares scores, and answer=permutation has none; use answer=scores"):
+    with pytest.raises(ValidationError, match="needs scores, but answer=permutation has none; use answer=scores"):
         StageBConfig(**keys)
     assert StageBConfig(answer="scores", **keys).reward.js_weight == 0.1
 

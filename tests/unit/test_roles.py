@@ -7,6 +7,8 @@ from r0.actors.placement import bundles
 from r0.actors.pool import Pool
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import StageAConfig
+from r0.errors import UserError
+from r0.process import gpus
 
 
 class Recorded:
@@ -47,7 +49,7 @@ class FakePlacement:
     def master(self):
         return "127.0.0.1:1"
 
-    def options(self, role, index):
+    def options(self, role, index, variables=None):
         return {}
 
     def bundle_index(self, role, index):
@@ -70,12 +72,12 @@ class FakeRay:
         return self.cls(*arguments)
 
 
-def on_ray(monkeypatch, gpus=1.0, **values) -> roles.Roles:
+def on_ray(monkeypatch, cards=1.0, **values) -> roles.Roles:
     monkeypatch.setattr("ray.remote", FakeRay)
     monkeypatch.setattr(roles, "Placement", FakePlacement)
-    monkeypatch.setattr(roles, "cluster_gpus", lambda: gpus)
+    monkeypatch.setattr(roles, "cluster_gpus", lambda: cards)
     config = StageAConfig.model_validate(values)
-    return roles.on_ray(config, "model", 1, bundles(config, gpus > 0))
+    return roles.on_ray(config, "model", 1, bundles(config, cards > 0))
 
 
 HALVES = {"learner": {"gpus": 0.4}, "rollout": {"gpus": 0.6}, "algo": "grpo"}
@@ -108,16 +110,27 @@ def test_without_sleep_the_learner_still_starts_first_and_nobody_moves(monkeypat
 
 
 def test_with_a_card_each_nobody_sleeps(monkeypatch, recorded):
-    team = on_ray(monkeypatch, gpus=2.0)
+    team = on_ray(monkeypatch, cards=2.0)
     assert not team.engine.shared_card
     assert learned(team, recorded) == ["learner update", "learner sync"]
 
 
 def test_inline_on_a_gpu_shares_it_too(monkeypatch, recorded):
     monkeypatch.setattr(roles, "local_gpus", lambda: 1)
+    monkeypatch.setattr(roles, "cuda_available", lambda: True)
+    monkeypatch.setattr(roles, "check_vllm", lambda on_gpu: None)
     team = roles.inline(StageAConfig.model_validate({"ray": {"inline": True}}), "model", 1)
     assert recorded == ["learner begins", "learner offload", "engine begins", "reward begins"]
     assert learned(team, recorded)[0] == "engine sleep"
+
+
+def test_inline_a_vllm_for_the_other_device_is_refused_before_the_learner_loads(monkeypatch, recorded):
+    monkeypatch.setattr(roles, "local_gpus", lambda: 1)
+    monkeypatch.setattr(roles, "cuda_available", lambda: True)
+    monkeypatch.setattr(gpus, "vllm_build", lambda: "cpu")
+    with pytest.raises(UserError, match="vLLM's CPU build is installed"):
+        roles.inline(StageAConfig.model_validate({"ray": {"inline": True}}), "model", 1)
+    assert recorded == []
 
 
 def test_an_update_that_fails_leaves_the_engine_asleep(monkeypatch, recorded):
@@ -161,3 +174,29 @@ def test_a_sync_that_is_late_is_explained_by_the_ranks_before_the_driver_gives_u
     group.connect("gloo", [])
     group.sync(1)
     assert waited == [40.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "gpus", "mine", "want"),
+    [
+        ({}, 2.0, None, {"learner": "expandable_segments:True"}),  # nccl
+        ({"learner": {"gpus": 0.4}, "rollout": {"gpus": 0.6}}, 1.0, None, {}),  # ipc
+        ({}, 0.0, None, {}),
+        ({}, 2.0, "max_split_size_mb:64", {}),
+    ],
+)
+def test_only_learners_on_gpus_of_their_own_grow_their_segments(recorded, monkeypatch, values, gpus, mine, want):
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    if mine:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", mine)
+    found = {}
+
+    def options(self, role, index, variables=None):
+        if "PYTORCH_ALLOC_CONF" in (variables or {}):
+            found[role] = variables["PYTORCH_ALLOC_CONF"]
+        return {}
+
+    monkeypatch.setattr(FakePlacement, "options", options)
+    on_ray(monkeypatch, gpus, algo="grpo", **values)
+    assert found == want

@@ -235,20 +235,20 @@ def test_show_names_the_steps_that_are_there(tmp_path, log, capsys):
     for step in (10, 20, 30, 40):
         log.write(step, BATCH)
     assert main(["rollouts", str(tmp_path), "--step", "11"]) == 2
-    assert "kept no rollouts of step 11; it has those of steps 10, 20, … 40" in capsys.readouterr().err
+    assert "has no rollouts of step 11; choose one of steps 10, 20, … 40" in capsys.readouterr().err
 
 
-def test_steps_are_told_briefly():
+def test_step_ranges_are_abbreviated():
     assert steps_text([7]) == "step 7"
     assert steps_text([1, 2, 9]) == "steps 1, 2, 9"
     assert steps_text([*range(1, 41)]) == "steps 1 to 40"
     assert steps_text([*range(1, 41), 45]) == "steps 1 to 40, 45"
 
 
-def test_a_missing_run_or_one_without_rollouts_is_one_sentence(tmp_path):
+def test_a_missing_run_or_one_without_rollouts_gives_a_one_sentence_error(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         run(RolloutsConfig(run=str(tmp_path / "nowhere")), False)
-    with pytest.raises(UserError, match="holds no rollouts"):
+    with pytest.raises(UserError, match="contains no rollouts"):
         run(RolloutsConfig(run=str(tmp_path)), False)
 
 
@@ -257,12 +257,12 @@ def test_a_missing_run_or_one_without_rollouts_is_one_sentence(tmp_path):
     [
         (lambda good: good[: len(good) // 2], "cannot be read"),
         (lambda good: b"no gzip", "cannot be read"),
-        (lambda good: gzip.compress(gzip.decompress(good) + b"{}\n"), r"gz:5: is no rollout"),
-        (lambda good: gzip.compress(gzip.decompress(good) + b"\xff\n"), r"gz:5: is no rollout"),
-        (lambda good: gzip.compress(b"[1]\n"), r"gz:1: is no rollout"),
+        (lambda good: gzip.compress(gzip.decompress(good) + b"{}\n"), r"gz:5: is not a rollout"),
+        (lambda good: gzip.compress(gzip.decompress(good) + b"\xff\n"), r"gz:5: is not a rollout"),
+        (lambda good: gzip.compress(b"[1]\n"), r"gz:1: is not a rollout"),
     ],
 )
-def test_a_damaged_file_is_one_sentence(tmp_path, log, damage, said):
+def test_a_damaged_file_gives_a_one_sentence_error(tmp_path, log, damage, said):
     path = log.write(1, BATCH)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=said):
@@ -279,7 +279,7 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, log, capsys):
 
 
 @pytest.mark.parametrize("batch", [[scored(text=HOSTILE)], [replace(LISTS[0], text=HOSTILE), *LISTS[1:]]], ids=["pair", "lists"])
-def test_on_a_terminal_there_are_frames_and_the_text_is_no_markup(tmp_path, log, batch):
+def test_on_a_terminal_there_are_frames_and_the_text_is_not_a_markup(tmp_path, log, batch):
     import pty
 
     log.write(1, batch)

@@ -99,7 +99,7 @@ def test_filler_rows_have_no_items():
 
 @settings(deadline=None, max_examples=60)
 @given(SHAPES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9))
-def test_dealing_names_every_group_once_an_epoch_and_keeps_it_on_its_rank(shapes, ranks, epochs, minis, step):
+def test_sharing_uses_every_group_once_per_epoch_and_keeps_it_on_its_rank(shapes, ranks, epochs, minis, step):
     groups = random_groups(shapes)
     shares = deal(groups, ranks, epochs, minis, seed=1, step=step)
     assert sorted(map(id, groups)) == sorted(id(group) for share in shares for group in share.groups)

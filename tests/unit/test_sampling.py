@@ -1,4 +1,4 @@
-"""Addresses, groups and zero-spread groups."""
+"""Seeds, groups and zero-spread groups."""
 
 from r0 import sampling
 from r0.records import Finish, PointwiseTask, Prompt, Sampled, Scored, Verdict

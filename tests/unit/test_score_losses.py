@@ -1,4 +1,4 @@
-"""Stage C's losses against their formulas, written out over plain floats; gradients; groups that compare nothing."""
+"""Stage C's losses against their formulas in plain Python; gradients; groups without anything to compare."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Files of a teacher's scores: what is written is read again, and what is no such file is said with its place."""
+"""Files of a teacher's scores: written files are read back, and invalid ones are refused with their location."""
 
 import json
 
@@ -54,7 +54,7 @@ HIT = {"content": "a", "label": 1, "score": 2.0}
         ('{"query": "q", "hits": [{"content": "a", "label": 1, "score": NaN}]}', "NaN is not a JSON number"),
     ],
 )
-def test_a_bad_line_is_refused_with_its_place_or_left_out_and_counted(tmp_path, row, reason):
+def test_a_bad_line_is_refused_with_its_place_or_skipped_and_counted(tmp_path, row, reason):
     path = written(tmp_path / "scores.jsonl", scored_row(LISTS[0]), row)
     with pytest.raises(UserError, match=rf"scores.jsonl:2: {reason}"):
         list(read_scored(path, BadLines()))

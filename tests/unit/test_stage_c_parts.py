@@ -1,4 +1,4 @@
-"""Stage C without Ray: keys, labels, kept completions, lists as tensors, what is measured, and what is refused."""
+"""Stage C without Ray: keys, labels, stored completions, lists as tensors, evaluation, and refused input."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def asker() -> Asker:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["loss.bce_weight=0", "loss.ranknet_weight=0"], "all weights are 0"),
+        (["loss.bce_weight=0", "loss.ranknet_weight=0"], "all loss weights are 0"),
         (["loss.hinge_weight=1"], "unknown key hinge_weight"),
         (["ray.inline=true", "ranks=2"], "set ranks=1"),
         (["label_sampling=balanced"], "use label_sampling=natural"),
@@ -75,11 +75,11 @@ def rows(path: Path, *lists: list[float], query: str = "query") -> str:
     return str(path)
 
 
-def test_lists_with_one_label_are_left_out_and_counted(tmp_path):
+def test_lists_with_one_label_are_dropped_and_counted(tmp_path):
     data = rows(tmp_path / "rows.jsonl", [1, 0, 0], [1, 1], [1, 0], [0, 0], [1], [0, 1, 1])
     source = stage_c_source(config(data=data, heldout_share=0.0))
     assert len(source) == 3
-    assert "1 lists with one label only are dropped" in source.summary()
+    assert "1 lists with only one label dropped" in source.summary()
     assert all(len(set(source.task(row).label.grades)) > 1 for row in range(3))
 
 
@@ -87,15 +87,15 @@ def test_a_deep_list_gives_only_windows_with_unlike_labels(tmp_path):
     data = rows(tmp_path / "rows.jsonl", [1, 1, 1, 1, 1, 0], [1, 1, 1, 1])
     source = stage_c_source(config(data=data, heldout_share=0.0, candidates=2, lists_per_query=9))
     assert [sorted(source.task(row).label.grades) for row in range(len(source))] == [[0.0, 1.0]]
-    assert "1 lists with one label only" in source.summary()
+    assert "1 lists with only one label" in source.summary()
 
 
 @pytest.mark.parametrize(
     ("lists", "keys", "reason"),
     [
         ([[1, 0, 7]], {}, r"rows.jsonl:1: .*label 7 is outside 0 to 1.*min_label= and max_label="),
-        ([[1, 1], [1, 1, 1]], {}, "no list is left .* one label only"),
-        ([[1], [1]], {}, "no list is left .* fewer than 2 documents"),
+        ([[1, 1], [1, 1, 1]], {}, "all lists of .* dropped: .*only one label"),
+        ([[1], [1]], {}, "all lists of .* dropped: .*fewer than 2 documents"),
         ([[1, 0]] * 3, {"batch_size": 8}, "3 training lists, fewer than 8; set batch_size to at most 3"),
         ([[1, 0]] * 8, {"ranks": 3, "ray": {"inline": False}}, "cannot be shared by ranks=3"),
         ([[1, 0]] * 8, {"max_prompt_tokens": 5000}, "more than the 4096 positions .* lower max_prompt_tokens to at most"),
@@ -103,7 +103,7 @@ def test_a_deep_list_gives_only_windows_with_unlike_labels(tmp_path):
         ([[1, 0]] * 8, {"model": "nowhere"}, "there is no folder nowhere"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, lists, keys, reason):
+def test_bad_input_gives_a_one_sentence_error_and_nothing_is_written(tmp_path, lists, keys, reason):
     data = rows(tmp_path / "rows.jsonl", *lists)
     with pytest.raises(UserError, match=reason):
         stage_c.run(config(**{"data": data, "heldout_share": 0.0, "output": str(tmp_path / "run"), **keys}))
@@ -115,7 +115,7 @@ def test_a_model_that_writes_nothing_is_refused(tmp_path):
     (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
     keys = {"model": str(tmp_path / "bert"), "output": str(tmp_path / "run")}
     for run in (lambda: stage_c.run(config(**keys)), lambda: sft.run(SftConfig(**keys))):
-        with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which writes no text; use a causal"):
+        with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which generates no text; use a causal"):
             run()
     assert not (tmp_path / "run").exists()
 
@@ -132,7 +132,7 @@ def test_judgements_outside_the_range_are_refused(tmp_path):
     assert len(stage_c_source(config(**beir, max_label=3.0))) == 1
 
 
-def test_kept_completions_survive_a_broken_last_line(tmp_path):
+def test_stored_completions_survive_a_broken_last_line(tmp_path):
     path = tmp_path / "thoughts.jsonl"
     kept = [KeptCompletion((5, 6), (-0.5, -1e-7)), None]
     with CompletionFile(path) as file:
@@ -166,7 +166,7 @@ def opened(tmp_path: Path, settings: StageCConfig, kept: list[KeptCompletion | N
     return OpenLists(Job(settings, str(model_folder("r0-tiny")), str(tmp_path), 1, 1, stage_c.RANK))
 
 
-def test_scores_stand_behind_the_kept_thought_and_lists_without_an_answer_are_left_out(tmp_path, asker):
+def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_dropped(tmp_path, asker):
     settings = config(thinking=True)
     lists = opened(tmp_path, settings, kept_by(asker, GOOD, BAD, GOOD.replace("yes", "no")))
     one = lists.example(TASK)
@@ -256,7 +256,7 @@ def test_lists_are_measured_as_rerank_would_order_them(asker, thinking):
     assert found.values.get("heldout/unread_share") == (pytest.approx(1 / 3) if thinking else None)
 
 
-def test_equal_scores_keep_the_given_order_and_what_was_measured_is_kept(asker, tmp_path):
+def test_equal_scores_keep_the_first_stage_order_and_measures_are_stored(asker, tmp_path):
     same = dict.fromkeys(TASK.documents, (GOOD, 0.0))
     found = measure(config(), [TASK], asker, Engines(asker, same))
     assert found.values["heldout/ndcg@10"] == found.values["heldout/ndcg@10_given"]

@@ -87,7 +87,7 @@ def test_commands_without_a_run_survive_yaml_too(tmp_path):
     assert RolloutsConfig.model_validate(yamlfile.read(tmp_path / "c.yaml").values) == config
 
 
-def test_the_same_command_resumes_and_says_when_it_is_over(tmp_path):
+def test_the_same_command_resumes_and_recognizes_a_finished_run(tmp_path):
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
         run_id = run.marker.run_id
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
@@ -166,9 +166,9 @@ def test_fresh_deletes_what_r0_made_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_that_is_no_run_is_never_touched(tmp_path, fresh):
+def test_a_folder_that_is_not_a_run_is_never_touched(tmp_path, fresh):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"thesis\.tex is there"):
+    with pytest.raises(UserError, match=r"it contains thesis\.tex"):
         RunDirectory.open(tmp_path, "stage_a", CONFIG, fresh=fresh)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -180,7 +180,7 @@ def test_a_folder_whose_making_was_interrupted_is_new(tmp_path):
         assert run.state is RunState.NEW
 
 
-def test_a_file_in_the_way_is_one_sentence(tmp_path):
+def test_a_file_in_the_way_gives_a_one_sentence_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file is a file, not a folder"):
         RunDirectory.open(tmp_path / "file", "stage_a", CONFIG)
@@ -190,7 +190,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("call", ["mkdir", "open", "replace", "fsync"])
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
-def test_a_disk_that_refuses_is_one_sentence_and_nothing_half_written(tmp_path, monkeypatch, call, code):
+def test_a_disk_that_refuses_gives_a_one_sentence_error_and_nothing_half_written(tmp_path, monkeypatch, call, code):
     """An injected fault: file permissions do not stop root, who may run this."""
 
     def refuse(*args, **kwargs):
@@ -206,7 +206,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_nothing_half_written(tmp_path, 
         assert run.state is RunState.NEW
 
 
-def test_a_read_only_folder_is_one_sentence(tmp_path):
+def test_a_read_only_folder_gives_a_one_sentence_error(tmp_path):
     """In a process of its own, which gives up root's rights where it has them: permissions do not stop root."""
     code = (
         "import os, sys\nfrom r0.config import StageAConfig\nfrom r0.errors import UserError\n"
@@ -261,10 +261,10 @@ def test_resuming_drops_later_and_torn_lines(tmp_path, torn):
     assert read_record(path) == []
 
 
-def test_a_full_disk_while_running_is_one_sentence(tmp_path):
+def test_a_full_disk_while_running_gives_a_one_sentence_error(tmp_path):
     record = Record(tmp_path / "m.jsonl")
     record.path = Path("/dev/full")
-    with pytest.raises(UserError, match="No space left on device; make room"):
+    with pytest.raises(UserError, match="No space left on device; free space"):
         record.write(1, {"a": 1.0})
 
 
@@ -362,7 +362,7 @@ def test_a_held_out_ranking_is_shown_beside_the_given_order(tmp_path, capsys):
     assert "step 1/2  nDCG@10 0.810  format 1.00" in out
 
 
-def test_the_recorder_keeps_what_repeats_apart_from_what_does_not(tmp_path, capsys):
+def test_the_recorder_separates_reproducible_values_from_timings(tmp_path, capsys):
     heldout = {"heldout/greedy/accuracy": 0.5, "heldout/greedy/format_rate": 0.9, "heldout/greedy/reward": 0.1}
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(tensorboard=True), 2) as recorder:
         recorder.resume(0)
@@ -399,7 +399,7 @@ def test_a_resumed_record_equals_one_that_was_not_interrupted(tmp_path):
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "parts/metrics.jsonl").read_bytes()
 
 
-def test_a_disk_that_refuses_the_rollouts_is_heard_at_the_next_step(tmp_path, monkeypatch):
+def test_a_failed_rollout_write_is_raised_at_the_next_step(tmp_path, monkeypatch):
     def refuse(step, scored, texts=None):
         raise UserError("rollouts: the disk is full")
 
@@ -492,7 +492,7 @@ def test_progress_without_a_terminal_is_silent_when_quick(capsys):
 # --- the model card
 
 
-def test_the_card_says_what_is_synthetic_and_what_was_measured(tmp_path):
+def test_the_card_shows_synthetic_data_and_measures(tmp_path):
     config = DemoConfig(algo="grpo", system_prompt="one\ntwo | three")
     facts = CardFacts("demo", 40, {"training rows": 18000}, {"accuracy": 0.5}, {"accuracy": 0.75})
     write_model_card(tmp_path, config, facts)
@@ -515,7 +515,7 @@ def test_the_card_of_real_data_names_its_base_model():
 
 
 @pytest.mark.parametrize(("answer", "written"), [("permutation", "[2] > [1] = [3]"), ("pick", "[2]"), ("scores", '{"1": 3')])
-def test_the_card_of_a_list_model_says_what_it_answers_and_to_which_prompt(answer, written):
+def test_the_card_of_a_list_model_shows_answer_form_and_prompt(answer, written):
     card = model_card(StageBConfig(answer=answer), CardFacts("stage_b", 3))
     assert f"<answer>{written}" in card
     assert "reinforcement learning with a rule reward on lists of documents" in card

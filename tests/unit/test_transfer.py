@@ -1,4 +1,4 @@
-"""The bucketed transfer between processes, and the transformers engine that takes weights in. No vLLM, no Ray."""
+"""The bucketed transfer between processes, and loading weights into the transformers engine. No vLLM, no Ray."""
 
 from __future__ import annotations
 

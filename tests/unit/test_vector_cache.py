@@ -1,4 +1,5 @@
-"""Document vectors on the disk: what was kept comes back bit by bit, what is damaged does not, and no fault of it ends a run."""
+"""The disk cache of document vectors: stored vectors are read back bit by bit, damaged ones are not, and no failure stops a run.
+"""
 
 import hashlib
 import logging
@@ -24,7 +25,7 @@ def vectors(dtype=torch.float32, dim=3):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_kept_comes_back_bit_by_bit_in_another_opening(tmp_path, dtype):
+def test_stored_vectors_are_read_back_bit_by_bit(tmp_path, dtype):
     kept = vectors(dtype)
     cache = VectorCache(tmp_path / "deep" / "one.sqlite", dtype)
     assert cache.get(TEXTS) == {}
@@ -42,7 +43,7 @@ def test_what_is_kept_comes_back_bit_by_bit_in_another_opening(tmp_path, dtype):
     cache.close()
 
 
-def test_many_texts_are_asked_for_in_parts(tmp_path, monkeypatch):
+def test_many_texts_are_queried_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(vector_cache, "ASKED", 7)
     kept = {f"text {i}": torch.full((2, 2), float(i)) for i in range(40)}
     cache = VectorCache(tmp_path / "one.sqlite", torch.float32)
@@ -76,7 +77,7 @@ def test_a_damaged_entry_is_unknown_and_can_be_written_again(tmp_path, damage):
     cache.close()
 
 
-def test_a_file_that_is_no_cache_is_one_sentence(tmp_path):
+def test_a_file_that_is_not_a_cache_gives_a_one_sentence_error(tmp_path):
     path = tmp_path / "one.sqlite"
     path.write_bytes(b"no database at all, " * 100)
     with pytest.raises(UserError, match="cannot be used: file is not a database; delete it") as error:
@@ -86,7 +87,7 @@ def test_a_file_that_is_no_cache_is_one_sentence(tmp_path):
         VectorCache(path / "below" / "a.sqlite", torch.float32)
 
 
-def test_damage_in_the_middle_and_a_full_disk_are_said_once_and_end_nothing(tmp_path, caplog):
+def test_damage_and_a_full_disk_are_logged_once_and_stop_nothing(tmp_path, caplog):
     path, kept = tmp_path / "one.sqlite", vectors()
     cache = VectorCache(path, torch.float32)
     cache.put({f"{i}": torch.randn(40, 40) for i in range(20)})
@@ -191,5 +192,5 @@ def test_the_folder_is_the_users_cache_unless_given(tmp_path, monkeypatch):
     assert [absolute(one) for one in ("mine", "auto", "none", None)] == [str(Path.cwd() / "mine"), "auto", "none", None]
     assert cache_folder(None) is cache_folder("none") is None
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="no folder that can be written; choose another"):
+    with pytest.raises(UserError, match="not a writable folder; choose another"):
         cache_folder(str(tmp_path / "file" / "below"))

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from r0.actors.learner import attention
+from r0.actors.learner.checkpointing import decide_checkpointing
+from r0.actors.learner.fused import fuse
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
 from r0.actors.learner.probe import why_not_shared
 from r0.actors.learner.zero import make_engine
@@ -58,6 +60,7 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
     Raises:
         UserError: the model cannot be read or is of a kind that r0 does not train.
     """
+    config = decide_checkpointing(config, model_path, device)
     dtype = learner_dtype(config, device)
     model = load_causal(model_path, dtype)
     wanted = config.learner.shared_prefix
@@ -94,16 +97,20 @@ def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
     model.config.use_cache = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.learner.compile and not fuse(model):
+        log.warning("learner.compile: %s has no norm, gated activation or rotary embedding that r0 knows", type(model).__name__)
     return model
 
 
 def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
-    return PolicyModel(_prepare(model, implementation, config), config.temperature, config.learner.logprob_chunk)
+    learner = config.learner
+    return PolicyModel(_prepare(model, implementation, config), config.temperature, learner.logprob_chunk, learner.compile)
 
 
 def _engine(config: RLConfig, module: nn.Module, dtype: torch.dtype) -> Any:
     learner = config.learner
-    return make_engine(module, learner.zero_stage, dtype == torch.bfloat16, learner.max_grad_norm, learner.weight_decay)
+    bf16 = dtype == torch.bfloat16
+    return make_engine(module, learner.zero_stage, bf16, learner.max_grad_norm, learner.weight_decay, learner.offload_optimizer)
 
 
 def add_adapters(model: Any, config: RLConfig) -> Any:

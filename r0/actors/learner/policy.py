@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from r0.actors.learner.fused import FusedTokenLogProb
 from r0.actors.learner.rows import Layout, Row
 from r0.errors import UserError
 
@@ -47,8 +48,12 @@ class _TokenLogProb(torch.autograd.Function):
         return grad_NV, None, None
 
 
-def token_logprobs(logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] (differentiable) of ``target_N`` and entropies [N] (not), nats, float32."""
+def token_logprobs(
+    logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, fused: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [N] (differentiable) of ``target_N`` and entropies [N] (not), nats, float32; ``fused``: compiled."""
+    if fused:
+        return FusedTokenLogProb.apply(logits_NV, target_N, temperature)
     return _TokenLogProb.apply(logits_NV.float(), target_N, temperature)
 
 
@@ -83,13 +88,15 @@ class TokenHead(nn.Module):
         linear: the model's output head (not registered here again: it belongs to the model).
         temperature: of the sampled distribution.
         chunk: positions whose logits exist at one time.
+        fused: compile what follows the logits.
     """
 
-    def __init__(self, linear: nn.Linear, temperature: float, chunk: int):
+    def __init__(self, linear: nn.Linear, temperature: float, chunk: int, fused: bool = False):
         super().__init__()
         self._linear = [linear]  # in a list: nn.Module would register it
         self.temperature = temperature
         self.chunk = chunk
+        self.fused = fused
 
     @property
     def borrowed(self) -> list[nn.Parameter]:
@@ -101,7 +108,7 @@ class TokenHead(nn.Module):
         weight, bias = self._linear[0].weight, self._linear[0].bias
 
         def chunk(hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return token_logprobs(nn.functional.linear(hidden_ND, weight, bias), target_N, self.temperature)
+            return token_logprobs(nn.functional.linear(hidden_ND, weight, bias), target_N, self.temperature, self.fused)
 
         logps, entropies = [], []
         for hidden_ND, target_N in zip(hidden_CD.split(self.chunk), target_C.split(self.chunk), strict=True):
@@ -123,12 +130,13 @@ class PolicyModel(_Backbone):
         model: a transformers ``…ForCausalLM`` (with LoRA layers injected, or without).
         temperature: of the sampled distribution.
         chunk: positions whose logits exist at one time.
+        fused: compile what follows the logits.
 
     Raises:
         UserError: the model has no plain linear output head.
     """
 
-    def __init__(self, model: nn.Module, temperature: float, chunk: int):
+    def __init__(self, model: nn.Module, temperature: float, chunk: int, fused: bool = False):
         super().__init__(model)
         linear = model.get_output_embeddings()
         if type(linear) is not nn.Linear:
@@ -136,7 +144,7 @@ class PolicyModel(_Backbone):
                 f"{type(model).__name__}: the output head is {type(linear).__name__}, not a plain linear layer; r0 trains "
                 "decoder language models (…ForCausalLM), with adapters on other layers than the head"
             )
-        self.head = TokenHead(linear, temperature, chunk)
+        self.head = TokenHead(linear, temperature, chunk, fused)
 
     def forward(
         self,

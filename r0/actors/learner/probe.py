@@ -132,17 +132,15 @@ def kernel_difference(model: Any, device: torch.device) -> str:
     random = torch.Generator().manual_seed(0)
     total = row.tokens
     drawn = [torch.randn(1, h, total, width, generator=random) for h in (heads, key_heads, key_heads, heads)]
-    inputs = [x.to(model.dtype) for x in drawn[:3]]
+    inputs = [x.to(model.dtype) for x in drawn[:3]]  # queries, keys, values
     weight_1THD = drawn[3].transpose(1, 2)
-    leaves = [x.to(device).requires_grad_() for x in inputs]
-    q, k, v = leaves
+    q, k, v = leaves = [x.to(device).requires_grad_() for x in inputs]
     try:
         out, _ = attention.shared_prefix_attention(nn.Module(), q, k, v, attention_mask=None, r0_layout=layout)
         got = [out, *torch.autograd.grad((out.float() * weight_1THD.to(device)).sum(), leaves)]
     except RuntimeError as error:
         return f"the attention kernels of {device} fail: {str(error).splitlines()[0]}"
-    leaves = [x.float().requires_grad_() for x in inputs]
-    q, k, v = leaves
+    q, k, v = leaves = [x.float().requires_grad_() for x in inputs]
     out = _plain_attention(q, k, v, layout, total)
     want = [out, *torch.autograd.grad((out * weight_1THD).sum(), leaves)]
     pairs = [(a.detach().float().cpu(), b.detach()) for a, b in zip(got, want, strict=True)]

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from r0.actors.memory.states import BUCKET, effective_stage
 from r0.errors import UserError
 from r0.process.device import prepare, with_index
 
@@ -82,13 +83,13 @@ def _forget_groups() -> None:
         groups._release_process_group_references(group=None)
 
 
-def effective_stage(zero_stage: int, bf16: bool) -> int:
-    """The ZeRO stage used: bf16 needs float32 master weights and sums, which DeepSpeed has from stage 1 on."""
-    return max(1, zero_stage) if bf16 else zero_stage
+def make_engine(
+    module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float, offload: bool = False
+) -> Any:
+    """A DeepSpeed engine with AdamW over the parameters that require a gradient; set the learning rate before every step.
 
-
-def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float) -> Any:
-    """A DeepSpeed engine with AdamW over the parameters that require a gradient; set the learning rate before every step."""
+    ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in the host's memory, and updates there.
+    """
     _quiet()
     import deepspeed
 
@@ -106,12 +107,16 @@ def make_engine(module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: f
         "gradient_clipping": max_grad_norm,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
-        "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": 50_000_000},
+        "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": BUCKET},
     }
     if bf16:
         # Immediate: each gradient is added to its float32 sum as soon as it is there, and its bf16 copy is freed.
         config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if offload:
+        on_gpu = next(module.parameters()).is_cuda  # copies from pinned memory are faster; without a GPU there is none
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+        config["zero_force_ds_cpu_optimizer"] = False  # that one is compiled when it starts; torch's is fused on CPUs too
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if replicated(engine):  # DeepSpeed clips here too, but forgets the norm
@@ -219,7 +224,7 @@ def offload_optimizer(engine: Any) -> bool:
     from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Part
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+    if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer) or engine.optimizer.cpu_offload:  # or they are there always
         return False
     pinned = masters(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
     engine.offload_states(include=[Part.hp_params, Part.optim_states], pin_memory=pinned)

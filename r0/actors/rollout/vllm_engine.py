@@ -245,4 +245,4 @@ def _card(settings: EngineSettings) -> Card:
     if (have := torch.cuda.device_count()) < (size := settings.tensor_parallel_size):
         raise UserError(f"rollout.tensor_parallel_size: an engine of {size} GPUs sees only {have}; use at most {have}")
     total = current_platform.get_device_total_memory()  # asks the driver: torch would take memory for a context
-    return Card(total, free=torch.cuda.mem_get_info()[0] if settings.shared_card else None)
+    return Card(total, free=torch.cuda.mem_get_info()[0] - settings.learner_grows if settings.shared_card else None)

@@ -272,4 +272,3 @@ def _own_address(address: str, port: int) -> str:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port))  # sends nothing: it only asks the routing table
         return str(probe.getsockname()[0])
-

@@ -1,1 +1,1 @@
-"""The generated task."""
+"""The built-in task, whose data is generated."""

@@ -1,4 +1,4 @@
-"""The built-in lists as a BEIR folder with a first stage's run, for ``rerank`` and ``eval``: ``convert builtin FOLDER``."""
+"""Writes the built-in lists as a BEIR folder with a first-stage run, for ``rerank`` and ``eval``: ``convert builtin FOLDER``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ RUN_NAME = "given.trec"
 
 
 def convert_builtin(config: ConvertConfig) -> str:
-    """Write ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv`` and ``given.trec`` of ``config.rows`` lists; returns what to
-    print. Training on lists of another seed has other queries.
+    """Write ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv`` and ``given.trec`` of ``config.rows`` lists; return a
+    printable summary. Lists of another seed have other queries.
 
     Raises:
-        UserError: the folder is there and not empty, it cannot be written, or lists cannot have so many candidates.
+        UserError: the folder exists and is not empty, it cannot be written, or the number of candidates is not possible.
     """
     folder = Path(config.output)
     if not 2 <= config.candidates <= MOST_CANDIDATES:
         raise UserError(f"candidates={config.candidates}: built-in lists have 2 to {MOST_CANDIDATES}; use candidates=6")
     with writing(folder):
         if folder.exists() and next(folder.iterdir(), None) is not None:
-            raise UserError(f"{folder}: is not empty; name a new folder to write the built-in task to")
+            raise UserError(f"{folder}: is not empty; name a new folder for the built-in task")
         (folder / "qrels").mkdir(parents=True, exist_ok=True)
     tasks = [builtin_list_task(row, config.seed, Form.PERMUTATION, config.candidates) for row in range(config.rows)]
     pairs = [
@@ -49,13 +49,13 @@ def _query_id(task: ListwiseTask) -> str:
 
 
 def _ids(task: ListwiseTask) -> list[tuple[int, str, str]]:
-    """(place, query id, document id) of every document as it is shown."""
+    """(place, query id, document id) of each document, in the order shown."""
     query = _query_id(task)
     return [(place, query, f"{query}-d{place + 1}") for place in range(task.size)]
 
 
 def _given(task: ListwiseTask) -> list[tuple[str, float]]:
-    """The documents in the order of the first stage; a score is one over the rank."""
+    """The documents in first-stage order, with 1 / rank as score."""
     ids = _ids(task)
     return [(ids[place][2], 1 / rank) for rank, place in enumerate(task.label.given, 1)]
 

@@ -1,17 +1,17 @@
-"""The built-in task on lists: which documents connect both concepts of a query, which name one, which none?
+"""The built-in list task: which documents connect both concepts of a query, which name one, which name none?
 
-Synthetic, a pure function of (index, seed, form, candidates), plain Python, made of the same words as the pointwise task
-(``r0.data.builtin.pairs``). A query names two concepts; every document is one sentence with a place of its own:
+Synthetic, a pure function of (index, seed, form, candidates), plain Python, built from the same words as the pointwise task
+(``r0.data.builtin.pairs``). A query names two concepts. Each document is one sentence with its own place name:
 
-* grade 2, ``both``: the sentence names both concepts, so it connects them;
+* grade 2, ``both``: the sentence names both concepts, and so connects them;
 * grade 1, ``one``: it names one of them;
 * grade 0, ``no``: it names neither.
 
-The honest thought takes the documents one by one, as shown; it quotes each up to its place, names the concepts in it, says how
-many its number has, and as which document before it: ``[1] the river feeds the tax: river tax 1 both. [2] the tax rests: tax 2
-one. [3] the river fades: river 3 one as 2.`` The answer follows these links: documents of a grade stand from the last to the
-first. The first stage counts shared concepts and errs (``given``). ``warm_start_list_completion`` is the log of a careless
-labeller: see ``ListFaults``.
+The honest thought goes through the documents in the order shown. It quotes each one up to its place name, lists the concepts
+in it, states the grade next to the document's number, and refers to the previous document of the same grade: ``[1] the river
+feeds the tax: river tax 1 both. [2] the tax rests: tax 2 one. [3] the river fades: river 3 one as 2.`` The answer follows
+these references: documents of one grade are listed from last to first. The first stage counts shared concepts, with noise
+(``given``). ``warm_start_list_completion`` simulates the log of a careless labeller: see ``ListFaults``.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from r0.data.builtin.pairs import address, concepts_of, draw_query
+from r0.data.builtin.pairs import concepts_of, draw_query, random_stream
 from r0.data.builtin.words import NOUNS, PLACES, RELATIONS, STATES
 from r0.ranking import ideal_groups
 from r0.records import Form, ListLabel, ListwiseTask
 from r0.text.answers import best_answer
 
 LIST_KIND = "list"
-MOST_CANDIDATES = len(PLACES)  # every document of a list has a place of its own
+MOST_CANDIDATES = len(PLACES)  # each document of a list has a different place name
 
-FIRST_STAGE_NOISE = 2.0  # standard deviation of what the first stage adds to the number of shared concepts
+FIRST_STAGE_NOISE = 2.0  # standard deviation of the noise that the first stage adds to the number of shared concepts
 
-_WORDS = ("no", "one", "both")  # what a thought says of a document, by grade
+_WORDS = ("no", "one", "both")  # the word for each grade in a thought
 _CHECK = re.compile(r"\[([0-9]{1,3})\] [a-z ]{1,200}: (?:[a-z]{1,30} ){0,9}\1 (no|one|both)(?: as [0-9]{1,3})?\.")
 
 
 @dataclass(frozen=True, slots=True)
 class ListFaults:
-    """The declared systematic error of the warm-start log. The shares of the three styles are of all rows; the rest is clean.
+    """The systematic errors of the warm-start log. The shares of the three styles are of all rows; all other rows are clean.
 
-    ``mention_first``: the labeller took a passing mention for the better match. The thought is honest, but this share of the
-    documents that name one concept is put before those that connect both. This is the error that RL has to remove; the styles
-    are the manners it has to teach.
+    ``mention_first``: the labeller mistakes a passing mention for the better match. The thought is honest, but this share of
+    the documents that name one concept is ranked above those that connect both. RL has to remove this error; it also has to
+    teach the correct style.
     """
 
     mention_first: float = 0.6
     extra_text: float = 0.10  # a remark after </answer>
-    left_out: float = 0.05  # the last document of the answer is left out (of a pick: the number)
+    left_out: float = 0.05  # the last document of the answer is missing (of a pick: the number)
     no_answer: float = 0.05  # the answer tag is never closed
 
 
@@ -57,9 +57,10 @@ _REMARKS = ("I hope this helps.", "Please check the documents again.", "That is 
 
 
 def builtin_list_task(index: int, seed: int, form: Form, candidates: int) -> ListwiseTask:
-    """List ``index`` with this seed: ``candidates`` documents (2 to ``MOST_CANDIDATES``) in a shuffled order, one or more of them
-    of grade 2, with its honest thought. Query, documents and labels are the same for every form."""
-    rng = address("builtin-list", seed, candidates, index)
+    """List ``index`` of this seed: ``candidates`` documents (2 to ``MOST_CANDIDATES``) in shuffled order, at least one of them
+    of grade 2, with the honest thought. Query, documents and labels are the same for every form.
+    """
+    rng = random_stream("builtin-list", seed, candidates, index)
     concepts = tuple(rng.sample(NOUNS, 2))
     query = draw_query(rng, concepts)
     grades = _draw_grades(rng, candidates)
@@ -71,7 +72,7 @@ def builtin_list_task(index: int, seed: int, form: Form, candidates: int) -> Lis
 
 
 def _draw_grades(rng: random.Random, candidates: int) -> list[int]:
-    """Up to a third of the documents of grade 2, a third to a half of grade 1, the rest of grade 0; shuffled."""
+    """Up to a third of the documents have grade 2, a third to a half grade 1, the rest grade 0; shuffled."""
     both = rng.randint(1, max(1, candidates // 3))
     one = min(candidates - both, rng.randint(max(1, candidates // 3), max(1, candidates // 2)))
     grades = [2] * both + [1] * one + [0] * (candidates - both - one)
@@ -80,7 +81,7 @@ def _draw_grades(rng: random.Random, candidates: int) -> list[int]:
 
 
 def _draw_documents(rng: random.Random, concepts: tuple[str, ...], grades: Sequence[int]) -> tuple[str, ...]:
-    """One sentence for each grade, with one or two nouns, of which ``grade`` are concepts."""
+    """One sentence per grade, with one or two nouns, of which ``grade`` are concepts."""
     taken = set(concepts)
     documents = []
     for grade, place in zip(grades, rng.sample(PLACES, len(grades)), strict=True):
@@ -97,19 +98,20 @@ def _draw_documents(rng: random.Random, concepts: tuple[str, ...], grades: Seque
 
 
 def named(concepts: Sequence[str], document: str) -> list[str]:
-    """The concepts that a document names, in the order of the query."""
+    """The concepts named in a document, in the order of the query."""
     words = set(document.rstrip(".").split())
     return [concept for concept in concepts if concept in words]
 
 
 def honest_list_thought(concepts: Sequence[str], documents: Sequence[str]) -> str:
-    """The thought that checks every document; about 16 tokens of r0-tiny each."""
+    """The thought that checks each document; about 16 tokens of r0-tiny per document."""
     return " ".join(_checks(concepts, documents))
 
 
 def _checks(concepts: Sequence[str], documents: Sequence[str]) -> list[str]:
-    """For each document its number, the document up to its place, the concepts in it, the number again beside the word for its
-    grade (the answer looks up the one by the other), and the last number before it with the same word."""
+    """One check per document: its number, the document up to its place name, its concepts, the number again next to the word for
+    its grade (so the answer can look one up by the other), and the previous number with the same word.
+    """
     last: dict[int, int] = {}
     checks = []
     for number, document in enumerate(documents, 1):
@@ -123,20 +125,20 @@ def _checks(concepts: Sequence[str], documents: Sequence[str]) -> list[str]:
 
 
 def linked_answer(form: Form, label: ListLabel) -> str:
-    """The best answer; of an order, documents of one grade from the last to the first, as the thought links them."""
+    """The best answer; in a permutation, documents of one grade go from last to first, as the thought refers to them."""
     if form != Form.PERMUTATION:
         return best_answer(form, label)
     return " > ".join(" = ".join(f"[{place + 1}]" for place in reversed(group)) for group in ideal_groups(label.grades))
 
 
 def honest_list_completion(task: ListwiseTask) -> str:
-    """The completion that earns the full reward, without the end-of-sequence token."""
+    """The completion with full reward, without the end-of-sequence token."""
     return f"<think>{task.think}</think><answer>{linked_answer(task.form, task.label)}</answer>"
 
 
 def warm_start_list_completion(task: ListwiseTask, seed: int, faults: ListFaults = LIST_FAULTS) -> str:
-    """The completion that the warm-start log holds for a list: faulty as ``faults`` declares; a pure function."""
-    rng = address("warm-start-list", seed, task.task_id)
+    """The completion of a list in the warm-start log, with the errors of ``faults``; a pure function."""
+    rng = random_stream("warm-start-list", seed, task.task_id)
     seen = tuple(3.0 if grade == 1 and rng.random() < faults.mention_first else grade for grade in task.label.grades)
     answer = linked_answer(task.form, ListLabel(seen, task.label.given))
     remark, draw = rng.choice(_REMARKS), rng.random()
@@ -154,19 +156,19 @@ def warm_start_list_completion(task: ListwiseTask, seed: int, faults: ListFaults
 
 
 def _without_last(form: Form, answer: str) -> str:
-    """The answer without the document that it names last."""
+    """The answer without its last document."""
     if form == Form.PICK:
         return ""
     return answer[: answer.rindex(", ")] + "}" if form == Form.SCORES else answer[: answer.rindex("[") - len(" > ")]
 
 
 def checks_right(task: ListwiseTask, think: str) -> list[bool]:
-    """For every document whether a thought checks it rightly: quoted, its concepts named, and the word for its grade."""
+    """For each document whether the thought checks it correctly: quotes it, names its concepts and its grade."""
     return [check in think for check in _checks(concepts_of(task.query), task.documents)]
 
 
 def claimed_grades(think: str, documents: int) -> tuple[int, ...] | None:
-    """The grades that a thought concludes with; None unless it checks every document exactly once."""
+    """The grades that a thought states; None unless it checks every document exactly once."""
     said = [(int(number), word) for number, word in _CHECK.findall(think)]
     if sorted(number for number, _ in said) != list(range(1, documents + 1)):
         return None

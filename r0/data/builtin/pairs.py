@@ -1,15 +1,15 @@
-"""The built-in task: does a short document name every concept of a query, and connect them in one sentence?
+"""The built-in pointwise task: does a short document name every concept of a query, and connect them in one sentence?
 
-Synthetic, a pure function of (index, seed), plain Python. Row ``i`` is made without the rows before it. A query names two or
-three concepts; a document is three to five sentences, each with its own place ("The river shapes the tax in Rome."). It is
+Synthetic, a pure function of (index, seed), plain Python. Row ``i`` does not depend on other rows. A query names two or three
+concepts; a document has three to five sentences, each with its own place name ("The river shapes the tax in Rome."). It is
 
-* ``connected`` (half of the rows, relevant): one sentence holds all concepts and a verb that relates them;
-* ``unconnected`` (the hard negatives): every concept is there, but they are spread over two or three sentences;
-* ``missing``: one concept or more is nowhere.
+* ``connected`` (half of the rows, relevant): one sentence contains all concepts and a verb that relates them;
+* ``unconnected`` (hard negatives): every concept occurs, but spread over two or three sentences;
+* ``missing``: at least one concept does not occur.
 
-The honest thought takes the concepts one by one, quotes the sentence that holds each (from the concept on; the place at its end
-names the sentence), says whether it is the sentence of the first concept found, and concludes. ``warm_start_completion`` is the
-log of a careless labeller: see ``WarmStartFaults``.
+The honest thought goes through the concepts, quotes the sentence with each one (from the concept on; the place name at the
+end identifies the sentence), says whether it is the sentence of the first concept found, and concludes.
+``warm_start_completion`` simulates the log of a careless labeller: see ``WarmStartFaults``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from r0.data.builtin.words import NOUNS, PAIR_QUERIES, PLACES, RELATIONS, STATES, TRIPLE_QUERIES
 from r0.records import PointwiseTask
 
-# Seeds from here on belong to r0-tiny's base training. Demo, tests and runs use smaller seeds, so that their rows are new to it.
+# Seeds from here on are reserved for r0-tiny's base training. Demo, tests and runs use smaller seeds, so their rows are unseen.
 BASE_SEED_START = 1 << 40
 
 DEMO_SYSTEM_PROMPT = (
@@ -32,7 +32,7 @@ DEMO_SYSTEM_PROMPT = (
 
 CONNECTED, UNCONNECTED, MISSING = "connected", "unconnected", "missing"
 
-# Share of the rows of each kind. Half are relevant, so a constant answer is right half of the time.
+# Share of each kind. Half of the rows are relevant, so a constant answer is correct half of the time.
 Shares = tuple[tuple[str, float], ...]
 KIND_SHARES: Shares = ((CONNECTED, 0.5), (UNCONNECTED, 0.35), (MISSING, 0.15))
 
@@ -48,17 +48,17 @@ _CONCEPT_SET = frozenset(NOUNS)
 
 @dataclass(frozen=True, slots=True)
 class WarmStartFaults:
-    """The declared systematic error of the warm-start log. The shares of the four styles are of all rows; the rest is clean.
+    """The systematic errors of the warm-start log. The shares of the four styles are of all rows; all other rows are clean.
 
-    ``mention_as_yes``: the labeller took mention for coverage. The thought is honest, but this share of the ``unconnected``
-    rows is answered yes. This is the error that RL has to remove; the styles are the manners it has to teach.
+    ``mention_as_yes``: the labeller mistakes mention for coverage. The thought is honest, but this share of the
+    ``unconnected`` rows is answered yes. RL has to remove this error; it also has to teach the correct style.
     """
 
     mention_as_yes: float = 0.6
     extra_text: float = 0.20  # a remark after </answer>
     text_between: float = 0.10  # a remark between the thought and the answer
     no_answer: float = 0.08  # the answer tag is never closed
-    short_thought: float = 0.15  # an impression in place of the checks
+    short_thought: float = 0.15  # an impression instead of the checks
 
 
 WARM_START_FAULTS = WarmStartFaults()
@@ -67,8 +67,8 @@ _REMARKS = ("I hope this helps.", "Please check the document again.", "That is m
 _IMPRESSIONS = {"yes": ("It covers the query.", "Looks relevant."), "no": ("It does not cover the query.", "Looks not relevant.")}
 
 
-def address(*parts: object) -> random.Random:
-    """A random stream that depends on nothing but its address."""
+def random_stream(*parts: object) -> random.Random:
+    """A random generator seeded by a hash of ``parts`` only."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return random.Random(int.from_bytes(digest, "big"))
 
@@ -79,12 +79,12 @@ def draw_concepts(rng: random.Random) -> tuple[str, ...]:
 
 
 def draw_query(rng: random.Random, concepts: tuple[str, ...]) -> str:
-    """A question that names the concepts in their order."""
+    """A question that names the concepts in order."""
     return rng.choice(PAIR_QUERIES if len(concepts) == 2 else TRIPLE_QUERIES).format(*concepts)
 
 
 def draw_document(rng: random.Random, concepts: tuple[str, ...], kind: str, sentences: int = 0) -> str:
-    """A document of the given kind for the concepts; ``sentences`` is its length (0: three or four, as the task has it)."""
+    """A document of the given kind for the concepts, with ``sentences`` sentences (0: three or four, the task's default)."""
     groups = _groups(rng, concepts, kind)
     length = max(sentences or rng.choice((3, 4, 4)), len(groups))
     groups += [[] for _ in range(length - len(groups))]
@@ -95,7 +95,7 @@ def draw_document(rng: random.Random, concepts: tuple[str, ...], kind: str, sent
 
 
 def _groups(rng: random.Random, concepts: tuple[str, ...], kind: str) -> list[list[str]]:
-    """Which concepts stand together in a sentence."""
+    """The concepts grouped by sentence."""
     words = rng.sample(concepts, len(concepts))
     if kind == CONNECTED:
         return [words]
@@ -110,7 +110,7 @@ def _groups(rng: random.Random, concepts: tuple[str, ...], kind: str) -> list[li
 
 
 def _sentence(rng: random.Random, place: str, group: list[str], others: Iterator[str]) -> str:
-    """One sentence with the words of the group, filled up to one, two or three nouns with others."""
+    """One sentence with the words of the group, filled up with other nouns to one, two or three."""
     size = max(len(group), rng.choice((1, 2, 2, 3)))
     nouns = group + [next(others) for _ in range(size - len(group))]
     rng.shuffle(nouns)
@@ -126,7 +126,7 @@ def concepts_of(query: str) -> tuple[str, ...]:
 
 
 def look_up(concept: str, document: str) -> str | None:
-    """The first sentence that holds the concept, or None."""
+    """The first sentence that contains the concept, or None."""
     for sentence in document.split(". "):
         if concept in sentence.rstrip(".").split():
             return sentence.rstrip(".") + "."
@@ -134,13 +134,13 @@ def look_up(concept: str, document: str) -> str | None:
 
 
 def quote(concept: str, document: str) -> str:
-    """The sentence that holds the concept, from the concept on; or the words that say there is none."""
+    """The sentence that contains the concept, from the concept on; or a phrase saying that there is none."""
     sentence = look_up(concept, document)
     return _ABSENT if sentence is None else f"the {sentence[sentence.index(f' {concept} ') + 1 :]}"
 
 
 def kind_of(concepts: tuple[str, ...], document: str) -> str:
-    """The kind of a document, read off its text: what a judge who makes no mistakes finds."""
+    """The kind of a document, determined from its text; the answer of an error-free judge."""
     found = [look_up(concept, document) for concept in concepts]
     if None in found:
         return MISSING
@@ -148,7 +148,7 @@ def kind_of(concepts: tuple[str, ...], document: str) -> str:
 
 
 def honest_thought(concepts: tuple[str, ...], document: str) -> str:
-    """The thought that checks every concept and then the connection; about 18 to 45 tokens of r0-tiny."""
+    """The thought that checks each concept and then the connection; about 18 to 45 tokens of r0-tiny."""
     steps: list[str] = []
     first: str | None = None
     for concept in concepts:
@@ -161,9 +161,10 @@ def honest_thought(concepts: tuple[str, ...], document: str) -> str:
 
 
 def builtin_task(index: int, seed: int, sentences: int = 0, shares: Shares = KIND_SHARES) -> PointwiseTask:
-    """Row ``index`` of the task with this seed, with its honest thought. ``sentences`` asks for a longer document, ``shares`` for
-    other shares of the kinds (the last takes what is left)."""
-    rng = address("builtin", seed, index)
+    """Row ``index`` of this seed, with the honest thought. ``sentences`` sets the length of the document, ``shares`` the shares
+    of the kinds (the last kind takes the remainder).
+    """
+    rng = random_stream("builtin", seed, index)
     draw, kind = rng.random(), shares[-1][0]
     for name, share in shares:
         if draw < share:
@@ -177,18 +178,18 @@ def builtin_task(index: int, seed: int, sentences: int = 0, shares: Shares = KIN
 
 
 def builtin_rows(count: int, seed: int) -> Iterator[PointwiseTask]:
-    """The first ``count`` rows, one at a time."""
+    """The first ``count`` rows, generated one at a time."""
     return (builtin_task(index, seed) for index in range(count))
 
 
 def honest_completion(task: PointwiseTask) -> str:
-    """The completion that earns the full reward, without the end-of-sequence token."""
+    """The completion with full reward, without the end-of-sequence token."""
     return f"<think>{task.think}</think><answer>{'yes' if task.label else 'no'}</answer>"
 
 
 def warm_start_completion(task: PointwiseTask, seed: int, faults: WarmStartFaults = WARM_START_FAULTS) -> str:
-    """The completion that the warm-start log holds for a task: faulty as ``faults`` declares; a pure function."""
-    rng = address("warm-start", seed, task.task_id)
+    """The completion of a task in the warm-start log, with the errors of ``faults``; a pure function."""
+    rng = random_stream("warm-start", seed, task.task_id)
     said_yes = task.label == 1 or (task.kind == UNCONNECTED and rng.random() < faults.mention_as_yes)
     answer = "yes" if said_yes else "no"
     remark, impression, draw = rng.choice(_REMARKS), rng.choice(_IMPRESSIONS[answer]), rng.random()
@@ -207,12 +208,12 @@ def warm_start_completion(task: PointwiseTask, seed: int, faults: WarmStartFault
 
 
 def lookup_correct(task: PointwiseTask, think: str) -> bool:
-    """Whether a thought looks up every concept of the query rightly: its sentence quoted, or called absent."""
+    """Whether a thought looks up every concept of the query correctly: quotes its sentence, or says it is absent."""
     wanted = (f"Check {name}: {quote(name, task.document)}" for name in concepts_of(task.query))
     return all(step in think for step in wanted)
 
 
 def claimed_kind(think: str) -> str | None:
-    """The kind that a thought concludes with; None when it concludes with none."""
+    """The kind that a thought concludes with, or None."""
     tail = think.rstrip()
     return next((kind for kind, words in _CONCLUSIONS.items() if tail.endswith(words)), None)

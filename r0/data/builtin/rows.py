@@ -1,4 +1,4 @@
-"""The built-in task as rows: generated on demand, nothing on disk."""
+"""The built-in task as rows, generated on demand; nothing is stored on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from r0.records import Form, ListwiseTask, PointwiseTask
 
 
 class BuiltinRows:
-    """``count`` tasks of the built-in task with this seed. Queries and labels are read once at the start."""
+    """``count`` rows of the built-in task with this seed. Query hashes and labels are computed once at the start."""
 
     def __init__(self, count: int, seed: int):
         self.name = "builtin"
@@ -39,7 +39,7 @@ class BuiltinRows:
         return self._hashes_N
 
     def task(self, row: int) -> PointwiseTask:
-        """Make row ``row``."""
+        """Generate row ``row``."""
         return builtin_task(row, self._seed)
 
 
@@ -47,7 +47,7 @@ class BuiltinListRows:
     """``count`` lists of the built-in task with this seed: ``candidates`` documents each, answered in ``form``.
 
     Raises:
-        UserError: more candidates than a list of the built-in task can have, or fewer than 2.
+        UserError: more candidates than possible, or fewer than 2.
     """
 
     def __init__(self, count: int, seed: int, form: Form, candidates: int):
@@ -69,5 +69,5 @@ class BuiltinListRows:
         return self._hashes_N
 
     def task(self, row: int) -> ListwiseTask:
-        """Make row ``row``."""
+        """Generate row ``row``."""
         return builtin_list_task(row, self._seed, self._form, self._candidates)

@@ -1,4 +1,4 @@
-"""The closed word lists of the built-in task. Every word here is one token of r0-tiny (with its leading space)."""
+"""The word lists of the built-in task. Each word is one token of r0-tiny (with its leading space)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Concepts and distractors come from one list, so that a word alone never says whether it matters.
+# Concepts and distractors come from the same list, so a word alone does not reveal its role.
 NOUNS: tuple[str, ...] = words_of(
     """
     river harbor tax garden engine winter market bridge forest island copper salt wheat wool silk paper glass iron coal
@@ -28,7 +28,7 @@ NOUNS: tuple[str, ...] = words_of(
     """
 )
 
-# A sentence ends "in PLACE"; a document uses each place once, so that the place names the sentence.
+# A sentence ends with "in PLACE"; a document uses each place once, so the place identifies the sentence.
 PLACES: tuple[str, ...] = words_of(
     """
     Rome Paris London Berlin Madrid Vienna Prague Warsaw Athens Cairo Delhi Tokyo Lima Quito Havana Boston Dublin Oslo
@@ -46,10 +46,10 @@ RELATIONS: tuple[str, ...] = words_of(
     """
 )
 
-# What a thing can be said to do alone.
+# Verbs without an object.
 STATES: tuple[str, ...] = words_of("rests waits grows fades sleeps stands ages shines remains stays returns vanishes")
 
-# A query begins with a word that is no concept, so that how a tokenizer joins "Query: " and the query makes no difference.
+# A query never begins with a concept, so it does not matter how a tokenizer joins "Query: " and the query.
 PAIR_QUERIES: tuple[str, ...] = (
     "How are {0} and {1} linked?",
     "What links {0} with {1}?",

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from r0.config import EsciConfig
 from r0.data.esci import WORDS, EsciRow, read_esci
-from r0.data.hashes import Shuffle, address, query_hash
+from r0.data.hashes import Shuffle, hash_key, query_hash
 from r0.data.jsonl import BadLine, BadLines
 from r0.data.source import held_out
 from r0.errors import UserError
@@ -160,4 +160,4 @@ class Ordered:
 
     def __getitem__(self, index: int) -> EsciRow:
         epoch, place = divmod(index, self._epoch_rows)
-        return self._rows[Shuffle(len(self._rows), address(self._seed, "order", epoch))[place]]
+        return self._rows[Shuffle(len(self._rows), hash_key(self._seed, "order", epoch))[place]]

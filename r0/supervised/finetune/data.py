@@ -18,8 +18,8 @@ import numpy as np
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import LOSSES
-from r0.data.groups import SHAPES, Example, Left, Shape, by_query, examples, target_labels, with_thirds_shuffled
-from r0.data.hashes import address, query_hash
+from r0.data.groups import SHAPES, Example, ExampleCounts, Shape, by_query, examples, target_labels, with_thirds_shuffled
+from r0.data.hashes import hash_key, query_hash
 from r0.data.jsonl import BadLines
 from r0.data.labelled import (
     BUILTIN,
@@ -122,7 +122,7 @@ class Preparation:
         Raises:
             UserError: a bad line, a query on both sides, too few examples for one update.
         """
-        left, bad = Left(), BadLines(self._config.skip_bad)
+        left, bad = ExampleCounts(), BadLines(self._config.skip_bad)
         side, bad_side = self._validation()
         parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, side.places))
         count = min(parts)
@@ -140,7 +140,7 @@ class Preparation:
         Raises:
             UserError: as ``check``.
         """
-        left, bad = Left(), BadLines(self._config.skip_bad)
+        left, bad = ExampleCounts(), BadLines(self._config.skip_bad)
         side, _ = self._validation()
         documents = 2 if self._sources.train == LabelledKind.TRIPLETS else self._config.train_group_size
         schema = columns(self._shape, documents if self._sources.negatives else 1)
@@ -158,7 +158,7 @@ class Preparation:
             (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
         return counts
 
-    def _training(self, left: Left, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
+    def _training(self, left: ExampleCounts, bad: BadLines, held: QueryPlaces) -> Iterator[Iterator[Example]]:
         """The examples of each epoch's file."""
         config, kind = self._config, self._sources.train
         for file in self._files:
@@ -210,7 +210,7 @@ class Preparation:
     def _validation_examples(self, side: Side) -> Iterator[Example]:
         """What the loss is made of."""
         kind, size = self._sources.validation or self._sources.train, self._config.train_group_size
-        return examples(side.found, kind, self._shape, size, self._config.seed, Left(), self._sources.negatives)
+        return examples(side.found, kind, self._shape, size, self._config.seed, ExampleCounts(), self._sources.negatives)
 
     def _read(self, path: Path, kind: LabelledKind, bad: BadLines) -> Iterator[Labelled]:
         title = f"reading {path.name}"
@@ -249,7 +249,7 @@ class Preparation:
         """The columns of an example; ``number`` of a training example, whose long documents may be put in another order."""
         documents = one.documents
         if number is not None and self._config.shuffle_rate:
-            keys = (address(self._config.seed, "thirds", number, place) for place in range(len(documents)))
+            keys = (hash_key(self._config.seed, "thirds", number, place) for place in range(len(documents)))
             share = self._config.shuffle_rate
             documents = tuple(with_thirds_shuffled(text, share, key) for text, key in zip(documents, keys, strict=True))
         labels = target_labels(self._loss, one)

@@ -16,7 +16,7 @@ from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
 from r0.storage.model_checks import architecture
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
         raise UserError("model: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
     if kind == "bert_encoder":
         return Plan(kind, pad)
-    system_prompt = config.system_prompt or told(folder, Form.YES_NO)
+    system_prompt = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
     pair, words = pair_format(config, tokenizer, kind == "yes_no", system_prompt), None
     if kind == "yes_no":
         place = answer_words(tokenizer, pair)

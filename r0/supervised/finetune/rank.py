@@ -12,7 +12,7 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 from transformers import set_seed
 
 from r0.config import FinetuneConfig
-from r0.data.hashes import Shuffle, address
+from r0.data.hashes import Shuffle, hash_key
 from r0.errors import UserError
 from r0.supervised.finetune.data import TRAIN, VALIDATION, prepared
 from r0.supervised.finetune.losses import make_loss, sees_whole_batch
@@ -98,7 +98,7 @@ def _sampler(batch_size: int, parts: Sequence[int]) -> type[DefaultBatchSampler]
     class Order(DefaultBatchSampler):
         def __iter__(self) -> Iterator[list[int]]:
             part = min(self.epoch, len(parts) - 1)
-            first, order = sum(parts[:part]), Shuffle(parts[part], address(self.seed, "order", self.epoch))
+            first, order = sum(parts[:part]), Shuffle(parts[part], hash_key(self.seed, "order", self.epoch))
             for start in range(0, length, self.batch_size):
                 yield [first + order[place] for place in range(start, start + self.batch_size)]
 

@@ -18,7 +18,7 @@ from r0.errors import UserError
 from r0.records import Answer
 from r0.text.completion import ANSWER, THINK
 from r0.text.messages import user_message
-from r0.text.tags import DEFUSED, TAG_NAMES
+from r0.text.tags import ESCAPED_LESS_THAN, TAG_NAMES
 from r0.text.template import DEFAULT_CHAT_TEMPLATE, Template
 
 QUERY_FORMAT, DOCUMENT_FORMAT, SEQ = "query: {}", "document: {}", " "
@@ -46,7 +46,7 @@ class PairFormat:
         added = {token for token in tokenizer.get_added_vocab() if token.startswith("<")} | set(tokenizer.all_special_tokens)
         own = {f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/")}
         tags = sorted(tag for tag in added | own if len(tag) > 1)
-        macro = _TEXT.replace("TAGS", json.dumps(tags, ensure_ascii=False)).replace("‹", DEFUSED)
+        macro = _TEXT.replace("TAGS", json.dumps(tags, ensure_ascii=False)).replace("‹", ESCAPED_LESS_THAN)
         pair = f"{_literal(self.before)}{{{{ text('query') }}}}{_literal(self.between)}{{{{ text('document') }}}}"
         rest = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else DEFAULT_CHAT_TEMPLATE
         return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"

@@ -13,10 +13,10 @@ from r0.errors import UserError
 from r0.records import Form, ListwiseTask, Prompt
 from r0.supervised.finetune.template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
-from r0.text.answer_position import ANSWER_ROOM, UNREADABLE, AnswerPlace, AnswerPlaces
+from r0.text.answer_position import ANSWER_PREFIX_TOKENS, UNREADABLE, AnswerPosition, AnswerPositions
 from r0.text.answers import read_lenient
 from r0.text.completion import CompletionReader
-from r0.text.prompt_file import told
+from r0.text.prompt_file import load_system_prompt
 from r0.text.prompts import Prompter
 
 
@@ -31,11 +31,11 @@ class Asker:
     def __init__(self, config: StageCConfig, folder: Path):
         _check_length(config, folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        system = config.system_prompt or told(folder, Form.YES_NO)
+        system = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
         self.prompter = Prompter(self.tokenizer, system, config.max_prompt_tokens)
         self.reader = CompletionReader(self.tokenizer, stop_ids(folder))
-        self.places = AnswerPlaces(self.prompter.template, self.reader)
-        self.places.check_words()
+        self.places = AnswerPositions(self.prompter.template, self.reader)
+        self.places.check_tokenizer()
         self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, system))
 
     def prompts(self, task: ListwiseTask) -> list[Prompt]:
@@ -46,7 +46,7 @@ class Asker:
         """
         return [self.prompter.prompt(pair) for pair in pairs(task)]
 
-    def place(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPlace | None:
+    def place(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition | None:
         """Where the answer of a completion stands; None where it has none that can be read."""
         failures = read_lenient(self.reader.text(completion_ids), Form.YES_NO, 1, prompt.prefix).failures
         return None if failures & UNREADABLE else self.places.after_thought(prompt, completion_ids)
@@ -54,15 +54,15 @@ class Asker:
 
 def length(config: StageCConfig) -> int:
     """Tokens of the longest sequence: prompt, completion, and an answer written once more."""
-    return config.max_prompt_tokens + config.max_new_tokens + ANSWER_ROOM
+    return config.max_prompt_tokens + config.max_new_tokens + ANSWER_PREFIX_TOKENS
 
 
 def _check_length(config: StageCConfig, folder: Path) -> None:
     most = positions(folder)
     if most is not None and length(config) > most:
-        room = most - config.max_new_tokens - ANSWER_ROOM
+        room = most - config.max_new_tokens - ANSWER_PREFIX_TOKENS
         remedy = f"lower max_prompt_tokens to at most {room}" if room > 0 else "lower max_new_tokens"
         raise UserError(
-            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are, with {ANSWER_ROOM} "
-            f"kept, more than the {most} positions of {folder.name}; {remedy}"
+            f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are, with "
+            f"{ANSWER_PREFIX_TOKENS} kept, more than the {most} positions of {folder.name}; {remedy}"
         )

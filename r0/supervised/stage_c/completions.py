@@ -14,7 +14,7 @@ from math import inf
 from r0.actors.rollout.sizes import most_num_seqs
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
-from r0.data.hashes import address
+from r0.data.hashes import hash_key
 from r0.data.source import TaskSource
 from r0.process.gpus import local_gpus
 from r0.records import ListwiseTask, SampleRequest
@@ -55,7 +55,7 @@ class CompletionFile(ResumableJsonl[int]):
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
     """The document of a list whose completion the KL is of."""
-    return address("kl", config.seed, row) % size
+    return hash_key("kl", config.seed, row) % size
 
 
 def rows_of(config: StageCConfig, source: TaskSource, steps: int) -> list[int]:
@@ -108,6 +108,6 @@ def _documents(config: StageCConfig, task: ListwiseTask) -> Sequence[int]:
 def _requests(config: StageCConfig, task: ListwiseTask, asker: Asker) -> list[SampleRequest]:
     prompts = asker.prompts(task)
     return [
-        SampleRequest(prompts[place].token_ids, address("thought", config.seed, task.task_id, place) >> 1)
+        SampleRequest(prompts[place].token_ids, hash_key("thought", config.seed, task.task_id, place) >> 1)
         for place in _documents(config, task)
     ]

@@ -20,7 +20,7 @@ from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.completions import CompletionFile, KeptCompletion, kl_document
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
 from r0.supervised.training.job import Job
-from r0.text.answer_position import AnswerPlace
+from r0.text.answer_position import AnswerPosition
 
 THOUGHTS = "thoughts.jsonl"
 
@@ -30,7 +30,7 @@ class ListExample:
     """A list to learn from. Documents whose kept completion has no answer are left out; with ``counts`` False none is left, and
     the one place stands in for them, so that every rank has something to compute."""
 
-    places: tuple[AnswerPlace, ...]  # [N]
+    places: tuple[AnswerPosition, ...]  # [N]
     labels: tuple[float, ...]  # [N] in 0…1
     counts: bool
     left_out: int
@@ -66,7 +66,7 @@ class OpenLists:
             raise TypeError(f"stage C learns from lists, not from {type(task).__name__}")
         prompts, labels = self.asker.prompts(task), scaled(task, *self._range)
         kept: list[KeptCompletion | None] = self._kept.kept(task.task_id) if self._kept is not None else [None] * task.size
-        found: list[AnswerPlace | None]
+        found: list[AnswerPosition | None]
         if self._config.thinking:
             both = zip(prompts, kept, strict=True)
             found = [None if one is None else self.asker.place(prompt, one.token_ids) for prompt, one in both]

@@ -21,7 +21,7 @@ from r0.config import StageCConfig
 from r0.errors import UserError
 from r0.ranking import groups_of_order, ndcg
 from r0.records import ListwiseTask, SampleRequest
-from r0.rerank.asks import Ranking
+from r0.rerank.protocol import Ranking
 from r0.storage.files import write_atomic
 from r0.supervised.stage_c.asker import Asker
 from r0.supervised.stage_c.lists import label_range, scaled

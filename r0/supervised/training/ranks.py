@@ -36,7 +36,7 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": checkpointed(config),
         # With ZeRO-3 a recomputed layer sees its weights gathered, which the other way takes for a change.
         "gradient_checkpointing_kwargs": {"use_reentrant": config.zero_stage == 3},
         "deepspeed": deepspeed_config(config.zero_stage, bf16),
@@ -99,6 +99,11 @@ def on_gpu(config: RankKeys) -> bool:
     return process_device(config.gpus).type == "cuda"
 
 
+def checkpointed(config: RankKeys) -> bool:
+    """Whether activations are computed again in the backward pass; ``auto``: on a GPU."""
+    return on_gpu(config) if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
+
+
 def init_deepspeed() -> None:
     """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
     import deepspeed
@@ -112,14 +117,14 @@ def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
     Raises:
         UserError: no module has one of the target names.
     """
-    if config.gradient_checkpointing:
+    if checkpointed(config):
         model.config.use_cache = False
     if not config.lora.r:
         return model
     from peft import LoraConfig, get_peft_model
 
     lora = config.lora
-    if config.gradient_checkpointing:
+    if checkpointed(config):
         model.enable_input_require_grads()
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
     settings = LoraConfig(

@@ -1,4 +1,4 @@
-"""Rankings from orders and scores, driving, windows, fusion."""
+"""Rankings from orders and scores, driving a method, windows, fusion."""
 
 from itertools import pairwise
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from r0.errors import UserError
 from r0.records import Form
-from r0.rerank.asks import Ask, Ranking, Reply, best_first, drive, with_tail
 from r0.rerank.fusion import fuse
+from r0.rerank.protocol import Question, Ranking, Reply, best_first, drive, with_tail
 from r0.rerank.windows import windows
 from r0.text.answers import read_lenient
 
@@ -28,7 +28,7 @@ def strictly_decreasing(ranking):
 
 
 @given(orders)
-def test_an_order_gets_scores_that_say_the_same(order):
+def test_scores_of_an_order_express_the_order(order):
     ranking = Ranking.of_order(order)
     assert ranking.order == tuple(order)
     assert strictly_decreasing(ranking)
@@ -49,7 +49,7 @@ def test_scores_give_their_order_and_failures_keep_their_rank(some):
     assert known == sorted(known, key=lambda position: (-some[position], position))
 
 
-def test_scores_that_differ_are_kept_and_equal_ones_are_lowered_by_as_little_as_can_be_told_apart():
+def test_equal_scores_are_lowered_by_the_smallest_single_precision_step():
     ranking = Ranking.of_scores([0.25, 1.0, 1.0, 0.5])
     assert ranking.order == (1, 2, 3, 0)
     assert (ranking.scores[0], ranking.scores[1], ranking.scores[3]) == (0.25, 1.0, 0.5)
@@ -74,17 +74,17 @@ def test_the_tail_follows_in_the_given_order(some, more):
         assert strictly_decreasing(ranking)
 
 
-def test_what_a_reply_does_not_tell_apart_stays_as_shown():
-    ask = Ask((4, 7, 5, 9), Form.PERMUTATION)
-    assert best_first(ask, Reply(((2,), (0,), (3,), (1,)))) == (5, 4, 9, 7)
-    assert best_first(ask, Reply(((3, 1), (2, 0)))) == (7, 9, 4, 5)
-    assert best_first(ask, Reply(((0, 1, 2, 3),))) == (4, 7, 5, 9)
+def test_ties_in_a_reply_keep_the_order_shown():
+    question = Question((4, 7, 5, 9), Form.PERMUTATION)
+    assert best_first(question, Reply(((2,), (0,), (3,), (1,)))) == (5, 4, 9, 7)
+    assert best_first(question, Reply(((3, 1), (2, 0)))) == (7, 9, 4, 5)
+    assert best_first(question, Reply(((0, 1, 2, 3),))) == (4, 7, 5, 9)
 
 
 @pytest.mark.parametrize("groups", [((0,), (1,)), ((0, 1), (1,)), ((1, 2, 3),), ()])
-def test_a_reply_that_does_not_hold_each_document_once_is_refused(groups):
+def test_a_reply_must_contain_each_document_once(groups):
     with pytest.raises(ValueError, match="must hold each of 0…2 once"):
-        best_first(Ask((4, 7, 5), Form.PERMUTATION), Reply(groups))
+        best_first(Question((4, 7, 5), Form.PERMUTATION), Reply(groups))
 
 
 pieces = st.sampled_from(
@@ -93,10 +93,10 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=12).map("".join), st.sampled_from([Form.PERMUTATION, Form.PICK, Form.SCORES]), st.integers(1, 4))
-def test_any_completion_read_leniently_is_a_reply(text, form, size):
+def test_any_completion_gives_a_valid_reply(text, form, size):
     reading = read_lenient(text, form, size)
-    ask = Ask(tuple(range(10, 10 + size)), form)
-    assert best_first(ask, Reply(reading.groups)) == tuple(10 + place for place in reading.order)
+    question = Question(tuple(range(10, 10 + size)), form)
+    assert best_first(question, Reply(reading.groups)) == tuple(10 + place for place in reading.order)
 
 
 @pytest.mark.parametrize(
@@ -111,21 +111,21 @@ def test_any_completion_read_leniently_is_a_reply(text, form, size):
         ("{}", Form.SCORES, ((0, 1, 2, 3),)),
     ],
 )
-def test_a_lenient_reading_says_what_it_does_not_tell_apart(answer, form, groups):
+def test_lenient_parsing_reports_ties(answer, form, groups):
     assert read_lenient(f"</think><answer>{answer}</answer>", form, 4, "<think>").groups == groups
 
 
-def test_drive_asks_what_a_method_asks_and_waits_where_it_waits():
+def test_drive_runs_a_method_that_waits_for_answers():
     def method():
-        first, _ = yield [Ask((0,), Form.YES_NO), Ask((1,), Form.YES_NO)]
+        first, _ = yield [Question((0,), Form.YES_NO), Question((1,), Form.YES_NO)]
         second, _ = yield []  # nothing new: it waits for the other
-        third, reply = yield [Ask((2,), Form.YES_NO)]
+        third, reply = yield [Question((2,), Form.YES_NO)]
         return Ranking.of_order([first.documents[0], second.documents[0], third.documents[0]][:: reply.tokens])
 
     asked = []
 
-    def answer(ask):
-        asked.append(ask.documents)
+    def answer(question):
+        asked.append(question.documents)
         return Reply(((0,),), tokens=-1)
 
     assert drive(method(), answer).order == (2, 1, 0)
@@ -179,7 +179,7 @@ def test_fusion_at_the_ends():
     assert fuse(ranking, [3.0, 2.0, 1.0], 1.0).order == (0, 1, 2)
 
 
-def test_first_stage_scores_that_say_nothing_change_no_order():
+def test_constant_first_stage_scores_change_no_order():
     ranking = Ranking.of_order([2, 0, 1])
     for weight in (0.3, 1.0):
         assert fuse(ranking, [7.0, 7.0, 7.0], weight).order == (2, 0, 1)

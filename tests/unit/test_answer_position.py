@@ -1,4 +1,4 @@
-"""Where the answer's word stands: words that begin alike are refused, and which tokens of a completion are the word."""
+"""The answer position: words that begin alike are refused, and the tokens of a completion that form the answer are found."""
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from r0.errors import UserError
 from r0.records import Prompt
-from r0.text.answer_position import AnswerPlaces
+from r0.text.answer_position import AnswerPositions
 from r0.text.completion import CompletionReader
 from r0.text.template import Template
 from tests.helpers import CHAT_TEMPLATE, tiny_tokenizer
@@ -14,8 +14,8 @@ from tests.unit.test_rerank_judge import qwen_like
 from tests.unit.verdict_tokenizers import FAMILIES, tokenizer_of
 
 
-def places(tokenizer) -> AnswerPlaces:
-    return AnswerPlaces(Template(tokenizer), CompletionReader(tokenizer))
+def places(tokenizer) -> AnswerPositions:
+    return AnswerPositions(Template(tokenizer), CompletionReader(tokenizer))
 
 
 def beginning_alike() -> PreTrainedTokenizerFast:
@@ -33,14 +33,14 @@ def test_words_that_begin_with_one_token_are_refused():
     ids = tokenizer("<answer>yes", add_special_tokens=False).input_ids
     assert tokenizer.convert_ids_to_tokens(ids) == ["<answer>", "§", "yes"]
     with pytest.raises(UserError, match="begins both yes and no with '§'"):
-        places(tokenizer).check_words()
+        places(tokenizer).check_tokenizer()
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "qwen_like", "bytes"])
-def test_tokenizers_that_tell_the_words_apart_are_taken(family):
+def test_tokenizers_that_distinguish_the_words_are_accepted(family):
     tokenizer = {"qwen_like": qwen_like, "bytes": tiny_tokenizer}.get(family, lambda: tokenizer_of(family))()
     tokenizer.chat_template = None if family == "words" else CHAT_TEMPLATE
-    places(tokenizer).check_words()
+    places(tokenizer).check_tokenizer()
 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, qwen_like])
@@ -55,7 +55,7 @@ def test_tokenizers_that_tell_the_words_apart_are_taken(family):
         ("", ""),
     ],
 )
-def test_the_tokens_of_the_word_and_no_others(make, completion, word):
+def test_exactly_the_tokens_of_the_answer_are_found(make, completion, word):
     tokenizer = make()
     ids = [*tokenizer(completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
     found = places(tokenizer).word_tokens(ids)
@@ -67,7 +67,7 @@ def test_the_tokens_of_the_word_and_no_others(make, completion, word):
 
 
 @pytest.mark.parametrize("prefix", ["", "<think>\n"])
-def test_the_place_after_a_thought_goes_on_from_the_sampled_ids(prefix):
+def test_the_position_after_a_thought_continues_the_sampled_ids(prefix):
     tokenizer = tiny_tokenizer()
     completion = "<think>é 😀</think>\n<answer>yes</answer>".removeprefix(prefix.strip())
     prompt = Prompt((5, 6, 7), prefix)
