@@ -65,12 +65,12 @@ def test_a_learner_rank_holds_the_bytes_that_are_foretold(model):
 @pytest.mark.parametrize("world", [1, 2])
 def test_one_rank_or_two_hold_the_bytes_that_are_foretold_in_every_combination(world, model):
     cases = [(algo, stage, dtype, lora, False) for dtype in DTYPES for stage in range(4) for algo, lora in KINDS]
-    cases += [("grpo", stage, dtype, 0, True) for stage in (2, 3) for dtype in DTYPES]
+    cases += [("grpo", stage, dtype, lora, True) for stage in (2, 3) for dtype in DTYPES for lora in (0, 4)]
     compare(world, cases, model)
 
 
 def test_offloading_moves_gradients_masters_and_moments_to_the_host(model):
-    cases = [("grpo", stage, dtype, lora, True) for stage in (2, 3) for dtype in ("fp32", "bf16") for lora in (0, 4)]
+    cases = [("grpo", 2, "fp32", 0, True), ("grpo", 2, "bf16", 4, True), ("grpo", 3, "bf16", 0, True)]
     compare(1, cases, model)
     there = states(1_000, 0, 2, 1, bf16=True, offload=True, largest=100)
     assert (there.held, there.host, there.buckets) == (2_200, 22_200, 2 * BUCKET)
