@@ -88,7 +88,7 @@ def interrupt(values: dict[str, object], output: Path, after: int) -> bytes:
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=120)
     assert process.returncode == 130, said + wrong
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     assert not (output / "rows.jsonl").exists()
     return file.read_bytes()
 

@@ -126,7 +126,7 @@ def test_an_interrupted_run_goes_on_without_repeating_finished_queries(whole, mo
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     assert not (output / "run.trec").exists()
     before = (output / "queries.jsonl").read_bytes()
     done = before.count(b"\n")

@@ -140,7 +140,7 @@ def test_an_interrupted_run_of_a_thinking_model_goes_on_and_gives_the_same_score
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     assert not (tmp_path / "run" / "scores.jsonl").exists()
     before = lines.read_bytes()
     done = before.count(b"\n")

@@ -88,7 +88,7 @@ def test_zero_spread_groups_are_refilled(model, tmp_path):
         ({"data": "/nowhere.jsonl"}, "/nowhere.jsonl"),
         ({"max_prompt_tokens": 4000}, "positions"),
         ({"reward.name": "stage_aa"}, "did you mean 'stage_a'?"),
-        ({"learner.gpus": 2}, "and Ray has 0"),
+        ({"learner.gpus": 1}, "and Ray has 0"),
         ({"batch_size": 4000}, "batch_size"),
     ],
 )
