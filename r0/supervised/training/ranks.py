@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import time
 import warnings
@@ -108,7 +110,8 @@ def init_deepspeed() -> None:
     """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
     import deepspeed
 
-    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
 def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
