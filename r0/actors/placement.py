@@ -102,9 +102,9 @@ def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
         _start_here(max(phases(config, has_gpus=local_gpus() > 0), key=lambda need: sum(bundle.cpus for bundle in need)))
     say_unused_gpus()
     needs = phases(config, has_gpus=cluster_gpus() > 0)
-    check_engines(config, needs)
     for need in needs:
         check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    check_engines(config, needs)  # after the GPUs that there are: vLLM's build is judged by them
     return needs[-1]
 
 
