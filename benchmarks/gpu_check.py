@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # r0, where it is not instal
 
 from benchmarks.gpu_check_parts.claims import Claim, Report, State, read, table
 from benchmarks.gpu_check_parts.parts import Part, absent, chosen
-from benchmarks.gpu_check_parts.setting import ROOT, Setting
+from benchmarks.gpu_check_parts.setting import ROOT, Setting, end
 
 LEAST = 20.0  # seconds that must be left for a part to be started
 GRACE = 10.0  # seconds that a part has to end after it was asked to
@@ -128,7 +128,8 @@ def run(line: Sequence[str], environment: dict[str, str], log: Path, seconds: fl
 
 
 def run_here(part: Part, setting: Setting) -> int:
-    """The process of one part."""
+    """The process of one part. When it is asked to end it cleans up: else locks of builds would stay, and a Ray would go on."""
+    signal.signal(signal.SIGTERM, end)
     part.load()(setting, Report(part.name, part.claims, setting.scratch / f"{part.name}.jsonl"))
     return 0
 

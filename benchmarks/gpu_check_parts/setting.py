@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class Setting:
             json.dumps(_padded(json.loads((source / "tokenizer.json").read_text()), config["vocab_size"]))
         )
         return str(folder)
+
+
+def end(*_: Any) -> None:
+    """A handler of SIGTERM that lets ``finally`` blocks run."""
+    sys.exit(143)
 
 
 def _padded(tokenizer: dict[str, Any], size: int) -> dict[str, Any]:

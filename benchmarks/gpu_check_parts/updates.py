@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from benchmarks import learner as bench
 from benchmarks.gpu_check_parts.claims import Report
-from benchmarks.gpu_check_parts.setting import ROOT, Setting
+from benchmarks.gpu_check_parts.setting import ROOT, Setting, end
 from r0.actors.learner.worker import Learner
 from r0.config import StageAConfig
 from r0.storage.models import model_folder
@@ -148,5 +149,6 @@ def _norm(tensors: Any) -> float:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
     torch.set_num_threads(2)
     torch.save(three_updates("cpu", {"dtype": "fp32", **json.loads(sys.argv[2])}), sys.argv[1])
