@@ -50,7 +50,7 @@ def grpo(setting: Setting, report: Report) -> None:
     settings: dict[str, Any] = {
         "model": setting.chat_model(setting.run_shape), "data": "builtin", "builtin_rows": 200, "output": output, "algo": "grpo",
         "grpo.num_generations": 4, "batch_size": 8, "max_steps": GRPO_STEPS, "max_prompt_tokens": 320, "max_new_tokens": 96,
-        "max_think_tokens": 80, "reward.min_think_tokens": 16, "learning_rate": 1e-5, "eval.every": 0, "checkpoint.every": 0,
+        "kl_coef": 0.0, "learning_rate": 1e-5, "eval.every": 0, "checkpoint.every": 0,
     }  # fmt: skip
     shared = {"learner.gpus": 0.5, "rollout.gpus": 0.5, "rollout.enforce_eager": "true"}
     settings |= shared if setting.cuda else {"rollout.kv_cache_gib": 0.25}
