@@ -55,9 +55,8 @@ def compare(world: int, cases: list[tuple[str, int, str, int, bool]], model: str
 
 
 def test_a_learner_rank_holds_the_bytes_that_are_foretold(model):
-    cases = [("grpo", stage, dtype, 0, False) for stage in range(4) for dtype in DTYPES]
-    cases += [("grpo", stage, "bf16", 4, False) for stage in (0, 3)]
-    cases += [("ppo", 0, "bf16", 0, False), ("ppo", 2, "fp32", 0, False)]
+    cases = [("grpo", stage, "bf16", 0, False) for stage in range(4)]
+    cases += [("grpo", 3, "bf16", 4, False), ("ppo", 2, "fp32", 0, False)]
     compare(1, cases, model)
 
 
@@ -70,7 +69,7 @@ def test_one_rank_or_two_hold_the_bytes_that_are_foretold_in_every_combination(w
 
 
 def test_offloading_moves_gradients_masters_and_moments_to_the_host(model):
-    cases = [("grpo", 2, "fp32", 0, True), ("grpo", 2, "bf16", 4, True), ("grpo", 3, "bf16", 0, True)]
+    cases = [("grpo", 2, "bf16", 0, True)]
     compare(1, cases, model)
     there = states(1_000, 0, 2, 1, bf16=True, offload=True, largest=100)
     assert (there.held, there.host, there.buckets) == (2_200, 22_200, 2 * BUCKET)
