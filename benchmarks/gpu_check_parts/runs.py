@@ -14,6 +14,7 @@ from benchmarks.gpu_check_parts.claims import Report
 from benchmarks.gpu_check_parts.setting import ROOT, Setting
 
 SFT_STEPS, GRPO_STEPS = 8, 2
+PHASES = ("sample", "reward", "learn", "sync", "checkpoint")
 
 
 def sft(setting: Setting, report: Report) -> None:
@@ -75,5 +76,4 @@ def _record(output: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _times(entry: dict[str, Any]) -> str:
-    parts = {name: value for name, value in entry.items() if isinstance(value, float) and name != "total"}
-    return f"{entry['total']:.1f} s ({', '.join(f'{name} {value:.1f}' for name, value in parts.items())})"
+    return f"{entry['total']:.1f} s ({', '.join(f'{name} {entry[name]:.1f}' for name in PHASES if name in entry)})"
