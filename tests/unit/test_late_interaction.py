@@ -310,7 +310,7 @@ def test_what_does_not_fit_gives_a_one_sentence_error(folder, tmp_path):
 def test_a_dry_run_names_the_encoder_and_the_vector_cache(folder, home, tmp_path):
     keys = {"data": str(tmp_path), "run": str(tmp_path), "model": folder, "method": "late_interaction"}
     text = plan_rerank(RerankConfig(**keys))
-    assert "weights: multi-vector encoder" in text
+    assert "worker: multi-vector encoder\n" in text
     assert f"document vectors: {home}\n" in text
     assert "nothing is missing" in text
     assert "document vectors: not kept" in plan_rerank(RerankConfig(**keys, vector_cache=None))

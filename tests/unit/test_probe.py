@@ -165,6 +165,7 @@ def test_the_learner_asks_before_the_model_is_on_its_device(monkeypatch):
 
     monkeypatch.setattr(networks, "load_causal", lambda *_: tiny_model())
     monkeypatch.setattr(networks, "why_not_shared", ask)
+    config = StageAConfig(algo="grpo", gradient_checkpointing=False, learner={"shared_prefix": False})
     with pytest.raises(InterruptedError):
-        networks.load_networks(StageAConfig(algo="grpo", learner={"shared_prefix": False}), "", torch.device("cuda", 0))
+        networks.load_networks(config, "", torch.device("cuda", 0))
     assert asked == [("cpu", "cuda", False)]
