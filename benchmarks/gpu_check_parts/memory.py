@@ -12,6 +12,8 @@ from benchmarks.gpu_check_parts.setting import Setting
 from benchmarks.gpu_check_parts.speed import COMPLETION, PROMPT, draw
 from benchmarks.gpu_check_parts.updates import make
 from r0.actors.learner.worker import Learner
+from r0.actors.memory.learner import learner_rank
+from r0.actors.memory.shape import ModelShape
 
 GIB = 2**30
 NEAR = 0.2  # of the measured peak
@@ -49,19 +51,12 @@ def measure(setting: Setting, report: Report, checkpointing: bool, rows: int) ->
     figures = {"loaded": loaded, "between": between, "peak": peak, "reserved": reserved}
     note = f"loaded {loaded:.1f}, between updates {between:.1f}, peak {peak:.1f}, reserved {reserved:.1f} GiB"
     expected = estimate(learner, Path(folder), checkpointing)
-    if expected is None:
-        return report.skip("estimate", f"this version has no estimate to compare with; {note}", **figures)
     note = f"{note}; estimate of the peak {expected:.1f}"
     return report.claim("estimate", abs(expected - peak) <= NEAR * peak, note, estimate=expected, **figures)
 
 
-def estimate(learner: Learner, folder: Path, checkpointing: bool) -> float | None:
-    """GiB of the rank at its fullest, without CUDA's own context; None where r0 has no estimate."""
-    try:
-        from r0.actors.memory.learner import learner_rank
-        from r0.actors.memory.shape import ModelShape
-    except ImportError:
-        return None
+def estimate(learner: Learner, folder: Path, checkpointing: bool) -> float:
+    """GiB of the rank at its fullest, without CUDA's own context."""
     shape = ModelShape.of(json.loads((folder / "config.json").read_text()))
     rank = learner_rank(learner.config, shape, checkpointing)
     return (rank.peak - rank.context) / GIB

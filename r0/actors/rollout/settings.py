@@ -5,7 +5,6 @@ The settings are plain data, so that they travel to an actor; nothing here impor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from r0.config import RLConfig, RolloutSection
 from r0.config.cards import shares_card, transfer_backend
 from r0.errors import UserError
 from r0.records import SampleRequest
+from r0.storage.model_checks import read_json
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 INLINE_SHARE = 0.5  # of its card for an engine that is awake while the learner in the same process works
@@ -130,7 +130,7 @@ def model_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not JSON.
     """
-    return _read_json(folder / "config.json")
+    return read_json(folder / "config.json")
 
 
 def positions(folder: Path) -> int | None:
@@ -145,20 +145,10 @@ def stop_ids(folder: Path) -> frozenset[int]:
     """
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        eos = _read_json(folder / name).get("eos_token_id")
+        eos = read_json(folder / name).get("eos_token_id")
         found.update([eos] if isinstance(eos, int) else eos or [])
-    token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    token = read_json(folder / "tokenizer_config.json").get("eos_token")
     text = token.get("content") if isinstance(token, dict) else token
-    added = _read_json(folder / "tokenizer.json").get("added_tokens") or []
+    added = read_json(folder / "tokenizer.json").get("added_tokens") or []
     found.update(entry["id"] for entry in added if text is not None and entry.get("content") == text)
     return frozenset(found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"model: {path} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
