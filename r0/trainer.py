@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -47,33 +48,49 @@ class Trainer:
 
     def train(self, steps: int) -> bool:
         """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done."""
-        config, clock = self.config, self.recorder.clock
         done = self.checkpoints.restore(self.roles.learner)
         self.recorder.resume(done)
         self.roles.connect()
         self.roles.sync(version=done)
         if done == 0:
             self._evaluate(0)
-        for step in range(done, steps):
-            with clock("total"):
-                scored = self._rollouts(step)
-                with clock("learn"):
-                    stats = self.roles.learn(sampling.train_groups(scored), step)
-                self._check_gap(step, stats["gap"])
-                with clock("sync"):
-                    self.roles.sync(version=step + 1)
-            self.recorder.step(step + 1, {**rollout_metrics(scored), **stats}, scored)
-            if _due(step + 1, config.eval.every, steps):
-                self._evaluate(step + 1)
-            if stopping := self.stop():
-                self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
-            if stopping or _due(step + 1, config.checkpoint.every, steps):
-                with clock("checkpoint"):
-                    self.recorder.sync()  # a checkpoint never outlives its record
-                    self.checkpoints.save(self.roles.learner, step + 1)
-            if stopping:
-                return step + 1 == steps
-        return True
+        try:
+            for step in range(done, steps):
+                self._step(step)
+                metric = self._evaluate(step + 1) if _due(step + 1, self.config.eval.every, steps) else None
+                stopping = self.stop()
+                if stopping:
+                    self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
+                self._checkpoint(step + 1, steps, metric, stopping)
+                if stopping:
+                    return step + 1 == steps
+            return True
+        except Exception:
+            with contextlib.suppress(Exception):  # a checkpoint that is nearly written is worth the wait
+                self.checkpoints.publish(self.roles.learner, wait=True)
+            raise
+
+    def _step(self, step: int) -> None:
+        clock = self.recorder.clock
+        with clock("total"):
+            scored = self._rollouts(step)
+            with clock("learn"):
+                stats = self.roles.learn(sampling.train_groups(scored), step)
+            self._check_gap(step, stats["gap"])
+            with clock("sync"):
+                self.roles.sync(version=step + 1)
+        self.recorder.step(step + 1, {**rollout_metrics(scored), **stats}, scored)
+
+    def _checkpoint(self, step: int, steps: int, metric: float | None, stopping: bool) -> None:
+        """Save where one is due, or where the metric is the best so far. The last one is complete on return; others are written
+        while training goes on."""
+        best = self.checkpoints.best() if metric is not None else None
+        improved = metric is not None and (best is None or metric > best)
+        with self.recorder.clock("checkpoint"):
+            if stopping or improved or _due(step, self.config.checkpoint.every, steps):
+                self.recorder.sync()  # a checkpoint never outlives its record
+                self.checkpoints.save(self.roles.learner, step, metric)
+            self.checkpoints.publish(self.roles.learner, wait=stopping or step == steps)
 
     def _rollouts(self, step: int) -> list[Scored]:
         """Scored completions of the step's prompts; groups without spread are refilled as the configuration allows."""
@@ -106,10 +123,15 @@ class Trainer:
         with self.recorder.clock("reward"):
             return self.roles.reward.score(sampling.rollouts(tasks, prompts, sampled, samples))
 
-    def _evaluate(self, step: int) -> None:
-        """Held-out metrics, greedy and sampled, with the seeds of step 0 at every step so that only the weights differ."""
+    def _evaluate(self, step: int) -> float | None:
+        """Held-out metrics, greedy and sampled, with the seeds of step 0 at every step so that only the weights differ. Returns
+        the one named by ``checkpoint.best``.
+
+        Raises:
+            UserError: there is no such metric.
+        """
         if not self.heldout:
-            return
+            return None
         prompts = [self.prompter.prompt(task) for task in self.heldout]
         values: dict[str, float] = {}
         with self.recorder.clock("evaluate"):
@@ -126,6 +148,10 @@ class Trainer:
                 found = {**rollout_metrics(scored), **probes(scored)}
                 values |= {f"heldout/{mode}/{name}": value for name, value in found.items()}
         self.recorder.evaluation(step, values)
+        best = self.config.checkpoint.best
+        if best is not None and best not in values:
+            raise UserError(f"checkpoint.best: there is no held-out metric {best}; there are: {', '.join(sorted(values))}")
+        return values[best] if best else None
 
     def _check_gap(self, step: int, gap: float) -> None:
         """Rollout and learner must give the sampled tokens the same log-probabilities, or the weights are not the same."""

@@ -78,7 +78,7 @@ def _train(
         team = roles.on_ray(config, str(folder), updates, need)
     recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=tokenizer.decode)
     try:
-        checkpoints = Checkpoints(directory.path, config.checkpoint.keep)
+        checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
         trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
         complete = trainer.train(steps)
         if complete:

@@ -229,6 +229,9 @@ class CheckpointSection(Section):
 
     every: Annotated[int, Field(ge=0)] = key(100, "steps between checkpoints (also at the end and on a signal); 0: only those")
     keep: Count = key(2, "number of newest checkpoints to keep")
+    best: str | None = key(
+        None, "held-out metric, e.g. heldout/greedy/reward, whose best (highest) checkpoint is kept besides; empty: none"
+    )
 
 
 class TrackingSection(Section):

@@ -1,100 +1,188 @@
-"""Checkpoints: ``OUTPUT/checkpoints/step-00000100/``, written to a temporary folder and renamed; the newest k are kept.
+"""Checkpoints of a run: ``OUTPUT/checkpoints/step-00000100/``, whole or not there, and verified before they are used.
 
-A checkpoint holds everything the next step depends on: policy, critic, optimizers, schedules and random states (one file per
-learner rank), and ``state.json`` with the step, which is also the data position and the weight version.
+A checkpoint holds everything that the next step depends on: policy, critic, optimizers, schedules and random states (one file a
+learner rank), the record up to its step, and ``state.json`` with the step, which is also the data position and the weight
+version. ``manifest.json`` is written last and proves the rest. The ranks write in the background: a folder that is not complete
+is called ``.partial-…``, one whose content has changed is renamed to ``damaged-…``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from r0.errors import UserError
+from r0.storage.files import sync_folder, write_atomic
+from r0.storage.manifest import MANIFEST, Entries, keep_sound, write_manifest
 
-FORMAT = 1
+FORMAT = 2
+STATE, RECORD = "state.json", "metrics.jsonl"
 
 
 class Savable(Protocol):
     """The learner methods that checkpoints use."""
 
     def save(self, directory: str) -> None:
-        """All ranks write their state into an existing directory."""
+        """All ranks copy their state and begin to write it into an existing directory."""
+
+    def written(self, wait: bool) -> Entries | None:
+        """The files of the last ``save``; None while a rank still writes and ``wait`` is false."""
 
     def load(self, directory: str) -> None:
         """All ranks read their state from it."""
 
 
+@dataclass(frozen=True)
+class State:
+    """``state.json``: updates done, and the metric of ``checkpoint.best`` where it was measured at that step."""
+
+    step: int
+    metric: float | None = None
+    format: int = FORMAT
+
+
 class Checkpoints:
-    """The checkpoints of one run directory.
+    """The checkpoints of one run directory; at most one is being written.
 
     Args:
         run: run directory.
-        keep: number of newest checkpoints to keep.
+        keep: number of newest checkpoints to keep; the one with the highest metric is kept besides.
+        say: prints a line for the user.
     """
 
-    def __init__(self, run: Path, keep: int):
+    def __init__(self, run: Path, keep: int, say: Callable[[str], None] = print):
         self.directory = run / "checkpoints"
+        self.record = run / RECORD
         self.keep = keep
+        self._say = say
+        self._unfinished: State | None = None
 
-    def save(self, learner: Savable, step: int) -> Path:
-        """Atomically write the state after ``step`` updates.
+    def save(self, learner: Savable, step: int, metric: float | None = None) -> None:
+        """Begin to write the state after ``step`` updates; training may go on once it is copied. ``publish`` completes it.
+
+        The record must hold that step and be flushed.
 
         Raises:
-            UserError: the checkpoint cannot be written; earlier checkpoints are untouched.
+            UserError: this checkpoint, or the one before, cannot be written; complete checkpoints are untouched.
         """
-        final = self.directory / f"step-{step:08d}"
-        if final.exists():
-            return final
-        partial = self.directory / f".partial-{step:08d}"
-        try:
+        self.publish(learner, wait=True)
+        if self._folder(step).exists():
+            return
+        with self._writing(step) as partial:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             learner.save(str(partial))
-            (partial / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}) + "\n")
-            _sync_to_disk(partial)
-            os.rename(partial, final)
-        except OSError as error:
-            raise UserError(f"{final}: the checkpoint cannot be written ({error}); earlier checkpoints are untouched") from error
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / f"step-{old:08d}", ignore_errors=True)
-        return final
+            if self.record.is_file():
+                shutil.copyfile(self.record, partial / RECORD)
+            state = State(step, metric)
+            (partial / STATE).write_text(json.dumps(asdict(state)) + "\n")
+        self._unfinished = state
 
-    def restore(self, learner: Savable) -> int:
-        """Load the newest checkpoint into ``learner`` and return its step; 0 if there is none.
+    def publish(self, learner: Savable, wait: bool = False) -> None:
+        """Complete the checkpoint that is being written, if there is one and all ranks have written theirs (``wait``: wait for
+        them), and delete those that need not be kept.
 
         Raises:
-            UserError: the newest checkpoint has another format or cannot be read.
+            UserError: it cannot be written; complete checkpoints are untouched.
         """
+        state = self._unfinished
+        if state is None:
+            return
+        with self._writing(state.step) as partial:
+            files = learner.written(wait)
+            if files is None:
+                return
+            self._unfinished = None
+            write_manifest(partial, files)
+            os.rename(partial, self._folder(state.step))
+            sync_folder(self.directory)
+        self._delete_old()
+
+    def restore(self, learner: Savable) -> int:
+        """Load the newest sound checkpoint into ``learner`` and return its step; 0 if there is none. Damaged ones that are newer
+        are named and renamed. The record becomes the checkpoint's.
+
+        Raises:
+            UserError: there are checkpoints, but none is sound; it has another format, or does not fit the learner.
+        """
+        for partial in self.directory.glob(".partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
         steps = self.steps()
-        if not steps:
+        if steps:
+            _refuse_other_format(self._folder(steps[-1]))
+        sound = keep_sound([self._folder(step) for step in steps], self._say)
+        if sound is None:
             return 0
-        newest = self.directory / f"step-{steps[-1]:08d}"
-        try:
-            state = json.loads((newest / "state.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{newest}: cannot be read ({error}); delete this folder to resume from the previous one") from None
-        if state.get("format") != FORMAT:
-            raise UserError(f"{newest}: has format {state.get('format')}, but this r0 reads {FORMAT}; start over with fresh=true")
-        learner.load(str(newest))
-        return steps[-1]
+        learner.load(str(sound))
+        self._restore_record(sound)
+        return self.steps()[-1]
+
+    def best(self) -> float | None:
+        """The highest metric among the checkpoints; None if none has one."""
+        states = [_read_state(self._folder(step)) for step in self.steps()]
+        found = [state.metric for state in [*states, self._unfinished] if state and state.metric is not None]
+        return max(found, default=None)
 
     def steps(self) -> list[int]:
         """The complete checkpoints, oldest first."""
         if not self.directory.is_dir():
             return []
-        found = (re.fullmatch(r"step-(\d{8})", path.name) for path in self.directory.iterdir())
+        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
+    def _folder(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
 
-def _sync_to_disk(directory: Path) -> None:
-    """Flush every file, then the directory, so that the rename cannot become durable before the contents."""
-    for path in [*(p for p in directory.rglob("*") if p.is_file()), directory]:
-        handle = os.open(path, os.O_RDONLY)
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[Path]:
+        """Gives the folder in which the checkpoint of ``step`` is written; after an error nothing is left of it."""
+        partial = self.directory / f".partial-{step:08d}"
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            yield partial
+        except OSError as error:
+            self._unfinished = None
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"{self._folder(step)}: the checkpoint cannot be written ({error}); earlier checkpoints are untouched. "
+                "Make room, or make it writable, and run the same command again"
+            ) from error
+
+    def _delete_old(self) -> None:
+        steps = self.steps()
+        states = {step: _read_state(self._folder(step)) for step in steps}
+        metrics = {step: state.metric for step, state in states.items() if state and state.metric is not None}
+        kept = {*steps[-self.keep :], *sorted(metrics, key=metrics.__getitem__)[-1:]}
+        for step in steps:
+            if step not in kept:
+                shutil.rmtree(self._folder(step), ignore_errors=True)
+
+    def _restore_record(self, folder: Path) -> None:
+        """The record up to the checkpoint is the checkpoint's copy; what follows it is what the run wrote."""
+        saved = (folder / RECORD).read_bytes() if (folder / RECORD).is_file() else b""
+        found = self.record.read_bytes() if self.record.is_file() else b""
+        if not found.startswith(saved):
+            write_atomic(self.record, saved)
+            self._say(f"{self.record} was damaged or missing; its lines are restored from {folder.name}")
+
+
+def _refuse_other_format(folder: Path) -> None:
+    """Format 1 had no manifest."""
+    state = _read_state(folder)
+    if state is not None and state.format != FORMAT and not (folder / MANIFEST).exists():
+        raise UserError(f"{folder}: has format {state.format}, but this r0 reads {FORMAT}; start over with fresh=true")
+
+
+def _read_state(folder: Path) -> State | None:
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        metric = content.get("metric")
+        return State(int(content["step"]), None if metric is None else float(metric), int(content["format"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -32,15 +32,25 @@ class Record:
         self.path = path
         self._stream: io.FileIO | None = None
 
-    def resume(self, step: int) -> None:
-        """Drop the lines after ``step`` (all lines if it is 0), and an incomplete last line.
+    def resume(self, step: int) -> str | None:
+        """Drop the lines after ``step`` (all lines if it is 0), those that cannot be read, and an incomplete last line.
 
-        The file is replaced atomically, so an interruption leaves the old one.
+        The file is replaced atomically, so an interruption leaves the old one. Returns what was lost of the lines up to ``step``,
+        in a sentence; None if nothing was.
         """
         self.close()
-        kept = [line for line, at in _lines(self.path) if step > 0 and at <= step]
+        lines = list(_lines(self.path))
+        kept = [line for line, at in lines if step > 0 and at is not None and at <= step]
         if self.path.exists() or kept:
             write_atomic(self.path, b"".join(kept))
+        number = {index + 1: at for index, (_, at) in enumerate(lines)}
+        last = max((at for at in number.values() if at is not None), default=0)
+        damaged = [index for index, at in number.items() if at is None and index < len(lines)]
+        if step and damaged:
+            return f"{self.path}: line {', '.join(map(str, damaged))} was damaged and is dropped; the record has a hole there"
+        if last < step:
+            return f"{self.path}: nothing is recorded after step {last}; the record has a hole up to step {step}"
+        return None
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append one line. On return it is in the operating system's buffers, so it survives if the process is killed.
@@ -73,8 +83,8 @@ class Record:
 
 
 def read_record(path: Path) -> list[dict[str, float | None]]:
-    """The complete lines of a record, in order; empty if the file is missing."""
-    return [json.loads(line) for line, _ in _lines(path)]
+    """The sound lines of a record, in order; empty if the file is missing."""
+    return [json.loads(line) for line, step in _lines(path) if step is not None]
 
 
 def heldout_lines(path: Path) -> list[dict[str, float]]:
@@ -91,18 +101,16 @@ def plain(value: SupportsFloat) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Lines with their steps, up to the first incomplete one."""
+def _lines(path: Path) -> Iterator[tuple[bytes, int | None]]:
+    """Lines with their steps; None for one that is damaged or incomplete."""
     if not path.exists():
         return
     with path.open("rb") as stream:
         for line in stream:
             try:
-                step = int(json.loads(line)["step"])
-            except (ValueError, KeyError, TypeError):
-                return
-            if not line.endswith(b"\n"):
-                return
+                step = int(json.loads(line)["step"]) if line.endswith(b"\n") else None
+            except (ValueError, KeyError, TypeError, RecursionError):
+                step = None
             yield line, step
 
 

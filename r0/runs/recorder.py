@@ -53,13 +53,15 @@ class Recorder:
         repeated.
         """
         self._wait_for_rollouts()
-        self.metrics.resume(step)
+        lost = self.metrics.resume(step)
         self.timings.resume(step)
         self.rollouts.resume(step)
         self._line = LiveLine(self._total, step)
         self._pending = (step, {})
         if step:
             self.say(f"resuming after step {step} of {self._total}")
+        if lost:
+            self.say(lost)
 
     def step(self, step: int, metrics: Mapping[str, float], scored: Sequence[Scored] = ()) -> None:
         """Record a completed step. ``metrics`` must be reproducible; seconds come from ``clock``."""

@@ -117,7 +117,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: str, data: str, t
     kept = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").glob("checkpoint-*"))
     assert kept == ["checkpoint-4", "checkpoint-6"]
     (tmp_path / "cut" / "finished.json").unlink()
-    (tmp_path / "cut" / "checkpoints" / "checkpoint-6" / "whole").unlink()  # as if the last checkpoint had not been completed
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-6" / "manifest.json").unlink()  # as if it had not been completed
     run(config(model, data, tmp_path / "cut", max_steps=6, save_every=2, keep=2, log_every=2, ray=INLINE))
     assert [line["step"] for line in record(tmp_path / "cut") if "loss" in line] == [2, 4, 6]
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]

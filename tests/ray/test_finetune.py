@@ -110,7 +110,7 @@ def test_two_ranks_with_fsdp_learn_what_one_rank_learns_and_resume(ray_session, 
     first = (run / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(run / "model")
     (run / "finished.json").unlink()
-    (run / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed
+    (run / "checkpoints" / "checkpoint-4" / "manifest.json").unlink()  # as if it had not been completed
     finetune.run(two)
     assert losses(run) == pytest.approx(alone[0], rel=1e-4)
     assert (run / "model" / "model.safetensors").read_bytes() == first
@@ -141,7 +141,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(bert: str, tmp_path: Pat
     finetune.run(run("whole"))
     finetune.run(run("cut"))
     (tmp_path / "cut" / "finished.json").unlink()
-    (tmp_path / "cut" / "checkpoints" / "checkpoint-6" / "whole").unlink()  # as if the last checkpoint had not been completed
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-6" / "manifest.json").unlink()  # as if it had not been completed
     finetune.run(run("cut"))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "cut")) == 6
@@ -155,7 +155,7 @@ def test_an_interrupted_run_with_lora_resumes_to_the_same_weights(qwen: str, tmp
     finetune.run(settings)
     first, weights = losses(run), (run / "model" / "model.safetensors").read_bytes()
     (run / "finished.json").unlink()
-    (run / "checkpoints" / "checkpoint-4" / "whole").unlink()
+    (run / "checkpoints" / "checkpoint-4" / "manifest.json").unlink()
     finetune.run(settings)
     assert losses(run) == first
     assert (run / "model" / "model.safetensors").read_bytes() == weights

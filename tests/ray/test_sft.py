@@ -16,6 +16,7 @@ import torch
 from r0.config import LoraSection, RaySection, SftConfig
 from r0.errors import UserError
 from r0.records import ListwiseTask
+from r0.storage.manifest import write_manifest
 from r0.supervised.sft import run as sft
 from r0.supervised.sft.examples import Collate, OpenRows
 from r0.supervised.training.job import Job
@@ -99,7 +100,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Pa
     cut = config(model, tmp_path / "cut", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(cut)
     (tmp_path / "cut" / "finished.json").unlink()
-    (tmp_path / "cut" / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-4" / "manifest.json").unlink()  # as if it had not been completed
     sft.run(cut)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
@@ -110,9 +111,10 @@ def test_a_checkpoint_with_foreign_objects_is_not_loaded(model: str, tmp_path: P
     settings = config(model, tmp_path / "run", ray=INLINE, save_every=2)
     sft.run(settings)
     (tmp_path / "run" / "finished.json").unlink()
-    (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "whole").unlink()
+    (tmp_path / "run" / "checkpoints" / "checkpoint-4" / "manifest.json").unlink()
     target = next((tmp_path / "run" / "checkpoints" / "checkpoint-2").glob("global_step*/*optim_states.pt"))
     torch.save({"evil": _Evil(str(tmp_path / "ran"))}, target)
+    write_manifest(tmp_path / "run" / "checkpoints" / "checkpoint-2")
     with pytest.raises(Exception, match=r"(?i)weights.?only|unsupported"):
         sft.run(settings)
     assert not (tmp_path / "ran").exists()
@@ -214,7 +216,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) 
     assert process.returncode == 143, text
     done = len(losses(output))
     assert 0 < done < 60
-    assert (output / "checkpoints" / f"checkpoint-{done}" / "whole").is_file()
+    assert (output / "checkpoints" / f"checkpoint-{done}" / "manifest.json").is_file()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"resuming after step {done} of 60" in again.stdout

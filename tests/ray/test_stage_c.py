@@ -89,7 +89,7 @@ def test_an_interrupted_run_with_thoughts_goes_on_to_the_same_weights(tmp_path):
     thoughts = (cut / "thoughts.jsonl").read_bytes()
     shutil.rmtree(cut / "model")
     (cut / "finished.json").unlink()
-    (cut / "checkpoints" / "checkpoint-4" / "whole").unlink()  # as if the last checkpoint had not been completed
+    (cut / "checkpoints" / "checkpoint-4" / "manifest.json").unlink()  # as if the last checkpoint had not been completed
     stage_c.run(runs["cut"])
     assert (cut / "thoughts.jsonl").read_bytes() == thoughts == (tmp_path / "whole" / "thoughts.jsonl").read_bytes()
     assert record(cut) == record(tmp_path / "whole")

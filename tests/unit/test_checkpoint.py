@@ -1,59 +1,192 @@
-"""Checkpoints are complete or missing, the last k are kept, and the newest is restored."""
+"""Checkpoints are complete or missing, verified before use, written in the background, and the last k and the best are kept."""
 
 import json
+import shutil
 
 import pytest
 
 from r0.errors import UserError
 from r0.runs.checkpoint import Checkpoints
+from r0.storage.manifest import entry
 
 
 class Counter:
-    """A learner whose whole state is a number; it can refuse to write."""
+    """A learner whose whole state is a number; it can refuse to write, and take its time."""
 
-    def __init__(self, value=0, full_disk=False):
-        self.value, self.full_disk = value, full_disk
+    def __init__(self, value=0, full_disk=False, slow=False):
+        self.value, self.full_disk, self.slow = value, full_disk, slow
 
     def save(self, directory):
-        with open(f"{directory}/value", "w") as stream:
-            stream.write(str(self.value))
+        self.directory, self.copied = directory, self.value
+
+    def written(self, wait):
+        if self.slow and not wait:
+            return None
+        with open(f"{self.directory}/value", "w") as stream:
+            stream.write(f"{self.copied:<100}")
         if self.full_disk:
             raise OSError(28, "No space left on device")
+        from pathlib import Path
+
+        return {"value": entry(Path(self.directory) / "value")}
 
     def load(self, directory):
         with open(f"{directory}/value") as stream:
             self.value = int(stream.read())
 
 
+def save(checkpoints, value, step, metric=None):
+    """Write a complete checkpoint; its folder."""
+    learner = Counter(value)
+    checkpoints.save(learner, step, metric)
+    checkpoints.publish(learner, wait=True)
+    return checkpoints.directory / f"step-{step:08d}"
+
+
+def restored(checkpoints):
+    """The step of the checkpoint that is restored, and the state in it."""
+    learner = Counter()
+    return checkpoints.restore(learner), learner.value
+
+
 def test_the_newest_is_restored_and_the_last_k_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
-        checkpoints.save(Counter(step * 10), step)
+        save(checkpoints, step * 10, step)
     assert checkpoints.steps() == [2, 3]
-    learner = Counter()
-    assert checkpoints.restore(learner) == 3
-    assert learner.value == 30
+    assert restored(checkpoints) == (3, 30)
 
 
 def test_without_a_checkpoint_the_run_starts_at_step_0(tmp_path):
-    assert Checkpoints(tmp_path, keep=1).restore(Counter()) == 0
+    assert restored(Checkpoints(tmp_path, keep=1)) == (0, 0)
+
+
+def test_a_checkpoint_holds_the_state_of_its_step_and_counts_once_it_is_written(tmp_path):
+    checkpoints, learner = Checkpoints(tmp_path, keep=2), Counter(10, slow=True)
+    checkpoints.save(learner, 1)
+    learner.value = 11  # training goes on
+    checkpoints.publish(learner)
+    assert checkpoints.steps() == []
+    assert restored(Checkpoints(tmp_path / "copy", keep=2)) == (0, 0)
+    checkpoints.publish(learner, wait=True)
+    assert checkpoints.steps() == [1]
+    assert restored(checkpoints) == (1, 10)
+
+
+def test_a_second_save_waits_for_the_first(tmp_path):
+    checkpoints, learner = Checkpoints(tmp_path, keep=2), Counter(10, slow=True)
+    checkpoints.save(learner, 1)
+    learner.value = 20
+    checkpoints.save(learner, 2)
+    assert checkpoints.steps() == [1]
+    checkpoints.publish(learner, wait=True)
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_the_best_is_kept_besides_the_newest_also_by_a_resumed_run(tmp_path):
+    for step, metric in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, 0.6)):
+        checkpoints = Checkpoints(tmp_path, keep=1)
+        save(checkpoints, step, step, metric)
+        assert checkpoints.best() == max(0.2, metric or 0) if step == 1 else 0.9
+    assert checkpoints.steps() == [2, 5]
 
 
 def test_a_failed_write_leaves_the_earlier_checkpoint_and_nothing_that_looks_complete(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(Counter(10), 1)
+    save(checkpoints, 10, 1)
+    full = Counter(20, full_disk=True)
+    checkpoints.save(full, 2)
     with pytest.raises(UserError, match="No space left on device"):
-        checkpoints.save(Counter(20, full_disk=True), 2)
-    assert checkpoints.steps() == [1]
-    assert checkpoints.save(Counter(20), 2).is_dir()  # the partial one does not stand in the way
+        checkpoints.publish(full, wait=True)
+    assert [path.name for path in checkpoints.directory.iterdir()] == ["step-00000001"]
+    save(checkpoints, 20, 2)  # the failed one does not stand in the way
+    assert restored(checkpoints) == (2, 20)
+
+
+def test_what_a_killed_run_left_half_written_is_deleted(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save(checkpoints, 10, 1)
+    checkpoints.save(Counter(20), 2)
+    again = Checkpoints(tmp_path, keep=2)
+    assert restored(again) == (1, 10)
+    assert [path.name for path in again.directory.iterdir()] == ["step-00000001"]
+
+
+def flip(file, where=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(len(content) * where)] ^= 4
+    file.write_bytes(content)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def empty(file):
+    shutil.rmtree(file.parent)
+    file.parent.mkdir()
+
+
+DAMAGES = {
+    "flipped early": lambda file: flip(file, 0.1),
+    "flipped late": lambda file: flip(file, 0.9),
+    "cut": cut,
+    "missing": lambda file: file.unlink(),
+    "replaced": lambda file: file.write_bytes(b"\x80\x04cos\nsystem\n"),
+    "folder emptied": empty,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["value", "state.json", "manifest.json", "metrics.jsonl"])
+def test_a_damaged_checkpoint_is_named_and_renamed_and_the_one_before_is_used(tmp_path, name, damage):
+    said = []
+    checkpoints = Checkpoints(tmp_path, keep=2, say=said.append)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    save(checkpoints, 10, 1)
+    newest = save(checkpoints, 20, 2)
+    DAMAGES[damage](newest / name)
+    assert restored(checkpoints) == (1, 10)
+    (sentence,) = said
+    assert f"{newest} is damaged: " in sentence
+    assert (name in sentence) or "manifest.json" in sentence
+    assert (checkpoints.directory / "damaged-step-00000002").is_dir()
+    save(checkpoints, 30, 2)  # the repeated step is saved again
+    assert restored(checkpoints) == (2, 30)
+
+
+def test_where_no_checkpoint_is_sound_the_run_does_not_start_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    flip(save(checkpoints, 10, 1) / "value")
+    cut(save(checkpoints, 20, 2) / "value")
+    for _ in range(2):  # and it says so again
+        with pytest.raises(UserError, match=r"no checkpoint is sound .*fresh=true"):
+            checkpoints.restore(Counter())
+    assert checkpoints.steps() == [1, 2]
+
+
+def test_the_record_is_restored_from_the_checkpoint(tmp_path):
+    record = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "loss": 0.5}\n', '{"step": 2, "loss": 0.25}\n', '{"step": 3, "loss": 0.125}\n']
+    record.write_text("".join(lines[:2]))
+    said = []
+    checkpoints = Checkpoints(tmp_path, keep=2, say=said.append)
+    save(checkpoints, 20, 2)
+    record.write_text("".join(lines))
+    restored(checkpoints)
+    assert record.read_text() == "".join(lines), "what was recorded after the checkpoint is the recorder's to drop"
+    assert not said
+    for damaged in ("", lines[0], lines[0] + lines[1].replace("0.25", "0.75"), lines[1], None):
+        record.unlink() if damaged is None else record.write_text(damaged)
+        restored(checkpoints)
+        assert record.read_text() == "".join(lines[:2])
+        assert "restored from step-00000002" in said.pop()
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    path = checkpoints.save(Counter(10), 1)
-    (path / "state.json").write_text(json.dumps({"format": 99, "step": 1}))
-    with pytest.raises(UserError, match="format 99"):
-        checkpoints.restore(Counter())
-    (path / "state.json").write_text("{")
-    with pytest.raises(UserError, match="delete this folder"):
+    path = checkpoints.directory / "step-00000001"
+    path.mkdir(parents=True)
+    (path / "state.json").write_text(json.dumps({"format": 1, "step": 1}))
+    with pytest.raises(UserError, match=r"format 1.*fresh=true"):
         checkpoints.restore(Counter())

@@ -9,6 +9,7 @@ from r0.actors.learner.shares import deal
 from r0.actors.pool import Pool
 from r0.config import RLConfig
 from r0.records import TrainGroup
+from r0.storage.manifest import Entries
 
 GRACE_S = 30.0  # seconds that the ranks have to say why a sync failed
 
@@ -66,8 +67,13 @@ class LearnerGroup:
         return self.config.sync.deadline_s + GRACE_S
 
     def save(self, folder: str) -> None:
-        """Every rank writes its part of a checkpoint."""
+        """Every rank copies its part of a checkpoint and begins to write it."""
         self.pool.all("save", folder, deadline_s=self.config.ray.update_deadline_s)
+
+    def written(self, wait: bool) -> Entries | None:
+        """The files of the checkpoint that all ranks have written; None while one still writes and ``wait`` is false."""
+        parts = self.pool.all("written", wait, deadline_s=self.config.ray.update_deadline_s)
+        return None if None in parts else {name: file for part in parts for name, file in part.items()}
 
     def load(self, folder: str) -> None:
         """Every rank continues from a checkpoint."""

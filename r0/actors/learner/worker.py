@@ -7,6 +7,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from r0.actors.learner.batch import Schedule
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import learner_dtype, load_networks
 from r0.actors.learner.shares import even_schedule
+from r0.actors.learner.state_file import State, read_state, write_state
 from r0.actors.learner.update import Updater
 from r0.actors.learner.zero import (
-    State,
     engine_state,
     leave_distributed,
     load_engine_state,
@@ -35,6 +36,9 @@ from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
 from r0.process.device import process_device, with_index
 from r0.records import TrainGroup
+from r0.storage.manifest import Entries, entry
+
+IDENTITY = "learner.json"  # what a checkpoint and the learner that loads it must have in common
 
 
 class Learner:
@@ -79,6 +83,8 @@ class Learner:
         seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
         self._sender: Any = None
         self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
+        self._writer = ThreadPoolExecutor(1, "r0-checkpoint")
+        self._writing: Future[Entries] | None = None
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
@@ -164,34 +170,38 @@ class Learner:
     # What survives ----------------------------------------------------------------------------------------------------------
 
     def save(self, folder: str) -> None:
-        """Write this rank's part of a checkpoint into ``folder``: weights, optimizers, counters, random states."""
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+        """Copy this rank's part of a checkpoint (weights, optimizers, counters, random states) and begin to write it into
+        ``folder`` in the background; ``written`` tells when it is done."""
         state: State = {"updates": self.updates, "random": random_states(self.device)}
         if self.rank == 0 or not replicated(self.networks.policy):  # else every rank has the same
             state["policy"] = engine_state(self.networks.policy)
             if self.networks.critic is not None:
                 state["critic"] = engine_state(self.networks.critic)
-        torch.save(state, path / f"rank{self.rank}.pt")
-        if self.rank == 0:
-            (path / "learner.json").write_text(json.dumps(self._identity(), indent=1) + "\n")
+        self._writing = self._writer.submit(_write, Path(folder), self.rank, state, self._identity())
+
+    def written(self, wait: bool) -> Entries | None:
+        """The files that the last ``save`` wrote; None while it still writes and ``wait`` is false.
+
+        Raises:
+            OSError: they could not be written.
+        """
+        if self._writing is None:
+            return {}
+        return self._writing.result() if wait or self._writing.done() else None
 
     def load(self, folder: str) -> None:
         """Continue bit for bit where ``save`` stopped. All ranks call it together.
 
         Raises:
-            UserError: the checkpoint is incomplete, or of another number of ranks, ZeRO stage, dtype or algorithm.
+            UserError: the checkpoint is of another number of ranks, ZeRO stage, dtype or algorithm.
         """
         path = Path(folder)
-        try:
-            saved = json.loads((path / "learner.json").read_text())
-            state = torch.load(path / f"rank{self.rank}.pt", map_location="cpu", weights_only=True)
-            full = state if "policy" in state else torch.load(path / "rank0.pt", map_location="cpu", weights_only=True)
-        except FileNotFoundError as error:
-            raise UserError(f"{folder} is no complete learner checkpoint: {error.filename} is missing; use fresh=true") from None
+        saved = json.loads((path / IDENTITY).read_text())
         for name, value in self._identity().items():
             if saved.get(name) != value:
                 raise UserError(f"{folder} was written with {name}={saved.get(name)}, this run has {value}; resume with the same")
+        state = read_state(path / _state_name(self.rank))
+        full = state if "policy" in state else read_state(path / _state_name(0))
         offloaded = bool(self._offloaded)
         self.reload()
         load_engine_state(self.networks.policy, full["policy"])
@@ -225,11 +235,27 @@ class Learner:
 
     def close(self) -> None:
         """Leave the process groups."""
+        self._writer.shutdown(cancel_futures=True)
         if self._sender is not None:
             self._sender.close()
             self._sender = None
         if self._made_group:
             leave_distributed()
+
+
+def _state_name(rank: int) -> str:
+    return f"rank{rank}.safetensors"
+
+
+def _write(folder: Path, rank: int, state: State, identity: dict[str, Any]) -> Entries:
+    """Write one rank's files of a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [_state_name(rank)]
+    write_state(folder / names[0], state)
+    if rank == 0:
+        names.append(IDENTITY)
+        (folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")
+    return {name: entry(folder / name) for name in names}
 
 
 def seed_everything(seed: int) -> None:

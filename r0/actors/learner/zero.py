@@ -4,7 +4,7 @@ Gradients accumulate over any number of backward passes and one ``step()`` ends 
 DeepSpeed averages over ranks: a loss that is one sum over all ranks is multiplied by their number before ``backward``.
 
 The state is read from DeepSpeed's float32 master weights and from the inner AdamW, not through DeepSpeed's own checkpoints,
-which are pickles: what is saved here loads with ``weights_only=True``.
+which are pickles.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from r0.actors.learner.state_file import State
 from r0.actors.memory.states import BUCKET, effective_stage
 from r0.errors import UserError
 from r0.process.device import prepare, with_index
 
 BETAS = (0.9, 0.999)
-State = dict[str, Any]  # tensors, numbers and lists of them: what torch.load(weights_only=True) gives back
 
 
 def start_distributed(rank: int, world: int, master: str, device: torch.device, timeout_s: float) -> bool:

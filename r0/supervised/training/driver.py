@@ -52,7 +52,7 @@ def train(
     """
     directory.folder("checkpoints")
     directory.folder("logs")
-    job.clear()
+    job.clear(recorder.say)
     done = job.newest()[1]
     recorder.resume(done)
     if before and not done:

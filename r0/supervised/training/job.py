@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Generic, Protocol, TypeVar
 
 from r0.config import RankKeys
 from r0.errors import UserError
+from r0.storage.manifest import MANIFEST, keep_sound
 
 Config = TypeVar("Config", bound=RankKeys, covariant=True)
-
-COMPLETE = "whole"  # file that a checkpoint holds once all ranks have written theirs
 
 
 class Kind(StrEnum):
@@ -63,7 +62,7 @@ class Job(Generic[Config]):
 
     @property
     def checkpoints(self) -> Path:
-        """Where transformers' Trainer keeps ``checkpoint-<step>``."""
+        """Where transformers' Trainer keeps ``checkpoint-<step>``, each with a manifest once all ranks have written theirs."""
         return Path(self.run) / "checkpoints"
 
     @property
@@ -73,17 +72,28 @@ class Job(Generic[Config]):
 
     def newest(self) -> tuple[Path | None, int]:
         """The newest checkpoint that all ranks finished, and its step (none: 0)."""
-        found = [(int(path.name.partition("-")[2]), path) for path in self.checkpoints.glob("checkpoint-*") if _complete(path)]
-        step, newest = max(found, default=(0, None))
-        return newest, step
+        found = self._found()
+        return found[-1] if found else (None, 0)
 
-    def clear(self) -> None:
-        """Delete what an interrupted run left half-written, and what is between driver and ranks."""
+    def clear(self, say: Callable[[str], None]) -> None:
+        """Delete what an interrupted run left half-written, rename damaged checkpoints that are newer than the newest sound one
+        and name them to ``say``, and delete what is between driver and ranks.
+
+        Raises:
+            UserError: there are checkpoints, but none is sound.
+        """
         for path in self.checkpoints.glob("checkpoint-*"):
-            if not _complete(path):
+            if not (path / MANIFEST).is_file():
                 shutil.rmtree(path, ignore_errors=True)
+        keep_sound([path for path, _ in self._found()], say)
         for path in (self._reports, self._stop):
             path.unlink(missing_ok=True)
+
+    def _found(self) -> list[tuple[Path, int]]:
+        """Complete checkpoints and their steps, oldest first. Transformers knows others by the name, and uses none of them."""
+        named = ((path, re.fullmatch(r"checkpoint-(\d+)", path.name)) for path in self.checkpoints.glob("checkpoint-*"))
+        found = [(path, int(match[1])) for path, match in named if match and (path / MANIFEST).is_file()]
+        return sorted(found, key=lambda one: one[1])
 
     @property
     def _reports(self) -> Path:
@@ -138,7 +148,3 @@ def micro_batch(config: RankKeys) -> int:
         near = max(1, round(config.batch_size / config.ranks)) * config.ranks
         raise UserError(f"batch_size: {config.batch_size} rows cannot be shared by ranks={config.ranks}; use batch_size={near}")
     return next(size for size in range(min(share, config.micro_batch_size), 0, -1) if share % size == 0)
-
-
-def _complete(checkpoint: Path) -> bool:
-    return re.fullmatch(r"checkpoint-\d+", checkpoint.name) is not None and (checkpoint / COMPLETE).is_file()

@@ -20,7 +20,8 @@ from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
 from r0.errors import UserError, reason
 from r0.process.device import process_device
-from r0.supervised.training.job import COMPLETE, Channel, Job, Kind, Report, micro_batch
+from r0.storage.manifest import write_manifest
+from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import known_pickles
 
 
@@ -191,7 +192,7 @@ class Watch(TrainerCallback):
         """A checkpoint counts only once every rank has written its part."""
         dist.barrier()
         if dist.get_rank() == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
