@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+SPREAD_TOLERANCE = 1e-6
+"""Rewards of one group that differ by at most this are equal: for refilling groups and for their advantages alike."""
+
 
 class Form(StrEnum):
     """The form of the answer: the content of ``<answer>…</answer>``."""

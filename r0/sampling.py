@@ -5,7 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from r0.records import Prompt, Rollout, Sampled, SampleRequest, Scored, Task, TrainCompletion, TrainGroup
+from r0.records import (
+    SPREAD_TOLERANCE,
+    Prompt,
+    Rollout,
+    Sampled,
+    SampleRequest,
+    Scored,
+    Task,
+    TrainCompletion,
+    TrainGroup,
+)
 
 
 def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_round: int = 0) -> int:
@@ -56,7 +66,7 @@ def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
     ]
 
 
-def spread_groups(scored: Sequence[Scored], tolerance: float = 1e-9) -> set[int]:
+def spread_groups(scored: Sequence[Scored], tolerance: float = SPREAD_TOLERANCE) -> set[int]:
     """The groups whose rewards are not all equal. All others have group-relative advantages of zero."""
     low: dict[int, float] = {}
     high: dict[int, float] = {}

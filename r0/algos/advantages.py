@@ -1,4 +1,4 @@
-"""Advantages from one reward per completion, without a critic.
+"""Advantages without a critic, from one reward per completion (``reinforce_pp``: per token).
 
 Legend: N completions · G groups (prompts) of the batch · ``group_N`` int64, arbitrary numbers, equal for completions of one
 prompt; per-group results are in ascending order of these numbers. Computed in float64, returned in the dtype of ``reward_N``.
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from r0.algos.layout import Reduce, identity
+from r0.algos.layout import Reduce, discounted_sum, identity
 from r0.algos.stats import whiten
 from r0.errors import UserError
+from r0.records import SPREAD_TOLERANCE
 
-SPREAD_TOLERANCE = 1e-6  # rewards of one group that differ by at most this are equal: rounding must not be scaled up to ±1
 STD_EPS = 1e-4  # added to a group's standard deviation, so that negligible spreads give small advantages
 
 
@@ -78,8 +78,22 @@ def rloo(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor
     return (groups.centred_N * groups.size_N / (groups.size_N - 1).clamp(min=1)).to(reward_N.dtype)
 
 
-def reinforce_pp(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor:
-    """``(r − mean) / std`` over all completions of the batch on all ranks (Hu, 2025, REINFORCE++), with population moments.
+def reinforce_pp(reward_T: Tensor, seq_T: Tensor, reduce: Reduce = identity) -> Tensor:
+    """``(R_t − mean) / std`` over all *tokens* of the batch on all ranks (Hu, 2025, REINFORCE++): ``advantage_T``.
+
+    ``R_t`` is the sum of the completion's rewards from token t on (discount 1). So long completions count more in the mean, and a
+    KL in the reward counts at the tokens before it only. A batch whose rewards are all equal gets 0 (up to rounding in float64).
+
+    Args:
+        reward_T: rewards of ``gae.token_rewards``.
+        seq_T: completion of each token.
+        reduce: sums over ranks; called once, also on a rank without tokens.
+    """
+    return whiten(discounted_sum(reward_T.detach().double(), seq_T, 1.0), reduce).to(reward_T.dtype)
+
+
+def reinforce_pp_completions(reward_N: Tensor, group_N: Tensor, reduce: Reduce = identity) -> Tensor:
+    """``(r − mean) / std`` over all *completions* of the batch on all ranks: REINFORCE++ without a weight by length.
 
     Groups are ignored. A batch whose rewards are all equal gets 0 (up to rounding in float64).
     """
@@ -91,6 +105,7 @@ ADVANTAGES: dict[str, Callable[[Tensor, Tensor, Reduce], Tensor]] = {
     "grpo": grpo,
     "dr_grpo": dr_grpo,
     "rloo": rloo,
-    "reinforce_pp": reinforce_pp,
+    "reinforce_pp_completions": reinforce_pp_completions,
 }
-"""By configuration name: ``ADVANTAGES[name](reward_N, group_N, reduce) -> advantage_N``. Only reinforce_pp uses ``reduce``."""
+"""By configuration name: ``ADVANTAGES[name](reward_N, group_N, reduce) -> advantage_N``. Only reinforce_pp_completions uses
+``reduce``. ``reinforce_pp`` is none of them: it is of tokens."""

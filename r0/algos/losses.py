@@ -50,7 +50,7 @@ class LossInputs:
     """Any number of whole completions of a mini-batch: a row, a rank's share, or all of it. Only ``logp_T`` has a gradient.
 
     Raises:
-        ValueError: a tensor's shape differs from that of ``seq_T``, or the denominator is not above 0.
+        ValueError: a tensor's shape differs from that of ``seq_T``, or there are tokens and the denominator is not above 0.
     """
 
     logp_T: Tensor  # policy
@@ -69,8 +69,7 @@ class LossInputs:
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape != self.seq_T.shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, seq_T {tuple(self.seq_T.shape)}")
-        if not self.denominator > 0:
-            raise ValueError(f"denominator {self.denominator} is not above 0")
+        check_denominator(self.denominator, len(self.seq_T))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,21 @@ class LossOutputs:
 
     loss: Tensor
     sums: PolicySums
+
+
+def check_denominator(denominator: float, tokens: int) -> None:
+    """Refuse a denominator that is not above 0; without tokens there is nothing to divide.
+
+    Raises:
+        ValueError: there are tokens, and the denominator is not above 0.
+    """
+    if tokens and not denominator > 0:
+        raise ValueError(f"denominator {denominator} is not above 0")
+
+
+def mean_of_tokens(loss_T: Tensor, weight_T: Tensor, denominator: float) -> Tensor:
+    """The weighted sum, divided by the denominator; 0 (with gradient 0) without tokens."""
+    return (loss_T * weight_T).sum() / (denominator if denominator > 0 else 1.0)
 
 
 def token_weights(seq_T: Tensor, completions: int, aggregation: Aggregation, dtype: torch.dtype) -> Tensor:
@@ -165,7 +179,7 @@ def _finish(
     moved_T = k3(old_T, logp_T.detach())
     columns = (ones_T, found.ratio_T, found.clipped_T, moved_T, kl_T.detach(), tis_T, capped_T, gap_T)
     sums = PolicySums(*(column.double().sum() for column in columns))
-    return LossOutputs((loss_T * weight_T).sum() / inputs.denominator, sums)
+    return LossOutputs(mean_of_tokens(loss_T, weight_T, inputs.denominator), sums)
 
 
 def ppo_clip(inputs: LossInputs, settings: LossSettings) -> LossOutputs:

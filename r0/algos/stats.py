@@ -1,6 +1,6 @@
 """Means and variances that do not depend on how tokens are split over calls and ranks.
 
-Legend: X any shape. All sums are float64 scalars; variances are population variances (divided by the count).
+Legend: X any shape. All sums are float64 scalars; variances are sample variances (divided by the count − 1).
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ class Moments:
 
     @property
     def variance(self) -> Tensor:
-        """Population variance, never negative; 0 if empty."""
-        return (self.squares / self.count.clamp(min=1) - self.mean.square()).clamp(min=0)
+        """Sample variance, never negative; 0 of fewer than two elements."""
+        return (self.squares - self.total * self.mean).clamp(min=0) / (self.count - 1).clamp(min=1)
 
 
 def whiten(x_X: Tensor, reduce: Reduce = identity, shift_mean: bool = True, eps: float = EPS) -> Tensor:
-    """``(x − mean) / sqrt(variance + eps)`` with the moments over all ranks; same shape and dtype, detached.
+    """``(x − mean) / sqrt(variance + eps)`` with the moments over all ranks; same shape and dtype, detached. The variance is the
+    sample variance, as TRL's and verl's.
 
     ``shift_mean=False`` adds the mean back afterwards, so only the scale changes (Ziegler et al., 2019, for rewards).
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from r0.algos.layout import at_least_float32
-from r0.algos.losses import Aggregation, token_weights
+from r0.algos.losses import Aggregation, check_denominator, mean_of_tokens, token_weights
 from r0.algos.sums import ValueSums
 
 
@@ -35,8 +35,7 @@ class ValueInputs:
         for name in ("value_T", "old_value_T", "return_T"):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}, seq_T {tuple(shape)}")
-        if not self.denominator > 0:
-            raise ValueError(f"denominator {self.denominator} is not above 0")
+        check_denominator(self.denominator, len(self.seq_T))
 
 
 def value_loss(
@@ -56,4 +55,4 @@ def value_loss(
     loss_T = 0.5 * torch.maximum(plain_T, held_T)
     weight_T = token_weights(inputs.seq_T, inputs.completions, aggregation, loss_T.dtype)
     sums = ValueSums.of(value_T.detach(), return_T, loss_T.detach(), held_T.detach() > plain_T.detach())
-    return (loss_T * weight_T).sum() / inputs.denominator, sums
+    return mean_of_tokens(loss_T, weight_T, inputs.denominator), sums

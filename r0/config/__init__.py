@@ -1,5 +1,6 @@
 """The typed configuration. ``load`` reads it; the other modules define the keys of each command."""
 
+from r0.config.algorithms import GRPOSection, PPOSection
 from r0.config.annotate import AnnotateConfig
 from r0.config.commands import (
     CompletionConfig,
@@ -26,10 +27,8 @@ from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmS
 from r0.config.sections import (
     CheckpointSection,
     EvalSection,
-    GRPOSection,
     LearnerSection,
     LoraSection,
-    PPOSection,
     RaySection,
     RewardBase,
     RewardSection,

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.algorithms import GRPOSection, PPOSection
 from r0.config.cards import check_cards
 from r0.config.commands import RunKeys
 from r0.config.lists import ListKeys, ListRewardSection
@@ -13,11 +14,9 @@ from r0.config.sections import (
     CheckpointSection,
     Count,
     EvalSection,
-    GRPOSection,
     LearnerSection,
     NonNegative,
     Positive,
-    PPOSection,
     RewardBase,
     RewardSection,
     RolloutSection,
@@ -67,7 +66,7 @@ class RLConfig(RunKeys):
                 "distribution; use top_p=1"
             )
         group = self.grpo if self.algo == "grpo" else None
-        if group is not None and group.num_generations < 2 and group.advantage != "reinforce_pp":
+        if group is not None and group.num_generations < 2 and not group.advantage.startswith("reinforce_pp"):
             raise ValueError(
                 f"grpo.num_generations: with 1 completion per group advantage={group.advantage} is always 0; "
                 "use at least 2, or grpo.advantage=reinforce_pp"

@@ -64,40 +64,6 @@ class RewardSection(RewardBase):
     max_think_tokens: Count | None = key(None, "longest thought that earns think_bonus, in tokens; same as the top-level key")
 
 
-class PPOSection(Section):
-    """PPO (Schulman et al., 2017) with a critic."""
-
-    num_ppo_epochs: Count = key(1, "passes over each batch")
-    num_mini_batches: Count = key(1, "optimizer updates per pass")
-    cliprange: Positive = key(0.2, "clip range ε of the probability ratio")
-    cliprange_value: Positive = key(0.2, "clip range of the value around its old prediction")
-    vf_coef: NonNegative = key(0.1, "weight of the value loss")
-    gamma: Share = key(1.0, "discount γ of GAE")
-    lam: Share = key(0.95, "λ of GAE")
-    whiten_rewards: bool = key(False, "scale the per-token rewards to variance 1 before GAE")
-
-
-class GRPOSection(Section):
-    """GRPO (Shao et al., 2024) and its variants."""
-
-    num_generations: Count = key(8, "completions sampled per prompt (G)")
-    num_ppo_epochs: Count = key(1, "passes over each batch")
-    num_mini_batches: Count = key(1, "optimizer updates per pass")
-    advantage: Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"] = key("grpo", "advantage estimator")
-    loss: Literal["ppo_clip", "gspo", "cispo"] = key("ppo_clip", "policy loss; gspo needs much narrower clips, such as 3e-4")
-    clip_low: Positive = key(0.2, "lower clip of the probability ratio, at 1 − clip_low")
-    clip_high: Positive = key(0.28, "upper clip of the probability ratio, at 1 + clip_high")
-    denominator: Literal["tokens", "sequences"] = key(
-        "tokens", "loss aggregation: mean over all tokens, or mean of sequence means"
-    )
-    kl_estimator: Literal["k1", "k2", "k3"] = key(
-        "k3", "estimator of the KL to the reference; k1 in the loss has no mean gradient"
-    )
-    kl_in: Literal["loss", "reward"] = key("loss", "whether kl_coef × KL is part of the loss or of the reward")
-    tis_cap: NonNegative = key(3.0, "cap of the importance weight learner/rollout (truncated importance sampling); 0: off")
-    refill_rounds: Annotated[int, Field(ge=0)] = key(0, "maximum rounds of new prompts to replace groups with equal rewards")
-
-
 class LoraSection(Section):
     """Low-rank adapters (Hu et al., 2021) through peft."""
 

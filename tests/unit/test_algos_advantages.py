@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
-from algos_ragged import SEEDS, close
+from algos_ragged import SEEDS, close, flat, lengths, ragged, seq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r0.algos.advantages import ADVANTAGES, dr_grpo, grpo, reinforce_pp, rloo, zero_spread
+from r0 import sampling
+from r0.algos.advantages import ADVANTAGES, dr_grpo, grpo, reinforce_pp, reinforce_pp_completions, rloo, zero_spread
+from r0.algos.gae import token_rewards
 from r0.errors import UserError
 
 
@@ -59,11 +62,49 @@ def test_advantages_within_groups_equal_the_loops(name, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_reinforce_pp_equals_the_loop(seed):
+def test_reinforce_pp_over_completions_equals_the_loop(seed):
     reward, group, _ = batch(seed)
-    mean = statistics.fmean(reward)
-    want = [(r - mean) / math.sqrt(statistics.pvariance(reward) + 1e-8) for r in reward]
-    close(reinforce_pp(torch.tensor(reward, dtype=torch.float64), torch.tensor(group)), want, 1e-8)
+    mean, variance = statistics.fmean(reward), statistics.variance(reward) if len(reward) > 1 else 0.0
+    want = [(r - mean) / math.sqrt(variance + 1e-8) for r in reward]
+    close(reinforce_pp_completions(torch.tensor(reward, dtype=torch.float64), torch.tensor(group)), want, 1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reinforce_pp_whitens_the_rewards_still_to_come_over_all_tokens(seed):
+    rng = random.Random(seed)
+    sizes = lengths(rng)
+    kl, score = ragged(rng, sizes), [rng.gauss(0, 1) for _ in sizes]
+    to_come = [[s - 0.1 * sum(row[t:]) for t in range(len(row))] for row, s in zip(kl, score, strict=True)]
+    tokens = [x for row in to_come for x in row]
+    mean, variance = statistics.fmean(tokens), statistics.variance(tokens) if len(tokens) > 1 else 0.0
+    want = [(x - mean) / math.sqrt(variance + 1e-8) for x in tokens]
+    reward_T = token_rewards(torch.tensor(score, dtype=torch.float64), flat(kl), seq(kl), 0.1)
+    close(reinforce_pp(reward_T, seq(kl)), want, 1e-8)
+
+
+def test_reinforce_pp_weighs_completions_by_their_length():
+    seq_T = torch.tensor([0, 1, 1, 1])
+    reward_T = token_rewards(torch.tensor([1.0, 0.0], dtype=torch.float64), None, seq_T, 0.0)
+    # Rewards to come 1, 0, 0, 0: mean 1/4, sample variance 1/4. Over completions it would be ±1/√2.
+    close(reinforce_pp(reward_T, seq_T), [1.5, -0.5, -0.5, -0.5], 1e-7)
+
+
+def test_reinforce_pp_on_ranks_is_that_of_the_whole_batch():
+    reward_T = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    seq_T = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 4, 4])
+    parts = [slice(0, 5), slice(5, 5), slice(5, 12)]
+    to_come = [sum(reward_T[u] for u in range(t, 12) if seq_T[u] == seq_T[t]) for t in range(12)]
+    total = torch.stack([torch.tensor(12.0, dtype=torch.float64), sum(to_come), sum(x * x for x in to_come)])
+    split = [reinforce_pp(reward_T[p], seq_T[p], lambda mine: total) for p in parts]
+    close(torch.cat(split), reinforce_pp(reward_T, seq_T))
+
+
+def test_refill_and_advantage_agree_on_what_is_a_spread():
+    for gap in (0.0, 5e-10, 5e-8, 9e-7, 1.1e-6, 1e-3):
+        scored = [SimpleNamespace(rollout=SimpleNamespace(group=0), total=total) for total in (0.7, 0.7 + gap)]
+        reward_N = torch.tensor([one.total for one in scored], dtype=torch.float64)
+        moves = bool(grpo(reward_N, torch.zeros(2, dtype=torch.int64)).any())
+        assert (sampling.spread_groups(scored) == {0}) == moves == (gap > 1e-6), gap
 
 
 @pytest.mark.parametrize("name", sorted(ADVANTAGES))
@@ -100,7 +141,7 @@ def test_groups_of_one_and_a_batch_of_one_are_finite(name):
     assert ADVANTAGES[name](torch.tensor([1.2]), torch.tensor([9]), lambda x: x).tolist() == [0.0]
     lonely = ADVANTAGES[name](torch.tensor([1.2, 0.3, 0.5]), torch.tensor([0, 1, 2]), lambda x: x)
     assert lonely.isfinite().all()
-    assert name == "reinforce_pp" or lonely.tolist() == [0.0] * 3
+    assert name == "reinforce_pp_completions" or lonely.tolist() == [0.0] * 3
     assert zero_spread(torch.tensor([1.2, 0.3]), torch.tensor([0, 1])).tolist() == [True, True]
 
 

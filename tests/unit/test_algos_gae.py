@@ -33,7 +33,7 @@ def gae_by_hand(reward: Ragged, value: Ragged, gamma: float, lam: float) -> Ragg
 
 def whiten_by_hand(rows: Ragged, shift: bool) -> Ragged:
     every = [x for row in rows for x in row]
-    mean, scale = statistics.fmean(every), math.sqrt(statistics.pvariance(every) + 1e-8)
+    mean, scale = statistics.fmean(every), math.sqrt((statistics.variance(every) if len(every) > 1 else 0.0) + 1e-8)
     return [[(x - mean) / scale + (0.0 if shift else mean) for x in row] for row in rows]
 
 
@@ -106,10 +106,24 @@ def test_ranks_get_the_moments_of_all_of_them():
     parts = [x_T[:0], x_T[:13], x_T[13:]]  # one rank has no tokens
     merged = Moments.of(parts[0]) + Moments.of(parts[1]) + Moments.of(parts[2])
     close(merged.mean, x_T.mean())
-    close(merged.variance, x_T.var(correction=0))
+    close(merged.variance, x_T.var(correction=1))
     total = torch.stack([merged.count, merged.total, merged.squares])
     for shift in (True, False):
         close(torch.cat([whiten(part, lambda mine: total, shift) for part in parts]), whiten(x_T, shift_mean=shift))
+
+
+def test_whitening_divides_by_the_count_less_one():
+    assert whiten(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)).tolist() == pytest.approx([-1, 0, 1], abs=1e-7)
+    assert whiten(torch.tensor([4.0])).tolist() == [0.0]  # a single element has no variance
+
+
+def test_a_mini_batch_of_empty_completions_has_value_loss_zero():
+    none_T = torch.zeros(0, requires_grad=True)
+    loss, sums = value_loss(ValueInputs(none_T, none_T, none_T, torch.zeros(0, dtype=torch.int64), 2, 0.0), 0.2)
+    loss.backward()
+    assert float(loss) == 0.0
+    assert none_T.grad.shape == (0,)
+    assert not any(sums.means().values())
 
 
 def value_by_hand(value: Ragged, old: Ragged, target: Ragged, clip: float, how: Aggregation) -> float:

@@ -41,6 +41,12 @@ def test_huge_log_ratios_stay_finite_in_float32(name, far):
     assert slope_T.isfinite().all()
 
 
+def test_one_token_of_k3_is_bounded_by_the_clamp():
+    reference, policy = torch.tensor([0.0, -1e4]), torch.tensor([-1e4, 0.0])
+    assert KL_ESTIMATORS["k3"](policy, reference).tolist() == pytest.approx([math.exp(20) - 21, 19 + math.exp(-20)])
+    assert math.exp(20) - 21 == pytest.approx(4.85e8, rel=1e-3)  # as docs/algorithms.md says
+
+
 def test_k3_keeps_its_digits_near_zero_in_float32():
     shift = 0.0003
     got = KL_ESTIMATORS["k3"](torch.tensor([-shift]), torch.zeros(1))

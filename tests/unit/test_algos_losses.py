@@ -242,6 +242,16 @@ def test_importance_weights_are_capped_and_a_reference_alone_changes_no_loss():
     assert without.sums.means()["tis_capped_share"] == 0.0
 
 
+@pytest.mark.parametrize("how", list(Aggregation))
+def test_a_mini_batch_of_empty_completions_has_loss_zero(how):
+    none_T = torch.zeros(0, requires_grad=True)
+    inputs = LossInputs(none_T, torch.zeros(0), torch.zeros(0, dtype=torch.int64), 3, 0.0 if how is Aggregation.TOKENS else 3.0)
+    outputs = POLICY_LOSSES["gspo"](inputs, LossSettings(aggregation=how))
+    outputs.loss.backward()
+    assert float(outputs.loss) == 0.0
+    assert not any(outputs.sums.means().values())
+
+
 @pytest.mark.parametrize("change", [{"logp_T": torch.zeros(3, 1)}, {"advantage_T": torch.zeros(())}, {"denominator": 0.0}])
 def test_shapes_that_would_broadcast_and_empty_denominators_are_refused(change):
     good = LossInputs(torch.zeros(3), torch.zeros(3), torch.zeros(3, dtype=torch.int64), 1, 3.0)

@@ -10,6 +10,7 @@ from r0.config.load import load
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config, parse
 from r0.records import Form
+from r0.runs.resolved import to_yaml
 
 CONFIGS = Path(str(default_config("stage_a"))).parent
 EARLIER = """
@@ -134,8 +135,40 @@ def test_overrides_are_read_by_the_fields_type(tmp_path):
     assert config.ppo.whiten_rewards
 
 
-def test_one_group_is_enough_for_reinforce_pp(tmp_path):
-    assert read(tmp_path, "grpo: {num_generations: 1, advantage: reinforce_pp}\n").algo == "grpo"
+@pytest.mark.parametrize("advantage", ["reinforce_pp", "reinforce_pp_completions"])
+def test_one_group_is_enough_for_reinforce_pp(tmp_path, advantage):
+    assert read(tmp_path, f"grpo: {{num_generations: 1, advantage: {advantage}}}\n").algo == "grpo"
+
+
+@pytest.mark.parametrize(
+    ("given", "clips", "denominator", "estimator"),
+    [
+        ("{}", (0.2, 0.28), "tokens", "k3"),
+        ("{loss: gspo}", (3e-4, 4e-4), "sequences", "k3"),
+        ("{loss: gspo, denominator: tokens, clip_low: 0.1, clip_high: 0.1}", (0.1, 0.1), "tokens", "k3"),
+        ("{loss: gspo, denominator: null}", (3e-4, 4e-4), "sequences", "k3"),
+        ("{loss: cispo}", (0.2, 0.28), "tokens", "k3"),
+        ("{kl_in: reward}", (0.2, 0.28), "tokens", "k1"),
+        ("{kl_in: reward, kl_estimator: k2}", (0.2, 0.28), "tokens", "k2"),
+    ],
+)
+def test_defaults_of_grpo_follow_from_its_loss_and_place_of_the_kl(tmp_path, given, clips, denominator, estimator):
+    grpo = read(tmp_path, f"grpo: {given}\n").grpo
+    assert (grpo.clip_low, grpo.clip_high, grpo.denominator, grpo.kl_estimator) == (*clips, denominator, estimator)
+
+
+def test_the_shipped_grpo_file_leaves_to_the_loss_what_follows_from_it():
+    path = CONFIGS / "stage_a_grpo.yaml"
+    usual, gspo = load(StageAConfig, path).grpo, load(StageAConfig, path, ["grpo.loss=gspo"]).grpo
+    assert (usual.clip_low, usual.clip_high, usual.denominator) == (0.2, 0.28, "tokens")
+    assert (gspo.clip_low, gspo.clip_high, gspo.denominator) == (3e-4, 4e-4, "sequences")
+
+
+def test_a_default_that_follows_is_written_as_it_is_used(tmp_path):
+    config = read(tmp_path, "grpo: {kl_in: reward}\n", "grpo.loss=gspo")
+    assert read(tmp_path, to_yaml("stage_a", config)) == config
+    written = yaml.safe_load(to_yaml("stage_a", config))["grpo"]
+    assert (written["denominator"], written["kl_estimator"], written["clip_low"]) == ("sequences", "k1", 3e-4)
 
 
 def test_algo_follows_from_the_only_section_and_both_sections_are_validated(tmp_path):

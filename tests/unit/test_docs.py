@@ -145,6 +145,8 @@ def test_the_reference_gives_bounds_choices_and_other_names() -> None:
     assert "| `batch_size` | int ≥ 1 |" in text
     assert "| `heldout_share` | float 0…1 | `0.1` |" in text
     assert "| `loss` | `ppo_clip`, `gspo`, `cispo` | `ppo_clip` |" in text
+    assert "| `denominator` | `tokens`, `sequences` | empty | loss aggregation" in text
+    assert "empty: sequences with loss=gspo, otherwise tokens" in text
     assert "(also `lr`)" in text
     assert "`lora_r` for `lora.r`" in text
     assert "max_steps: 60" in text  # the shipped file of the demo

@@ -7,7 +7,7 @@ import torch
 from r0.actors.learner.comm import Comm
 from r0.algos.losses import LossInputs, LossSettings
 from r0.algos.sums import PolicySums, ValueSums
-from r0.config.sections import GRPOSection, PPOSection
+from r0.config import GRPOSection, PPOSection
 
 
 class Tally:

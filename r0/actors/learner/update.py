@@ -16,13 +16,12 @@ from r0.actors.learner.comm import Comm
 from r0.actors.learner.figures import Tally
 from r0.actors.learner.networks import Networks
 from r0.actors.learner.policy import run_row
-from r0.algos.advantages import ADVANTAGES
+from r0.algos.advantages import ADVANTAGES, reinforce_pp
 from r0.algos.gae import gae, token_rewards
 from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
 from r0.algos.losses import POLICY_LOSSES, Aggregation, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
-from r0.config import RLConfig
-from r0.config.sections import GRPOSection, PPOSection
+from r0.config import GRPOSection, PPOSection, RLConfig
 from r0.records import TrainGroup
 
 
@@ -128,9 +127,14 @@ class Updater:
             )
             batch.advantage_T, batch.return_T = found.advantage_T, found.return_T
             return
-        reward_N = batch.reward_N
+        reward_N, kl_T = batch.reward_N, None
         if batch.ref_T is not None and section.kl_in == "reward" and batch.old_T is not None:
-            kl_T = KL_ESTIMATORS[section.kl_estimator](batch.old_T, batch.ref_T)
+            kl_T = KL_ESTIMATORS[self.settings.kl_estimator](batch.old_T, batch.ref_T)
+        if section.advantage == "reinforce_pp":
+            reward_T = token_rewards(reward_N, kl_T, batch.seq_T, self.config.kl_coef)
+            batch.advantage_T = reinforce_pp(reward_T, batch.seq_T, reduce)
+            return
+        if kl_T is not None:
             reward_N = kl_penalised(reward_N, kl_T, batch.seq_T, self.config.kl_coef)
         batch.advantage_T = ADVANTAGES[section.advantage](reward_N, batch.group_N, reduce)[batch.seq_T]
 
