@@ -6,7 +6,6 @@ before a command runs, so that ``--help`` is immediate.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -42,6 +41,7 @@ from r0.config import (
     StageCConfig,
 )
 from r0.config.models import check_preset, notice
+from r0.config.suggest import nearest_command
 from r0.errors import UserError
 from r0.overview import overview
 from r0.process.environment import quiet
@@ -72,6 +72,9 @@ class Command:
             raise UserError("--gpu-memory is for commands that use GPUs, and this one uses none; leave it out")
         return function(config, dry_run=dry_run, gpu_memory=gpu_memory) or 0
 
+
+HELP = ("-h", "--help", "help")
+OPTIONS = ("--dry-run", "--gpu-memory", "--help")  # all others are keys
 
 COMMANDS = {
     "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run", "train"),
@@ -128,12 +131,15 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 2 bad input, 130/143 interrupted and saved)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    asked = bool(arguments) and arguments[0] in HELP
+    if asked:
+        del arguments[0]
+    if not arguments:
         print(overview(COMMANDS))
-        return 0 if arguments else 2
+        return 0 if asked else 2
     try:
         name = _command(arguments)
-        if "-h" in arguments or "--help" in arguments:
+        if asked or _asks_for_help(arguments):
             print(_help(name))
             return 0
         gpu_memory = _gpu_memory(arguments)
@@ -149,8 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"r0: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"r0: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"r0: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether a command line, without its command, asks for the command's keys: ``--help`` anywhere, or ``help`` alone."""
+    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not Path("help").is_file())
 
 
 def _command(arguments: list[str]) -> str:
@@ -163,14 +174,13 @@ def _command(arguments: list[str]) -> str:
     if name not in COMMANDS:
         name = arguments[0]
     if name not in COMMANDS:
-        words = [word for command in COMMANDS for word in (command, command.partition(" ")[0])]
-        near = difflib.get_close_matches(" ".join(arguments[:2]), words, n=1) or difflib.get_close_matches(name, words, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"commands: {', '.join(COMMANDS)}"
+        near = nearest_command(arguments[:2], COMMANDS)
+        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
         raise UserError(f"unknown command {name}; {hint}")
     del arguments[: len(name.split())]
-    words = [command.partition(" ")[2] for command in COMMANDS if command.startswith(f"{name} ")]
-    if arguments and not Path(arguments[0]).is_file() and (near := difflib.get_close_matches(arguments[0], words, n=1)):
-        raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near[0]}?")
+    below = [command.partition(" ")[2] for command in COMMANDS if command.startswith(f"{name} ")]
+    if arguments and not Path(arguments[0]).is_file() and (near := nearest_command(arguments[:1], below)):
+        raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near}?")
     return name
 
 
@@ -236,28 +246,61 @@ def default_config(name: str) -> Path:
 
 def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str], bool]:
     positionals, overrides, dry_run = [], [], False
+    _check_words(arguments)
     while arguments:
         argument = arguments.pop(0)
         if argument in ("--dry-run", "--dry_run"):
             dry_run = True
         elif argument.startswith("--"):
-            key, equals, value = argument[2:].partition("=")
-            key = key.replace("-", "_")
-            key = getattr(command.config, "ALIASES", {}).get(key, key)
-            field = command.config.model_fields.get(key)
-            flag = field is not None and (field.annotation is bool or bool in get_args(field.annotation))
-            if not equals and flag and arguments[:1] not in (["true"], ["false"], ["auto"]):
-                value = "true"
-            elif not equals:
-                if not arguments or arguments[0].startswith("--"):
-                    raise UserError(f"{argument}: a value is missing; write {argument} VALUE")
-                value = arguments.pop(0)
-            overrides.append(f"{key}={value}")
+            overrides.append(_option(command, argument, arguments))
         elif "=" in argument and not Path(argument).is_file():
             overrides.append(argument)
         else:
             positionals.append(argument)
     return positionals, overrides, dry_run
+
+
+def _option(command: Command, argument: str, following: list[str]) -> str:
+    """``--some-key V`` as ``some_key=V``; the value is taken off ``following``.
+
+    Raises:
+        UserError: the value is missing.
+    """
+    key, equals, value = argument[2:].partition("=")
+    key = key.replace("-", "_")
+    key = getattr(command.config, "ALIASES", {}).get(key, key)
+    field = command.config.model_fields.get(key)
+    if not equals and field is not None and (field.annotation is bool or bool in get_args(field.annotation)):
+        value = following.pop(0) if following[:1] in (["true"], ["false"], ["auto"]) else "true"
+    elif not equals:
+        if not following or following[0].startswith("--"):
+            raise UserError(f"{argument}: a value is missing; write {argument} VALUE")
+        value = following.pop(0)
+    return f"{key}={value}"
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse words that are neither keys nor options nor files: other spellings of options, and blanks around an equals sign.
+
+    Raises:
+        UserError: with the right spelling.
+    """
+    for before, argument, after in zip(["", *arguments], arguments, [*arguments[1:], ""], strict=False):
+        if argument.startswith("=") or (argument.endswith("=") and after and not _is_word_of_its_own(after)):
+            key, value = (before, argument[1:] or after) if argument.startswith("=") else (argument[:-1], after)
+            raise UserError(f"{argument}: write a key and its value without blanks around the equals sign: {key}={value}")
+        plain = argument.lower().replace("_", "-").strip("-").replace("-", "")
+        meant = next((option for option in OPTIONS if option.replace("-", "") == plain), None)
+        if argument == "-n":
+            meant = "--dry-run"
+        if argument.startswith("-") and meant is not None and argument.replace("_", "-") != meant:
+            raise UserError(f"{argument}: unknown option; did you mean {meant}?")
+        if argument.startswith("-") and not argument.startswith("--") and not before.startswith("--"):
+            raise UserError(f"{argument}: unknown option; the options are {', '.join(OPTIONS)}, and each key as --key VALUE")
+
+
+def _is_word_of_its_own(argument: str) -> bool:
+    return "=" in argument or argument.startswith("-") or Path(argument).is_file()
 
 
 def _help(name: str) -> str:

@@ -13,6 +13,7 @@ from r0.commands.plan import plan, plan_score
 from r0.config import DistillConfig, DistillEvalConfig, DistillTrainConfig, DistillTripletsConfig, ScoreConfig, ScoringKeys
 from r0.config.distill_run import keys_in_common
 from r0.config.models import check_preset
+from r0.config.types import LARGEST
 from r0.errors import UserError
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
@@ -106,7 +107,7 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
 
 def score_config(config: DistillConfig, data: str, output: Path, test: bool = False) -> ScoreConfig:
     """The teacher's scoring of ``data``. Built-in tests are a tenth of the training lists, and others."""
-    keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": config.teacher.seed + test}
+    keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": (config.teacher.seed + test) % (LARGEST + 1)}
     rows = max(8, config.builtin_rows // 10) if test else config.builtin_rows
     return ScoreConfig(**keys, data=data, builtin_rows=rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from r0.config.sections import Count, NonNegative, Positive, Section, Share, key, rewriting
+from r0.config.sections import Section, key, rewriting
+from r0.config.types import Count, CountFrom0, NonNegative, Positive, Share
 
 
 class PPOSection(Section):
@@ -64,6 +63,6 @@ class GRPOSection(Section):
     )
     kl_in: Literal["loss", "reward"] = key("loss", "whether kl_coef × KL is part of the loss or of the reward")
     tis_cap: NonNegative = key(3.0, "cap of the importance weight learner/rollout (truncated importance sampling); 0: off")
-    refill_rounds: Annotated[int, Field(ge=0)] = key(0, "maximum rounds of new prompts to replace groups with equal rewards")
+    refill_rounds: CountFrom0 = key(0, "maximum rounds of new prompts to replace groups with equal rewards")
 
     _resolve = rewriting(_as_published)

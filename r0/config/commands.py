@@ -19,6 +19,7 @@ from r0.config.sections import (
     TrackingSection,
     key,
 )
+from r0.config.types import CountFrom0, CountFrom2, DataText, Epochs, PathText, Seed
 from r0.records import Form
 
 DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -27,16 +28,16 @@ DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 class OutputKeys(Section):
     """Where a command that trains nothing writes."""
 
-    output: str | None = key(None, "folder of the result; empty: runs/<command>-<hash of the configuration>")
+    output: PathText | None = key(None, "folder of the result; empty: runs/<command>-<hash of the configuration>")
     fresh: bool = key(False, "start over: delete this run's files in the output folder")
 
 
 class SourceKeys(Section):
     """The source of (query, document) pairs and their labels."""
 
-    data: str = key("builtin", "`builtin`, a JSONL file of rows or rank_llm requests, or a BEIR folder (with run=)")
-    run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
-    qrels: str = key("test", "judgements: a file, or a split of a BEIR folder (qrels/<split>.tsv)")
+    data: DataText = key("builtin", "`builtin`, a JSONL file of rows or rank_llm requests, or a BEIR folder (with run=)")
+    run: DataText | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
+    qrels: DataText = key("test", "judgements: a file, or a split of a BEIR folder (qrels/<split>.tsv)")
     relevance_threshold: Positive = key(1.0, "lowest grade that counts as relevant")
     min_label: float | None = key(None, "lowest possible grade; empty: 0")
     max_label: float | None = key(None, "highest possible grade; empty: 1")
@@ -54,12 +55,12 @@ class DataKeys(SourceKeys):
 class TrainingKeys(ModelKeys):
     """Keys of all training commands."""
 
-    model: str = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
-    output: str | None = key(None, "run directory; empty: runs/<command>-<hash of the configuration>")
+    model: PathText = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
+    output: PathText | None = key(None, "run directory; empty: runs/<command>-<hash of the configuration>")
     fresh: bool = key(False, "start over: delete this run's files in the output directory")
-    seed: Annotated[int, Field(ge=0)] = key(42, "seed of data order, sampling and initial weights")
-    epochs: Positive = key(1.0, "passes over the training rows")
-    max_steps: Annotated[int, Field(ge=0)] = key(0, "maximum number of updates; 0: no limit besides epochs")
+    seed: Seed = key(42, "seed of data order, sampling and initial weights")
+    epochs: Epochs = key(1.0, "passes over the training rows")
+    max_steps: CountFrom0 = key(0, "maximum number of updates; 0: no limit besides epochs")
     batch_size: Count = key(16, "prompts (sft: rows) per update, over all ranks")
     learning_rate: Positive = key(1e-6, "peak learning rate of AdamW")
     gradient_checkpointing: bool | Literal["auto"] = key(
@@ -99,7 +100,7 @@ class RankKeys(TrainingKeys):
     weight_decay: NonNegative = key(0.0, "AdamW weight decay")
     max_grad_norm: Positive = key(1.0, "maximum gradient norm; larger gradients are clipped")
     lora: LoraSection = key(LoraSection(), "low-rank adapters")
-    save_every: Annotated[int, Field(ge=0)] = key(0, "steps between checkpoints; 0: at the end of each epoch")
+    save_every: CountFrom0 = key(0, "steps between checkpoints; 0: at the end of each epoch")
 
 
 class ScheduleKeys(Section):
@@ -114,9 +115,7 @@ class PlainRankKeys(RankKeys):
 
     skip_bad: bool = key(False, "skip bad rows; count and list them")
     zero_stage: Annotated[int, Field(ge=0, le=3)] = key(0, "DeepSpeed ZeRO stage; 0: no DeepSpeed")
-    eval_every: Annotated[int, Field(ge=0)] = key(
-        0, "steps between held-out evaluations; 0: once per epoch; always before the first step"
-    )
+    eval_every: CountFrom0 = key(0, "steps between held-out evaluations; 0: once per epoch; always before the first step")
     keep: Count = key(2, "number of newest checkpoints to keep")
     log_every: Count = key(1, "steps between lines of metrics.jsonl")
 
@@ -141,23 +140,21 @@ class ConvertConfig(Section):
     builtin FOLDER).
     """
 
-    input: str = key(..., "raw log, JSONL: query, response, response_thinking, rejected_response; or `builtin`")
-    output: str = key(..., "file for the pointwise rows; with `builtin`: a new BEIR folder")
+    input: PathText = key(..., "raw log, JSONL: query, response, response_thinking, rejected_response; or `builtin`")
+    output: PathText = key(..., "file for the pointwise rows; with `builtin`: a new BEIR folder")
     max_think_chars: Count = key(1_200_000, "maximum length of a thought in characters; longer ones are cut")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
     rows: Count = key(100, "with `builtin`: number of lists")
-    candidates: Annotated[int, Field(ge=2)] = key(4, "with `builtin`: documents per list")
-    seed: Annotated[int, Field(ge=0)] = key(
-        1, "with `builtin`: seed of the lists; use another than in training to get unseen lists"
-    )
+    candidates: CountFrom2 = key(4, "with `builtin`: documents per list")
+    seed: Seed = key(1, "with `builtin`: seed of the lists; use another than in training to get unseen lists")
 
 
 class RolloutsConfig(Section):
     """Show the stored rollouts of a run: rollouts RUN."""
 
-    run: str = key(..., "run directory")
-    step: Annotated[int, Field(ge=0)] | None = key(None, "step to show; empty: the newest")
-    worst: Annotated[int, Field(ge=0)] = key(0, "show only this many rollouts, those of lowest reward; 0: all")
+    run: PathText = key(..., "run directory")
+    step: CountFrom0 | None = key(None, "step to show; empty: the newest")
+    worst: CountFrom0 = key(0, "show only this many rollouts, those of lowest reward; 0: all")
     ids: bool = key(False, "also print token ids")
 
 

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from r0.config.load import aliases_of, section_of
+from r0.config.types import LARGEST
 
 
 def describe(model: type[BaseModel], above: str = "", aliases: Mapping[str, str] | None = None) -> list[str]:
@@ -67,6 +68,8 @@ def bounds(field: FieldInfo) -> str:
     found: dict[str, Any] = {}
     for constraint in _constraints([*field.metadata, field.annotation]):
         found |= {name: getattr(constraint, name) for name in ("ge", "gt", "le", "lt") if hasattr(constraint, name)}
+    if found.get("le") == LARGEST:  # what a computer can count with, which says nothing of the key
+        del found["le"]
     if {"ge", "le"} <= found.keys():
         return f"{found['ge']:g}…{found['le']:g}"
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

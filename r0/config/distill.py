@@ -5,12 +5,13 @@ from __future__ import annotations
 from r0.config.commands import OutputKeys
 from r0.config.ranking import RankingKeys, ScoringKeys
 from r0.config.sections import Count, key
+from r0.config.types import DataText
 
 
 class ScoreConfig(OutputKeys, ScoringKeys):
     """Compute a teacher's raw logit for each query and document of labelled data."""
 
-    data: str = key(
+    data: DataText = key(
         "builtin", "`builtin` (lists of the built-in task), or a JSONL file, plain or gzipped (.jsonl.gz): {query, positive, "
         "negative} with lists of texts, as in MTEB's reranking sets, or {query, hits: [{content, label}]}"
     )  # fmt: skip

@@ -10,8 +10,9 @@ from pydantic import model_validator
 from r0.config.commands import OutputKeys
 from r0.config.distill_train import STUDENT
 from r0.config.finetune import FinetuneConfig
-from r0.config.ranking import Names, ScoringKeys
+from r0.config.ranking import ScoringKeys
 from r0.config.sections import Count, RaySection, Section, Share, key
+from r0.config.types import DataText, PathText
 
 Table = Literal["text", "markdown", "json"]
 
@@ -23,12 +24,16 @@ class DistillEvalConfig(OutputKeys, ScoringKeys):
 
     ALIASES: ClassVar[Mapping[str, str]] = {"after": "model", "test": "data"}
 
-    model: str = key(..., "the student after training")
-    before: str | None = key(None, "the student before training; empty: no gain is shown")
-    data: str = key(..., "labelled lists of unseen queries, in a format that `distill score` reads, or `builtin`")
+    model: PathText = key(..., "the student after training")
+    before: PathText | None = key(None, "the student before training; empty: no gain is shown")
+    data: DataText = key(..., "labelled lists of unseen queries, in a format that `distill score` reads, or `builtin`")
     builtin_rows: Count = key(200, "number of lists generated for data=builtin; use another seed than in training")
-    teacher_scores: str | None = key(None, "the teacher's scores of the same lists (`distill score`), to show its measures too")
-    seen: Names = key((), "training data (JSONL); test queries that occur in it are dropped and counted", strict=False)
+    teacher_scores: DataText | None = key(
+        None, "the teacher's scores of the same lists (`distill score`), to show its measures too"
+    )
+    seen: tuple[DataText, ...] = key(
+        (), "training data (JSONL); test queries that occur in it are dropped and counted", strict=False
+    )
     thinking: bool | None = key(False, "language models that are not CrossEncoders: score after a thought, or without one")
     format: Table = key("text", "format of the printed table")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
@@ -37,7 +42,7 @@ class DistillEvalConfig(OutputKeys, ScoringKeys):
 class TeacherSection(ScoringKeys):
     """The teacher, with the keys of `distill score`."""
 
-    model: str = key(..., "teacher model: a folder, or a name on the Hugging Face Hub")
+    model: PathText = key(..., "teacher model: a folder, or a name on the Hugging Face Hub")
 
     @model_validator(mode="after")
     def _check_ray(self) -> Self:
@@ -49,10 +54,12 @@ class TeacherSection(ScoringKeys):
 class DistillConfig(FinetuneConfig):
     """Distill in one command: score, triplets, train, eval. Top-level keys configure the student, as in finetune."""
 
-    model: str = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
+    model: PathText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
     teacher: TeacherSection = key(..., "the teacher")
-    data: str = key(..., "labelled lists that the teacher scores, in a format that `distill score` reads, or `builtin`")
-    test: str | None = key(None, "test lists of other queries, in the same formats; used only for the evaluation; empty: none")
+    data: DataText = key(..., "labelled lists that the teacher scores, in a format that `distill score` reads, or `builtin`")
+    test: DataText | None = key(
+        None, "test lists of other queries, in the same formats; used only for the evaluation; empty: none"
+    )
     loss_type: Literal["margin_mse", "listwise_ce"] | None = key(
         "margin_mse", "margin_mse: from triplets; listwise_kl (alias of listwise_ce): from the scores of the lists"
     )

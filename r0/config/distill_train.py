@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from r0.config.finetune import FinetuneConfig
 from r0.config.sections import Count, Section, Share, key
+from r0.config.types import DataText, PathText, Seed
 
 STUDENT = "BAAI/bge-reranker-v2-m3"
 
@@ -15,11 +14,11 @@ STUDENT = "BAAI/bge-reranker-v2-m3"
 class DistillTripletsConfig(Section):
     """Build triplets from a teacher's scores: query, positive, negative, difference of the scores."""
 
-    data: str = key(..., "a teacher's scores, as `distill score` writes them")
-    output: str = key(..., "file for the triplets (JSONL)")
-    source: str | None = key(None, "the data that was scored, to check the scores against")
+    data: PathText = key(..., "a teacher's scores, as `distill score` writes them")
+    output: PathText = key(..., "file for the triplets (JSONL)")
+    source: PathText | None = key(None, "the data that was scored, to check the scores against")
     max_per_query: Count | None = key(None, "maximum triplets per query, drawn by seed; empty: all")
-    seed: Annotated[int, Field(ge=0)] = key(42, "seed of the draw")
+    seed: Seed = key(42, "seed of the draw")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 
 
@@ -28,6 +27,6 @@ class DistillTrainConfig(FinetuneConfig):
 
     HITS: ClassVar[str] = "scored"
 
-    model: str = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
-    data: str = key(..., "triplets from `distill triplets` (margin_mse), or scores from `distill score` (listwise_kl)")
+    model: PathText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
+    data: DataText = key(..., "triplets from `distill triplets` (margin_mse), or scores from `distill score` (listwise_kl)")
     validation_share: Share = key(0.1, "share of the queries in data (by hash) used for validation instead of training")

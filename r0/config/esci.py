@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import Any, ClassVar, Literal
 
 from r0.config.commands import PlainRankKeys, ScheduleKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
+from r0.config.types import CountFrom0, DataText, PathText
 
 BASE = "Qwen/Qwen3-0.6B"
 COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
@@ -18,7 +17,7 @@ COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S
 class EsciLoraSection(LoraSection):
     """Low-rank adapters in the attention layers, with the ESCI reranker's defaults."""
 
-    r: Annotated[int, Field(ge=0)] = key(16, "rank of the adapters; 0: train all weights")
+    r: CountFrom0 = key(16, "rank of the adapters; 0: train all weights")
     dropout: Share = key(0.05, "dropout on the input of the adapters")
     target_modules: tuple[str, ...] | None = key(
         ("q_proj", "v_proj"), "module names to adapt; empty: all linear layers", strict=False
@@ -65,8 +64,8 @@ class EsciConfig(ScheduleKeys, PlainRankKeys):
         "wandb_run_name": "tracking.wandb_name",
     }
 
-    model: str = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
-    data: str = key(..., COLUMNS)
+    model: PathText = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
+    data: DataText = key(..., COLUMNS)
     heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
     system_prompt: str = key("", "system message; empty: r0's default")
     max_prompt_tokens: Count = key(512, "maximum prompt length in tokens; item texts are cut to fit")
@@ -96,9 +95,9 @@ class EsciEvalConfig(ModelKeys):
         "max_length": "max_prompt_tokens",
     }
 
-    model: str = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
-    adapter: str | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
-    data: str = key(..., COLUMNS)
+    model: PathText = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
+    adapter: PathText | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
+    data: PathText = key(..., COLUMNS)
     skip_bad: bool = key(False, "skip bad rows; count and list them")
     system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default")
     max_prompt_tokens: Count | None = key(None, "maximum prompt length in tokens; empty: as in training, or 512")
@@ -106,7 +105,7 @@ class EsciEvalConfig(ModelKeys):
     dtype: Literal["auto", "bf16", "fp32"] = key("auto", "precision; auto: bf16 on a GPU, otherwise fp32")
     bf16: bool = key(False, "alias of dtype=bf16")
     no_flash_attn: bool = key(False, "use torch's attention on a GPU, even if the package flash-attn is installed")
-    save_scores_path: str | None = key(
+    save_scores_path: PathText | None = key(
         None, "new file (JSONL) for row, label, prediction, score and the four probabilities of each row"
     )
 

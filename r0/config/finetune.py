@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from r0.config.commands import PlainRankKeys
 from r0.config.sections import Count, Positive, Share, key, mirror_by, rewriting
+from r0.config.types import CountFrom2, DataText
 
 DataType = Literal["auto", "pointwise", "grouped", "positives", "triplets", "scored"]
 POINTWISE = ("pointwise_bce", "pointwise_mse")
@@ -74,7 +75,7 @@ class FinetuneConfig(PlainRankKeys):
         "scored by logit of yes minus logit of no; auto: yes_no for a causal language model, otherwise bert_encoder",
     )
     num_labels: Count = key(1, "number of logits of the score head; must be 1")
-    data: str = key(
+    data: DataText = key(
         "builtin",
         "`builtin` (lists with grades 0 to 2), or a JSONL file; {} in its name is replaced by the epoch, from 1 (`mine`)",
     )
@@ -84,7 +85,7 @@ class FinetuneConfig(PlainRankKeys):
         "triplets {query, positive, negative, score_diff} from `distill triplets`; scored: groups from `distill score`, with "
         "teacher scores as labels; auto: determined by the file's first line (hits mean groups)",
     )
-    validation: str | None = key(None, "validation data, in the formats of data; must not contain queries of data")
+    validation: DataText | None = key(None, "validation data, in the formats of data; must not contain queries of data")
     validation_type: DataType = key("auto", "as data_type")
     validation_share: Share = key(0.0, "share of the queries in data (by hash) used for validation instead of training")
     min_label: float | None = key(None, "lowest possible label; for rows it is scaled to 0 (empty: 0)")
@@ -103,7 +104,7 @@ class FinetuneConfig(PlainRankKeys):
         "listwise_kl is an alias of listwise_ce: they differ by the entropy of the target, which is constant",
     )  # fmt: skip
     teacher_temperature: Positive = key(1.0, "triplets and scored: teacher scores are divided by this")
-    train_group_size: Annotated[int, Field(ge=2)] = key(8, "documents per training group; short groups repeat documents")
+    train_group_size: CountFrom2 = key(8, "documents per training group; short groups repeat documents")
     negatives: Count = key(
         4, "in_batch_negatives: negatives from other queries per positive (with gradient caching on plain ranks)"
     )

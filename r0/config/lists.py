@@ -8,14 +8,13 @@ from pydantic import Field, model_validator
 
 from r0.config.presets import PRESETS
 from r0.config.sections import Count, NonNegative, RewardBase, Section, Share, key
+from r0.config.types import CountFrom0, CountFrom2
 
 
 class ListSourceKeys(Section):
     """How lists are built."""
 
-    candidates: Annotated[int, Field(ge=2)] = key(
-        20, "maximum documents per list; longer lists are split into windows of this size"
-    )
+    candidates: CountFrom2 = key(20, "maximum documents per list; longer lists are split into windows of this size")
     lists_per_query: Count = key(1, "maximum windows per query whose candidates do not fit one list")
     random_negatives: Share = key(0.0, "share of a list's irrelevant documents replaced by candidates of other queries")
 
@@ -49,7 +48,7 @@ class ListRewardSection(RewardBase):
     js_weight: NonNegative = key(0.0, "weight of 1 − Jensen-Shannon divergence of scores and grades; answer=scores only")
     pick_weight: NonNegative = key(0.0, "reward for a relevant document at the top")
     think_bonus: NonNegative = key(0.0, "reward for a thought of min_think_tokens to max_think_tokens")
-    min_think_tokens: Annotated[int, Field(ge=0)] = key(16, "shortest thought that earns think_bonus, in tokens")
+    min_think_tokens: CountFrom0 = key(16, "shortest thought that earns think_bonus, in tokens")
     max_think_tokens: Count = key(800, "longest thought that earns think_bonus and costs no length_penalty, in tokens")
     length_penalty: NonNegative = key(0.05, "penalty above max_think_tokens, multiplied by (thinking tokens − max) / max")
     extra_text_penalty: NonNegative = key(0.2, "penalty for text after the last </answer>")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from r0.config import yamlfile
 from r0.config.models import NAMES, preset
+from r0.config.suggest import listed, nearest_keys
 from r0.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -60,7 +60,7 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
     for depth, name in enumerate(names):
         field = kind.model_fields.get(name)
         if field is None:
-            raise UserError(f"{place}: {_unknown(kind, name, '.'.join(names[:depth]))}")
+            raise UserError(f"{place}: {_unknown(model, names, depth)}")
         section = section_of(field.annotation)
         last = depth == len(names) - 1
         if last and section is not None:
@@ -79,7 +79,7 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
 def _parse(annotation: Any, text: str) -> Any:
     """A command-line value by the field's type: text stays text, lists are split at commas, everything else is read as YAML
     (a number or a word, such as ``auto``, too)."""
-    kinds = get_args(annotation) if _is_union(annotation) else (annotation,)
+    kinds = [_bare(kind) for kind in (get_args(annotation) if _is_union(annotation) else (annotation,))]
     if type(None) in kinds and text in ("", "null", "none"):
         return None
     if str in kinds or all(kind is type(None) or _is_text_literal(kind) for kind in kinds):
@@ -87,6 +87,11 @@ def _parse(annotation: Any, text: str) -> Any:
     if any(get_origin(kind) is tuple for kind in kinds) and not text.startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     return yamlfile.scalar(text)
+
+
+def _bare(kind: Any) -> Any:
+    """A type without its bounds and marks."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _is_text_literal(kind: Any) -> bool:
@@ -97,11 +102,21 @@ def _is_union(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType)
 
 
-def _unknown(kind: type[BaseModel], name: str, above: str) -> str:
-    near = difflib.get_close_matches(name, [*kind.model_fields, *aliases_of(kind)], n=1, cutoff=0.5)
+def _unknown(model: type[BaseModel], names: Sequence[str], depth: int) -> str:
+    """The message for the key ``names``, of which the part at ``depth`` does not exist."""
+    above = ".".join(names[:depth])
+    near = nearest_keys(".".join(names), list(_paths(model)), aliases_of(model))
     where = f"in section {above}" if above else "at the top level"
-    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(kind.model_fields)}"
-    return f"unknown key {name} {where}; {hint}"
+    hint = f"did you mean {listed(near)}?" if near else "--help lists all keys"
+    return f"unknown key {names[depth]} {where}; {hint}"
+
+
+def _paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Every key with its path, and every section."""
+    for name, field in model.model_fields.items():
+        yield above + name
+        if (section := section_of(field.annotation)) is not None:
+            yield from _paths(section, f"{above}{name}.")
 
 
 def _sentences(model: type[BaseModel], document: yamlfile.Document, error: ValidationError) -> list[str]:
@@ -111,7 +126,7 @@ def _sentences(model: type[BaseModel], document: yamlfile.Document, error: Valid
         path = ".".join(names)
         place = _place(document, names)
         if item["type"] == "extra_forbidden":
-            text = _unknown(_section_at(model, names[:-1]), names[-1], ".".join(names[:-1]))
+            text = _unknown(model, names, len(names) - 1)
         elif item["type"] == "missing":
             text = f"{path} is missing"
         elif item["type"] == "value_error":
@@ -137,13 +152,3 @@ def _is_tag(part: Any) -> bool:
     """Whether a part of pydantic's error location is the branch of a union rather than a key."""
     plain = str(part).removeprefix("constrained-")
     return isinstance(part, int) or part[:1].isupper() or "[" in part or plain in ("int", "float", "str", "bool")
-
-
-def _section_at(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
-    for name in names:
-        field = model.model_fields.get(name)
-        section = section_of(field.annotation) if field else None
-        if section is None:
-            return model
-        model = section
-    return model

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
+from r0.config.types import DataText, PathText, Seed
 
 
 class MineConfig(Section):
     """Mine hard negatives for the queries of a collection, from the top ranks of BM25, a dense model, a run or a reranker."""
 
-    data: str = key(
+    data: DataText = key(
         ..., "BEIR folder; or a JSONL file of groups {query, hits: [{content, label}]} or [query, positives, negatives], whose "
         "documents together are the corpus"
     )  # fmt: skip
-    qrels: str = key("train", "judgements of a BEIR folder: a file, or a split (qrels/<split>.tsv)")
+    qrels: DataText = key("train", "judgements of a BEIR folder: a file, or a split (qrels/<split>.tsv)")
     relevance_threshold: Positive = key(1.0, "lowest label of a positive")
     source: Literal["bm25", "dense", "run"] = key(
         "bm25", "ranker of the corpus: bm25; dense (model=); run: the candidates and scores of a TREC run (run=)"
     )
-    model: str | None = key(None, "source=dense: a SentenceTransformer, as a folder or a name on the Hugging Face Hub")
-    run: str | None = key(None, "source=run: a TREC run over the BEIR folder")
-    reranker: str | None = key(
+    model: PathText | None = key(None, "source=dense: a SentenceTransformer, as a folder or a name on the Hugging Face Hub")
+    run: DataText | None = key(None, "source=run: a TREC run over the BEIR folder")
+    reranker: PathText | None = key(
         None, "an r0 model or a cross-encoder that rescores the first `depth` documents and the positives one by one, and so "
         "determines ranks and scores"
     )  # fmt: skip
@@ -41,8 +42,8 @@ class MineConfig(Section):
     )
     relative_margin: Share | None = key(None, "as margin, but as a share of the positive's score (its magnitude)")
     sampling: Literal["random", "top"] = key("random", "within the ranks: random, or the top ones")
-    seed: Annotated[int, Field(ge=0)] = key(42, "seed of the draws")
-    output: str | None = key(None, "output folder; the files are in its data/; empty: runs/mine-<hash of the configuration>")
+    seed: Seed = key(42, "seed of the draws")
+    output: PathText | None = key(None, "output folder; the files are in its data/; empty: runs/mine-<hash of the configuration>")
     fresh: bool = key(False, "start over: delete this run's files in the output folder")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
     rollout: RolloutSection = key(RolloutSection(), "workers of the reranker")

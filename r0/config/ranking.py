@@ -9,18 +9,20 @@ from pydantic import Field, model_validator
 from r0.config.commands import DEFAULT_MODEL, OutputKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, check_engines, key
+from r0.config.types import CountFrom2, DataText, PathText, Seed
 from r0.records import Form
 
 Names = tuple[str, ...]
+Paths = tuple[PathText, ...]
 
 
 class RetrieveConfig(Section):
     """Rank a BEIR corpus with BM25, as a first stage, and write a TREC run."""
 
-    data: str = key(..., "BEIR folder: corpus.jsonl and queries.jsonl")
-    output: str = key(..., "file for the TREC run")
-    candidates: str | None = key(None, "TREC run; rank only its documents for each query")
-    qrels: str | None = key(None, "rank only the queries judged here: a split of the folder, or a file; empty: all queries")
+    data: PathText = key(..., "BEIR folder: corpus.jsonl and queries.jsonl")
+    output: PathText = key(..., "file for the TREC run")
+    candidates: PathText | None = key(None, "TREC run; rank only its documents for each query")
+    qrels: PathText | None = key(None, "rank only the queries judged here: a split of the folder, or a file; empty: all queries")
     depth: Count = key(100, "maximum documents per query")
     k1: NonNegative = key(1.5, "BM25 term saturation k1")
     b: Share = key(0.75, "BM25 length normalization b")
@@ -33,7 +35,7 @@ class RetrieveConfig(Section):
 class ScoringKeys(ModelKeys):
     """How a model scores documents one by one."""
 
-    model: str = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
+    model: PathText = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
     thinking: bool | None = key(
         None, "pointwise: P(yes) after a thought, or with thinking switched off; empty: a sentence-transformers CrossEncoder "
         "scores as it was trained, other models think"
@@ -46,7 +48,7 @@ class ScoringKeys(ModelKeys):
     seq: str | None = key(None, "pointwise: text between query and document")
     special_token: str | None = key(None, "pointwise: text after the document, at which the score is read")
     temperature: NonNegative = key(0.0, "sampling temperature; 0: greedy")
-    seed: Annotated[int, Field(ge=0)] = key(42, "seed of shuffles and sampling")
+    seed: Seed = key(42, "seed of shuffles and sampling")
     system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default for the answer form")
     max_prompt_tokens: Count | None = key(
         None, "maximum prompt length in tokens; empty: 8192, or less if the model has fewer positions; cross-encoder: all"
@@ -68,14 +70,14 @@ class RankingKeys(ScoringKeys):
         "listwise", "reranking method; late_interaction: MaxSim over the token vectors of a multi-vector encoder (ColBERT)"
     )  # fmt: skip
     depth: Count = key(100, "candidates per query to rerank; the others follow in their original order")
-    window: Annotated[int, Field(ge=2)] = key(20, "listwise: documents per window")
+    window: CountFrom2 = key(20, "listwise: documents per window")
     step: Count | None = key(None, "listwise: documents by which the window moves towards the top; empty: half of window")
     passes: Count = key(1, "listwise: passes of the window over the list")
     top_k: Count = key(10, "setwise: number of top documents to sort")
-    set_size: Annotated[int, Field(ge=2)] = key(4, "setwise: documents per comparison (a node of the heap and its children)")
-    group_size: Annotated[int, Field(ge=2)] = key(20, "groupwise: documents per group")
+    set_size: CountFrom2 = key(4, "setwise: documents per comparison (a node of the heap and its children)")
+    group_size: CountFrom2 = key(20, "groupwise: documents per group")
     partitions: Count = key(1, "groupwise: random partitions whose scores are averaged")
-    vector_cache: str | None = key(
+    vector_cache: PathText | None = key(
         "auto", "late_interaction: folder for cached document vectors, by model and text; auto: r0/vectors in "
         "$XDG_CACHE_HOME or ~/.cache; none: no cache"
     )  # fmt: skip
@@ -107,8 +109,8 @@ class RankingKeys(ScoringKeys):
 class RerankConfig(OutputKeys, RankingKeys):
     """Rerank the candidates of a first stage with a trained model, and write a TREC run."""
 
-    data: str = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
-    run: str | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
+    data: DataText = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
+    run: DataText | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
     tag: str = key("r0", "name of the run, for its last column")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 
@@ -116,16 +118,16 @@ class RerankConfig(OutputKeys, RankingKeys):
 class EvaluateConfig(Section):
     """Measure runs against judgements, always compared with the first stage."""
 
-    qrels: Names = key(
+    qrels: Paths = key(
         ..., "judgements: BEIR's TSV, TREC's qrels, or BRIGHT's queries; `{}` is replaced by the data set", strict=False
     )
-    runs: Names = key(..., "TREC runs; `{}` is replaced by the data set", strict=False)
-    first_stage: str | None = key(None, "TREC run of the first stage, shown as the first row; empty: the first of runs")
+    runs: Paths = key(..., "TREC runs; `{}` is replaced by the data set", strict=False)
+    first_stage: PathText | None = key(None, "TREC run of the first stage, shown as the first row; empty: the first of runs")
     datasets: Names = key((), "names of data sets, inserted for `{}`; the table includes the mean over them", strict=False)
-    excluded: Names = key((), "BRIGHT's query files with excluded_ids, which are dropped from each run", strict=False)
+    excluded: Paths = key((), "BRIGHT's query files with excluded_ids, which are dropped from each run", strict=False)
     format: Literal["text", "markdown", "csv", "json"] = key("text", "format of the printed table")
-    output: str | None = key(None, "also write the table to this file")
-    per_query: str | None = key(None, "write the measures of each query to this file (JSONL)")
+    output: PathText | None = key(None, "also write the table to this file")
+    per_query: PathText | None = key(None, "write the measures of each query to this file (JSONL)")
     test: Literal["t", "permutation"] = key("t", "paired two-sided significance test against the first stage")
     alpha: Annotated[float, Field(gt=0, lt=1)] = key(0.05, "significance level for marking differences")
     exponential_gain: bool = key(False, "add columns of nDCG with gains 2^grade − 1")

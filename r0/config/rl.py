@@ -25,6 +25,7 @@ from r0.config.sections import (
     key,
     rewriting,
 )
+from r0.config.types import Epochs, PathText
 from r0.records import Form
 
 
@@ -166,7 +167,7 @@ class WarmStartSection(Section):
     """The demo's supervised warm start on the built-in task's warm-start log."""
 
     rows: Count = key(1024, "rows of the warm-start log")
-    epochs: Positive = key(1.0, "passes over the rows")
+    epochs: Epochs = key(1.0, "passes over the rows")
     batch_size: Count = key(32, "rows per update")
     learning_rate: Positive = key(1e-3, "peak learning rate")
 
@@ -182,7 +183,7 @@ def _completions(values: dict[str, Any]) -> None:
 class DemoConfig(StageAConfig):
     """Run a warm start, RL and probes on the built-in task with the embedded r0-tiny, on two CPU cores."""
 
-    model: str = key("r0-tiny", "model to start from; r0-tiny is the embedded one")
+    model: PathText = key("r0-tiny", "model to start from; r0-tiny is the embedded one")
     completions: Count = key(128, "completions per update; sets batch_size to this / samples per prompt if that is not given")
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised warm start")
 

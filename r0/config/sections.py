@@ -7,10 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from r0.config.types import Count, CountFrom0, NonNegative, Positive, Seconds, Share
 
 
 def key(default: Any, meaning: str, **bounds: Any) -> Any:
@@ -43,7 +40,7 @@ class RewardBase(Section):
 
     name: str = key(..., "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
     workers: Count = key(1, "number of reward processes")
-    deadline_s: Positive = key(60.0, "time limit per batch in seconds; a worker that exceeds it is replaced")
+    deadline_s: Seconds = key(60.0, "time limit per batch in seconds; a worker that exceeds it is replaced")
 
 
 class RewardSection(RewardBase):
@@ -60,14 +57,14 @@ class RewardSection(RewardBase):
     missing_eos_penalty: NonNegative | None = key(
         None, "penalty for a completion cut at the token limit; same as the top-level key"
     )
-    min_think_tokens: Annotated[int, Field(ge=0)] = key(64, "shortest thought that earns think_bonus, in tokens")
+    min_think_tokens: CountFrom0 = key(64, "shortest thought that earns think_bonus, in tokens")
     max_think_tokens: Count | None = key(None, "longest thought that earns think_bonus, in tokens; same as the top-level key")
 
 
 class LoraSection(Section):
     """Low-rank adapters (Hu et al., 2021) through peft."""
 
-    r: Annotated[int, Field(ge=0)] = key(0, "rank of the adapters; 0: train all weights")
+    r: CountFrom0 = key(0, "rank of the adapters; 0: train all weights")
     alpha: Positive = key(32.0, "scale α; the update is multiplied by α / r")
     dropout: Share = key(0.0, "dropout on the input of the adapters; use 0 in RL")
     target_modules: tuple[str, ...] | None = key(None, "module names to adapt; empty: all linear layers", strict=False)
@@ -153,10 +150,10 @@ class SyncSection(Section):
         "auto", "transport; auto: nccl between GPUs, ipc on a shared GPU, gloo on CPU"
     )
     bucket_mb: Positive | Literal["auto"] = key("auto", "megabytes sent at one time; auto: 512 between GPUs, 64 on CPUs")
-    deadline_s: Positive = key(300.0, "time limit of a sync in seconds")
+    deadline_s: Seconds = key(300.0, "time limit of a sync in seconds")
     gap_warn: Positive = key(0.05, "warn if the mean difference of rollout and learner log-probabilities exceeds this, in nats")
     gap_fatal: Positive = key(0.2, "stop if the mean difference of rollout and learner log-probabilities exceeds this, in nats")
-    max_staleness: Annotated[int, Field(ge=0)] = key(0, "maximum number of weight versions by which a rollout may lag behind")
+    max_staleness: CountFrom0 = key(0, "maximum number of weight versions by which a rollout may lag behind")
 
     def bucket_bytes(self, on_gpu: bool) -> int:
         """Bytes sent at one time by a learner on a GPU, or on a CPU."""
@@ -169,9 +166,9 @@ class RaySection(Section):
 
     inline: bool = key(False, "run one learner and one engine in the driver process without Ray, so that breakpoint() works")
     address: str | None = key(None, "Ray cluster to join; empty: RAY_ADDRESS, or a local Ray started for this run")
-    start_deadline_s: Positive = key(600.0, "time limit for all workers to be ready, in seconds")
-    sample_deadline_s: Positive = key(1800.0, "time limit for sampling one batch, in seconds")
-    update_deadline_s: Positive = key(3600.0, "time limit for one learner update, in seconds")
+    start_deadline_s: Seconds = key(600.0, "time limit for all workers to be ready, in seconds")
+    sample_deadline_s: Seconds = key(1800.0, "time limit for sampling one batch, in seconds")
+    update_deadline_s: Seconds = key(3600.0, "time limit for one learner update, in seconds")
 
 
 def check_engines(ray: RaySection, rollout: RolloutSection) -> None:
@@ -183,17 +180,15 @@ def check_engines(ray: RaySection, rollout: RolloutSection) -> None:
 class EvalSection(Section):
     """Evaluation on held-out queries during training."""
 
-    every: Annotated[int, Field(ge=0)] = key(
-        50, "steps between evaluations (also before the first and after the last step); 0: never"
-    )
+    every: CountFrom0 = key(50, "steps between evaluations (also before the first and after the last step); 0: never")
     tasks: Count = key(200, "maximum number of held-out tasks")
-    samples: Annotated[int, Field(ge=0)] = key(1, "sampled completions per task, in addition to the greedy one")
+    samples: CountFrom0 = key(1, "sampled completions per task, in addition to the greedy one")
 
 
 class CheckpointSection(Section):
     """Checkpoints for resuming."""
 
-    every: Annotated[int, Field(ge=0)] = key(100, "steps between checkpoints (also at the end and on a signal); 0: only those")
+    every: CountFrom0 = key(100, "steps between checkpoints (also at the end and on a signal); 0: only those")
     keep: Count = key(2, "number of newest checkpoints to keep")
     best: str | None = key(
         None, "held-out metric, e.g. heldout/greedy/reward, whose best (highest) checkpoint is kept besides; empty: none"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from r0.config.commands import RankKeys, RunKeys, ScheduleKeys
 from r0.config.lists import ListSourceKeys
 from r0.config.sections import Count, NonNegative, Positive, RolloutSection, Section, key
+from r0.config.types import CountFrom0
 
 
 class ScoreLossSection(Section):
@@ -55,7 +56,7 @@ class StageCConfig(ListSourceKeys, ScheduleKeys, RankKeys, RunKeys):
     micro_batch_size: Count = key(
         1, "lists per rank in one forward pass, which holds all their documents: lists × candidates × prompt tokens"
     )
-    eval_lists: Annotated[int, Field(ge=0)] = key(100, "maximum number of held-out lists, measured before and after; 0: none")
+    eval_lists: CountFrom0 = key(100, "maximum number of held-out lists, measured before and after; 0: none")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers, for thoughts and evaluation; not used while training")
 
     @model_validator(mode="after")

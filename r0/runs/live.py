@@ -43,8 +43,8 @@ class LiveLine:
 
         self._console = get_console()
         self._total, self._now, self._plain_every_s = total, now, plain_every_s
-        self._last_step, self._last_time = done, now()
-        self._step_s, self._measured = 0.0, 0
+        self._last_step, self._last_time = done, 0.0
+        self._step_s, self._shown = 0.0, 0
         self._printed_at: float | None = None
         self._live: Live | None = None
 
@@ -52,10 +52,11 @@ class LiveLine:
         """Show a step: ``metrics`` by the names in ``FIGURES``, ``seconds`` by those in ``SECONDS``."""
         now = self._now()
         if step > self._last_step:
-            step_s = (now - self._last_time) / (step - self._last_step)
-            weight = 1.0 if self._measured < 2 else 0.2  # the first step includes all warm-up, so the second replaces it
-            self._step_s = weight * step_s + (1.0 - weight) * self._step_s
-            self._measured += 1
+            if self._shown:  # the time before the first line includes the start of workers and models
+                step_s = (now - self._last_time) / (step - self._last_step)
+                weight = 1.0 if self._shown == 1 else 0.2
+                self._step_s = weight * step_s + (1.0 - weight) * self._step_s
+            self._shown += 1
         self._last_step, self._last_time = step, now
         if terminal():
             self._show(self.line(step, metrics, seconds, self._console.width))
@@ -67,7 +68,7 @@ class LiveLine:
         """The text of a step, with as many figures as fit in ``width`` characters (None: all)."""
         head = f"step {step}/{self._total}"
         spent = " · ".join(f"{name} {seconds[name]:.1f} s" for name in SECONDS if name in seconds)
-        left = "" if not self._measured else f"ETA {duration(self._step_s * max(0, self._total - step))}"
+        left = "" if self._shown < 2 and step < self._total else f"ETA {duration(self._step_s * max(0, self._total - step))}"
         figures = [f"{name} {shape.format(metrics[key])}" for key, name, shape in FIGURES if key in metrics]
         while True:
             text = "  ".join(part for part in (head, *figures, spent, left) if part)
@@ -149,13 +150,16 @@ def _bar() -> Progress | None:
 
 
 def _plain(items: Iterable[Item], description: str, total: int | None, every_s: float) -> Iterator[Item]:
-    start = last = time.monotonic()
+    start = last = first = time.monotonic()
     count = 0
     for count, item in enumerate(items, 1):
+        if count == 1:
+            first = time.monotonic()  # the time before it includes the start of whatever works
         yield item
         if (now := time.monotonic()) - last >= every_s:
             last = now
-            share = f"{count}/{total}, ETA {duration((now - start) / count * max(0, total - count))}" if total else f"{count}"
-            print(f"{description}: {share}", flush=True)
+            share = f"{count}/{total}" if total else f"{count}"
+            left = f", ETA {duration((now - first) / (count - 1) * max(0, total - count))}" if total and count > 1 else ""
+            print(f"{description}: {share}{left}", flush=True)
     if last != start:
         print(f"{description}: {count} in {duration(time.monotonic() - start)}", flush=True)

@@ -86,7 +86,10 @@ def test_yaml_1_2_scalars(tmp_path):
     ("text", "words"),
     [
         ("learning_rat: 1e-6\n", "run.yaml:1: unknown key learning_rat at the top level; did you mean learning_rate?"),
-        ("seed: 1\nreward:\n  acc_wieght: 1.0\n", "run.yaml:3: unknown key acc_wieght in section reward; did you mean acc_w"),
+        (
+            "seed: 1\nreward:\n  acc_wieght: 1.0\n",
+            "run.yaml:3: unknown key acc_wieght in section reward; did you mean reward.acc_weight?",
+        ),
         ("learning_rate: fast\n", "run.yaml:1: learning_rate: input should be a valid number, not 'fast'"),
         ("seed: 1\nlearning_rate: .nan\n", "run.yaml:2: learning_rate"),
         ("reward:\n  acc_weight: -0.5\n", "run.yaml:2: reward.acc_weight: input should be greater than or equal to 0, not -0.5"),
@@ -114,7 +117,7 @@ def test_bad_files_are_refused_with_location_and_remedy(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("reward.acc_wieght=1", "did you mean acc_weight?"),
+        ("reward.acc_wieght=1", "did you mean reward.acc_weight?"),
         ("reward=1", "is a section; give its keys"),
         ("seed.x=1", "seed is a value, not a section"),
         ("seed=one", "seed: input should be a valid integer, not 'one'"),
@@ -198,3 +201,23 @@ def test_a_configuration_cannot_be_changed():
     config = DemoConfig()
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "words"),
+    [
+        (StageAConfig, "lora.r=8", "did you mean learner.lora.r?"),
+        (SftConfig, "learner.lora.r=8", "did you mean lora.r?"),
+        (StageAConfig, "lora_r=8", "did you mean learner.lora.r?"),
+        (StageAConfig, "lr=1", "did you mean learning_rate?"),
+        (StageAConfig, "learner.lr=1", "did you mean learning_rate?"),
+        (StageAConfig, "grpo.n=4", "did you mean grpo.num_generations?"),
+        (StageAConfig, "num_generation=4", "did you mean grpo.num_generations?"),
+        (StageAConfig, "workers=2", "did you mean reward.workers or rollout.workers?"),
+        (StageAConfig, "GRPO.num_generations=4", "did you mean grpo.num_generations?"),
+        (StageAConfig, "rewards.acc_weight=1", "did you mean reward.acc_weight?"),
+        (StageAConfig, "zzz=1", "unknown key zzz at the top level; --help lists all keys"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_few_that_may_be_meant(tmp_path, model, override, words):
+    assert refused(tmp_path, "seed: 1\n", override, model=model).endswith(words)

@@ -67,7 +67,7 @@ def test_a_preset_of_the_teacher_is_the_teachers() -> None:
         (["data_type=grouped"], "data_type: is determined by loss_type"),
         (["loss_type=pairwise_ranknet"], "loss_type"),
         (["teacher.ray.inline=true"], "write its keys without teacher."),
-        (["teacher.modle=x"], "did you mean model?"),
+        (["teacher.modle=x"], "did you mean teacher.model?"),
     ],
 )
 def test_contradictions_give_a_one_sentence_error(overrides: list[str], message: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from r0.config.describe import keys
+from r0.config.types import names_files
 from r0.errors import UserError
 from r0.launch import COMMANDS, main, parse
 from r0.overview import EXAMPLES, GROUPS
@@ -35,7 +37,20 @@ def test_help_names_every_key(name, capsys):
         (["stage_aa"], "unknown command stage_aa; did you mean stage_a?"),
         (["distil", "score"], "unknown command distil; did you mean distill score?"),
         (["esci", "evl"], "unknown command esci evl; did you mean esci eval?"),
+        (["stageA"], "unknown command stageA; did you mean stage_a?"),
+        (["Stage-B", "seed=1"], "did you mean stage_b?"),
+        (["help", "stage_aa"], "did you mean stage_a?"),
         (["stage_a", "learning_rat=1"], "did you mean learning_rate?"),
+        (["stage_a", "-n"], "-n: unknown option; did you mean --dry-run?"),
+        (["stage_a", "--dryrun"], "--dryrun: unknown option; did you mean --dry-run?"),
+        (["stage_a", "-x"], "-x: unknown option; the options are --dry-run, --gpu-memory, --help"),
+        (["stage_a", "model", "=", "r0-tiny"], "without blanks around the equals sign: model=r0-tiny"),
+        (["stage_a", "model=", "r0-tiny"], "without blanks around the equals sign: model=r0-tiny"),
+        (["stage_a", "model", "=r0-tiny"], "without blanks around the equals sign: model=r0-tiny"),
+        (["stage_a", f"seed={2**70}"], "seed: input should be less than or equal to 2147483647"),
+        (["stage_a", f"batch_size={2**31}"], "batch_size: input should be less than or equal to 2147483647"),
+        (["stage_a", f"max_steps={10**30}"], "max_steps: input should be less than or equal to 2147483647"),
+        (["stage_a", "epochs=1e300"], "epochs: input should be less than or equal to 1000000"),
         (["stage_a", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["stage_a", "--learning-rate"], "a value is missing"),
         (["stage_a", "a.yaml", "b.yaml"], "takes one configuration file"),
@@ -56,6 +71,59 @@ def test_dashes_are_the_same_as_key_value():
     two, _ = parse("stage_a", ["learning_rate=1e-4", "skip_bad=true", "rollout.workers=2"])
     assert one == two
     assert parse("stage_a", ["--dry-run"])[1] is True
+
+
+@pytest.mark.parametrize("line", ["stage_a help", "help stage_a", "-h stage_a", "stage_a -h"])
+def test_help_may_stand_before_or_behind_the_command(line, capsys):
+    assert main(line.split()) == 0
+    assert capsys.readouterr().out.startswith("usage: r0 stage_a ")
+
+
+def test_an_interruption_without_a_reason_is_said(monkeypatch, capsys, tmp_path):
+    def interrupted(config, dry_run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("r0.commands.rollouts.run", interrupted)
+    assert main(["rollouts", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "r0: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "found"),
+    [
+        ("stage_a", "data=~/rows.jsonl", lambda config: config.data),
+        ("stage_a", "run=~/rows.jsonl", lambda config: config.run),
+        ("mine", "data=~/rows.jsonl", lambda config: config.data),
+        ("finetune", "validation=~/rows.jsonl", lambda config: config.validation),
+        ("distill score", "data=~/rows.jsonl", lambda config: config.data),
+    ],
+)
+def test_the_home_directory_is_meant_by_a_tilde(command, override, found, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert found(parse(command, [override])[0]) == "/home/someone/rows.jsonl"
+
+
+def test_the_home_directory_is_meant_by_a_tilde_in_a_file_and_in_a_list(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/someone")
+    (tmp_path / "run.yaml").write_text("qrels: [~/a.tsv]\nruns: [~/b.trec, c.trec]\noutput: ~/table.txt\n")
+    config = parse("eval", [str(tmp_path / "run.yaml"), "per_query=~/d.jsonl"])[0]
+    assert (config.runs, config.output, config.per_query) == (
+        ("/home/someone/b.trec", "c.trec"),
+        "/home/someone/table.txt",
+        "/home/someone/d.jsonl",
+    )
+    assert parse("eval", ["qrels=~/a.tsv,~/b.tsv", "runs=x"])[0].qrels == ("/home/someone/a.tsv", "/home/someone/b.tsv")
+
+
+def test_every_key_that_names_a_file_takes_a_tilde():
+    """Keys whose meaning speaks of a file or a folder, with those that the text of a model or a mirror names."""
+    for name, command in COMMANDS.items():
+        for path, field in keys(command.config):
+            meaning = (field.description or "").lower()
+            if not path.startswith(("ray.", "rollout.")) and meaning.startswith(
+                ("file", "folder", "model: a folder", "run dir", "trec run")
+            ):
+                assert names_files(field) is not None or "str" not in str(field.annotation), (name, path)
 
 
 def test_positionals_become_keys():

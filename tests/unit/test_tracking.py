@@ -422,12 +422,13 @@ def rollout():
 
 
 def test_a_narrow_terminal_keeps_the_main_figures():
-    ticks = iter([0.0, 2.0])
-    line = LiveLine(100, 10, now=lambda: next(ticks))
+    ticks = iter([50.0, 52.0])
+    line = LiveLine(100, 9, now=lambda: next(ticks))
     line._console.file = open(os.devnull, "w")  # noqa: SIM115 - rich's own way to be silent
     metrics = {"reward": 0.5, "accuracy": 0.75, "kl": 0.01, "gap": 2e-6}
     seconds = {"sample": 1.0, "learn": 0.5, "sync": 0.1}
     try:
+        line.update(10, metrics, seconds)
         line.update(11, metrics, seconds)
     finally:
         line._console.file = None
@@ -443,11 +444,18 @@ def test_a_narrow_terminal_keeps_the_main_figures():
 
 
 def test_the_first_step_does_not_spoil_the_estimate(capsys):
-    ticks = iter([0.0, 100.0, 102.0, 104.0])
+    ticks = iter([100.0, 102.0, 104.0])
     line = LiveLine(103, now=lambda: next(ticks), plain_every_s=0.0)
     for step in (1, 2, 3):
         line.update(step, {}, {})
-    assert capsys.readouterr().out.splitlines()[-1] == "step 3/103  ETA 3:20"
+    assert capsys.readouterr().out.splitlines() == ["step 1/103", "step 2/103  ETA 3:22", "step 3/103  ETA 3:20"]
+
+
+def test_the_start_of_the_workers_does_not_spoil_the_estimate_of_a_list(capsys, monkeypatch):
+    clock = iter([0.0, 100.0, 100.0, 102.0, 104.0, 104.0])
+    monkeypatch.setattr("r0.runs.live.time.monotonic", lambda: next(clock))
+    assert list(progress(iter(range(3)), "scoring", total=103, plain_every_s=0.0)) == [0, 1, 2]
+    assert capsys.readouterr().out.splitlines()[:3] == ["scoring: 1/103", "scoring: 2/103, ETA 3:22", "scoring: 3/103, ETA 3:20"]
 
 
 def test_fast_steps_are_not_all_printed(capsys):
