@@ -61,6 +61,7 @@ def warm_start_config(config: DemoConfig, output: Path) -> SftConfig:
         micro_batch_size=start.batch_size,
         learning_rate=start.learning_rate,
         system_prompt=config.system_prompt,
+        chat_template_kwargs=config.chat_template_kwargs,
         max_prompt_tokens=config.max_prompt_tokens,
         builtin_rows=start.rows,
         heldout_share=config.heldout_share,  # the same queries stay unseen

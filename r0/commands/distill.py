@@ -122,9 +122,10 @@ def train_config(config: DistillConfig, folder: Path) -> DistillTrainConfig:
 def eval_config(config: DistillConfig, folder: Path, before: str | None) -> DistillEvalConfig:
     """Before and after on the test, beside the teacher."""
     test = score_config(config, str(config.test), folder, test=True)
-    formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "max_prompt_tokens", "ray", "format")
+    formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "chat_template_kwargs")
+    own = (*formats, "max_prompt_tokens", "ray", "format")
     return DistillEvalConfig(
-        **{name: getattr(config, name) for name in formats}, rollout=config.teacher.rollout,
+        **{name: getattr(config, name) for name in own}, rollout=config.teacher.rollout,
         model=str(folder / "train" / "model"), before=before, data=test.data, builtin_rows=test.builtin_rows, seed=test.seed,
         skip_bad=config.skip_bad, teacher_scores=str(folder / "score_test" / "scores.jsonl"),
         seen=(str(folder / "score" / "scores.jsonl"),), output=str(folder / "eval"),

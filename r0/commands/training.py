@@ -20,7 +20,7 @@ from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_l
 from r0.runs.checkpoint import Checkpoints
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
-from r0.text.prompt_file import save_system_prompt
+from r0.text.prompt_file import save_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ def _train(
     source = open_source(config, config.seed)
     print(source.summary())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompter = Prompter.of(config, tokenizer)
+    prompter = Prompter.of(config, tokenizer, folder=folder)
+    prompter.template.check_thinks()
     if prompter.template_note:
         print(prompter.template_note)
     steps = config.steps(source.steps_per_epoch(config.batch_size))
@@ -84,7 +85,7 @@ def _train(
         if complete:
             team.learner.save_model(str(directory.folder("model")))
             facts = _facts(command, steps, source, directory)
-            save_system_prompt(directory.path / "model", config.form, prompter.system_prompt)
+            save_prompt(directory.path / "model", config.form, prompter.system_prompt, prompter.template.variables)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")

@@ -54,7 +54,9 @@ def choices(annotation: Any) -> tuple[str, ...]:
         return ("true", "false")
     if get_origin(annotation) is Literal:
         return tuple(map(str, get_args(annotation)))
-    return tuple(word for kind in get_args(annotation) for word in choices(kind)) if get_origin(annotation) is not tuple else ()
+    if get_origin(annotation) in (tuple, dict):
+        return ()
+    return tuple(word for kind in get_args(annotation) for word in choices(kind))
 
 
 def bounded_type(field: FieldInfo) -> str:
@@ -91,7 +93,7 @@ def _constraints(parts: Any) -> Iterator[Any]:
 
 def show(value: Any) -> str:
     """A default as a person would type it."""
-    if value is None:
+    if value is None or value == {}:
         return "empty"
     if isinstance(value, bool):
         return str(value).lower()
@@ -105,6 +107,8 @@ def type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return "mapping"
     if arguments and get_origin(annotation) is tuple:
         return f"list of {type_name(arguments[0])}"
     if arguments and hasattr(annotation, "__metadata__"):

@@ -61,6 +61,10 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
         field = kind.model_fields.get(name)
         if field is None:
             raise UserError(f"{place}: {_unknown(model, names, depth)}")
+        if get_origin(field.annotation) is dict and depth == len(names) - 2:
+            values[name] = {**(values.get(name) or {}), names[-1]: yamlfile.scalar(value)}
+            document.places[path] = place
+            return
         section = section_of(field.annotation)
         last = depth == len(names) - 1
         if last and section is not None:
@@ -131,7 +135,8 @@ def _sentences(model: type[BaseModel], document: yamlfile.Document, error: Valid
             text = f"{path} is missing"
         elif item["type"] == "value_error":
             text = (f"{path}: " if path else "") + str(item["ctx"]["error"])
-            place = place or _place(document, str(item["ctx"]["error"]).split(":")[0].split("."))
+            inner = str(item["ctx"]["error"]).split(":")[0].split(".")
+            place = _place(document, [*names, *inner]) or place or _place(document, inner)
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
             text = f"{path}: {message}, not {item['input']!r}" if path else message

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
-from r0.config.types import DataText, PathText, Seed
+from r0.config.types import DataText, PathText, Seed, TemplateVariables
 
 
 class MineConfig(Section):
@@ -31,6 +31,7 @@ class MineConfig(Section):
     )  # fmt: skip
     depth: Count = key(100, "documents per query that the reranker scores")
     thinking: bool | None = key(None, "reranker: as in `rerank` with method=pointwise")
+    chat_template_kwargs: TemplateVariables = key({}, "reranker: as in `rerank`")
     ranks: tuple[str, ...] = key(
         ("10-100",), "range of ranks from which negatives are taken, from 1, both ends included. Several ranges, one per epoch, "
         "can increase the difficulty: 50-100,20-50,1-20; the files are then numbered", strict=False
@@ -58,6 +59,8 @@ class MineConfig(Section):
                     raise ValueError(f"{name}: belongs to source={needed}, but source is {self.source}; remove it")
                 raise ValueError(f"{name}: is missing, but source={needed} needs it; give {name}=")
         check_engines(self.ray, self.rollout)
+        if self.chat_template_kwargs and self.reranker is None:
+            raise ValueError("chat_template_kwargs: belongs to reranker=, which is not given; remove it")
         if not self.ranks:
             raise ValueError("ranks: is empty; give a range such as 10-100")
         for text, (first, last) in zip(self.ranks, self.epochs, strict=True):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, model_validator
 
 from r0.config import yamlfile
 from r0.config.sections import Section, key
+from r0.config.types import TemplateVariables
 from r0.errors import UserError
 
 Name = Literal[
@@ -60,6 +61,12 @@ class ModelKeys(Section):
     """Keys of all commands that use a model."""
 
     model_preset: Name | None = key(None, "a model with suitable settings, from the shipped configs/models")
+    chat_template_kwargs: TemplateVariables = key(
+        {},
+        "variables of the model's chat template, such as enable_thinking: true; empty: those that the model was trained with. A "
+        "template that closes the thought is given enable_thinking or thinking as true, if it has one of them. strftime_now is "
+        "the date that a template reads as today's, such as 2026-01-31; not given: the day on which the run began",
+    )
 
     @model_validator(mode="before")
     @classmethod

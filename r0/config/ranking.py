@@ -60,6 +60,11 @@ class ScoringKeys(ModelKeys):
     @model_validator(mode="after")
     def _check_inline(self) -> Self:
         check_engines(self.ray, self.rollout)
+        formats = [
+            name for name in ("query_format", "document_format", "seq", "special_token") if getattr(self, name) is not None
+        ]
+        if self.chat_template_kwargs and formats:
+            raise ValueError(f"chat_template_kwargs: {formats[0]} takes the place of the chat template; remove one of the two")
         return self
 
 
@@ -95,6 +100,8 @@ class RankingKeys(ScoringKeys):
     def _check(self) -> Self:
         if self.step is not None and self.step >= self.window:
             raise ValueError(f"step: {self.step} is not below window={self.window}, so windows would not overlap; lower it")
+        if self.chat_template_kwargs and self.method == "late_interaction":
+            raise ValueError("chat_template_kwargs: late_interaction uses no chat template; remove it")
         if self.samples > 1 and self.method in ("pointwise", "late_interaction"):
             raise ValueError(f"samples: {self.method} scores documents one by one, so there is nothing to shuffle; use samples=1")
         return self

@@ -39,6 +39,7 @@ def nearest_keys(written: str, paths: Sequence[str], aliases: Mapping[str, str])
         [path for one in near for path in _called(one, inside)],
         [path for path in inside if _abbreviates(name, path.rpartition(".")[2])],
         [path for one in difflib.get_close_matches(name, _names(paths), n=2, cutoff=0.7) for path in _called(one, paths)],
+        difflib.get_close_matches(section, paths, n=1, cutoff=0.7),
     )
     return next(filter(None, stages), [])[:MOST]
 

@@ -1,13 +1,14 @@
-"""The types of keys: bounded numbers, and texts that name files."""
+"""The types of keys: bounded numbers, texts that name files, and the variables of a chat template."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 LARGEST = 2**31 - 1  # of integers; seeds too: ranks add their number to it, and NumPy takes less than 2**32
@@ -50,3 +51,40 @@ def _parts(parts: Any) -> Iterator[Any]:
             yield part
         yield from _parts(getattr(part, "__metadata__", ()))
         yield from _parts(get_args(part))
+
+
+DATE = "strftime_now"  # the function by which chat templates read today's date; in a configuration, the date itself
+RESERVED = (  # arguments of the call that renders a template, which are no variables of it
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length", "messages",
+    "padding", "processor_kwargs", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize",
+    "tokenizer_kwargs", "tools", "truncation",
+)  # fmt: skip
+Variable = bool | int | float | str
+
+
+def _variables(given: object) -> dict[str, Variable]:
+    """The variables of a chat template, checked."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError("is a mapping of variables to values; write it as chat_template_kwargs.enable_thinking=true")
+    for name, value in given.items():
+        if not str(name).isidentifier() or name in RESERVED:
+            raise ValueError(f"{name}: is no variable of a chat template; remove it")
+        if not isinstance(value, Variable):
+            raise ValueError(f"{name}: must be a text, a number, true or false")
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+            raise ValueError(f"{name}: {value!r} would be a text, which a template takes for true; write true or false")
+        if name == DATE and not _is_date(value):
+            raise ValueError(f"{name}: is the date that the template reads as today's; write it as 2026-01-31")
+    return dict(given)
+
+
+def _is_date(value: Variable) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+TemplateVariables = Annotated[dict[str, Variable], BeforeValidator(_variables)]

@@ -35,7 +35,7 @@ def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig
     """
     keys = keys_in_common(config, ScoringKeys) | {"model": model}
     if (model_folder(model) / "modules.json").is_file():
-        keys |= {"thinking": None, "system_prompt": "", **dict.fromkeys(FORMATS[:-1])}
+        keys |= {"thinking": None, "system_prompt": "", "chat_template_kwargs": {}, **dict.fromkeys(FORMATS[:-1])}
     elif not config.thinking:
         keys["max_new_tokens"] = 1
     return ScoreConfig(**keys, data=config.data, builtin_rows=config.builtin_rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def check_reranker(config: MineConfig) -> RankingKeys:
     """
     keys = RankingKeys(
         model=str(config.reranker), method="pointwise", thinking=config.thinking, seed=config.seed, rollout=config.rollout,
-        ray=config.ray,
+        ray=config.ray, chat_template_kwargs=config.chat_template_kwargs,
     )  # fmt: skip
     try:
         check_model(keys, model_folder(keys.model))

@@ -47,6 +47,7 @@ from r0.text.answers import read_lenient
 from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.messages import SYSTEM_PROMPTS
 from r0.text.prompts import Prompter
+from r0.text.template_variables import Variables
 
 
 class QueryRefused(UserError):
@@ -72,6 +73,7 @@ class Judge:
         max_prompt_tokens: maximum length of a whole prompt.
         stop_ids: ids that end a completion.
         own_prompt: returns the system prompt of an answer form if the configuration has none.
+        variables: the variables of the chat template.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class Judge:
         max_prompt_tokens: int,
         stop_ids: Iterable[int] = (),
         own_prompt: Callable[[Form], str] = SYSTEM_PROMPTS.__getitem__,
+        variables: Variables | None = None,
     ):
-        self._own_prompt = own_prompt
+        self._own_prompt, self._variables = own_prompt, variables
         self._tokenizer, self._keys, self._max_prompt_tokens = tokenizer, keys, max_prompt_tokens
         self._reader = CompletionReader(tokenizer, stop_ids)
         self._prompters: dict[Form, Prompter] = {}
@@ -156,7 +159,8 @@ class Judge:
     def _prompter(self, form: Form) -> Prompter:
         if form not in self._prompters:
             system = self._keys.system_prompt or self._own_prompt(form)
-            self._prompters[form] = Prompter(self._tokenizer, system, self._max_prompt_tokens, self._keys.passage_tokens)
+            budgets = self._max_prompt_tokens, self._keys.passage_tokens
+            self._prompters[form] = Prompter(self._tokenizer, system, *budgets, self._variables)
         return self._prompters[form]
 
 

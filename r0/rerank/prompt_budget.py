@@ -6,10 +6,12 @@ from pathlib import Path
 
 from r0.actors.rollout.settings import positions
 from r0.config import RankingKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.rerank.cross_encoder import is_cross_encoder
 from r0.rerank.pair_format import PairFormat
 from r0.text.answer_position import ANSWER_PREFIX_TOKENS
+from r0.text.prompt_file import template_variables
+from r0.text.template import Template
 
 DEFAULT_PROMPT_TOKENS = 8192
 SMALLEST_PROMPT = 64  # tokens; less leaves no useful room for a document
@@ -23,6 +25,25 @@ def check_model(keys: RankingKeys, folder: Path) -> None:
     """
     if not is_cross_encoder(folder, keys):
         prompt_budget(keys, folder)
+        if keys.chat_template_kwargs:
+            open_template(keys, folder)
+    elif keys.chat_template_kwargs:
+        raise UserError(f"chat_template_kwargs: {folder.name} is used as a cross-encoder, without a chat template; remove it")
+
+
+def open_template(keys: RankingKeys, folder: Path) -> Template:
+    """The model's chat template, as the workers use it.
+
+    Raises:
+        UserError: tokenizer or template cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
+    return Template(tokenizer, keys.system_prompt, template_variables(folder, keys.chat_template_kwargs))
 
 
 def prompt_budget(keys: RankingKeys, folder: Path) -> int:

@@ -19,7 +19,7 @@ from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
-from r0.text.prompt_file import load_system_prompt
+from r0.text.prompt_file import load_system_prompt, template_variables
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class RerankWorker:
 
         folder = Path(settings.model)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(load_system_prompt, folder))
+        variables = template_variables(folder, keys.chat_template_kwargs)
+        judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(load_system_prompt, folder), variables)
         self._engine = make_engine(settings)
         self._scheduler = Scheduler(self._engine, judge, keys, QUEUED * self._engine.max_num_seqs)
 

@@ -13,7 +13,7 @@ from r0.data.jsonl import shown
 from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.job import Job, Outcome
-from r0.rerank.prompt_budget import check_model
+from r0.rerank.prompt_budget import check_model, open_template
 from r0.rerank.reranker import Reranker
 from r0.rerank.session import Work
 from r0.storage.models import local_folder, model_folder
@@ -39,6 +39,7 @@ def teacher_keys(config: AnnotateConfig, folder: Path | None) -> RankingKeys:
         temperature=config.temperature,
         seed=config.seed,
         system_prompt=config.system_prompt or own,
+        chat_template_kwargs=config.chat_template_kwargs,
         max_prompt_tokens=config.max_prompt_tokens,
         max_new_tokens=config.max_new_tokens,
         rollout=config.rollout,
@@ -63,6 +64,7 @@ def check_teacher(config: AnnotateConfig) -> RankingKeys:
     folder = model_folder(config.model)
     keys = teacher_keys(config, folder)
     check_model(keys, folder)
+    open_template(keys, folder).check_thinks()
     return keys
 
 

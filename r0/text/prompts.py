@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from r0.errors import UserError
@@ -23,8 +24,10 @@ from r0.text.answers import best_answer, read_strict
 from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.text.numbers import one_line, without_labels
 from r0.text.plain_text import Pieces
+from r0.text.prompt_file import template_variables
 from r0.text.tags import strip_thought_tags
 from r0.text.template import Template
+from r0.text.template_variables import Variables
 
 PASSAGE_TOKENS = 256
 
@@ -39,6 +42,10 @@ class PromptKeys(Protocol):
     @property
     def max_prompt_tokens(self) -> int:
         """Budget of a whole prompt, in tokens."""
+
+    @property
+    def chat_template_kwargs(self) -> Variables:
+        """Variables of the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +64,22 @@ class Prompter:
         system_prompt: system message; empty for none.
         max_prompt_tokens: budget of a whole prompt, in tokens.
         passage_tokens: budget of each document of a list, in tokens.
+        variables: the variables of the chat template.
 
     Raises:
         UserError: the tokenizer or its template cannot be used, or the template alone exceeds the budget.
     """
 
     def __init__(
-        self, tokenizer: Any, system_prompt: str = "", max_prompt_tokens: int = 2048, passage_tokens: int = PASSAGE_TOKENS
+        self,
+        tokenizer: Any,
+        system_prompt: str = "",
+        max_prompt_tokens: int = 2048,
+        passage_tokens: int = PASSAGE_TOKENS,
+        variables: Variables | None = None,
     ):
         self.tokenizer, self.max_prompt_tokens, self.passage_tokens = tokenizer, max_prompt_tokens, passage_tokens
-        self.system_prompt, self.template = system_prompt, Template(tokenizer, system_prompt)
+        self.system_prompt, self.template = system_prompt, Template(tokenizer, system_prompt, variables)
         self.prefix, self.template_note = self.template.prefix, self.template.note
         fixed = len(self.template.head_ids) + len(self.template.tail_ids)
         if fixed >= max_prompt_tokens:
@@ -75,7 +88,7 @@ class Prompter:
             )
 
     @classmethod
-    def of(cls, config: PromptKeys, tokenizer: Any, form: Form | None = None) -> Self:
+    def of(cls, config: PromptKeys, tokenizer: Any, form: Form | None = None, folder: Path | None = None) -> Self:
         """Build the prompter of a command.
 
         If the configuration has no system prompt, a list form gets r0's default; yes/no gets it only if ``form`` is given.
@@ -84,6 +97,7 @@ class Prompter:
             config: system_prompt, max_prompt_tokens and, for lists, passage_tokens.
             tokenizer: the model's tokenizer.
             form: the answer form; None: the configuration's ``form``.
+            folder: the model's folder, with the template variables that it was trained with.
 
         Raises:
             UserError: as the constructor.
@@ -92,7 +106,8 @@ class Prompter:
         asked = form or own_form
         own = SYSTEM_PROMPTS[asked] if form or asked != Form.YES_NO else ""
         passage_tokens = getattr(config, "passage_tokens", PASSAGE_TOKENS)
-        return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens)
+        variables = template_variables(folder, config.chat_template_kwargs)
+        return cls(tokenizer, config.system_prompt or own, config.max_prompt_tokens, passage_tokens, variables)
 
     def message(self, query: str, document: str) -> str:
         """The user message of one document; it ends with the document."""

@@ -3,7 +3,7 @@
 * The template is rendered once around a placeholder, and the text before and after it is tokenized once. The system prompt
   comes from the user and is tokenized as part of the template. If a template refuses or drops a system message, it is put at
   the beginning of the user message.
-* ``Template.prefix`` holds the ``<think>`` that some templates open for the assistant.
+* ``Template.prefix`` holds the ``<think>`` that some templates open for the assistant, and the ``</think>`` that closes it.
 * A tokenizer without a chat template gets ``DEFAULT_CHAT_TEMPLATE``, which is ordinary text; ``Template.note`` says so.
 """
 
@@ -16,15 +16,17 @@ from typing import Any
 from jinja2 import TemplateError
 
 from r0.errors import UserError
+from r0.text.completion import THINK
 from r0.text.messages import user_message
 from r0.text.plain_text import PlainText, without_lead
+from r0.text.template_variables import THINKING, Variables, check_known, mentions, rendered, with_date
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 _PLACEHOLDER = "Query: r0 placeholder {}\nDocument: r0 end"
-_OPENED = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
+_OPENED = re.compile(r"(?:<think>\s*(?:</think>\s*)?|</think>\s*)\Z")
 
 
 class Template:
@@ -33,6 +35,7 @@ class Template:
     Args:
         tokenizer: the model's transformers tokenizer (a fast one).
         system_prompt: system message; empty for none.
+        variables: the template's variables (``r0.text.template_variables``).
 
     Attributes:
         head, tail: the texts before and after the user message.
@@ -41,25 +44,58 @@ class Template:
         message: encodes the message, including ``lead``.
         inner: encodes data that does not begin a message.
         prefix: a think tag that the template opens for the assistant, with the white space after it; or empty.
+        variables: those that the template was rendered with.
+        closed: whether the template closes the thought, so that the model writes none.
         note: what the user should know about the template; usually empty.
 
     Raises:
         UserError: the tokenizer or its template cannot be used.
     """
 
-    def __init__(self, tokenizer: Any, system_prompt: str = ""):
+    def __init__(self, tokenizer: Any, system_prompt: str = "", variables: Variables | None = None):
         self._tokenizer = tokenizer
         self._without_lead = without_lead(tokenizer)
         self.inner = PlainText(tokenizer, lead=False)
         self.note = ""
-        self.head, self.tail = head, tail = self._rendered(system_prompt.strip())
-        opened = _OPENED.search(tail)
-        self.prefix = opened.group() if opened else ""
+        text = tokenizer.get_chat_template() if tokenizer.chat_template else DEFAULT_CHAT_TEMPLATE
+        check_known(text, variables or {})
+        self.variables = with_date(text, variables or {})
+        self._given = any(name in self.variables for name in THINKING)
+        self.head, self.tail = head, tail = self._with_open_thought(system_prompt.strip(), text)
+        self.prefix = _prefix(tail)
+        self.closed = THINK[1] in self.prefix
+        if self.closed:
+            closed = f"the chat template closes the thought ({_shown(self.variables)}), so that the model writes none"
+            self.note = "; ".join(filter(None, (self.note, closed)))
         self.lead, self.head_ids, self.message, self.tail_ids = self._fit(head, tail)
 
     def trusted(self, text: str) -> list[int]:
         """The ids of a text written by r0: tags in it are real tags."""
         return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
+
+    def check_thinks(self) -> None:
+        """Refuse a template that closes the thought where a thought is wanted and none of its variables was set to do so.
+
+        Raises:
+            UserError: with the remedy.
+        """
+        if self.closed and not self._given:
+            raise UserError(
+                "model: its chat template closes the thought before the model writes, so no thought is taught or sampled; set "
+                "its variable for thinking with chat_template_kwargs, or take the closed thought out of the template"
+            )
+
+    def _with_open_thought(self, system: str, text: str) -> tuple[str, str]:
+        """Render the template; if it closes the thought, with a variable by which it does not, if it has one."""
+        given, parts = self.variables, self._rendered(system)
+        for name in () if self._given or THINK[1] not in _prefix(parts[1]) else THINKING:
+            if mentions(text, name):
+                self.variables = {**given, name: True}
+                opened = self._rendered(system)
+                if THINK[1] not in _prefix(opened[1]):
+                    return opened
+        self.variables = given
+        return parts
 
     def _rendered(self, system: str) -> tuple[str, str]:
         """The text that the template puts before and after the user message."""
@@ -89,7 +125,8 @@ class Template:
     def _render(self, messages: list[dict[str, str]], template: str | None, optional: bool = False) -> str | None:
         try:
             render = self._tokenizer.apply_chat_template
-            return render(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+            how = rendered(self.variables)
+            return render(messages, chat_template=template, tokenize=False, add_generation_prompt=True, **how)
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             if optional:
                 return None
@@ -116,3 +153,13 @@ class Template:
                 return way
             ways.setdefault(len(made), way)
         return ways[min(ways)]
+
+
+def _prefix(tail: str) -> str:
+    """The think tag at the end of a template, with its white space; or empty."""
+    opened = _OPENED.search(tail)
+    return opened.group() if opened else ""
+
+
+def _shown(variables: Variables) -> str:
+    return ", ".join(f"{name}={str(variables[name]).lower()}" for name in THINKING if name in variables) or "in any case"

@@ -19,6 +19,11 @@ R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% else %}"
     "<｜User｜>{{ m['content'] | trim }}{% endif %}{% endfor %}{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}"
 )
+SWITCHED = (  # like Qwen3.5: no thought unless it is asked for
+    CHATML.removesuffix("{% endif %}")
+    + "{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+DATED = "{{ 'Today is ' ~ strftime_now('%d %b %Y') ~ '.\n' }}" + CHATML  # like Llama 3 and gpt-oss
 INST = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "[INST] {{ m['content'] }} [/INST]{% endfor %}"

@@ -23,7 +23,7 @@ from r0.teacher.annotate_pairs import Pairs
 from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
 from r0.text.messages import SYSTEM_PROMPTS
-from r0.text.prompt_file import save_system_prompt
+from r0.text.prompt_file import save_prompt
 
 YES, NO = Answer.YES, Answer.NO
 ROWS = [("q", "a", 1), ("q", "b", 0), ("r", "a", 0), ("q", "c", 1), ("q", "d", 0), ("s", "a", None)]
@@ -164,7 +164,7 @@ def test_keys_that_make_no_sense_are_refused(keys, words):
 def test_the_prompt_is_the_configured_one_or_the_models_or_the_labelling_prompt(tmp_path):
     config = AnnotateConfig(model="r0-tiny")
     assert teacher_keys(config, tmp_path).system_prompt == LABELLING_PROMPT != SYSTEM_PROMPTS[Form.YES_NO]
-    save_system_prompt(tmp_path, Form.YES_NO, "As trained.")
+    save_prompt(tmp_path, Form.YES_NO, "As trained.", {})
     assert teacher_keys(config, tmp_path).system_prompt == "As trained."
     assert teacher_keys(AnnotateConfig(system_prompt="Mine."), tmp_path).system_prompt == "Mine."
 

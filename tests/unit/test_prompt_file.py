@@ -4,18 +4,18 @@ import pytest
 
 from r0.records import Form
 from r0.text.messages import SYSTEM_PROMPTS
-from r0.text.prompt_file import FILE, load_system_prompt, save_system_prompt
+from r0.text.prompt_file import FILE, load_system_prompt, save_prompt
 
 
 @pytest.mark.parametrize("prompt", ["", "Judge.", 'Zeile 1\nSay "ja" or ‹no›.'])
 def test_the_stored_prompt_is_read_back(tmp_path, prompt):
-    save_system_prompt(tmp_path, Form.YES_NO, prompt)
+    save_prompt(tmp_path, Form.YES_NO, prompt, {})
     assert load_system_prompt(tmp_path, Form.YES_NO) == prompt
 
 
 def test_other_forms_and_other_models_get_the_default_prompt(tmp_path):
     assert load_system_prompt(tmp_path, Form.PICK) == SYSTEM_PROMPTS[Form.PICK]
-    save_system_prompt(tmp_path, Form.YES_NO, "Judge.")
+    save_prompt(tmp_path, Form.YES_NO, "Judge.", {})
     assert load_system_prompt(tmp_path, Form.PICK) == SYSTEM_PROMPTS[Form.PICK]
 
 

@@ -216,7 +216,7 @@ def test_the_prompter_of_a_list_command_has_the_forms_system_prompt(form):
 def test_yes_no_has_a_default_system_prompt_only_if_the_form_is_given():
     assert "system" not in TINY.decode(Prompter.of(StageAConfig(), TINY).template.head_ids)
     assert "system" not in TINY.decode(Prompter.of(SftConfig(), TINY).template.head_ids)
-    config = SimpleNamespace(system_prompt="", max_prompt_tokens=512, passage_tokens=9)
+    config = SimpleNamespace(system_prompt="", max_prompt_tokens=512, passage_tokens=9, chat_template_kwargs={})
     prompter = Prompter.of(config, TINY, Form.YES_NO)
     assert SYSTEM_PROMPTS[Form.YES_NO] in TINY.decode(prompter.template.head_ids)
 

@@ -7,6 +7,7 @@ pairs (``PairFormat``), so that other libraries write it too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +19,10 @@ from r0.errors import UserError, reason
 from r0.records import PointwiseTask
 from r0.supervised.esci.prompt_file import PromptSettings
 from r0.supervised.finetune.template import PairFormat
+from r0.text.prompt_file import template_variables
 from r0.text.prompts import Prompter
 from r0.text.template import Template
+from r0.text.template_variables import rendered
 
 CLOSED = "\n</think>\n\n"  # behind a thought that the template opened
 
@@ -35,10 +38,11 @@ class EsciPrompter(Prompter):
     """
 
     def __init__(self, tokenizer: Any, settings: PromptSettings):
-        template = Template(tokenizer, settings.system_prompt)
+        template = Template(tokenizer, settings.system_prompt, settings.chat_template_kwargs)
         self.opening, self.words = _label_words(template, _empty_thought(tokenizer, template), settings.words)
-        self.settings = settings
-        super().__init__(tokenizer, settings.system_prompt, settings.max_prompt_tokens - len(self.opening))
+        self.settings = replace(settings, chat_template_kwargs=template.variables)
+        room = settings.max_prompt_tokens - len(self.opening)
+        super().__init__(tokenizer, settings.system_prompt, room, variables=template.variables)
         ids = (*self.template.tail_ids, *self.opening)
         if ids and ids[-1] == tokenizer.pad_token_id:
             raise UserError("model: its prompt ends with the padding token, which no classifier reads; give it another pad_token")
@@ -65,7 +69,8 @@ class EsciPrompter(Prompter):
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.pad_token is None:
             raise UserError("model: its tokenizer has neither padding nor end token; set pad_token in tokenizer_config.json")
-        return cls(tokenizer, settings)
+        variables = template_variables(folder, settings.chat_template_kwargs)
+        return cls(tokenizer, replace(settings, chat_template_kwargs=variables))
 
     def message(self, query: str, document: str) -> str:
         """The user message."""
@@ -111,7 +116,7 @@ def _empty_thought(tokenizer: Any, template: Template) -> str:
     user = [{"role": "user", "content": "a"}]
     on, off = (
         tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True, **how)
-        for how in ({}, {"enable_thinking": False})
+        for how in (rendered(template.variables), rendered(template.variables) | {"enable_thinking": False})
     )
     return off.removeprefix(on) if off.startswith(on) else ""
 

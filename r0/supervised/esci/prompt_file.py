@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from r0.config import EsciConfig, EsciEvalConfig
+from r0.config.types import Variable
 from r0.data.esci import CLASSES, WORDS
 from r0.errors import UserError
 from r0.storage.files import write_atomic
@@ -21,12 +23,14 @@ INSTRUCTION = "Say how the item relates to the query."
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """The system prompt, the first line of the user message, the budget of a prompt, and the labels' words, as ``CLASSES``."""
+    """The system prompt, the first line of the user message, the budget of a prompt, the labels' words, as ``CLASSES``, and the
+    variables of the chat template."""
 
     system_prompt: str = SYSTEM_PROMPT
     instruction: str = INSTRUCTION
     max_prompt_tokens: int = 512
     words: tuple[str, ...] = WORDS
+    chat_template_kwargs: Mapping[str, Variable] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it into ``folder``."""
@@ -44,8 +48,9 @@ def load_prompt_settings(folder: Path) -> PromptSettings | None:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         words = tuple(str(content["words"][name]) for name in CLASSES)
         return PromptSettings(
-            str(content["system_prompt"]), str(content["instruction"]), int(content["max_prompt_tokens"]), words
-        )
+            str(content["system_prompt"]), str(content["instruction"]), int(content["max_prompt_tokens"]), words,
+            dict(content.get("chat_template_kwargs", {})),
+        )  # fmt: skip
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -59,4 +64,5 @@ def prompt_settings(config: EsciConfig | EsciEvalConfig, known: PromptSettings |
         known,
         system_prompt=config.system_prompt or known.system_prompt,
         max_prompt_tokens=config.max_prompt_tokens or known.max_prompt_tokens,
+        chat_template_kwargs={**known.chat_template_kwargs, **config.chat_template_kwargs},
     )

@@ -16,7 +16,7 @@ from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
 from r0.storage.model_checks import architecture
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
-from r0.text.prompt_file import load_system_prompt
+from r0.text.prompt_file import load_system_prompt, template_variables
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     formats = [name for name in FORMATS if getattr(config, name) not in (None, "", "{}")]
     if kind == "bert_encoder" and formats:
         raise UserError(f"{formats[0]}: is for decoders, and {folder.name} is a bert_encoder; use model_type=llm_decoder")
+    if config.chat_template_kwargs and (kind != "yes_no" or any(getattr(config, name) is not None for name in FORMATS)):
+        raise UserError(
+            "chat_template_kwargs: is for model_type=yes_no with r0's own prompt, and this format has no chat template; remove it"
+        )
     if kind == "yes_no" and not name.endswith("ForCausalLM"):
         found = name or "of no known kind"
         raise UserError(f"model_type: yes_no needs a causal language model, and {folder.name} is {found}; use bert_encoder")
@@ -59,7 +63,8 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     if kind == "bert_encoder":
         return Plan(kind, pad)
     system_prompt = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
-    pair, words = pair_format(config, tokenizer, kind == "yes_no", system_prompt), None
+    variables = template_variables(folder, config.chat_template_kwargs)
+    pair, words = pair_format(config, tokenizer, kind == "yes_no", system_prompt, variables), None
     if kind == "yes_no":
         place = answer_words(tokenizer, pair)
         pair, words = place.format, (place.yes, place.no)
@@ -85,7 +90,7 @@ def _check_positions(config: FinetuneConfig, folder: Path) -> None:
 
 
 def _check_saved(config: FinetuneConfig, folder: Path) -> None:
-    given = [name for name in (*FORMATS, "system_prompt") if getattr(config, name)]
+    given = [name for name in (*FORMATS, "system_prompt", "chat_template_kwargs") if getattr(config, name)]
     if given:
         raise UserError(f"{given[0]}: {folder.name} brings its own format (it is a sentence-transformers folder); leave it out")
     try:

@@ -20,6 +20,7 @@ from r0.text.completion import ANSWER, THINK
 from r0.text.messages import user_message
 from r0.text.tags import ESCAPED_LESS_THAN, TAG_NAMES
 from r0.text.template import DEFAULT_CHAT_TEMPLATE, Template
+from r0.text.template_variables import Variables
 
 QUERY_FORMAT, DOCUMENT_FORMAT, SEQ = "query: {}", "document: {}", " "
 _PAIR = "{% if messages | selectattr('role', 'equalto', 'document') | list %}"
@@ -52,15 +53,18 @@ class PairFormat:
         return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"
 
 
-def pair_format(config: FinetuneConfig, tokenizer: Any, yes_no: bool, system_prompt: str = "") -> PairFormat:
-    """The format that the configuration asks for; ``system_prompt`` is that of r0's own prompt for yes and no.
+def pair_format(
+    config: FinetuneConfig, tokenizer: Any, yes_no: bool, system_prompt: str = "", variables: Variables | None = None
+) -> PairFormat:
+    """The format that the configuration asks for; ``system_prompt`` and the chat template's ``variables`` are those of r0's own
+    prompt for yes and no.
 
     Raises:
         UserError: the tokenizer or its own chat template cannot be used.
     """
     given = [name for name in FORMATS if getattr(config, name) is not None]
     if yes_no and not given:
-        return own_prompt(tokenizer, system_prompt)
+        return own_prompt(tokenizer, system_prompt, variables)
     query = (QUERY_FORMAT if config.query_format is None else config.query_format).partition("{}")
     document = (DOCUMENT_FORMAT if config.document_format is None else config.document_format).partition("{}")
     between = query[2] + (SEQ if config.seq is None else config.seq) + document[0]
@@ -100,13 +104,13 @@ def answer_words(tokenizer: Any, pair: PairFormat) -> AnswerWords:
     return AnswerWords(PairFormat(pair.before, pair.between, behind), yes[shared], no[shared])
 
 
-def own_prompt(tokenizer: Any, system_prompt: str) -> PairFormat:
+def own_prompt(tokenizer: Any, system_prompt: str, variables: Variables | None = None) -> PairFormat:
     """r0's prompt for one document with thinking switched off: an empty thought, then the answer's tag.
 
     Raises:
         UserError: the tokenizer or its own chat template cannot be used.
     """
-    template = Template(tokenizer, system_prompt)
+    template = Template(tokenizer, system_prompt, variables)
     before, between, _ = user_message("\0", "\1").replace("\1", "\0").split("\0")
     opening = "" if THINK[1] in template.prefix else THINK[1] if template.prefix else "".join(THINK)
     return PairFormat(template.head + before, between, template.tail + opening + ANSWER[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -53,7 +54,7 @@ class OpenRows:
         config = job.config
         self.source = open_rows(config)
         self.tokenizer = AutoTokenizer.from_pretrained(job.model)
-        self.prompter = Prompter.of(config, self.tokenizer)
+        self.prompter = Prompter.of(config, self.tokenizer, folder=Path(job.model))
         self._config = config
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)

@@ -16,7 +16,7 @@ from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks, to_device
 from r0.supervised.training.save import causal_writer, save_final
 from r0.supervised.training.validation import my_shares
-from r0.text.prompt_file import save_system_prompt
+from r0.text.prompt_file import save_prompt
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
 
@@ -33,8 +33,9 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
 
     def finish() -> dict[str, float]:
         figures = {**sum_over_ranks(asdict(trainer.data_collator.counts)), **_heldout_loss(trainer, rows, job)}
-        system_prompt = rows.prompter.system_prompt
-        write = causal_writer(rows.prompter.tokenizer, lambda folder: save_system_prompt(folder, job.config.form, system_prompt))
+        prompter = rows.prompter
+        asked = (job.config.form, prompter.system_prompt, prompter.template.variables)
+        write = causal_writer(prompter.tokenizer, lambda folder: save_prompt(folder, *asked))
         save_final(trainer, job, write)
         if dist.get_rank() == 0:
             channel.send(Report(Kind.EVALUATION, job.steps, values=figures))

@@ -16,7 +16,7 @@ from r0.supervised.stage_c.lists import pairs
 from r0.text.answer_position import ANSWER_PREFIX_TOKENS, UNREADABLE, AnswerPosition, AnswerPositions
 from r0.text.answers import read_lenient
 from r0.text.completion import CompletionReader
-from r0.text.prompt_file import load_system_prompt
+from r0.text.prompt_file import load_system_prompt, template_variables
 from r0.text.prompts import Prompter
 
 
@@ -32,11 +32,14 @@ class Asker:
         _check_length(config, folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         system = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
-        self.prompter = Prompter(self.tokenizer, system, config.max_prompt_tokens)
+        variables = template_variables(folder, config.chat_template_kwargs)
+        self.prompter = Prompter(self.tokenizer, system, config.max_prompt_tokens, variables=variables)
+        if config.thinking:
+            self.prompter.template.check_thinks()
         self.reader = CompletionReader(self.tokenizer, stop_ids(folder))
         self.places = AnswerPositions(self.prompter.template, self.reader)
         self.places.check_tokenizer()
-        self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, system))
+        self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, system, variables))
 
     def prompts(self, task: ListwiseTask) -> list[Prompt]:
         """[N] one a document.

@@ -14,7 +14,7 @@ from typing import Any
 
 from r0.records import Form
 from r0.supervised.stage_c.asker import Asker
-from r0.text.prompt_file import save_system_prompt
+from r0.text.prompt_file import save_prompt
 from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 SCORE = "1_LogitScore"
@@ -31,7 +31,7 @@ def pair_tokenizer(asker: Asker) -> Any:
 
 def write_modules(folder: Path, asker: Asker) -> None:
     """Write what sentence-transformers reads beside model and tokenizer, and what the model is told."""
-    save_system_prompt(folder, Form.YES_NO, asker.prompter.system_prompt)
+    save_prompt(folder, Form.YES_NO, asker.prompter.system_prompt, asker.prompter.template.variables)
     inner = "sentence_transformers.base.modules.transformer.Transformer"
     outer = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
     forward = {"method": "forward", "method_output_name": "logits"}
