@@ -96,9 +96,9 @@ def queued(pid: int) -> float:
 def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int) -> None:
     """A process with one engine: is sent requests, answers with what it spent."""
     from r0.actors.rollout.engine import make_engine
-    from r0.process.environment import quiet
+    from r0.process.environment import prepare_environment
 
-    quiet()
+    prepare_environment()
     engine = make_engine(settings)
     pipe.send("ready")
     while requests := pipe.recv():
@@ -198,12 +198,12 @@ def main() -> int:
 
     from r0.actors.rollout.settings import EngineSettings
     from r0.config import AnnotateConfig, RolloutSection
-    from r0.process.environment import quiet
+    from r0.process.environment import prepare_environment
     from r0.rerank import Reranker
     from r0.teacher.annotate import teacher_keys
     from r0.text.answer_position import ANSWER_PREFIX_TOKENS
 
-    quiet()
+    prepare_environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build_model(folder, asked.width)

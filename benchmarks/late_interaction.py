@@ -94,9 +94,9 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
 
-    from r0.process.environment import quiet
+    from r0.process.environment import prepare_environment
 
-    quiet()
+    prepare_environment()
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -83,9 +83,9 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
 
-    from r0.process.environment import quiet
+    from r0.process.environment import prepare_environment
 
-    quiet()
+    prepare_environment()
     keys = {"window": asked.window, "step": asked.step, "max_new_tokens": asked.new_tokens}
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder))

@@ -23,7 +23,7 @@ from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.sync import make_sender
 from r0.actors.sync.weights import ParamMeta
-from r0.process.environment import quiet
+from r0.process.environment import prepare_environment
 
 
 class ModelWeights:
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--bucket-mb", type=float, default=64.0)
     chosen = parser.parse_args()
-    quiet()
+    prepare_environment()
     torch.set_num_threads(1)
     import ray
 

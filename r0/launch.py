@@ -44,7 +44,7 @@ from r0.config.models import check_preset, notice
 from r0.config.suggest import nearest_command
 from r0.errors import UserError
 from r0.overview import overview
-from r0.process.environment import quiet
+from r0.process.environment import prepare_environment
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for used in (config, getattr(config, "teacher", None)):
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)
-        quiet()
+        prepare_environment()
         return COMMANDS[name].run(config, dry_run, gpu_memory)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)

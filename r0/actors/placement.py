@@ -73,7 +73,7 @@ def cluster_gpus() -> float:
     return 0.0 if torch_for_cpus() else ray.cluster_resources().get("GPU", 0.0)
 
 
-def say_unused_gpus() -> None:
+def warn_about_unused_gpus() -> None:
     """Warn where there are GPUs and the installed torch cannot use any."""
     if torch_for_cpus() and cards():
         logger.warning(
@@ -100,7 +100,7 @@ def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
             raise UserError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
     else:
         _start_here(max(phases(config, has_gpus=local_gpus() > 0), key=lambda need: sum(bundle.cpus for bundle in need)))
-    say_unused_gpus()
+    warn_about_unused_gpus()
     needs = phases(config, has_gpus=cluster_gpus() > 0)
     for need in needs:
         check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])

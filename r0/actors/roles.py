@@ -10,9 +10,9 @@ from typing import Any
 
 from r0.actors.learner.group import LearnerGroup
 from r0.actors.learner.worker import Learner
-from r0.actors.memory.described import of_folder
 from r0.actors.memory.learner import learner_rank
-from r0.actors.placement import Bundle, Placement, cluster_gpus, say_unused_gpus
+from r0.actors.memory.lookup import look_up_folder
+from r0.actors.placement import Bundle, Placement, cluster_gpus, warn_about_unused_gpus
 from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.reward import RewardGroup, RewardWorker
 from r0.actors.rollout.settings import EngineSettings
@@ -83,7 +83,7 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     """
     gpus = local_gpus() > 0 and cuda_available()
     engine = _engine_settings(config, model, gpus)
-    say_unused_gpus()
+    warn_about_unused_gpus()
     if engine.engine == "vllm":
         check_vllm(on_gpu=engine.device != "cpu")
     device = "cpu" if config.learner.gpus == 0 else None
@@ -149,11 +149,11 @@ def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings
         UserError: weights cannot go from the learner to the engines as configured.
     """
     engine = EngineSettings.of(config, model, gpus)
-    known = of_folder(Path(model)) if engine.shared_card else None
+    known = look_up_folder(Path(model)) if engine.shared_card else None
     if known is None:
         return engine
     rank = learner_rank(config, known[1], checkpointing=False)
-    return replace(engine, learner_grows=rank.rest - rank.start)
+    return replace(engine, learner_growth=rank.rest - rank.start)
 
 
 def _roles(config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r0.actors.memory.cards import FoundCard, assumed_card, found_cards
-from r0.actors.memory.described import described
+from r0.actors.memory.cards import CardInfo, assumed_card, visible_cards
 from r0.actors.memory.engine import EngineBytes, engine_bytes
 from r0.actors.memory.fit import Fit, fit
-from r0.actors.memory.learner import RankBytes, half, learner_rank, supervised_rank
+from r0.actors.memory.learner import RankBytes, learner_rank, supervised_rank, uses_bf16
+from r0.actors.memory.lookup import look_up_model
 from r0.actors.memory.remedies import remedies
 from r0.actors.memory.shape import ModelShape
 from r0.actors.rollout.sizes import CPU_KV_CACHE, SLACK
@@ -27,11 +27,11 @@ def memory_lines(config: TrainingKeys | RankingKeys, gpu_memory: float | None = 
     Raises:
         UserError: the model's name can only be a folder, and there is none.
     """
-    known = described(config.model)
+    known = look_up_model(config.model)
     if known is None:
         return [f"memory: not known before {config.model} is on this machine"]
     model_config, shape = known
-    cards = [assumed_card(gpu_memory)] if gpu_memory is not None else found_cards()
+    cards = [assumed_card(gpu_memory)] if gpu_memory is not None else visible_cards()
     head = f"memory of a model of {shape.weights / 1e6:,.1f} M weights, in GiB:"
     if not cards:
         return [head, *_without_card(config, shape), "  no GPU found here; --gpu-memory 80 assumes cards of 80 GB"]
@@ -40,9 +40,7 @@ def memory_lines(config: TrainingKeys | RankingKeys, gpu_memory: float | None = 
     return [head, f"  cards: {names}, {_gib(card.total)} GiB each", *_on_card(config, model_config, shape, card)]
 
 
-def _on_card(
-    config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any], shape: ModelShape, card: FoundCard
-) -> list[str]:
+def _on_card(config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any], shape: ModelShape, card: CardInfo) -> list[str]:
     if isinstance(config, RLConfig):
         return rl_lines(config, model_config, shape, fit(config, model_config, shape, card.total))
     lines: list[str] = []
@@ -52,7 +50,7 @@ def _on_card(
         lines += [f"  each rank{left_out}:", *table(rank_rows(rank)), _verdict(rank.peak, card.total)]
     if isinstance(config, RankingKeys | StageCConfig) and not shape.encoder:
         length = (config.max_prompt_tokens or model_config.get("max_position_embeddings") or LENGTH) + config.max_new_tokens
-        bf16 = half(config.rollout.dtype, gpus=True)
+        bf16 = uses_bf16(config.rollout.dtype, gpus=True)
         engine = engine_bytes(config.rollout, model_config, shape, length, card.total, bf16=bf16)
         lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.least, card.total, " with the smallest cache")]
     return lines
@@ -69,7 +67,7 @@ def _without_card(config: TrainingKeys | RankingKeys, shape: ModelShape) -> list
     if isinstance(config, RLConfig | RankingKeys | StageCConfig):
         given = config.rollout.kv_cache_gib
         cache = CPU_KV_CACHE if given == "auto" else given * GIB
-        width = 2 if half(config.rollout.dtype, gpus=False) else 4
+        width = 2 if uses_bf16(config.rollout.dtype, gpus=False) else 4
         lines += ["  rollout worker on a CPU:", *table([("weights", shape.weights * width), ("key-value cache", cache)])]
     return lines
 
@@ -161,7 +159,7 @@ def check_fits(config: RLConfig, model_config: Mapping[str, Any], shape: ModelSh
     Raises:
         UserError: it cannot fit, whatever the activations are; with numbers and the keys to change.
     """
-    cards = found_cards()
+    cards = visible_cards()
     if not cards:
         return ""
     found = fit(config, model_config, shape, max(card.total for card in cards))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from r0.actors.memory.described import of_folder
+from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, check_nodes, start_ray
 from r0.commands.memory import check_fits
 from r0.config import RLConfig
@@ -101,7 +101,7 @@ def _check_memory(config: RLConfig, folder: Path) -> None:
     Raises:
         UserError: they are too small for certain.
     """
-    known = of_folder(folder) if local_gpus() else None
+    known = look_up_folder(folder) if local_gpus() else None
     if known is not None and (warning := check_fits(config, *known)):
         logger.warning(warning)
 

@@ -19,7 +19,7 @@ VARIABLES = {
 WORKER_VARIABLES = {**VARIABLES, "TQDM_DISABLE": "1"}  # bars of loading and saving weights, one a process
 
 
-def quiet() -> None:
+def prepare_environment() -> None:
     """Set what is not set, in the driver; before torch or Ray is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)

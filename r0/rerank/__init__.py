@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r0.process.environment import quiet
+from r0.process.environment import prepare_environment
 
 if TYPE_CHECKING:
     from r0.rerank.reranker import Reranker
@@ -15,7 +15,7 @@ __all__ = ["Reranker"]
 def __getattr__(name: str) -> Any:
     """Import ``Reranker`` on first use: the methods in this package need neither engines nor tokenizers."""
     if name == "Reranker":
-        quiet()  # as the door does, before torch is imported: libraries' start-up notices are not for a program's terminal
+        prepare_environment()  # before torch is imported, so that start-up notices stay off the program's terminal
         from r0.rerank.reranker import Reranker
 
         return Reranker

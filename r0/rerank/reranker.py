@@ -16,7 +16,7 @@ import numpy as np
 
 from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.rollout.settings import Device, EngineSettings, positions
-from r0.actors.rollout.sizes import most_num_seqs
+from r0.actors.rollout.sizes import upper_num_seqs
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
@@ -239,7 +239,7 @@ def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tupl
         UserError: model and configuration do not fit.
     """
     gpus = device != "cpu" and local_gpus() > 0
-    most = QUEUED * most_num_seqs(keys.rollout.max_num_seqs, gpus)
+    most = QUEUED * upper_num_seqs(keys.rollout.max_num_seqs, gpus)
     late = is_late_interaction(folder, keys)
     if late or is_cross_encoder(folder, keys):
         settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)

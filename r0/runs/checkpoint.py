@@ -32,7 +32,7 @@ class Savable(Protocol):
     def save(self, directory: str) -> None:
         """All ranks copy their state and begin to write it into an existing directory."""
 
-    def written(self, wait: bool) -> Entries | None:
+    def saved_files(self, wait: bool) -> Entries | None:
         """The files of the last ``save``; None while a rank still writes and ``wait`` is false."""
 
     def load(self, directory: str) -> None:
@@ -96,7 +96,7 @@ class Checkpoints:
         if state is None:
             return
         with self._writing(state.step) as partial:
-            files = learner.written(wait)
+            files = learner.saved_files(wait)
             if files is None:
                 return
             self._unfinished = None

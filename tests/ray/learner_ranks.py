@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from learner_models import plain_logprobs, random_groups, tiny_model
 
-from r0.actors.learner.shares import deal
+from r0.actors.learner.shares import assign_groups
 from r0.config import StageAConfig
 from r0.records import TrainGroup
 
@@ -70,7 +70,9 @@ def _learner(job: Job, rank: int, world: int, master: str):
 
 def _update(learner, job: Job, step: int) -> dict[str, float]:
     section = learner.config.section
-    shares = deal(job.batches[step], learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step)
+    shares = assign_groups(
+        job.batches[step], learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step
+    )
     share = shares[learner.rank]
     return learner.update(share.groups, 0, share.schedule)
 
@@ -117,7 +119,7 @@ def plain_training(config: StageAConfig, model, batches: Batches) -> dict[str, t
     for step, groups in enumerate(batches):
         known = _first_passes(config, model, reference, values if critic is not None else None, groups)
         section = config.section
-        (share,) = deal(groups, 1, section.num_ppo_epochs, section.num_mini_batches, config.seed, step)
+        (share,) = assign_groups(groups, 1, section.num_ppo_epochs, section.num_mini_batches, config.seed, step)
         for epoch in share.schedule:
             for mini in epoch:
                 items = [(g, s) for g in mini for s in range(len(groups[g].completions))]

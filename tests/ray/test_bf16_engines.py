@@ -71,7 +71,7 @@ def test_no_bf16_gradient_outlives_the_backward_pass_and_updates_are_bit_equal(g
 def test_supervised_ranks_accumulate_in_float32_and_their_adamw_is_fused_but_for_zero_3(group, stage):
     import deepspeed
 
-    config = deepspeed_config(stage, half=True)
+    config = deepspeed_config(stage, bf16=True)
     numbers = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
     config["optimizer"]["params"] |= numbers  # what transformers fills in for "auto"
     config |= {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2}

@@ -19,7 +19,7 @@ class Counter:
     def save(self, directory):
         self.directory, self.copied = directory, self.value
 
-    def written(self, wait):
+    def saved_files(self, wait):
         if self.slow and not wait:
             return None
         with open(f"{self.directory}/value", "w") as stream:

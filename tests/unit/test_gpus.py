@@ -55,7 +55,7 @@ def test_a_torch_for_cpus_uses_no_gpu_and_that_is_said_once(machine, caplog):
     machine(1, torch="2.13.0+cpu")
     assert (gpus.cards(), gpus.local_gpus()) == (1, 0)
     with caplog.at_level(logging.WARNING):
-        placement.say_unused_gpus()
+        placement.warn_about_unused_gpus()
     (record,) = caplog.records
     assert "PyTorch's CPU build is installed, so everything runs on the CPU; install r0's extra gpu" in record.getMessage()
 
@@ -64,7 +64,7 @@ def test_a_torch_for_cpus_uses_no_gpu_and_that_is_said_once(machine, caplog):
 def test_a_torch_for_gpus_uses_them_and_nothing_is_said(machine, caplog, packages):
     machine(1, **packages)
     assert gpus.local_gpus() == 1
-    placement.say_unused_gpus()
+    placement.warn_about_unused_gpus()
     assert not caplog.records
 
 

@@ -15,9 +15,9 @@ from r0.actors.learner.policy import PolicyModel, run_row
 from r0.actors.learner.rows import shared_rows
 from r0.actors.memory.activations import RowSize, activations
 from r0.actors.memory.cards import parse
-from r0.actors.memory.described import described
 from r0.actors.memory.fit import choose_checkpointing, fit
 from r0.actors.memory.learner import learner_rank
+from r0.actors.memory.lookup import look_up_model
 from r0.actors.memory.remedies import remedies, with_keys
 from r0.actors.memory.shape import ModelShape
 from r0.actors.memory.states import states
@@ -57,7 +57,7 @@ def test_a_presets_shape_has_the_weights_of_the_real_architecture(name):
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         model = AutoModel.from_config(config) if shape.encoder else AutoModelForCausalLM.from_config(config)
     assert shape.weights == sum(parameter.numel() for parameter in model.parameters())
-    assert described(preset(name).values["model"])[1] == shape
+    assert look_up_model(preset(name).values["model"])[1] == shape
 
 
 def test_adapters_and_critic_are_counted_as_they_are_made(model):
@@ -122,7 +122,7 @@ SHIPPED = [(stage, card) for stage in ("stage_a", "stage_b") for card in ("24gb"
 def test_a_shipped_configuration_fits_its_card_with_the_margin(stage, card, capsys, tmp_path):
     path, memory = CONFIGS / f"{stage}_{card}.yaml", card.removesuffix("gb").removeprefix("8x")
     config, _ = parse_arguments(stage, [str(path)])
-    found = fit(config, *described(config.model), int(memory) * GB)
+    found = fit(config, *look_up_model(config.model), int(memory) * GB)
     assert found.fits
     assert all(phase.bytes <= 0.95 * int(memory) * GB for phase in found.phases)
     assert found.shared == (not card.startswith("8x"))
@@ -145,7 +145,7 @@ def grpo(**keys) -> StageAConfig:
 
 def test_what_does_not_fit_is_answered_with_keys_that_make_it_fit():
     config = grpo(gradient_checkpointing="auto")
-    model_config, shape = described(config.model)
+    model_config, shape = look_up_model(config.model)
     found = fit(config, model_config, shape, 24 * GB)
     assert not found.fits
     assert found.impossible
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_answered_with_keys_that_make_it_fit():
 
 def test_an_engine_leaves_the_room_of_moments_that_the_first_update_makes():
     shared = grpo(**{"learner.gpus": 0.4, "rollout.gpus": 0.6})
-    model_config, shape = described(shared.model)
+    model_config, shape = look_up_model(shared.model)
     found = fit(shared, model_config, shape, 80 * GB)
     assert found.fits
     assert found.learner.rest - found.learner.start == 8 * shape.weights
@@ -179,16 +179,16 @@ def test_an_engine_leaves_the_room_of_moments_that_the_first_update_makes():
 def test_the_roles_tell_the_engine_what_the_learner_will_take(tmp_path):
     folder = tiny_model(tmp_path)
     shared = StageAConfig(algo="grpo", learner={"gpus": 0.4}, rollout={"gpus": 0.6})
-    weights = described(folder)[1].weights
-    assert _engine_settings(shared, folder, gpus=True).learner_grows == 8 * weights
-    assert _engine_settings(with_keys(shared, {"learner.zero_stage": 2}), folder, gpus=True).learner_grows == 0
-    assert _engine_settings(StageAConfig(algo="grpo"), folder, gpus=True).learner_grows == 0
+    weights = look_up_model(folder)[1].weights
+    assert _engine_settings(shared, folder, gpus=True).learner_growth == 8 * weights
+    assert _engine_settings(with_keys(shared, {"learner.zero_stage": 2}), folder, gpus=True).learner_growth == 0
+    assert _engine_settings(StageAConfig(algo="grpo"), folder, gpus=True).learner_growth == 0
 
 
 def test_a_sleeping_engine_does_not_count_while_the_learner_learns():
     awake = grpo(**{"learner.gpus": 0.4, "rollout.gpus": 0.6, "rollout.sleep": "false", "rollout.kv_cache_gib": 20})
     asleep = with_keys(awake, {"rollout.sleep": True})
-    known = described(awake.model)
+    known = look_up_model(awake.model)
     phases = [{phase.name: phase.bytes for phase in fit(one, *known, 80 * GB).phases} for one in (awake, asleep)]
     assert phases[0]["sampling"] == phases[1]["sampling"]
     assert phases[0]["learning"] > phases[1]["learning"] + 20 * 2**30
@@ -196,7 +196,7 @@ def test_a_sleeping_engine_does_not_count_while_the_learner_learns():
 
 def test_checkpointing_is_chosen_by_the_free_memory_on_a_gpu_and_off_on_a_cpu():
     config = grpo(gradient_checkpointing="auto")
-    _, shape = described(config.model)
+    _, shape = look_up_model(config.model)
     without = learner_rank(config, shape, checkpointing=False).peak
     assert choose_checkpointing(config, shape, int(without / 0.96))
     assert not choose_checkpointing(config, shape, int(without / 0.94))
@@ -207,16 +207,16 @@ def test_checkpointing_is_chosen_by_the_free_memory_on_a_gpu_and_off_on_a_cpu():
 
 def test_a_card_that_is_too_small_for_certain_is_refused_with_numbers_and_keys(monkeypatch):
     config = grpo(gradient_checkpointing="auto")
-    known = described(config.model)
+    known = look_up_model(config.model)
     answer = "0, GPU-a, NVIDIA L4, {}\n"
-    monkeypatch.setattr("r0.commands.memory.found_cards", lambda: parse(answer.format(23034), None))
+    monkeypatch.setattr("r0.commands.memory.visible_cards", lambda: parse(answer.format(23034), None))
     with pytest.raises(UserError, match=r"needs 30\.\d GiB .* 22\.5 GiB of NVIDIA L4; use .*learner\.lora\.r=16"):
         check_fits(config, *known)
-    monkeypatch.setattr("r0.commands.memory.found_cards", lambda: parse(answer.format(33_000), None))
+    monkeypatch.setattr("r0.commands.memory.visible_cards", lambda: parse(answer.format(33_000), None))
     assert "the GPU memory may not suffice: learning takes about" in check_fits(config, *known)
-    monkeypatch.setattr("r0.commands.memory.found_cards", lambda: parse(answer.format(81_559), None))
+    monkeypatch.setattr("r0.commands.memory.visible_cards", lambda: parse(answer.format(81_559), None))
     assert check_fits(config, *known) == ""
-    monkeypatch.setattr("r0.commands.memory.found_cards", list)
+    monkeypatch.setattr("r0.commands.memory.visible_cards", list)
     assert check_fits(config, *known) == ""
 
 

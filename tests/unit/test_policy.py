@@ -9,7 +9,7 @@ import torch
 from learner_models import VOCAB, plain_logprobs, random_groups, tiny_model
 
 from r0.actors.learner import attention
-from r0.actors.learner.attention import AttentionRefused
+from r0.actors.learner.attention import UnsupportedAttention
 from r0.actors.learner.batch import make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import add_adapters
@@ -156,7 +156,7 @@ def test_chunked_log_probabilities_match_plain_autograd():
 def test_attention_without_a_layout_is_refused():
     model = tiny_model()
     use(model, True)
-    with pytest.raises(AttentionRefused, match="keyword arguments"):
+    with pytest.raises(UnsupportedAttention, match="keyword arguments"):
         model(torch.tensor([[1, 2, 3]]), use_cache=False)
 
 

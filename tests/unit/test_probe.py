@@ -8,7 +8,7 @@ from learner_models import VOCAB, tiny_model
 
 from r0.actors.learner import attention, networks
 from r0.actors.learner import probe as probes
-from r0.actors.learner.probe import kernel_difference, probe, why_not_shared
+from r0.actors.learner.probe import kernel_difference, prefix_sharing_problem, probe
 from r0.config import StageAConfig
 from r0.errors import UserError
 
@@ -58,7 +58,7 @@ def test_bf16_rounding_of_the_kernels_does_not_decide(monkeypatch, share):
     model.model.rotary_emb.inv_freq.data = model.model.rotary_emb.inv_freq.data.float()  # as from_pretrained leaves it
     before = [tensor.clone() for tensor in (*model.parameters(), *model.buffers())]
     monkeypatch.setattr(attention, "sdpa", off_by_one_ulp(attention.sdpa, share))
-    assert why_not_shared(model, 1.0, CPU) == ""
+    assert prefix_sharing_problem(model, 1.0, CPU) == ""
     assert len(model.model.layers) == 28
     after = (*model.parameters(), *model.buffers())
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -87,7 +87,7 @@ def test_a_kernel_that_differs_on_the_device_alone_means_padded_rows(monkeypatch
         return (upper_left if q.dtype == torch.bfloat16 else right)(q, k, v, span, options)
 
     monkeypatch.setattr(attention, "_lower_right", wrong_in_bf16)
-    assert "differs by" in why_not_shared(model, 1.0, CPU)
+    assert "differs by" in prefix_sharing_problem(model, 1.0, CPU)
 
     def broken(*_):
         raise RuntimeError("no kernel image is available")
@@ -119,7 +119,7 @@ def capped_model():
 @pytest.mark.parametrize("wanted", [True, False])
 def test_models_that_cap_their_logits_are_refused(wanted):
     with pytest.raises(UserError, match="changes its logits"):
-        why_not_shared(capped_model(), 1.0, CPU, wanted)
+        prefix_sharing_problem(capped_model(), 1.0, CPU, wanted)
 
 
 class Ranks:
@@ -140,20 +140,20 @@ class Ranks:
 
 def test_rank_0_decides_for_all_ranks(monkeypatch):
     first = Ranks(monkeypatch, 0)
-    assert why_not_shared(tiny_model(), 1.0, CPU) == ""
+    assert prefix_sharing_problem(tiny_model(), 1.0, CPU) == ""
     assert first.sent == [["", ""]]
     monkeypatch.setattr(probes, "probe", lambda *_: pytest.fail("a second opinion"))
     Ranks(monkeypatch, 1, ["rank 0 says so", ""])
-    assert why_not_shared(tiny_model(), 1.0, CPU) == "rank 0 says so"
+    assert prefix_sharing_problem(tiny_model(), 1.0, CPU) == "rank 0 says so"
 
 
 def test_what_rank_0_refuses_ends_all_ranks(monkeypatch):
     first = Ranks(monkeypatch, 0)
     with pytest.raises(UserError, match="changes its logits"):
-        why_not_shared(capped_model(), 1.0, CPU)
+        prefix_sharing_problem(capped_model(), 1.0, CPU)
     Ranks(monkeypatch, 1, first.sent[0])
     with pytest.raises(UserError, match="changes its logits"):
-        why_not_shared(tiny_model(), 1.0, CPU)
+        prefix_sharing_problem(tiny_model(), 1.0, CPU)
 
 
 def test_the_learner_asks_before_the_model_is_on_its_device(monkeypatch):
@@ -164,7 +164,7 @@ def test_the_learner_asks_before_the_model_is_on_its_device(monkeypatch):
         raise InterruptedError
 
     monkeypatch.setattr(networks, "load_causal", lambda *_: tiny_model())
-    monkeypatch.setattr(networks, "why_not_shared", ask)
+    monkeypatch.setattr(networks, "prefix_sharing_problem", ask)
     config = StageAConfig(algo="grpo", gradient_checkpointing=False, learner={"shared_prefix": False})
     with pytest.raises(InterruptedError):
         networks.load_networks(config, "", torch.device("cuda", 0))

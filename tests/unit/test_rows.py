@@ -11,7 +11,7 @@ from learner_models import random_groups
 from r0.actors.learner.batch import StaleRollout, make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.rows import filler_row, padded_rows, shared_rows, split_groups
-from r0.actors.learner.shares import cost, deal
+from r0.actors.learner.shares import assign_groups, cost
 
 SHAPES = st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(0, 30), min_size=1, max_size=9)), max_size=8)
 
@@ -101,14 +101,14 @@ def test_filler_rows_have_no_items():
 @given(SHAPES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 9))
 def test_sharing_uses_every_group_once_per_epoch_and_keeps_it_on_its_rank(shapes, ranks, epochs, minis, step):
     groups = random_groups(shapes)
-    shares = deal(groups, ranks, epochs, minis, seed=1, step=step)
+    shares = assign_groups(groups, ranks, epochs, minis, seed=1, step=step)
     assert sorted(map(id, groups)) == sorted(id(group) for share in shares for group in share.groups)
     for share in shares:
         assert len(share.schedule) == epochs
         for epoch in share.schedule:
             assert len(epoch) == minis
             assert sorted(i for mini in epoch for i in mini) == list(range(len(share.groups)))
-    again = deal(groups, ranks, epochs, minis, seed=1, step=step)
+    again = assign_groups(groups, ranks, epochs, minis, seed=1, step=step)
     assert [share.schedule for share in again] == [share.schedule for share in shares]
 
 
@@ -116,14 +116,14 @@ def test_the_mini_batches_are_the_same_whatever_the_number_of_ranks():
     groups = random_groups([(5, [3, 4])] * 8)
     members = []
     for ranks in (1, 2, 3):
-        shares = deal(groups, ranks, 1, 2, seed=3, step=7)
+        shares = assign_groups(groups, ranks, 1, 2, seed=3, step=7)
         members.append([{id(s.groups[i]) for s in shares for i in s.schedule[0][m]} for m in range(2)])
     assert members[0] == members[1] == members[2]
 
 
 def test_dealing_balances_tokens():
     groups = random_groups([(10 + 9 * i, [5] * 4) for i in range(16)])
-    loads = [sum(map(cost, share.groups)) for share in deal(groups, 2, 1, 1, seed=0, step=0)]
+    loads = [sum(map(cost, share.groups)) for share in assign_groups(groups, 2, 1, 1, seed=0, step=0)]
     assert max(loads) - min(loads) <= max(map(cost, groups))
 
 

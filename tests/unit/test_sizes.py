@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.sizes import ENGINE_RESERVE, GIB, Card, auto_kv_cache, auto_num_seqs, kv_bytes_per_token, most_num_seqs
+from r0.actors.rollout.sizes import ENGINE_RESERVE, GIB, Card, auto_kv_cache, auto_num_seqs, kv_bytes_per_token, upper_num_seqs
 from r0.actors.rollout.vllm_options import cpu_options, gpu_options
 from r0.errors import UserError
 from r0.storage.models import model_folder
@@ -90,4 +90,4 @@ def test_a_shared_card_without_room_is_refused_with_the_figures():
 
 
 def test_a_driver_expects_what_is_configured_or_the_most():
-    assert [most_num_seqs(8, True), most_num_seqs("auto", True), most_num_seqs("auto", False)] == [8, 1024, 128]
+    assert [upper_num_seqs(8, True), upper_num_seqs("auto", True), upper_num_seqs("auto", False)] == [8, 1024, 128]

@@ -12,10 +12,20 @@ import pytest
 import torch
 
 from r0.actors.rollout.settings import EngineSettings, check_length, stop_ids
-from r0.actors.rollout.worker import RolloutWorker, deal
-from r0.actors.sync.channels import GlooIn, Ring, RingIn
+from r0.actors.rollout.worker import RolloutWorker, assign_requests
+from r0.actors.sync.channels import GlooReceiveChannel, Ring, RingReceiveChannel
 from r0.actors.sync.sync import Follower, make_sender
-from r0.actors.sync.transfer import Meeting, Receiver, Sender, TransferError, cut, host_store, join, largest_slot, size
+from r0.actors.sync.transfer import (
+    Receiver,
+    Rendezvous,
+    Sender,
+    TransferError,
+    host_store,
+    join,
+    largest_slot,
+    make_buckets,
+    size,
+)
 from r0.errors import UserError
 from r0.records import Finish, SampleRequest
 from tests.helpers import tiny_model
@@ -25,9 +35,9 @@ SHAPES = [[3], [5, 7], [64, 33], [1], [40, 40], [2, 2, 2], [100, 100]]
 DTYPES = ["float32", "bfloat16", "float32", "int64", "bfloat16", "float32", "float32"]
 
 
-def meeting(world: int, bucket_bytes: int, deadline_s: float = 20.0, port: int = 0, ring: str = "") -> Meeting:
+def rendezvous(world: int, bucket_bytes: int, deadline_s: float = 20.0, port: int = 0, ring: str = "") -> Rendezvous:
     names = [f"p{i}" for i in range(len(SHAPES))]
-    return Meeting("127.0.0.1", port, 1, world, deadline_s, bucket_bytes, ring, names, DTYPES, SHAPES)
+    return Rendezvous("127.0.0.1", port, 1, world, deadline_s, bucket_bytes, ring, names, DTYPES, SHAPES)
 
 
 def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
@@ -39,15 +49,15 @@ def weights(seed: int) -> list[tuple[str, torch.Tensor]]:
 
 
 def make_ring(bucket_bytes: int) -> Ring | None:
-    place = meeting(2, bucket_bytes)
-    return Ring.create(largest_slot(cut(place.names, place.dtypes, place.shapes, bucket_bytes), bucket_bytes))
+    place = rendezvous(2, bucket_bytes)
+    return Ring.create(largest_slot(make_buckets(place.names, place.dtypes, place.shapes, bucket_bytes), bucket_bytes))
 
 
 def connect(world: int, bucket_bytes: int, deadline_s: float = 20.0, shared: bool = True):
     """A sender, its receivers, and the store that must outlive them."""
     store = host_store("127.0.0.1", deadline_s)
     ring = make_ring(bucket_bytes) if shared else None
-    place = meeting(world, bucket_bytes, deadline_s, store.port, ring.path if ring else "")
+    place = rendezvous(world, bucket_bytes, deadline_s, store.port, ring.path if ring else "")
     with ThreadPoolExecutor(world) as threads:
         joining = [threads.submit(Receiver, place, rank) for rank in range(1, world)]
         sender = Sender(join(place, 0, store), place, ring)
@@ -60,13 +70,13 @@ def send_often(sender: Sender) -> None:
 
 
 def test_buckets_hold_whole_parameters_within_the_limit_and_in_order():
-    place = meeting(2, 8000)
-    buckets = cut(place.names, place.dtypes, place.shapes, 8000)
+    place = rendezvous(2, 8000)
+    buckets = make_buckets(place.names, place.dtypes, place.shapes, 8000)
     assert [entry.name for bucket in buckets for entry in bucket] == place.names
     assert all(size(bucket) <= 8000 or len(bucket) == 1 for bucket in buckets)
     assert all(entry.offset % 64 == 0 for bucket in buckets for entry in bucket)
-    assert len(cut(place.names, place.dtypes, place.shapes, 1)) == len(SHAPES)
-    assert len(cut(place.names, place.dtypes, place.shapes, 10**9)) == 1
+    assert len(make_buckets(place.names, place.dtypes, place.shapes, 1)) == len(SHAPES)
+    assert len(make_buckets(place.names, place.dtypes, place.shapes, 10**9)) == 1
 
 
 both_wires = pytest.mark.parametrize("shared", [True, False])
@@ -76,7 +86,7 @@ both_wires = pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("bucket_bytes", [1, 8000, 10**9])
 def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes, shared):
     sender, receivers, _store = connect(3, bucket_bytes, shared=shared)
-    assert all(isinstance(receiver._wire, RingIn if shared else GlooIn) for receiver in receivers)
+    assert all(isinstance(receiver._channel, RingReceiveChannel if shared else GlooReceiveChannel) for receiver in receivers)
     with ThreadPoolExecutor(2) as threads:
         for seed in range(3):
             sent = weights(seed)
@@ -108,7 +118,7 @@ def test_a_receiver_that_never_joins_raises_at_the_deadline():
     store = host_store("127.0.0.1", 1.0)
     began = time.monotonic()
     with pytest.raises(TransferError, match=r"did not meet .* within 1 s"):
-        join(meeting(2, 8000, 1.0, store.port), 0, store)
+        join(rendezvous(2, 8000, 1.0, store.port), 0, store)
     assert time.monotonic() - began < 10
 
 
@@ -149,7 +159,7 @@ def test_a_receiver_on_another_node_turns_all_to_gloo_and_no_file_stays(monkeypa
     original = Ring.open
     monkeypatch.setattr(Ring, "open", elsewhere)
     sender, receivers, _store = connect(3, 8000)
-    assert all(isinstance(receiver._wire, GlooIn) for receiver in receivers)
+    assert all(isinstance(receiver._channel, GlooReceiveChannel) for receiver in receivers)
     assert not Path(paths[0]).exists()
     with ThreadPoolExecutor(2) as threads:
         receiving = [threads.submit(lambda receiver: len(list(receiver.weights())), receiver) for receiver in receivers]
@@ -157,7 +167,7 @@ def test_a_receiver_on_another_node_turns_all_to_gloo_and_no_file_stays(monkeypa
         assert [each.result(20) for each in receiving] == [len(SHAPES)] * 2
 
 
-def _follow(place: Meeting, rounds: int, queue: multiprocessing.Queue) -> None:
+def _follow(place: Rendezvous, rounds: int, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     receiver = Receiver(place, 1)
     memory = []
@@ -172,7 +182,7 @@ def _follow(place: Meeting, rounds: int, queue: multiprocessing.Queue) -> None:
 def test_memory_is_flat_over_fifty_syncs(shared):
     store = host_store("127.0.0.1", 60.0)
     ring = make_ring(8000) if shared else None
-    place = meeting(2, 8000, 60.0, store.port, ring.path if ring else "")
+    place = rendezvous(2, 8000, 60.0, store.port, ring.path if ring else "")
     context = multiprocessing.get_context("fork" if not torch.cuda.is_available() else "spawn")
     queue = context.Queue()
     process = context.Process(target=_follow, args=(place, 60, queue))
@@ -305,15 +315,15 @@ def test_other_ranks_gather_to_the_end_when_a_sync_fails(models):
 def test_dealing_keeps_groups_together_and_balances_tokens():
     prompts = [tuple(range(length)) for length in (10, 300, 20, 30, 280, 15)]
     asked = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
-    shares = deal(asked, 2, 50)
+    shares = assign_requests(asked, 2, 50)
     assert sorted(i for share in shares for i in share) == list(range(24))
     for share in shares:
         assert share == sorted(share)
         assert all(sum(i // 4 == group for i in share) in (0, 4) for group in range(6))
     tokens = [sum(len(asked[i].prompt_ids) for i in share[::4]) for share in shares]
     assert abs(tokens[0] - tokens[1]) < 100
-    assert deal(asked[:4], 3, 50) == [[0, 1, 2, 3]]
-    assert deal([], 3, 50) == []
+    assert assign_requests(asked[:4], 3, 50) == [[0, 1, 2, 3]]
+    assert assign_requests([], 3, 50) == []
 
 
 def test_a_model_with_too_few_positions_is_refused(models, tmp_path):

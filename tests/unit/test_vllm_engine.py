@@ -7,7 +7,7 @@ import pytest
 
 from r0.actors.rollout import vllm_engine
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.vllm_process import set_environment, settle_llvmlite, without_expandable_segments
+from r0.actors.rollout.vllm_process import patch_llvmlite, set_environment, without_expandable_segments
 from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.transfer import TransferError
 from r0.storage.models import model_folder
@@ -157,8 +157,8 @@ def test_sleep_mode_takes_expandable_segments_out_of_the_environment_and_nothing
 
 def test_what_numba_brings_along_has_no_attributes_that_are_not_its_own():
     pytest.importorskip("llvmlite.binding")
-    settle_llvmlite()
-    settle_llvmlite()  # each engine does it
+    patch_llvmlite()
+    patch_llvmlite()  # each engine does it
     library = sys.modules["llvmlite.binding.ffi"].lib
     assert not hasattr(library, "__dict__")
     assert callable(library.LLVMPY_GetVersionInfo)  # its functions are still there

@@ -22,7 +22,7 @@ from r0.actors.learner.rows import Layout, Span
 NAME = "r0_shared_prefix"
 
 
-class AttentionRefused(RuntimeError):
+class UnsupportedAttention(RuntimeError):
     """The model asks for something that this attention does not do."""
 
 
@@ -41,22 +41,24 @@ def shared_prefix_attention(
     """Attention output [1, T, H, D] of a row.
 
     Raises:
-        AttentionRefused: no layout came through the model, or the model wants a mask, a window shorter than the row's longest
+        UnsupportedAttention: no layout came through the model, or the model wants a mask, a window shorter than the row's longest
             sequence, attention sinks, soft-capping or a position bias.
     """
     if r0_layout is None:
-        raise AttentionRefused("the model does not hand keyword arguments to its attention")
+        raise UnsupportedAttention("the model does not hand keyword arguments to its attention")
     if attention_mask is not None:
-        raise AttentionRefused("the model makes an attention mask of its own")
+        raise UnsupportedAttention("the model makes an attention mask of its own")
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
-            raise AttentionRefused(f"the model's attention uses {name}")
+            raise UnsupportedAttention(f"the model's attention uses {name}")
     longest = max(span.prompt + max(span.lengths, default=0) for span in r0_layout.spans)
     chunk = getattr(getattr(module, "config", None), "attention_chunk_size", None)
     if chunk is not None and longest > chunk:
-        raise AttentionRefused(f"a sequence of {longest} tokens is longer than the model's attention chunks of {chunk}")
+        raise UnsupportedAttention(f"a sequence of {longest} tokens is longer than the model's attention chunks of {chunk}")
     if sliding_window is not None and longest > sliding_window:
-        raise AttentionRefused(f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}")
+        raise UnsupportedAttention(
+            f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}"
+        )
 
     heads, key_heads = query_1HTD.shape[1], key_1KTD.shape[1]
     grouped = heads != key_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from r0.actors.learner.batch import check_groups
-from r0.actors.learner.shares import deal
+from r0.actors.learner.shares import assign_groups
 from r0.actors.pool import Pool
 from r0.config import RLConfig
 from r0.records import TrainGroup
@@ -41,7 +41,7 @@ class LearnerGroup:
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
-        shares = deal(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
+        shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
         return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
 
@@ -70,9 +70,9 @@ class LearnerGroup:
         """Every rank copies its part of a checkpoint and begins to write it."""
         self.pool.all("save", folder, deadline_s=self.config.ray.update_deadline_s)
 
-    def written(self, wait: bool) -> Entries | None:
+    def saved_files(self, wait: bool) -> Entries | None:
         """The files of the checkpoint that all ranks have written; None while one still writes and ``wait`` is false."""
-        parts = self.pool.all("written", wait, deadline_s=self.config.ray.update_deadline_s)
+        parts = self.pool.all("saved_files", wait, deadline_s=self.config.ray.update_deadline_s)
         return None if None in parts else {name: file for part in parts for name, file in part.items()}
 
     def load(self, folder: str) -> None:

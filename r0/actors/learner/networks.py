@@ -15,7 +15,7 @@ from r0.actors.learner import attention
 from r0.actors.learner.checkpointing import decide_checkpointing
 from r0.actors.learner.fused import fuse
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
-from r0.actors.learner.probe import why_not_shared
+from r0.actors.learner.probe import prefix_sharing_problem
 from r0.actors.learner.zero import make_engine
 from r0.config import RLConfig
 from r0.errors import UserError
@@ -64,7 +64,7 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
     dtype = learner_dtype(config, device)
     model = load_causal(model_path, dtype)
     wanted = config.learner.shared_prefix
-    reason = why_not_shared(model, config.temperature, device, wanted)
+    reason = prefix_sharing_problem(model, config.temperature, device, wanted)
     if reason and wanted:
         log.warning("%s cannot share prefixes in learner rows (%s); rows are padded instead", type(model).__name__, reason)
     model, shared = model.to(device), wanted and not reason

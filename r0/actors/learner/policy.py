@@ -82,7 +82,7 @@ class TokenHead(nn.Module):
     """The output head, a chunk of positions at a time; each chunk's logits are computed again in the backward pass.
 
     A module of its own around all chunks, because ZeRO-3 gathers the head's weight each time a module that owns it is entered,
-    and ranks whose rows have unlike numbers of chunks would wait for each other in different places (see ``borrowed``).
+    so ranks with different numbers of chunks would wait for each other in different places (see ``external_parameters``).
 
     Args:
         linear: the model's output head (not registered here again: it belongs to the model).
@@ -99,7 +99,7 @@ class TokenHead(nn.Module):
         self.fused = fused
 
     @property
-    def borrowed(self) -> list[nn.Parameter]:
+    def external_parameters(self) -> list[nn.Parameter]:
         """Parameters of another module that ZeRO-3 has to gather for this one."""
         return list(self._linear[0].parameters())
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from r0.actors.learner import attention
-from r0.actors.learner.attention import AttentionRefused
+from r0.actors.learner.attention import UnsupportedAttention
 from r0.actors.learner.policy import PolicyModel, decoder_of, run_row
 from r0.actors.learner.rows import Layout, Row, padded_rows, shared_rows
 from r0.errors import UserError
@@ -32,7 +32,7 @@ KERNEL_TOLERANCE = 0.1
 """Of the largest value; bf16 rounds by 0.004, and a wrong mask changes outputs by about their own size."""
 
 
-def why_not_shared(model: Any, temperature: float, device: torch.device, wanted: bool = True) -> str:
+def prefix_sharing_problem(model: Any, temperature: float, device: torch.device, wanted: bool = True) -> str:
     """Why rows must be padded; empty where prefixes can be shared. Rank 0 finds out, and all ranks get its answer.
 
     Args:
@@ -82,7 +82,7 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
         try:
             model.set_attn_implementation(attention.NAME)
             shared = _by_item(module, shared_rows([group], 64), group)
-        except (AttentionRefused, ValueError, TypeError) as error:
+        except (UnsupportedAttention, ValueError, TypeError) as error:
             return str(error)
         finally:
             model.set_attn_implementation("sdpa")

@@ -23,7 +23,7 @@ def cost(group: TrainGroup) -> int:
     return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions)
 
 
-def deal(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
+def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
     """Shares of all ranks.
 
     In every epoch the batch is shuffled and cut into ``mini_batches`` mini-batches of like size, whatever the number of ranks. In

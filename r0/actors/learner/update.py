@@ -13,7 +13,7 @@ import torch
 
 from r0.actors.learner.batch import Batch, MiniBatch, Schedule, Slice, make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
-from r0.actors.learner.figures import Tally
+from r0.actors.learner.metrics import UpdateMetrics
 from r0.actors.learner.networks import Networks
 from r0.actors.learner.policy import run_row
 from r0.algos.advantages import ADVANTAGES, reinforce_pp
@@ -72,15 +72,15 @@ class Updater:
         config = self.config
         batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
-        tally = Tally(self.comm.device)
+        metrics = UpdateMetrics(self.comm.device)
         self._first_passes(batch, plan)
         self._advantages(batch)
         for epoch, minis in enumerate(plan):
             for mini in minis:
-                self._step(batch, mini, tally, first=epoch == 0)
+                self._step(batch, mini, metrics, first=epoch == 0)
         rows = [part for mini in plan[0] for part in mini.slices if part.completions]
-        tally.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
-        return tally.figures(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
+        metrics.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
+        return metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
 
     # What does not need a gradient ------------------------------------------------------------------------------------------
 
@@ -140,19 +140,19 @@ class Updater:
 
     # What does --------------------------------------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch, mini: MiniBatch, tally: Tally, first: bool) -> None:
+    def _step(self, batch: Batch, mini: MiniBatch, metrics: UpdateMetrics, first: bool) -> None:
         """One optimizer update of the policy, and of the critic."""
         policy, critic = self.networks.policy, self.networks.critic
         policy.train()
         total = torch.zeros((), dtype=torch.float64, device=self.comm.device)
         for part in mini.slices:
-            loss = self._policy_row(batch, mini, part, tally, first)
+            loss = self._policy_row(batch, mini, part, metrics, first)
             total += loss.detach()
             policy.backward(loss * self.comm.world)
         if critic is not None:
             critic.train()
             for part in mini.slices:
-                loss = self._value_row(batch, mini, part, tally)
+                loss = self._value_row(batch, mini, part, metrics)
                 total += loss.detach()
                 critic.backward(loss * self.comm.world)
         loss_sum = float(self.comm.sum(total))
@@ -164,9 +164,9 @@ class Updater:
         norms = [float(engine.get_global_grad_norm()) for engine in (policy, critic) if engine is not None]
         if not all(map(math.isfinite, norms)):
             raise BadLoss(f"the gradient norm is {max(norms)}; go back to the last checkpoint with a lower learning_rate")
-        tally.step(loss_sum, *norms)
+        metrics.step(loss_sum, *norms)
 
-    def _policy_row(self, batch: Batch, mini: MiniBatch, part: Slice, tally: Tally, first: bool) -> torch.Tensor:
+    def _policy_row(self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics, first: bool) -> torch.Tensor:
         logp_C, entropy_C = run_row(self.networks.policy, part.row)
         if not part.completions:
             return logp_C.sum() * 0.0
@@ -184,10 +184,10 @@ class Updater:
             ref_logp_T=None if batch.ref_T is None else batch.ref_T[at],
         )
         outputs = self.policy_loss(inputs, self.settings)
-        tally.policy(outputs.sums, logp_C.detach(), entropy_C, inputs, batch.fresh_T[at] if first else None)
+        metrics.policy(outputs.sums, logp_C.detach(), entropy_C, inputs, batch.fresh_T[at] if first else None)
         return outputs.loss
 
-    def _value_row(self, batch: Batch, mini: MiniBatch, part: Slice, tally: Tally) -> torch.Tensor:
+    def _value_row(self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics) -> torch.Tensor:
         value_C = run_row(self.networks.critic, part.row)
         if not part.completions:
             return value_C.sum() * 0.0
@@ -196,5 +196,5 @@ class Updater:
         at = part.at_C
         inputs = ValueInputs(value_C, batch.value_T[at], batch.return_T[at], part.seq_C, part.completions, mini.tokens)
         loss, sums = value_loss(inputs, self.section.cliprange_value)
-        tally.values(sums)
+        metrics.values(sums)
         return loss * self.section.vf_coef

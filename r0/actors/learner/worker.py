@@ -179,7 +179,7 @@ class Learner:
                 state["critic"] = engine_state(self.networks.critic)
         self._writing = self._writer.submit(_write, Path(folder), self.rank, state, self._identity())
 
-    def written(self, wait: bool) -> Entries | None:
+    def saved_files(self, wait: bool) -> Entries | None:
         """The files that the last ``save`` wrote; None while it still writes and ``wait`` is false.
 
         Raises:

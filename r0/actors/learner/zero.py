@@ -57,7 +57,7 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
         if have != world:
             raise UserError(f"this process is in a group of {have} processes, the learner needs {world}; set ray.inline=false")
         return False
-    _forget_groups()
+    _release_groups()
     backend = "gloo" if device.type == "cpu" else "nccl"
     timeout = datetime.timedelta(seconds=timeout_s)
     if world == 1:
@@ -72,10 +72,10 @@ def leave_distributed() -> None:
     """Leave the process group (if any), so that this process can join another."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    _forget_groups()
+    _release_groups()
 
 
-def _forget_groups() -> None:
+def _release_groups() -> None:
     """DeepSpeed keeps the groups of a process group that has ended (by us, or by an engine in this process): drop them."""
     if "deepspeed" in sys.modules:
         from deepspeed.utils import groups
@@ -90,13 +90,13 @@ def make_engine(
 
     ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in the host's memory, and updates there.
     """
-    _quiet()
+    _silence_deepspeed()
     import deepspeed
 
     stage = effective_stage(zero_stage, bf16)
     if stage == 3:
         for part in module.modules():
-            for parameter in getattr(part, "borrowed", ()):
+            for parameter in getattr(part, "external_parameters", ()):
                 deepspeed.zero.register_external_parameter(part, parameter)
     # Fused: one pass over weights and moments. ZeRO 3 hands its partitions over one by one, which the plain loop does as well.
     optimizer = torch.optim.AdamW(_decay_groups(module, weight_decay), lr=0.0, betas=BETAS, fused=stage != 3)
@@ -124,7 +124,7 @@ def make_engine(
     return engine
 
 
-def _quiet() -> None:
+def _silence_deepspeed() -> None:
     """Warnings from DeepSpeed only, and none about the torch functions it calls."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.\w+` is deprecated")
@@ -152,7 +152,7 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def masters(engine: Any) -> list[torch.Tensor]:
+def master_weights(engine: Any) -> list[torch.Tensor]:
     """This rank's share of the float32 weights that AdamW updates, in a fixed order (not copies)."""
     optimizer = engine.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
@@ -170,8 +170,8 @@ def engine_state(engine: Any) -> State:
     """Weights and optimizer state of this rank, copied to the CPU."""
     inner = engine.basic_optimizer.state
     return {
-        "masters": [tensor.detach().to("cpu", copy=True) for tensor in masters(engine)],
-        "adam": [{k: v.detach().to("cpu", copy=True) for k, v in inner[tensor].items()} for tensor in masters(engine)],
+        "masters": [tensor.detach().to("cpu", copy=True) for tensor in master_weights(engine)],
+        "adam": [{k: v.detach().to("cpu", copy=True) for k, v in inner[tensor].items()} for tensor in master_weights(engine)],
         "steps": int(engine.global_steps),
     }
 
@@ -182,7 +182,7 @@ def load_engine_state(engine: Any, state: State) -> None:
     Raises:
         UserError: the shapes differ (another model, number of ranks, ZeRO stage or LoRA rank).
     """
-    mine = masters(engine)
+    mine = master_weights(engine)
     if [tuple(t.shape) for t in mine] != [tuple(t.shape) for t in state["masters"]]:
         raise UserError(
             "the checkpoint's weights have other shapes than this learner's; resume with the model, learner.ranks, "
@@ -226,7 +226,7 @@ def offload_optimizer(engine: Any) -> bool:
 
     if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer) or engine.optimizer.cpu_offload:  # or they are there always
         return False
-    pinned = masters(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
+    pinned = master_weights(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
     engine.offload_states(include=[Part.hp_params, Part.optim_states], pin_memory=pinned)
     return True
 

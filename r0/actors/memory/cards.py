@@ -11,14 +11,14 @@ QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv
 
 
 @dataclass(frozen=True)
-class FoundCard:
+class CardInfo:
     """A GPU and its memory in bytes."""
 
     name: str
     total: int
 
 
-def found_cards() -> list[FoundCard]:
+def visible_cards() -> list[CardInfo]:
     """NVIDIA GPUs that this process may see (CUDA_VISIBLE_DEVICES), asked of the driver; none where it does not answer."""
     try:
         answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -27,13 +27,13 @@ def found_cards() -> list[FoundCard]:
     return parse(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def parse(answer: str, visible: str | None) -> list[FoundCard]:
+def parse(answer: str, visible: str | None) -> list[CardInfo]:
     """The cards in an answer of nvidia-smi; ``visible`` is CUDA_VISIBLE_DEVICES: indices or UUIDs, separated by commas."""
-    every: dict[str, FoundCard] = {}
+    every: dict[str, CardInfo] = {}
     for line in answer.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 4 and fields[3].isdigit():
-            every[fields[0]] = every[fields[1]] = FoundCard(fields[2], int(fields[3]) * MIB)
+            every[fields[0]] = every[fields[1]] = CardInfo(fields[2], int(fields[3]) * MIB)
     if visible is None:
         return [card for name, card in every.items() if name.isdigit()]
     names = [name.strip() for name in visible.split(",") if name.strip()]
@@ -45,6 +45,6 @@ def _abbreviates(wanted: str, name: str) -> bool:
     return wanted.startswith("GPU-") and name != wanted and name.startswith(wanted)
 
 
-def assumed_card(gigabytes: float) -> FoundCard:
+def assumed_card(gigabytes: float) -> CardInfo:
     """The card that ``--gpu-memory`` names. A gigabyte is 10⁹ bytes: cards sold with 24 GB have 24.1 × 10⁹ bytes and more."""
-    return FoundCard(f"a card of {gigabytes:g} GB (--gpu-memory)", int(gigabytes * 1e9))
+    return CardInfo(f"a card of {gigabytes:g} GB (--gpu-memory)", int(gigabytes * 1e9))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r0.actors.memory.shape import ModelShape
-from r0.actors.rollout.sizes import ENGINE_RESERVE, GIB, LEAST_NUM_SEQS, Card, card_sizes, kv_bytes_per_token
+from r0.actors.rollout.sizes import ENGINE_RESERVE, GIB, MIN_NUM_SEQS, Card, card_sizes, kv_bytes_per_token
 from r0.config import RolloutSection
 
 ASLEEP = int(1.5 * GIB)  # of a sleeping engine: CUDA context and graphs; what others report, not measured here
@@ -76,4 +76,4 @@ def engine_bytes(
     cache = sizes.kv_cache_bytes
     if cache is None:
         cache = max(0, int(share * card) - weights - ENGINE_RESERVE)
-    return EngineBytes(weights, cache, ENGINE_RESERVE, token, length, sizes.num_seqs or LEAST_NUM_SEQS)
+    return EngineBytes(weights, cache, ENGINE_RESERVE, token, length, sizes.num_seqs or MIN_NUM_SEQS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r0.actors.memory.engine import ASLEEP, EngineBytes, engine_bytes
-from r0.actors.memory.learner import RankBytes, half, learner_rank
+from r0.actors.memory.learner import RankBytes, learner_rank, uses_bf16
 from r0.actors.memory.shape import ModelShape
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.sizes import SLACK
@@ -72,7 +72,7 @@ def fit(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, ca
         card: bytes of a card.
     """
     settings = EngineSettings.of(config, "", gpus=True)
-    bf16 = half(config.rollout.dtype, gpus=True)
+    bf16 = uses_bf16(config.rollout.dtype, gpus=True)
     length = config.max_prompt_tokens + config.max_new_tokens
     checkpointing = choose_checkpointing(config, shape, card)
     rank = learner_rank(config, shape, checkpointing)

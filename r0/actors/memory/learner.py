@@ -58,7 +58,7 @@ class RankBytes:
         return sum(one.rest for one in self.engines) + self.reference + self.context
 
 
-def half(dtype: str, gpus: bool) -> bool:
+def uses_bf16(dtype: str, gpus: bool) -> bool:
     """Whether weights are bf16: ``auto`` is bf16 on a GPU."""
     return dtype == "bf16" or (dtype == "auto" and gpus)
 
@@ -73,7 +73,7 @@ def learner_rank(config: RLConfig, shape: ModelShape, checkpointing: bool, gpus:
         gpus: whether the rank is on a GPU; ``dtype=auto`` is bf16 there.
     """
     learner = config.learner
-    bf16 = half(learner.dtype, gpus)
+    bf16 = uses_bf16(learner.dtype, gpus)
     width = 2 if bf16 else 4
 
     def engine(trained: int, frozen: int, largest: int) -> States:
@@ -100,7 +100,7 @@ def supervised_rank(config: RankKeys, shape: ModelShape, checkpointing: bool, gp
 
     Activations are those of ``sft``; of the others they depend on the data, and are left out (0).
     """
-    bf16 = half(config.dtype, gpus)
+    bf16 = uses_bf16(config.dtype, gpus)
     adapters = shape.adapters(config.lora.r, config.lora.target_modules)
     trained, frozen = (adapters, shape.weights) if adapters else (shape.weights, 0)
     used = Activations(0, 0, 0)

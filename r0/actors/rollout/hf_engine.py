@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
-from r0.actors.sync.transfer import Meeting, Receiver, TransferError
+from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 from r0.errors import UserError
 from r0.process.device import avoid_cudnn_attention
 from r0.process.gpus import cuda_available
@@ -163,8 +163,8 @@ class HfEngine:
             self._receiver.close()
             self._receiver = None
         if self._settings.transfer == "gloo":
-            meeting = Meeting(**info)
-            self._receiver = Receiver(meeting, meeting.rank)
+            rendezvous = Rendezvous(**info)
+            self._receiver = Receiver(rendezvous, rendezvous.rank)
 
     def sleep(self) -> None:
         """Nothing: this engine keeps its memory."""

@@ -41,7 +41,7 @@ class EngineSettings:
     kv_cache_gib: float | None = None  # None: what gpu_memory_utilization leaves on a GPU
     enforce_eager: bool = False
     shared_card: bool = False  # with the learner
-    learner_grows: int = 0  # bytes that a learner on the same card takes from its first update on: moments that stay there
+    learner_growth: int = 0  # bytes that a learner on the same card takes from its first update on: moments that stay there
     sleep: bool = False  # gives the card's memory back when told to
 
     @property

@@ -14,7 +14,7 @@ from r0.errors import UserError
 GIB = 2**30
 CPU_KV_CACHE = GIB  # of an engine on a CPU
 CPU_NUM_SEQS = 128  # completions at one time on a CPU, and in engines without vLLM
-LEAST_NUM_SEQS, MOST_NUM_SEQS = 128, 1024  # of the automatic choice on a GPU; vLLM's own default on a large card is 1,024
+MIN_NUM_SEQS, MAX_NUM_SEQS = 128, 1024  # of the automatic choice on a GPU; vLLM's own default on a large card is 1,024
 STEP_NUM_SEQS = 64  # the automatic choice is a multiple
 ENGINE_RESERVE = 4 * GIB  # of an engine beside weights and cache: activations, CUDA graphs, and the buffers of a weight sync
 SLACK = 0.05  # share of a card's free memory that stays free: fragments, and what the learner's process may still take
@@ -66,14 +66,14 @@ def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> 
         A multiple of 64 from 128 to 1,024. A cache that is too small for 128 makes completions wait, it does not fail.
     """
     held = kv_cache_bytes // (token_bytes * max_model_len)
-    return min(MOST_NUM_SEQS, max(LEAST_NUM_SEQS, held // STEP_NUM_SEQS * STEP_NUM_SEQS))
+    return min(MAX_NUM_SEQS, max(MIN_NUM_SEQS, held // STEP_NUM_SEQS * STEP_NUM_SEQS))
 
 
-def most_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
+def upper_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
     """Completions that an engine may work on at one time, as far as the driver knows: as configured, or the most of auto."""
     if isinstance(max_num_seqs, int):
         return max_num_seqs
-    return MOST_NUM_SEQS if gpus else CPU_NUM_SEQS
+    return MAX_NUM_SEQS if gpus else CPU_NUM_SEQS
 
 
 def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_model_len: int, num_seqs: int | None = None) -> int:
@@ -91,7 +91,7 @@ def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_mode
         one completion needs, or negative: then the engine does not fit.
     """
     room = int(free_bytes * (1 - SLACK)) - weight_bytes - ENGINE_RESERVE
-    return min(room, token_bytes * max_model_len * (num_seqs or MOST_NUM_SEQS))
+    return min(room, token_bytes * max_model_len * (num_seqs or MAX_NUM_SEQS))
 
 
 def card_sizes(

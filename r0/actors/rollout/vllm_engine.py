@@ -16,7 +16,7 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.rollout.sizes import Card
 from r0.actors.rollout.vllm_options import cpu_options, gpu_options
-from r0.actors.rollout.vllm_process import quiet, set_environment, settle_llvmlite, without_expandable_segments
+from r0.actors.rollout.vllm_process import configure_logging, patch_llvmlite, set_environment, without_expandable_segments
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
@@ -187,8 +187,8 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
     set_environment()
     if settings.sleep:
         without_expandable_segments()
-    quiet()
-    settle_llvmlite()
+    configure_logging()
+    patch_llvmlite()
     import torch
 
     if not on_gpu:
@@ -245,4 +245,4 @@ def _card(settings: EngineSettings) -> Card:
     if (have := torch.cuda.device_count()) < (size := settings.tensor_parallel_size):
         raise UserError(f"rollout.tensor_parallel_size: an engine of {size} GPUs sees only {have}; use at most {have}")
     total = current_platform.get_device_total_memory()  # asks the driver: torch would take memory for a context
-    return Card(total, free=torch.cuda.mem_get_info()[0] - settings.learner_grows if settings.shared_card else None)
+    return Card(total, free=torch.cuda.mem_get_info()[0] - settings.learner_growth if settings.shared_card else None)

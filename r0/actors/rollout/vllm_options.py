@@ -11,7 +11,7 @@ from r0.errors import UserError
 from r0.storage.models import parameters
 
 CPU_BLOCK = 32  # tokens a key-value block; the smallest the CPU kernel takes, so that short prompts share a prefix too
-BARELY = 0.01  # share of the card that vLLM is told to check for, where the size of its cache is given
+MIN_MEMORY_CHECK = 0.01  # share of the card that vLLM is told to check for, where the size of its cache is given
 
 
 def cpu_options(settings: EngineSettings) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def gpu_options(settings: EngineSettings, card: Card) -> dict[str, Any]:
     }
     if sizes.kv_cache_bytes is not None:
         # vLLM then takes this size, but checks first that its share of the card is free: the learner may have most of it.
-        options |= {"kv_cache_memory_bytes": sizes.kv_cache_bytes, "gpu_memory_utilization": BARELY}
+        options |= {"kv_cache_memory_bytes": sizes.kv_cache_bytes, "gpu_memory_utilization": MIN_MEMORY_CHECK}
     return options
 
 

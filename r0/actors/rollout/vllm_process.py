@@ -28,7 +28,7 @@ NOISE = (
 )
 
 
-def quiet() -> None:
+def configure_logging() -> None:
     """vLLM's warnings and errors on stderr, without the noise."""
     logger = logging.getLogger("vllm")
     if logger.handlers:
@@ -41,7 +41,7 @@ def quiet() -> None:
     logger.propagate = False
 
 
-def settle_llvmlite() -> None:
+def patch_llvmlite() -> None:
     """Let vLLM look at all modules. llvmlite's wrapper of its library has a function for every name, ``__dict__`` too, and vLLM's
     walk over what is imported stumbles over that where something imported numba before (bm25s does)."""
     wrapper: Any = type(getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None))
@@ -64,7 +64,7 @@ def set_environment() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several engines share few cores
     # The processes of a tensor-parallel engine; vLLM's own choice, fork, fails where torch has looked at the GPUs before.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # see quiet
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # see configure_logging
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -103,7 +103,7 @@ class RolloutGroup:
             RuntimeError: workers hold different weight versions.
             RoleTimeout, RoleDied: a worker is late or gone.
         """
-        shares = deal(requests, len(self._pool), max_new_tokens)
+        shares = assign_requests(requests, len(self._pool), max_new_tokens)
         arguments = [([requests[i] for i in share], temperature, max_new_tokens, greedy) for share in shares]
         results = self._pool.each("sample", arguments, self._deadline_s)
         completed: list[Sampled | None] = [None] * len(requests)
@@ -116,7 +116,7 @@ class RolloutGroup:
         return done
 
 
-def deal(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -> list[list[int]]:
+def assign_requests(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -> list[list[int]]:
     """Positions of the requests of each worker; empty shares are left out.
 
     Neighbours with the same prompt stay together (they share its prefix). A block goes to the worker with the fewest tokens so
@@ -136,4 +136,3 @@ def deal(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -
         shares[least] += blocks[b]
         load[least] += cost[b]
     return [sorted(share) for share in shares if share]
-

@@ -27,7 +27,7 @@ class TransferError(RuntimeError):
     """Weights did not arrive. (One argument, so that the type survives Ray's pickling.)"""
 
 
-class WireOut(Protocol):
+class SendChannel(Protocol):
     """The sender's end."""
 
     def buffer(self, nbytes: int) -> torch.Tensor:
@@ -36,21 +36,21 @@ class WireOut(Protocol):
     def post(self, nbytes: int) -> None:
         """Send what was written to the last buffer."""
 
-    def whole(self, tensor: torch.Tensor) -> None:
+    def send_tensor(self, tensor: torch.Tensor) -> None:
         """Send one tensor from where it lies; done with it on return."""
 
     def flush(self) -> None:
         """Wait until all that was posted is received."""
 
 
-class WireIn(Protocol):
+class ReceiveChannel(Protocol):
     """A receiver's end."""
 
     def post(self, flat: torch.Tensor) -> Callable[[], None]:
         """Expect the next bucket in ``flat``; the returned function waits for it."""
 
 
-class GlooOut:
+class GlooSendChannel:
     """Broadcasts. Two packed buckets are in flight."""
 
     def __init__(self, group: ProcessGroupGloo, largest: int, deadline_s: float):
@@ -60,23 +60,23 @@ class GlooOut:
         self._turn = 0
 
     def buffer(self, nbytes: int) -> torch.Tensor:
-        """See WireOut."""
+        """See SendChannel."""
         self._wait(self._turn)
         return self._buffers[self._turn][:nbytes]
 
     def post(self, nbytes: int) -> None:
-        """See WireOut."""
-        with peers("receivers", self._deadline_s):
+        """See SendChannel."""
+        with peer_errors("receivers", self._deadline_s):
             self._works[self._turn] = broadcast(self._group, self._buffers[self._turn][:nbytes], self._deadline_s)
         self._turn = (self._turn + 1) % SLOTS
 
-    def whole(self, tensor: torch.Tensor) -> None:
-        """See WireOut."""
+    def send_tensor(self, tensor: torch.Tensor) -> None:
+        """See SendChannel."""
         flat = as_bytes(tensor.cpu())
         wait(broadcast(self._group, flat, self._deadline_s), self._deadline_s, "receivers")
 
     def flush(self) -> None:
-        """See WireOut."""
+        """See SendChannel."""
         for turn in range(SLOTS):
             self._wait(turn)
 
@@ -86,14 +86,14 @@ class GlooOut:
             wait(work, self._deadline_s, "receivers")
 
 
-class GlooIn:
-    """The receiving end of GlooOut."""
+class GlooReceiveChannel:
+    """The receiving end of GlooSendChannel."""
 
     def __init__(self, group: ProcessGroupGloo, deadline_s: float):
         self._group, self._deadline_s = group, deadline_s
 
     def post(self, flat: torch.Tensor) -> Callable[[], None]:
-        """See WireIn."""
+        """See ReceiveChannel."""
         work = broadcast(self._group, flat, self._deadline_s)
         return lambda: wait(work, self._deadline_s, "the sender")
 
@@ -145,7 +145,7 @@ class Ring:
             os.unlink(self.path)
 
 
-class RingOut:
+class RingSendChannel:
     """The sender's end of a ring."""
 
     def __init__(self, ring: Ring, group: ProcessGroupGloo, receivers: int, deadline_s: float):
@@ -156,35 +156,35 @@ class RingOut:
         self._turn = 0
 
     def buffer(self, nbytes: int) -> torch.Tensor:
-        """See WireOut."""
+        """See SendChannel."""
         freed, self._freed[self._turn] = self._freed[self._turn], []
         for work in freed:
             wait(work, self._deadline_s, "receivers")
         return self._slots[self._turn, :nbytes]
 
     def post(self, nbytes: int) -> None:
-        """See WireOut."""
+        """See SendChannel."""
         notes = self._notes[self._turn]
-        with peers("receivers", self._deadline_s):
+        with peer_errors("receivers", self._deadline_s):
             full = broadcast(self._group, notes[:1], self._deadline_s)
             freed = [self._group.recv([notes[rank : rank + 1]], rank, self._turn) for rank in self._receivers]
         self._freed[self._turn] = [full, *freed]
         self._turn = (self._turn + 1) % SLOTS
 
-    def whole(self, tensor: torch.Tensor) -> None:
-        """See WireOut."""
+    def send_tensor(self, tensor: torch.Tensor) -> None:
+        """See SendChannel."""
         for piece in as_bytes(tensor).split(self._slots.shape[1]):
             self.buffer(piece.numel()).copy_(piece)
             self.post(piece.numel())
 
     def flush(self) -> None:
-        """See WireOut."""
+        """See SendChannel."""
         for _ in range(SLOTS):
             self.buffer(0)
             self._turn = (self._turn + 1) % SLOTS
 
 
-class RingIn:
+class RingReceiveChannel:
     """A receiver's end of a ring."""
 
     def __init__(self, ring: Ring, group: ProcessGroupGloo, deadline_s: float):
@@ -192,7 +192,7 @@ class RingIn:
         self._turn = 0
 
     def post(self, flat: torch.Tensor) -> Callable[[], None]:
-        """See WireIn."""
+        """See ReceiveChannel."""
         return lambda: self._read(flat)
 
     def _read(self, flat: torch.Tensor) -> None:
@@ -200,7 +200,7 @@ class RingIn:
             note = torch.zeros(1, dtype=torch.int64)
             wait(broadcast(self._group, note, self._deadline_s), self._deadline_s, "the sender")
             piece.copy_(self._slots[self._turn, : piece.numel()])
-            with peers("the sender", self._deadline_s):
+            with peer_errors("the sender", self._deadline_s):
                 freed = self._group.send([note], 0, self._turn)
             wait(freed, self._deadline_s, "the sender")
             self._turn = (self._turn + 1) % SLOTS
@@ -226,12 +226,12 @@ def wait(work: Any, deadline_s: float, whom: str) -> None:
     Raises:
         TransferError: ``whom`` is gone, or later than the deadline.
     """
-    with peers(whom, deadline_s):
+    with peer_errors(whom, deadline_s):
         work.wait(timedelta(seconds=deadline_s))
 
 
 @contextlib.contextmanager
-def peers(whom: str, deadline_s: float) -> Iterator[None]:
+def peer_errors(whom: str, deadline_s: float) -> Iterator[None]:
     """Gloo's errors in the block become a TransferError; it may raise when an operation starts, or when it is waited for."""
     try:
         yield

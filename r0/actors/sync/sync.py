@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from r0.actors.pool import call_each, is_actor
 from r0.actors.sync.channels import Ring
-from r0.actors.sync.transfer import Meeting, Weights, cut, host_store, join, largest_slot
+from r0.actors.sync.transfer import Rendezvous, Weights, host_store, join, largest_slot, make_buckets
 from r0.actors.sync.transfer import Sender as BucketSender
 from r0.errors import UserError
 
@@ -120,13 +120,13 @@ class GlooSender:
 
     def __init__(self, source: Weights, workers: Sequence[Any], deadline_s: float, bucket_bytes: int, processes: int = 1):
         self._source, self._workers, self._deadline_s = source, list(workers), deadline_s
-        mine = _meeting(source, node_address(workers), 1 + len(workers) * processes, deadline_s, bucket_bytes)
-        ring = Ring.create(largest_slot(cut(mine.names, mine.dtypes, mine.shapes, bucket_bytes), bucket_bytes))
+        mine = _rendezvous(source, node_address(workers), 1 + len(workers) * processes, deadline_s, bucket_bytes)
+        ring = Ring.create(largest_slot(make_buckets(mine.names, mine.dtypes, mine.shapes, bucket_bytes), bucket_bytes))
         self._store = host_store(mine.address, deadline_s)  # it must outlive the group
         mine = replace(mine, port=self._store.port, ring=ring.path if ring else "")
         theirs = [(replace(mine, rank=1 + index * processes).info(),) for index in range(len(workers))]
         try:
-            with Beside(workers, "init_weight_transfer_engine", theirs, deadline_s) as joining:
+            with BackgroundCall(workers, "init_weight_transfer_engine", theirs, deadline_s) as joining:
                 self._sender = BucketSender(join(mine, 0, self._store), mine, ring)
                 joining.result()
         except BaseException:
@@ -140,7 +140,7 @@ class GlooSender:
         weights = iter(self._source)
         try:
             self._call("start_weight_update")
-            with Beside(self._workers, "update_weights", [({},)] * len(self._workers), self._deadline_s) as receiving:
+            with BackgroundCall(self._workers, "update_weights", [({},)] * len(self._workers), self._deadline_s) as receiving:
                 self._sender.send(weights)
                 receiving.result()
             self._call("finish_weight_update", version)
@@ -159,10 +159,10 @@ class GlooSender:
         call_each(self._workers, method, [arguments] * len(self._workers), self._deadline_s, "rollout")
 
 
-def _meeting(source: Weights, address: str, world: int, deadline_s: float, bucket_bytes: int) -> Meeting:
+def _rendezvous(source: Weights, address: str, world: int, deadline_s: float, bucket_bytes: int) -> Rendezvous:
     """What is agreed on, but for the port, the ring and each receiver's rank."""
     meta = source.metadata()
-    return Meeting(
+    return Rendezvous(
         address=address,
         port=0,
         rank=0,
@@ -176,7 +176,7 @@ def _meeting(source: Weights, address: str, world: int, deadline_s: float, bucke
     )
 
 
-class Beside:
+class BackgroundCall:
     """Runs a call to all workers beside the block's own work, because both sides meet inside it.
 
     When the block fails, the workers' own error is raised in its place if they have one: it is the cause.

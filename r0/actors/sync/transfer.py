@@ -20,9 +20,31 @@ import torch
 from torch.distributed import AllreduceOptions, PrefixStore, ProcessGroupGloo, ReduceOp, TCPStore
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from r0.actors.sync.channels import GlooIn, GlooOut, Ring, RingIn, RingOut, TransferError, WireIn, WireOut, first_line, wait
+from r0.actors.sync.channels import (
+    GlooReceiveChannel,
+    GlooSendChannel,
+    ReceiveChannel,
+    Ring,
+    RingReceiveChannel,
+    RingSendChannel,
+    SendChannel,
+    TransferError,
+    first_line,
+    wait,
+)
 
-__all__ = ["Meeting", "ParamInfo", "Receiver", "Sender", "TransferError", "Weights", "cut", "host_store", "join", "largest_slot"]
+__all__ = [
+    "ParamInfo",
+    "Receiver",
+    "Rendezvous",
+    "Sender",
+    "TransferError",
+    "Weights",
+    "host_store",
+    "join",
+    "largest_slot",
+    "make_buckets",
+]
 
 ALIGNMENT = 64  # bytes; every parameter starts at a multiple, so that a view of any dtype is allowed and copies run fast
 
@@ -49,7 +71,7 @@ class Weights(Protocol):
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """Where and how a transfer group meets; plain data that travels to the receivers."""
 
     address: str
@@ -83,7 +105,9 @@ class Entry:
         return flat[self.offset : self.offset + self.nbytes].view(self.dtype).view(self.shape)
 
 
-def cut(names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]], bucket_bytes: int) -> list[list[Entry]]:
+def make_buckets(
+    names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]], bucket_bytes: int
+) -> list[list[Entry]]:
     """Cut a list of parameters into buckets. Both sides call it with the same arguments and so agree without a message."""
     buckets: list[list[Entry]] = []
     end = 0
@@ -113,26 +137,26 @@ def host_store(address: str, deadline_s: float) -> TCPStore:
     return TCPStore(address, 0, None, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
 
 
-def join(meeting: Meeting, rank: int, store: TCPStore | None = None) -> ProcessGroupGloo:
+def join(rendezvous: Rendezvous, rank: int, store: TCPStore | None = None) -> ProcessGroupGloo:
     """Meet the other processes of the group.
 
     Raises:
         TransferError: not all came within the deadline.
     """
-    patience = timedelta(seconds=meeting.deadline_s)
+    patience = timedelta(seconds=rendezvous.deadline_s)
     try:
         if store is None:
-            store = TCPStore(meeting.address, meeting.port, None, is_master=False, timeout=patience)
+            store = TCPStore(rendezvous.address, rendezvous.port, None, is_master=False, timeout=patience)
         options = ProcessGroupGloo._Options()
         options._timeout = patience
         options._threads = 2  # two buckets in flight
         # The interface that reaches the store, not the one that the host's own name happens to resolve to.
-        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(meeting.address, meeting.port))]
-        return ProcessGroupGloo(PrefixStore("r0_weights", store), rank, meeting.world, options)
+        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.address, rendezvous.port))]
+        return ProcessGroupGloo(PrefixStore("r0_weights", store), rank, rendezvous.world, options)
     except RuntimeError as error:  # torch's DistError is one
         raise TransferError(
-            f"weight transfer: {meeting.world} processes did not meet at {meeting.address}:{meeting.port} "
-            f"within {meeting.deadline_s:g} s (rank {rank}): {first_line(error)}"
+            f"weight transfer: {rendezvous.world} processes did not meet at {rendezvous.address}:{rendezvous.port} "
+            f"within {rendezvous.deadline_s:g} s (rank {rank}): {first_line(error)}"
         ) from error
 
 
@@ -142,22 +166,22 @@ class Sender:
     Args:
         group: as met.
         buckets: as cut.
-        meeting: what the receivers were told; its ring is used when all of them could open it.
-        ring: the ring that the meeting names.
+        rendezvous: what the receivers were told; its ring is used when all of them could open it.
+        ring: the ring that the rendezvous names.
     """
 
-    def __init__(self, group: ProcessGroupGloo, meeting: Meeting, ring: Ring | None = None):
-        self._buckets = cut(meeting.names, meeting.dtypes, meeting.shapes, meeting.bucket_bytes)
-        shared = _everybody_has(group, ring is not None, meeting.deadline_s)
+    def __init__(self, group: ProcessGroupGloo, rendezvous: Rendezvous, ring: Ring | None = None):
+        self._buckets = make_buckets(rendezvous.names, rendezvous.dtypes, rendezvous.shapes, rendezvous.bucket_bytes)
+        shared = _all_true(group, ring is not None, rendezvous.deadline_s)
         if ring is not None:
             ring.unlink()
-        self._wire: WireOut | None
+        self._channel: SendChannel | None
         if ring is not None and shared:
-            self._wire = RingOut(ring, group, meeting.world - 1, meeting.deadline_s)
+            self._channel = RingSendChannel(ring, group, rendezvous.world - 1, rendezvous.deadline_s)
         else:
             # A parameter alone in its bucket is sent from where it lies; only packed buckets need memory.
             largest = max((size(bucket) for bucket in self._buckets if len(bucket) > 1), default=0)
-            self._wire = GlooOut(group, largest, meeting.deadline_s)
+            self._channel = GlooSendChannel(group, largest, rendezvous.deadline_s)
 
     def send(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Send every parameter once.
@@ -165,27 +189,27 @@ class Sender:
         Raises:
             TransferError: a receiver is gone or late, or the weights are not those that were agreed on.
         """
-        wire = self._wire
-        if wire is None:
+        channel = self._channel
+        if channel is None:
             raise TransferError("weight transfer: the group was left after an error; connect anew")
         stream = iter(weights)
         for bucket in self._buckets:
             first = _expect(stream, bucket[0])
             if len(bucket) == 1:
-                wire.whole(first)
+                channel.send_tensor(first)
                 continue
-            flat = wire.buffer(size(bucket))
+            flat = channel.buffer(size(bucket))
             bucket[0].view(flat).copy_(first)
             for entry in bucket[1:]:
                 entry.view(flat).copy_(_expect(stream, entry))
-            wire.post(size(bucket))
-        wire.flush()
+            channel.post(size(bucket))
+        channel.flush()
         if (extra := next(stream, None)) is not None:
             raise TransferError(f"weight transfer: the source has a parameter {extra[0]} that it did not declare")
 
     def close(self) -> None:
         """Leave the group; the receivers' wait ends at once, because its sockets close with it."""
-        self._wire = None
+        self._channel = None
 
 
 class Receiver:
@@ -195,17 +219,17 @@ class Receiver:
     layer is complete, as vLLM's layerwise reload does.
     """
 
-    def __init__(self, meeting: Meeting, rank: int):
-        self._buckets = cut(meeting.names, meeting.dtypes, meeting.shapes, meeting.bucket_bytes)
-        self._arenas: list[tuple[np.ndarray, StorageWeakRef]] = []
-        group = join(meeting, rank)
-        ring = Ring.open(meeting.ring) if meeting.ring else None
-        shared = _everybody_has(group, ring is not None, meeting.deadline_s)
-        self._wire: WireIn | None
+    def __init__(self, rendezvous: Rendezvous, rank: int):
+        self._buckets = make_buckets(rendezvous.names, rendezvous.dtypes, rendezvous.shapes, rendezvous.bucket_bytes)
+        self._buffers: list[tuple[np.ndarray, StorageWeakRef]] = []
+        group = join(rendezvous, rank)
+        ring = Ring.open(rendezvous.ring) if rendezvous.ring else None
+        shared = _all_true(group, ring is not None, rendezvous.deadline_s)
+        self._channel: ReceiveChannel | None
         if ring is not None and shared:
-            self._wire = RingIn(ring, group, meeting.deadline_s)
+            self._channel = RingReceiveChannel(ring, group, rendezvous.deadline_s)
         else:
-            self._wire = GlooIn(group, meeting.deadline_s)
+            self._channel = GlooReceiveChannel(group, rendezvous.deadline_s)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, CPU tensor) as they arrive; the next bucket travels meanwhile.
@@ -223,30 +247,30 @@ class Receiver:
                 flat, arrive = following
             del following
         del flat, arrive
-        self._arenas = self._arenas[:2]  # more were only needed where a consumer held parameters back
+        self._buffers = self._buffers[:2]  # more were only needed where a consumer held parameters back
 
     def close(self) -> None:
         """Leave the group; the sender's wait ends at once, because its sockets close with it."""
-        self._wire = None
-        self._arenas = []
+        self._channel = None
+        self._buffers = []
 
     def _post(self, index: int) -> tuple[torch.Tensor, Callable[[], None]]:
-        if self._wire is None:
+        if self._channel is None:
             raise TransferError("weight transfer: the group was left after an error; connect anew")
         flat = self._memory(size(self._buckets[index]))
-        return flat, self._wire.post(flat)
+        return flat, self._channel.post(flat)
 
     def _memory(self, nbytes: int) -> torch.Tensor:
-        free = [i for i, (_, user) in enumerate(self._arenas) if user.expired()]
-        fitting = [i for i in free if self._arenas[i][0].size >= nbytes]
-        index = (fitting or free or [len(self._arenas)])[0]
-        arena = self._arenas[index][0] if fitting else np.empty(nbytes, dtype=np.uint8)
-        whole = torch.from_numpy(arena)  # a storage of its own each time, so that its end can be seen
-        self._arenas[index : index + 1] = [(arena, StorageWeakRef(whole.untyped_storage()))]
+        free = [i for i, (_, user) in enumerate(self._buffers) if user.expired()]
+        fitting = [i for i in free if self._buffers[i][0].size >= nbytes]
+        index = (fitting or free or [len(self._buffers)])[0]
+        buffer = self._buffers[index][0] if fitting else np.empty(nbytes, dtype=np.uint8)
+        whole = torch.from_numpy(buffer)  # a storage of its own each time, so that its end can be seen
+        self._buffers[index : index + 1] = [(buffer, StorageWeakRef(whole.untyped_storage()))]
         return whole[:nbytes]
 
 
-def _everybody_has(group: ProcessGroupGloo, mine: bool, deadline_s: float) -> bool:
+def _all_true(group: ProcessGroupGloo, mine: bool, deadline_s: float) -> bool:
     """Whether all processes of the group say yes."""
     answer = torch.tensor([int(mine)])
     options = AllreduceOptions()

@@ -106,7 +106,7 @@ class VllmSender:
         self._deadline_s = deadline_s
         self._client = EngineClient(workers, processes, deadline_s)
         info = _trainer_info(backend, rank, 1 + len(workers) * processes, buffer_bytes(source, bucket_bytes))
-        self._engine = within(
+        self._engine = run_with_deadline(
             deadline_s,
             f"connecting {len(workers)} rollout workers over {backend}",
             lambda: WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=DefaultStreamSource(source)),
@@ -116,7 +116,7 @@ class VllmSender:
         """See Sender."""
         began = time.monotonic()
         self._client.version = version
-        within(self._deadline_s, "sending weights", self._engine.send_weights)
+        run_with_deadline(self._deadline_s, "sending weights", self._engine.send_weights)
         return time.monotonic() - began
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ def _trainer_info(backend: str, rank: int, world: int, bucket_bytes: int) -> Any
     )
 
 
-def within(deadline_s: float, what: str, work: Any) -> Any:
+def run_with_deadline(deadline_s: float, what: str, work: Any) -> Any:
     """Run ``work()`` and return its result. NCCL has no deadline of its own, so it runs in a thread that can be left behind.
 
     Raises:

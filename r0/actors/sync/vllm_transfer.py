@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
-from r0.actors.sync.transfer import Meeting, Receiver, TransferError
+from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 
 
 class WorkerExtension:
@@ -28,7 +28,7 @@ class WorkerExtension:
 
 @dataclass
 class GlooInit(WeightTransferInitInfo):
-    """The fields of a Meeting."""
+    """The fields of a Rendezvous."""
 
     address: str
     port: int
@@ -59,7 +59,7 @@ class LocalUpdate(WeightTransferUpdateInfo):
     weights: Iterable[tuple[str, torch.Tensor]]
 
 
-class _Reloading(WeightTransferEngine[Any, Any]):
+class _LayerwiseReload(WeightTransferEngine[Any, Any]):
     """Start and finish of a layerwise reload, and a load that checks that nothing was left out."""
 
     def start_weight_update(self) -> None:
@@ -92,7 +92,7 @@ class _Reloading(WeightTransferEngine[Any, Any]):
         """Nothing to release."""
 
 
-class GlooWeightTransferEngine(_Reloading):
+class GlooWeightTransferEngine(_LayerwiseReload):
     """Receives buckets over gloo."""
 
     init_info_cls = GlooInit
@@ -102,8 +102,8 @@ class GlooWeightTransferEngine(_Reloading):
     def init_transfer_engine(self, init_info: GlooInit) -> None:
         """Meet the learner; a former group is left."""
         self.shutdown()
-        meeting = Meeting(**{field.name: getattr(init_info, field.name) for field in fields(init_info)})
-        self._receiver = Receiver(meeting, meeting.rank + self.parallel_config.rank)
+        rendezvous = Rendezvous(**{field.name: getattr(init_info, field.name) for field in fields(init_info)})
+        self._receiver = Receiver(rendezvous, rendezvous.rank + self.parallel_config.rank)
 
     def receive_weights(self, update_info: GlooUpdate) -> None:
         """Load the buckets as they come."""
@@ -122,7 +122,7 @@ class GlooWeightTransferEngine(_Reloading):
         self._receiver = None
 
 
-class LocalWeightTransferEngine(_Reloading):
+class LocalWeightTransferEngine(_LayerwiseReload):
     """Reads the learner's weights in the same process."""
 
     init_info_cls = LocalInit
@@ -136,7 +136,7 @@ class LocalWeightTransferEngine(_Reloading):
         self.load(update_info.weights)
 
 
-class _Complete:
+class _CompletenessCheck:
     """A check that vLLM's own engines lack: they only log that a layer was left out, and go on with its old values, or with none
     after a sleep."""
 
@@ -149,7 +149,7 @@ class _Complete:
 
     def receive_weights(self, update_info: Any) -> None:
         """Load what comes, and note it."""
-        with self._noting():
+        with self._recording():
             super().receive_weights(update_info)  # type: ignore[misc]
 
     def finish_weight_update(self) -> None:
@@ -162,12 +162,12 @@ class _Complete:
         super().finish_weight_update()  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         """vLLM's engines ignore what ``load_weights`` returns, so it is read on the way."""
         model = self.model
         load = model.load_weights
 
-        def noted(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        def recorded(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
             loaded = load(weights)
             if isinstance(loaded, set):
                 self._missing -= loaded
@@ -175,18 +175,18 @@ class _Complete:
                 self._missing.clear()  # a model that does not say what it loaded
             return loaded
 
-        model.load_weights = noted
+        model.load_weights = recorded
         try:
             yield
         finally:
             del model.load_weights
 
 
-class CompleteNcclEngine(_Complete, NCCLWeightTransferEngine):
+class CompleteNcclEngine(_CompletenessCheck, NCCLWeightTransferEngine):
     """Receives over NCCL."""
 
 
-class CompleteIpcEngine(_Complete, IPCWeightTransferEngine):
+class CompleteIpcEngine(_CompletenessCheck, IPCWeightTransferEngine):
     """Receives through CUDA IPC."""
 
 

@@ -24,13 +24,13 @@ SCORE = "score.weight"  # [4, H] in the classifier
 SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # what some models do to logits, and classifiers do not
 
 
-def open_causal(folder: Path, half: bool, no_flash_attn: bool, weights: torch.dtype) -> Any:
+def open_causal(folder: Path, bf16: bool, no_flash_attn: bool, weights: torch.dtype) -> Any:
     """The language model in ``folder``.
 
     Raises:
         UserError: it cannot be loaded as one.
     """
-    flash = half and not no_flash_attn and torch.cuda.is_available() and is_flash_attn_2_available()
+    flash = bf16 and not no_flash_attn and torch.cuda.is_available() and is_flash_attn_2_available()
     return load_causal(folder, weights, **({"attn_implementation": "flash_attention_2"} if flash else {}))
 
 

@@ -19,7 +19,7 @@ from r0.supervised.esci.trainer import EsciTrainer
 from r0.supervised.esci.validation import HeldOut
 from r0.supervised.training.causal import keeps_logits
 from r0.supervised.training.job import Channel, Job
-from r0.supervised.training.ranks import fit, half, init_deepspeed, quiet, trainable, training_arguments
+from r0.supervised.training.ranks import fit, init_deepspeed, silence_libraries, trainable, training_arguments, uses_bf16
 from r0.supervised.training.save import save_final
 from r0.supervised.training.validation import Validation
 
@@ -30,7 +30,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     Raises:
         UserError: what is wrong with the model.
     """
-    quiet()
+    silence_libraries()
     config, folder, data = job.config, Path(job.model), Path(job.run) / "data"
     arguments = TrainingArguments(**training_arguments(job))  # before the model: ZeRO-3 splits it while it loads
     prompter = EsciPrompter.open(folder, prompt_settings(config, None))
@@ -56,5 +56,5 @@ def _open(config: EsciConfig, folder: Path) -> Any:
     if config.zero_stage:
         init_deepspeed()
     frozen = config.lora.r > 0
-    weights = torch.bfloat16 if half(config) and (config.zero_stage or frozen) else torch.float32
-    return trainable(open_causal(folder, half(config), config.no_flash_attn, weights), config, "CAUSAL_LM")
+    weights = torch.bfloat16 if uses_bf16(config) and (config.zero_stage or frozen) else torch.float32
+    return trainable(open_causal(folder, uses_bf16(config), config.no_flash_attn, weights), config, "CAUSAL_LM")

@@ -62,13 +62,13 @@ class Scorer:
         if self._gpu:
             avoid_cudnn_attention()
         config = self._config
-        half = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
-        weights = torch.bfloat16 if half else torch.float32
+        bf16 = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
+        weights = torch.bfloat16 if bf16 else torch.float32
         if self._classifies:
             model = AutoModelForSequenceClassification.from_pretrained(self._folder, dtype=weights)
             self._keeps = False
         else:
-            model = open_causal(self._folder, half, config.no_flash_attn, weights)
+            model = open_causal(self._folder, bf16, config.no_flash_attn, weights)
             self._keeps = keeps_logits(model)
             if self._adapter:
                 model = _with_adapter(model, self._adapter)

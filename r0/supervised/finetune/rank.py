@@ -23,7 +23,7 @@ from r0.supervised.finetune.trainer import Trainer
 from r0.supervised.finetune.validation import HeldOut
 from r0.supervised.training.fsdp import shard
 from r0.supervised.training.job import Channel, Job
-from r0.supervised.training.ranks import fit, half, init_deepspeed, quiet, training_arguments
+from r0.supervised.training.ranks import fit, init_deepspeed, silence_libraries, training_arguments, uses_bf16
 from r0.supervised.training.validation import Validation
 
 
@@ -33,13 +33,13 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     Raises:
         UserError: what is wrong with the model.
     """
-    quiet()
+    silence_libraries()
     config, folder, data = job.config, Path(job.model), Path(job.run) / "data"
     if config.zero_stage:
         init_deepspeed()
     arguments = _arguments(job)  # before the model: ZeRO-3 splits it while it loads
     set_seed(config.seed)  # of a new score head
-    weights = torch.bfloat16 if half(config) and config.zero_stage else torch.float32  # without DeepSpeed bf16 is autocast
+    weights = torch.bfloat16 if uses_bf16(config) and config.zero_stage else torch.float32  # without DeepSpeed bf16 is autocast
     plan = plan_model(config, folder)
     model = adapted(open_model(config, folder, plan, weights, str(arguments.device)), config)
     train = Dataset.from_file(str(data / TRAIN))

@@ -13,7 +13,7 @@ from r0.config import SftConfig
 from r0.supervised.sft.examples import IGNORED, Collate, OpenRows
 from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
-from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks, to_device
+from r0.supervised.training.ranks import OrderedTrainer, fit, silence_libraries, sum_over_ranks, to_device
 from r0.supervised.training.save import causal_writer, save_final
 from r0.supervised.training.validation import my_shares
 from r0.text.prompt_file import save_prompt
@@ -27,7 +27,7 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
     Raises:
         UserError: what is wrong with the model or the data.
     """
-    quiet()
+    silence_libraries()
     rows = OpenRows(job)
     trainer = causal_trainer(_Trainer, job, rows, Collate)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from r0.actors.rollout.sizes import most_num_seqs
+from r0.actors.rollout.sizes import upper_num_seqs
 from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import hash_key
@@ -76,7 +76,7 @@ def sample_completions(
 
     Ends early after ``stop()``.
     """
-    most = IN_FLIGHT * most_num_seqs(config.rollout.max_num_seqs, local_gpus() > 0) * config.rollout.workers
+    most = IN_FLIGHT * upper_num_seqs(config.rollout.max_num_seqs, local_gpus() > 0) * config.rollout.workers
     waiting: list[ListwiseTask] = []
     requests: list[SampleRequest] = []
     for number, row in enumerate(rows, 1):

@@ -21,7 +21,7 @@ from r0.supervised.stage_c.examples import ListCollate, OpenLists
 from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
 from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job
-from r0.supervised.training.ranks import OrderedTrainer, fit, quiet, sum_over_ranks
+from r0.supervised.training.ranks import OrderedTrainer, fit, silence_libraries, sum_over_ranks
 from r0.supervised.training.save import causal_writer, save_final
 
 
@@ -31,7 +31,7 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
     Raises:
         UserError: what is wrong with the model or the data.
     """
-    quiet()
+    silence_libraries()
     lists = OpenLists(job)
     trainer = causal_trainer(_Trainer, job, lists, ListCollate)
     trainer.prepare(job.config)

@@ -28,7 +28,7 @@ from r0.supervised.training.save import known_pickles
 def training_arguments(job: Job) -> dict[str, Any]:
     """The Trainer's settings; accumulation makes up what ranks and micro-batches leave of a batch."""
     config = job.config
-    bf16 = half(config)
+    bf16 = uses_bf16(config)
     micro = micro_batch(config)
     settings = {
         "output_dir": str(job.checkpoints),
@@ -67,13 +67,13 @@ def training_arguments(job: Job) -> dict[str, Any]:
     return settings
 
 
-def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
+def deepspeed_config(zero_stage: int, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
 
     bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones. Optimizer and
     gradients are as in RL (``zero.make_engine``): AdamW is fused but for ZeRO 3, gradients accumulate in float32.
     """
-    stage = effective_stage(zero_stage, half)
+    stage = effective_stage(zero_stage, bf16)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
     adam["fused"] = stage != 3
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
@@ -92,7 +92,7 @@ def deepspeed_config(zero_stage: int, half: bool) -> dict[str, Any]:
     }
 
 
-def half(config: RankKeys) -> bool:
+def uses_bf16(config: RankKeys) -> bool:
     """Whether the weights are bf16 while learning."""
     return config.dtype == "bf16" or (config.dtype == "auto" and on_gpu(config))
 
@@ -224,7 +224,7 @@ def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, floa
     return dict(zip(values, total.tolist(), strict=True))
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Only what a person should read: the libraries' progress is not the run's."""
     import transformers
     from deepspeed.utils import logger

@@ -10,7 +10,7 @@ from r0.algos.sums import PolicySums, ValueSums
 from r0.config import GRPOSection, PPOSection
 
 
-class Tally:
+class UpdateMetrics:
     """Adds up; ``figures`` ends it.
 
     Args:
@@ -58,7 +58,7 @@ class Tally:
         """This rank's share of one pass over the batch."""
         self.counts += torch.tensor([tokens, rows, row_tokens], dtype=torch.float64)
 
-    def figures(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
+    def reduce(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
         """All metrics of the update, over all ranks and steps; every rank must call it."""
         sums = self.sums.reduced(comm.sum)
         rest = comm.sum(torch.cat([self.gap.cpu(), self.entropy.cpu()[None], self.counts]))

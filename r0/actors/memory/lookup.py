@@ -12,26 +12,26 @@ from r0.storage.model_checks import read_json
 from r0.storage.models import local_folder, parameters
 
 
-def described(model: str) -> tuple[Mapping[str, Any], ModelShape] | None:
+def look_up_model(model: str) -> tuple[Mapping[str, Any], ModelShape] | None:
     """Configuration and shape of the model that a configuration names; None where neither folder nor preset tells.
 
     Raises:
         UserError: the name can only be a folder, and there is none; its files cannot be read.
     """
     folder = local_folder(model)
-    return of_folder(folder) if folder is not None else _shaped(known_shape(model), None)
+    return look_up_folder(folder) if folder is not None else _with_shape(known_shape(model), None)
 
 
-def of_folder(folder: Path) -> tuple[Mapping[str, Any], ModelShape] | None:
+def look_up_folder(folder: Path) -> tuple[Mapping[str, Any], ModelShape] | None:
     """Configuration and shape of a model's folder; None where it describes no transformer of a known layout.
 
     Raises:
         UserError: its files cannot be read.
     """
-    return _shaped(read_json(folder / "config.json"), parameters(folder))
+    return _with_shape(read_json(folder / "config.json"), parameters(folder))
 
 
-def _shaped(config: Mapping[str, Any], stored: int | None) -> tuple[Mapping[str, Any], ModelShape] | None:
+def _with_shape(config: Mapping[str, Any], stored: int | None) -> tuple[Mapping[str, Any], ModelShape] | None:
     try:
         return config, ModelShape.of(config, stored)
     except KeyError:
