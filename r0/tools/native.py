@@ -13,7 +13,7 @@ import sysconfig
 from pathlib import Path
 
 from r0.errors import UserError
-from r0.process.environment import quiet
+from r0.process.environment import prepare_environment
 
 
 def use_environment_tools() -> None:
@@ -34,7 +34,7 @@ def build() -> float:
 
     _check_tools()
     use_environment_tools()
-    quiet()
+    prepare_environment()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     began = time.monotonic()
