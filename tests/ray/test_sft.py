@@ -58,7 +58,7 @@ def loss_of(folder: Path | str, settings: SftConfig) -> float:
     rows = OpenRows(Job(settings, settings.model, "", 2, 2, sft.RANK))
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert all(parameter.numel() for parameter in net.parameters())
-    batch = Collate(rows.pad_id, keeps=True)([rows.example(task) for step in (0, 1) for task in rows.batch(step)])
+    batch = Collate(rows.pad_id, logits_to_keep=True)([rows.example(task) for step in (0, 1) for task in rows.batch(step)])
     with torch.no_grad():
         return net(**batch).loss.item()
 

@@ -18,7 +18,7 @@ from r0.errors import UserError
 from r0.rerank import Reranker
 from r0.storage.models import model_folder
 from r0.supervised.stage_c import run as stage_c
-from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.list_prompter import ListPrompter
 from tests.launching import command, environment, here, launch, record, scores_elsewhere
 
 pytestmark = pytest.mark.ray
@@ -123,8 +123,8 @@ def test_a_signal_while_thoughts_are_sampled_keeps_them(tmp_path):
 
 def test_the_score_behind_a_thought_is_what_rerank_orders_by(tmp_path):
     output = stage_c.run(config(tmp_path / "run", thinking=True, zero_stage=0))
-    asker = Asker(config(tmp_path / "other"), output / "model")
-    assert asker.pair.format.behind.endswith("<think></think><answer>")
+    list_prompter = ListPrompter(config(tmp_path / "other"), output / "model")
+    assert list_prompter.pair.format.behind.endswith("<think></think><answer>")
     keys = {"engine": "hf", "system_prompt": "Judge.", "max_new_tokens": 64, "thinking": True}
     with Reranker(str(output / "model"), "pointwise", **keys) as reranker:
         ranked = reranker.rank(QUERY, DOCUMENTS)

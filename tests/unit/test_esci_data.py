@@ -13,7 +13,7 @@ from r0.config import EsciConfig
 from r0.data.esci import EsciRow, read_esci
 from r0.data.jsonl import BadLines
 from r0.errors import UserError
-from r0.supervised.esci.data import HELDOUT, TRAIN, Ordered, Preparation, Rows, prepared
+from r0.supervised.esci.data import HELDOUT, TRAIN, Preparation, Rows, ShuffledRows, prepared
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.prompt_file import PromptSettings
 from r0.supervised.esci.run import run
@@ -140,7 +140,7 @@ def test_one_query_is_trained_on_and_no_share_holds_nothing_out(tmp_path: Path) 
 def test_every_epoch_shows_other_whole_updates_of_the_rows(tmp_path: Path) -> None:
     made = preparation(tmp_path, esci_rows(5), heldout_share=0.0)
     made.write(tmp_path / "data", made.check())
-    order = Ordered(Rows(tmp_path / "data" / TRAIN), seed=1, batch_size=8, steps=5)
+    order = ShuffledRows(Rows(tmp_path / "data" / TRAIN), seed=1, batch_size=8, steps=5)
     numbers = [order[index].number for index in range(len(order))]
     assert len(numbers) == 40
     epochs = [numbers[:16], numbers[16:32]]  # 20 rows are two updates of 8

@@ -91,7 +91,7 @@ def test_the_classifiers_logits_are_the_hidden_state_times_four_rows_of_the_head
     check_classifier(folder)
     causal = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     prompter = EsciPrompter.open(folder, PromptSettings(max_prompt_tokens=600))
-    inputs = EsciCollate(prompter, keeps=True).inputs([prompter.ids(*pair) for pair in PAIRS])
+    inputs = EsciCollate(prompter, logits_to_keep=True).inputs([prompter.ids(*pair) for pair in PAIRS])
     head = causal.get_output_embeddings().weight[list(prompter.words)]
     with torch.no_grad():
         hidden = causal.model(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"]).last_hidden_state[:, -1]
@@ -111,7 +111,7 @@ def test_transformers_sentence_transformers_and_r0_read_one_score_from_the_folde
     causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     prompter = EsciPrompter.open(base, PromptSettings(max_prompt_tokens=500))
     pairs = [*PAIRS, ("red shoe", "laces " * 200)]  # the last is cut
-    inputs = EsciCollate(prompter, keeps=True).inputs([prompter.ids(*pair) for pair in pairs])
+    inputs = EsciCollate(prompter, logits_to_keep=True).inputs([prompter.ids(*pair) for pair in pairs])
     with torch.no_grad():
         expected = scores_of(class_logits(causal.eval(), inputs, prompter.words).softmax(dim=1).numpy())
     folder, head = tmp_path / "model", causal.get_output_embeddings().weight[list(prompter.words)]

@@ -17,11 +17,11 @@ from r0.records import Finish, Form, ListLabel, ListwiseTask, Sampled
 from r0.storage.models import model_folder
 from r0.supervised.sft import run as sft
 from r0.supervised.stage_c import run as stage_c
-from r0.supervised.stage_c.asker import Asker
-from r0.supervised.stage_c.completions import CompletionFile, KeptCompletion, kl_document
+from r0.supervised.stage_c.completions import CompletionFile, StoredCompletion, kl_document
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
+from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
-from r0.supervised.stage_c.measure import Measured, calibration_error, measure
+from r0.supervised.stage_c.measure import EvaluationResult, calibration_error, measure
 from r0.supervised.training.job import Job
 
 TASK = ListwiseTask(3, "which?", ("first text", "second text", "third text"), ListLabel((2.0, 0.0, 1.0), (1, 0, 2)), Form.SCORES)
@@ -36,8 +36,8 @@ def config(**changes: object) -> StageCConfig:
 
 
 @pytest.fixture(scope="module")
-def asker() -> Asker:
-    return Asker(config(), model_folder("r0-tiny"))
+def list_prompter() -> ListPrompter:
+    return ListPrompter(config(), model_folder("r0-tiny"))
 
 
 @pytest.mark.parametrize(
@@ -134,77 +134,77 @@ def test_judgements_outside_the_range_are_refused(tmp_path):
 
 def test_stored_completions_survive_a_broken_last_line(tmp_path):
     path = tmp_path / "thoughts.jsonl"
-    kept = [KeptCompletion((5, 6), (-0.5, -1e-7)), None]
+    stored = [StoredCompletion((5, 6), (-0.5, -1e-7)), None]
     with CompletionFile(path) as file:
-        file.add(7, kept)
-        file.add(2, [None, kept[0]])
+        file.add(7, stored)
+        file.add(2, [None, stored[0]])
         file.sync()
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"list": 9, "ids": [[1')
     with CompletionFile(path) as file:
         assert (7 in file, 9 in file, len(file)) == (True, False, 2)
-        assert file.kept(7) == kept
-        assert file.kept(2) == [None, kept[0]]
+        assert file.completions(7) == stored
+        assert file.completions(2) == [None, stored[0]]
     assert path.read_bytes() == whole
     path.write_bytes(b"{}\n" + whole)
     with pytest.raises(UserError, match=r"thoughts.jsonl:1: is damaged; delete the line"):
         CompletionFile(path)
 
 
-def kept_by(asker: Asker, *texts: str) -> list[KeptCompletion]:
-    found = [asker.prompter.completion_ids(text) for text in texts]
-    return [KeptCompletion(ids, tuple(-0.1 * (i + 1) for i in range(len(ids)))) for ids in found]
+def stored_completions(list_prompter: ListPrompter, *texts: str) -> list[StoredCompletion]:
+    found = [list_prompter.prompter.completion_ids(text) for text in texts]
+    return [StoredCompletion(ids, tuple(-0.1 * (i + 1) for i in range(len(ids)))) for ids in found]
 
 
 GOOD, BAD = "<think>river: in the tax.</think><answer>yes</answer>", "<think>river: in the tax."
 
 
-def opened(tmp_path: Path, settings: StageCConfig, kept: list[KeptCompletion | None]) -> OpenLists:
+def opened(tmp_path: Path, settings: StageCConfig, stored: list[StoredCompletion | None]) -> OpenLists:
     with CompletionFile(tmp_path / "thoughts.jsonl") as file:
-        file.add(TASK.task_id, kept)
+        file.add(TASK.task_id, stored)
         file.sync()
     return OpenLists(Job(settings, str(model_folder("r0-tiny")), str(tmp_path), 1, 1, stage_c.RANK))
 
 
-def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_dropped(tmp_path, asker):
+def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_dropped(tmp_path, list_prompter):
     settings = config(thinking=True)
-    lists = opened(tmp_path, settings, kept_by(asker, GOOD, BAD, GOOD.replace("yes", "no")))
+    lists = opened(tmp_path, settings, stored_completions(list_prompter, GOOD, BAD, GOOD.replace("yes", "no")))
     one = lists.example(TASK)
     assert (one.labels, one.counts, one.left_out) == ((1.0, 0.5), True, 1)
-    text = asker.tokenizer.decode(one.places[0].context_ids)
+    text = list_prompter.tokenizer.decode(one.places[0].context_ids)
     assert text.endswith("Document: first text<|im_end|>\n<|im_start|>assistant\n<think>river: in the tax.</think><answer>")
     assert one.completion is None
-    batch = ListCollate(lists.pad_id, keeps=True)([one, one])
+    batch = ListCollate(lists.pad_id, logits_to_keep=True)([one, one])
     assert batch["sizes"] == [2, 2]
     assert batch["scored"]["logits_to_keep"] == 1
     assert batch["targets"].tolist() == [1.0, 0.5, 1.0, 0.5]
-    assert [asker.tokenizer.decode(ids) for ids in batch["words"][0]] == ["yes", "no"]
+    assert [list_prompter.tokenizer.decode(ids) for ids in batch["words"][0]] == ["yes", "no"]
 
 
-def test_a_list_without_any_answer_still_gives_a_rank_something_to_compute(tmp_path, asker):
-    one = opened(tmp_path, config(thinking=True), kept_by(asker, BAD, BAD, BAD)).example(TASK)
+def test_a_list_without_any_answer_still_gives_a_rank_something_to_compute(tmp_path, list_prompter):
+    one = opened(tmp_path, config(thinking=True), stored_completions(list_prompter, BAD, BAD, BAD)).example(TASK)
     assert (one.counts, one.left_out, len(one.places)) == (False, 3, 1)
 
 
-def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, asker):
+def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, list_prompter):
     settings = config(kl_coef=0.1)
     place = kl_document(settings, TASK.task_id, 3)
-    kept: list[KeptCompletion | None] = [None] * 3
-    (kept[place],) = kept_by(asker, GOOD)
-    lists = opened(tmp_path, settings, kept)
+    stored: list[StoredCompletion | None] = [None] * 3
+    (stored[place],) = stored_completions(list_prompter, GOOD)
+    lists = opened(tmp_path, settings, stored)
     one = lists.example(TASK)
     assert len(one.places) == 3  # thinking is switched off: every document has a place
-    assert asker.tokenizer.decode(one.places[0].context_ids).endswith("assistant\n<think></think><answer>")
-    collate = ListCollate(lists.pad_id, keeps=True)
+    assert list_prompter.tokenizer.decode(one.places[0].context_ids).endswith("assistant\n<think></think><answer>")
+    collate = ListCollate(lists.pad_id, logits_to_keep=True)
     batch = collate([one, one])
     weights, ids = batch["weights"], batch["sampled_ids"]
-    assert torch.equal(batch["said"], (weights == 0).float())
-    assert asker.tokenizer.decode(batch["said_words"][0]) == "yesno"
-    assert weights.shape == ids.shape == batch["start_logprobs"].shape == (2, len(kept[place].token_ids))
+    assert torch.equal(batch["answer_token"], (weights == 0).float())
+    assert list_prompter.tokenizer.decode(batch["answer_words"][0]) == "yesno"
+    assert weights.shape == ids.shape == batch["start_logprobs"].shape == (2, len(stored[place].token_ids))
     assert weights[0].sum().item() == pytest.approx(1.0)
-    assert asker.tokenizer.decode(ids[0][weights[0] == 0]) == "yes"
-    assert tuple(ids[0].tolist()) == kept[place].token_ids
-    assert batch["start_logprobs"][0].tolist() == pytest.approx(kept[place].logprobs)
+    assert list_prompter.tokenizer.decode(ids[0][weights[0] == 0]) == "yes"
+    assert tuple(ids[0].tolist()) == stored[place].token_ids
+    assert batch["start_logprobs"][0].tolist() == pytest.approx(stored[place].logprobs)
 
 
 @pytest.mark.parametrize("labels", [[1.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.25, 1.0]])
@@ -220,30 +220,30 @@ def test_the_calibration_error_is_its_definition(labels):
 
 
 class Engines:
-    """Answers as told, document by document: its completion, and the score where its answer stands."""
+    """Replies fixed per document: a completion, and the score at its answer position."""
 
-    def __init__(self, asker: Asker, told: dict[str, tuple[str, float]]):
-        self._asker, self._told, self.asked = asker, told, 0
+    def __init__(self, list_prompter: ListPrompter, replies: dict[str, tuple[str, float]]):
+        self._list_prompter, self._replies, self.asked = list_prompter, replies, 0
 
     def sample(self, requests, temperature, max_new_tokens, greedy=False):
         assert greedy
         return [self._one(request) for request in requests]
 
     def _one(self, request) -> Sampled:
-        text = self._asker.tokenizer.decode(request.prompt_ids)
-        completion, score = next(told for name, told in self._told.items() if f"Document: {name}" in text)
+        text = self._list_prompter.tokenizer.decode(request.prompt_ids)
+        completion, score = next(reply for name, reply in self._replies.items() if f"Document: {name}" in text)
         if not request.allowed_ids:
-            return Sampled(self._asker.prompter.completion_ids(completion), (), Finish.STOP, 0)
+            return Sampled(self._list_prompter.prompter.completion_ids(completion), (), Finish.STOP, 0)
         self.asked += 1
         yes = -math.log1p(math.exp(-score))
         return Sampled((request.allowed_ids[0],), (yes,), Finish.STOP, 0, (yes, yes - score))
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-def test_lists_are_measured_as_rerank_would_order_them(asker, thinking):
-    told = {"first text": (GOOD, 0.5), "second text": (BAD, 9.0), "third text": (GOOD, 2.0)}
-    engines = Engines(asker, told)
-    found = measure(config(thinking=thinking), [TASK], asker, engines)
+def test_lists_are_measured_as_rerank_would_order_them(list_prompter, thinking):
+    replies = {"first text": (GOOD, 0.5), "second text": (BAD, 9.0), "third text": (GOOD, 2.0)}
+    engines = Engines(list_prompter, replies)
+    found = measure(config(thinking=thinking), [TASK], list_prompter, engines)
     gains = [1.0, 1 / math.log2(3), 0.5]
     ideal = 2 * gains[0] + gains[1]
     # Given: second, first, third. Its answer unread, the second keeps its rank with thinking; else its score puts it first.
@@ -256,21 +256,27 @@ def test_lists_are_measured_as_rerank_would_order_them(asker, thinking):
     assert found.values.get("heldout/unread_share") == (pytest.approx(1 / 3) if thinking else None)
 
 
-def test_equal_scores_keep_the_first_stage_order_and_measures_are_stored(asker, tmp_path):
+def test_equal_scores_keep_the_first_stage_order_and_measures_are_stored(list_prompter, tmp_path):
     same = dict.fromkeys(TASK.documents, (GOOD, 0.0))
-    found = measure(config(), [TASK], asker, Engines(asker, same))
+    found = measure(config(), [TASK], list_prompter, Engines(list_prompter, same))
     assert found.values["heldout/ndcg@10"] == found.values["heldout/ndcg@10_given"]
     assert found.values["heldout/ece"] == pytest.approx(0.0)  # P(yes) is 0.5, as the mean label
     found.write(tmp_path / "before.json")
-    assert Measured.read(tmp_path / "before.json") == found
-    assert Measured.read(tmp_path / "after.json") is None
+    assert EvaluationResult.read(tmp_path / "before.json") == found
+    assert EvaluationResult.read(tmp_path / "after.json") is None
     (tmp_path / "before.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
-        Measured.read(tmp_path / "before.json")
+        EvaluationResult.read(tmp_path / "before.json")
 
 
-def test_the_pair_format_writes_the_prompt_that_is_learned_from(asker):
-    place = asker.places.without_thought(asker.prompts(TASK)[0])
-    text = asker.pair.format.before + TASK.query + asker.pair.format.between + TASK.documents[0] + asker.pair.format.behind
-    assert tuple(asker.tokenizer.encode(text, add_special_tokens=False)) == place.context_ids
-    assert (asker.pair.yes, asker.pair.no) == (place.yes_id, place.no_id)
+def test_the_pair_format_writes_the_prompt_that_is_learned_from(list_prompter):
+    place = list_prompter.places.without_thought(list_prompter.prompts(TASK)[0])
+    text = (
+        list_prompter.pair.format.before
+        + TASK.query
+        + list_prompter.pair.format.between
+        + TASK.documents[0]
+        + list_prompter.pair.format.behind
+    )
+    assert tuple(list_prompter.tokenizer.encode(text, add_special_tokens=False)) == place.context_ids
+    assert (list_prompter.pair.yes, list_prompter.pair.no) == (place.yes_id, place.no_id)

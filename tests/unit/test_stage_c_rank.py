@@ -28,8 +28,8 @@ def micro_batch(seed: int) -> tuple[dict, torch.Tensor]:
     inputs = {
         "scored": {"which": 0}, "words": torch.tensor([[3, 4]] * documents), "targets": torch.rand(documents).round(decimals=1),
         "sizes": SIZES, "counts": COUNTS, "sampled": {"which": 1}, "sampled_ids": torch.randint(VOCAB, (lists, 4)),
-        "start_logprobs": -torch.rand(lists, 4), "weights": torch.full((lists, 4), 0.25), "said": torch.zeros(lists, 4),
-        "said_words": torch.tensor([[3, 4]] * lists),
+        "start_logprobs": -torch.rand(lists, 4), "weights": torch.full((lists, 4), 0.25), "answer_token": torch.zeros(lists, 4),
+        "answer_words": torch.tensor([[3, 4]] * lists),
     }  # fmt: skip
     return inputs, torch.randn(documents + lists, 5, VOCAB, requires_grad=True)
 

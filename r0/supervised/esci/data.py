@@ -92,13 +92,13 @@ class Preparation:
         """Make ``folder`` with the data of ``check`` in it; it is whole or not there."""
         rows = checked_rows(self._path, self._prompter, BadLines(self._config.skip_bad), f"copying {self._path.name}")
         with whole_folder(folder) as partial:
-            with _Table(partial / TRAIN) as train, _Table(partial / HELDOUT) as heldout:
+            with _ArrowWriter(partial / TRAIN) as train, _ArrowWriter(partial / HELDOUT) as heldout:
                 for row in rows:
                     (heldout if query_hash(row.query) in self._held else train).add(row)
             (partial / COUNTS).write_text(json.dumps(asdict(counts)), encoding="utf-8")
 
 
-class _Table:
+class _ArrowWriter:
     """An Arrow file that is written some thousand rows at a time."""
 
     def __init__(self, path: Path):
@@ -115,7 +115,7 @@ class _Table:
         self._stream.write_batch(pa.RecordBatch.from_pylist([row._asdict() for row in self._rows], COLUMNS))
         self._rows = []
 
-    def __enter__(self) -> _Table:
+    def __enter__(self) -> _ArrowWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -141,7 +141,7 @@ class Rows:
         return list(self._table[name])
 
 
-class Ordered:
+class ShuffledRows:
     """Rows of all steps: each epoch is a shuffle of its own by (seed, epoch), cut to whole updates.
 
     Args:

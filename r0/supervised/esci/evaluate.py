@@ -18,11 +18,11 @@ from r0.errors import UserError
 from r0.runs.live import progress
 from r0.storage.files import write_atomic, writing
 from r0.supervised.esci.data import checked_rows
-from r0.supervised.esci.measure import CUTOFF, Measured, measure, scores_of
+from r0.supervised.esci.measure import CUTOFF, EvaluationResult, measure, scores_of
 from r0.supervised.esci.scorer import Scorer
 
 
-def evaluate(config: EsciEvalConfig) -> tuple[Measured, BadLines]:
+def evaluate(config: EsciEvalConfig) -> tuple[EvaluationResult, BadLines]:
     """Score all rows, write them where that is asked for, and measure.
 
     Raises:
@@ -43,7 +43,7 @@ def evaluate(config: EsciEvalConfig) -> tuple[Measured, BadLines]:
     return measure(probabilities_N4, np.array([row.label for row in rows]), [row.query for row in rows]), bad
 
 
-def table(found: Measured) -> str:
+def table(found: EvaluationResult) -> str:
     """The figures as text."""
     blocks = [
         [f"{found.rows} rows of {found.queries} queries", f"accuracy {found.accuracy:.4f}   cross-entropy {found.loss:.4f} nats"],
@@ -59,13 +59,13 @@ def table(found: Measured) -> str:
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def _confusion(found: Measured) -> list[str]:
+def _confusion(found: EvaluationResult) -> list[str]:
     head = f"{'label, predicted →':<20}" + _cells(WORDS)
     rows = zip(WORDS, found.confusion.tolist(), strict=True)
     return [head, *(f"{word:<20}" + _cells(counts) for word, counts in rows)]
 
 
-def _report(found: Measured) -> list[str]:
+def _report(found: EvaluationResult) -> list[str]:
     lines = [f"{'':<20}" + _cells(("precision", "recall", "F1", "support"))]
     for name, one in found.report.items():
         shares = [f"{one[key]:.4f}" for key in ("precision", "recall", "f1-score")]

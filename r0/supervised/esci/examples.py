@@ -17,12 +17,12 @@ class EsciCollate:
 
     Args:
         prompter: of the model.
-        keeps: whether the model can be asked for the last logits only (``logits_to_keep``).
+        logits_to_keep: whether the model can be asked for the last logits only (``logits_to_keep``).
     """
 
-    def __init__(self, prompter: EsciPrompter, keeps: bool):
+    def __init__(self, prompter: EsciPrompter, logits_to_keep: bool):
         self._prompter = prompter
-        self._collate = Collate(int(prompter.tokenizer.pad_token_id), keeps)
+        self._collate = Collate(int(prompter.tokenizer.pad_token_id), logits_to_keep)
 
     def __call__(self, rows: Sequence[EsciRow]) -> dict[str, Any]:
         """``inputs`` (what goes into the model) and ``classes`` [B]."""

@@ -19,7 +19,7 @@ SMALLEST = 1e-12  # probability whose logarithm is taken instead of that of less
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluationResult:
     """``confusion`` [4, 4] counts rows by label (first) and prediction. ``report`` holds precision, recall, f1-score and support
     by class and as macro and weighted means. ``mean_scores`` and ``auc`` are None where there is nothing to measure."""
 
@@ -47,7 +47,7 @@ def scores_of(probabilities_N4: np.ndarray) -> np.ndarray:
     return probabilities_N4 @ (np.array(GAINS, dtype=np.float64) / max(GAINS))
 
 
-def measure(probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequence[str]) -> Measured:
+def measure(probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequence[str]) -> EvaluationResult:
     """Figures of predictions.
 
     Args:
@@ -63,7 +63,7 @@ def measure(probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequenc
         labels_N, predicted_N, labels=classes, target_names=list(WORDS), output_dict=True, zero_division=0.0
     )
     gains = _ndcg(scores_N, labels_N, queries)
-    return Measured(
+    return EvaluationResult(
         rows=len(labels_N),
         queries=len(set(queries)),
         compared=len(gains),

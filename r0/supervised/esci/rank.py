@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from r0.config import EsciConfig
-from r0.supervised.esci.data import TRAIN, Ordered, Rows
+from r0.supervised.esci.data import TRAIN, Rows, ShuffledRows
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.folder import folder_writers
 from r0.supervised.esci.model import open_causal
@@ -17,9 +17,9 @@ from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.prompt_file import prompt_settings
 from r0.supervised.esci.trainer import EsciTrainer
 from r0.supervised.esci.validation import HeldOut
-from r0.supervised.training.causal import keeps_logits
+from r0.supervised.training.causal import supports_logits_to_keep
 from r0.supervised.training.job import Channel, Job
-from r0.supervised.training.ranks import fit, init_deepspeed, silence_libraries, trainable, training_arguments, uses_bf16
+from r0.supervised.training.ranks import fit, init_deepspeed, prepare_model, silence_libraries, training_arguments, uses_bf16
 from r0.supervised.training.save import save_final
 from r0.supervised.training.validation import Validation
 
@@ -36,8 +36,8 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     prompter = EsciPrompter.open(folder, prompt_settings(config, None))
     set_seed(config.seed)  # of new adapters
     model = _open(config, folder)
-    train = Ordered(Rows(data / TRAIN), config.seed, config.batch_size, job.steps)
-    collate = EsciCollate(prompter, keeps_logits(model))
+    train = ShuffledRows(Rows(data / TRAIN), config.seed, config.batch_size, job.steps)
+    collate = EsciCollate(prompter, supports_logits_to_keep(model))
     trainer = EsciTrainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
     trainer.prepare(prompter.words)
     held_out = HeldOut(trainer, data)
@@ -57,4 +57,4 @@ def _open(config: EsciConfig, folder: Path) -> Any:
         init_deepspeed()
     frozen = config.lora.r > 0
     weights = torch.bfloat16 if uses_bf16(config) and (config.zero_stage or frozen) else torch.float32
-    return trainable(open_causal(folder, uses_bf16(config), config.no_flash_attn, weights), config, "CAUSAL_LM")
+    return prepare_model(open_causal(folder, uses_bf16(config), config.no_flash_attn, weights), config, "CAUSAL_LM")

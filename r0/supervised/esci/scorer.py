@@ -22,7 +22,7 @@ from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.prompt_file import FILE, PromptSettings, load_prompt_settings, prompt_settings
-from r0.supervised.training.causal import keeps_logits
+from r0.supervised.training.causal import supports_logits_to_keep
 from r0.supervised.training.ranks import to_device
 
 ADAPTER = "adapter_config.json"
@@ -66,10 +66,10 @@ class Scorer:
         weights = torch.bfloat16 if bf16 else torch.float32
         if self._classifies:
             model = AutoModelForSequenceClassification.from_pretrained(self._folder, dtype=weights)
-            self._keeps = False
+            self._logits_to_keep = False
         else:
             model = open_causal(self._folder, bf16, config.no_flash_attn, weights)
-            self._keeps = keeps_logits(model)
+            self._logits_to_keep = supports_logits_to_keep(model)
             if self._adapter:
                 model = _with_adapter(model, self._adapter)
         self._model: Any = model.to(self._device).eval()
@@ -80,7 +80,7 @@ class Scorer:
         Raises:
             UserError: a query leaves no room for its item.
         """
-        size, collate = self._config.batch_size, EsciCollate(self.prompter, self._keeps)
+        size, collate = self._config.batch_size, EsciCollate(self.prompter, self._logits_to_keep)
         for start in range(0, len(rows), SORTED * size):
             places = range(start, min(len(rows), start + SORTED * size))
             prompts = {place: self.prompter.ids(rows[place].query, rows[place].item) for place in places}

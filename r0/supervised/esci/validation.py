@@ -15,7 +15,7 @@ from r0.data.esci import CLASSES
 from r0.supervised.esci.data import HELDOUT, Rows
 from r0.supervised.esci.measure import measure
 from r0.supervised.esci.trainer import EsciTrainer
-from r0.supervised.training.validation import my_shares
+from r0.supervised.training.validation import batches_of_this_rank
 
 ROWS = 16  # computed at one time
 
@@ -42,7 +42,7 @@ class HeldOut:
     def _probabilities(self) -> np.ndarray:
         """[N, 4]; every rank has them all. Ranks compute as many batches; those without a share of their own count nothing."""
         found_N4 = torch.zeros(len(self._rows), len(CLASSES), dtype=torch.float64, device=self._trainer.args.device)
-        for mine, dummy in my_shares(len(self._rows), ROWS):
+        for mine, dummy in batches_of_this_rank(len(self._rows), ROWS):
             batch = self._trainer._prepare_inputs(self._trainer.data_collator([self._rows[place] for place in mine]))
             logits_B4 = self._trainer.class_logits(self._trainer.model, batch["inputs"])
             if not dummy:

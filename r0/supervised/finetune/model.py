@@ -21,7 +21,7 @@ from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
 from r0.errors import UserError, reason
 from r0.supervised.finetune.plan import Plan
-from r0.supervised.training.ranks import trainable
+from r0.supervised.training.ranks import prepare_model
 
 HEAD = "sequence-classification"
 
@@ -63,7 +63,7 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
     return CrossEncoder(modules=modules, device=device, activation_fn=activation, local_files_only=True)
 
 
-def adapted(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
+def add_adapters(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
     """The model with the configuration's low-rank adapters in it; a new score head is trained whole beside them.
 
     Raises:
@@ -71,5 +71,5 @@ def adapted(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
     """
     transformer = model[0]
     causal = type(transformer.model).__name__.endswith("ForCausalLM")
-    transformer.model = trainable(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
+    transformer.model = prepare_model(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
     return model

@@ -73,7 +73,7 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     return Plan(kind, pad, template, words)
 
 
-def scores_already(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
+def has_scores(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
     """Whether a start model has scores before it is trained: a head of its own, or its yes and no."""
     if plan.kind == "bert_encoder":
         return architecture(folder).endswith("ForSequenceClassification")

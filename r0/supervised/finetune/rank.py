@@ -16,7 +16,7 @@ from r0.data.hashes import Shuffle, hash_key
 from r0.errors import UserError
 from r0.supervised.finetune.data import TRAIN, VALIDATION, prepared
 from r0.supervised.finetune.losses import make_loss, sees_whole_batch
-from r0.supervised.finetune.model import adapted, open_model
+from r0.supervised.finetune.model import add_adapters, open_model
 from r0.supervised.finetune.plan import plan_model
 from r0.supervised.finetune.save import save_model
 from r0.supervised.finetune.trainer import Trainer
@@ -41,7 +41,7 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     set_seed(config.seed)  # of a new score head
     weights = torch.bfloat16 if uses_bf16(config) and config.zero_stage else torch.float32  # without DeepSpeed bf16 is autocast
     plan = plan_model(config, folder)
-    model = adapted(open_model(config, folder, plan, weights, str(arguments.device)), config)
+    model = add_adapters(open_model(config, folder, plan, weights, str(arguments.device)), config)
     train = Dataset.from_file(str(data / TRAIN))
     trainer = Trainer(model=model, args=arguments, train_dataset=train, loss=make_loss(model, config))
     if config.fsdp:

@@ -15,12 +15,12 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer
 
-from r0.supervised.training.ranks import Recorded
+from r0.supervised.training.ranks import StepValues
 
 INNER = "0.model."  # where the weights of the transformer stand in those of the cross-encoder
 
 
-class Trainer(Recorded, CrossEncoderTrainer):
+class Trainer(StepValues, CrossEncoderTrainer):
     """sentence-transformers' own, but for what it saves: the gathered weights (its own are empty under ZeRO-3), and no pickle."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:

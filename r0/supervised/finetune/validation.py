@@ -18,7 +18,7 @@ from r0.supervised.finetune.data import VALIDATION, VALIDATION_LOSS
 from r0.supervised.finetune.trainer import Trainer
 from r0.supervised.training.job import Job, micro_batch
 from r0.supervised.training.ranks import sum_over_ranks, to_device
-from r0.supervised.training.validation import my_shares
+from r0.supervised.training.validation import batches_of_this_rank
 
 CUTOFF = 10  # of nDCG
 PAIRS = 32  # scored at one time
@@ -42,7 +42,7 @@ class HeldOut:
         """Mean loss of a validation example. Ranks compute as many batches; those without a share of their own count nothing."""
         trainer = self._trainer
         loss, count = 0.0, 0
-        for mine, dummy in my_shares(len(self._examples), micro_batch(self._config)):
+        for mine, dummy in batches_of_this_rank(len(self._examples), micro_batch(self._config)):
             batch = trainer._prepare_inputs(trainer.data_collator([self._examples[place] for place in mine]))
             value: Any = trainer.compute_loss(trainer.model, batch)
             if not dummy:
@@ -79,7 +79,7 @@ class HeldOut:
         device = self._trainer.args.device
         scores_P = torch.zeros(len(places), dtype=torch.float64, device=device)
         model = self._trainer.cross_encoder
-        for mine, dummy in my_shares(len(places), PAIRS):
+        for mine, dummy in batches_of_this_rank(len(places), PAIRS):
             rows = [self._queries[places[place][0]] for place in mine]
             pairs = [(row["query"], row["documents"][places[place][1]]) for row, place in zip(rows, mine, strict=True)]
             scores = self._trainer.model(to_device(model.preprocess(pairs), device))["scores"].reshape(-1)

@@ -98,11 +98,11 @@ class Collate:
 
     Args:
         pad_id: token id of padding.
-        keeps: whether the model can be asked for the last logits only (``logits_to_keep``).
+        logits_to_keep: whether the model can be asked for the last logits only (``logits_to_keep``).
     """
 
-    def __init__(self, pad_id: int, keeps: bool):
-        self._pad_id, self._keeps = pad_id, keeps
+    def __init__(self, pad_id: int, logits_to_keep: bool):
+        self._pad_id, self._logits_to_keep = pad_id, logits_to_keep
         self.counts = Counts()
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor | int]:
@@ -124,6 +124,6 @@ class Collate:
             "input_ids": input_ids,
             "attention_mask": mask,
             "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
-            "labels": labels[:, -keep:] if self._keeps else labels,
+            "labels": labels[:, -keep:] if self._logits_to_keep else labels,
         }
-        return {**batch, "logits_to_keep": keep} if self._keeps else batch
+        return {**batch, "logits_to_keep": keep} if self._logits_to_keep else batch

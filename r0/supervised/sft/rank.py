@@ -15,7 +15,7 @@ from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.ranks import OrderedTrainer, fit, silence_libraries, sum_over_ranks, to_device
 from r0.supervised.training.save import causal_writer, save_final
-from r0.supervised.training.validation import my_shares
+from r0.supervised.training.validation import batches_of_this_rank
 from r0.text.prompt_file import save_prompt
 
 HELDOUT_TASKS = 256  # held-out rows whose loss is measured at the end, at most
@@ -68,7 +68,7 @@ def _heldout_loss(trainer: Trainer, rows: OpenRows, job: Job[SftConfig]) -> dict
     model, device = trainer.model_wrapped, trainer.args.device
     model.eval()
     loss, tokens = 0.0, 0
-    for mine, dummy in my_shares(len(examples), micro_batch(job.config)):
+    for mine, dummy in batches_of_this_rank(len(examples), micro_batch(job.config)):
         batch = trainer.data_collator([examples[place] for place in mine])
         labels = batch.pop("labels")[:, 1:].to(device)
         with torch.no_grad():

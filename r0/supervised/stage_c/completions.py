@@ -1,8 +1,8 @@
-"""``thoughts.jsonl``: completions that the starting model sampled once. A repeated or resumed run reads what is there.
+"""``thoughts.jsonl``: completions sampled once from the starting model. A repeated or resumed run reads them again.
 
 A line is a list: ``list`` (its row), ``ids`` and ``logprobs``, for each document in the order shown its token ids and their
 log-probabilities in nats (of the sampled distribution), null where none was sampled. With ``thinking`` every document has a
-completion; for the KL alone one document of each list, drawn by address.
+completion. For the KL alone, one document of each list has one, chosen by a hash of seed and row.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from r0.data.source import TaskSource
 from r0.process.gpus import local_gpus
 from r0.records import ListwiseTask, SampleRequest
 from r0.storage.resumable_jsonl import ResumableJsonl, Row
-from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.list_prompter import ListPrompter
 
-IN_FLIGHT = 4  # times what the engines work on at one time is handed over in one call
+IN_FLIGHT = 4  # requests per call, as a multiple of what the engines process at a time
 
 
 @dataclass(frozen=True, slots=True)
-class KeptCompletion:
-    """A completion; ``logprobs`` [C] of its C ids, the end-of-sequence id included where it was sampled."""
+class StoredCompletion:
+    """A completion; ``logprobs`` [C] of its C ids, including the end-of-sequence id if it was sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
 class CompletionFile(ResumableJsonl[int]):
-    """The completions of lists by their rows, in a file."""
+    """The completions of lists in a file, by the row of the list."""
 
-    SYNC_S = inf  # whoever samples calls ``sync``: many lists are done at one time
+    SYNC_S = inf  # the sampling function calls ``sync``: many lists finish at the same time
 
     def key_of(self, row: Row) -> int:
         """The row of the list in the data."""
         return int(row["list"])
 
-    def add(self, row: int, kept: Sequence[KeptCompletion | None]) -> None:
-        """Keep the completions of a list; they are on the disk after ``sync``."""
-        ids, logprobs = [one and one.token_ids for one in kept], [one and one.logprobs for one in kept]
+    def add(self, row: int, stored: Sequence[StoredCompletion | None]) -> None:
+        """Append the completions of a list; they are on disk after ``sync``."""
+        ids, logprobs = [one and one.token_ids for one in stored], [one and one.logprobs for one in stored]
         self.append({"list": row, "ids": ids, "logprobs": logprobs})
 
-    def kept(self, row: int) -> list[KeptCompletion | None]:
+    def completions(self, row: int) -> list[StoredCompletion | None]:
         """[N] the completions of a list."""
         line = self.row(row)
         both = zip(line["ids"], line["logprobs"], strict=True)
-        return [None if ids is None else KeptCompletion(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
+        return [None if ids is None else StoredCompletion(tuple(ids), tuple(logprobs)) for ids, logprobs in both]
 
 
 def kl_document(config: StageCConfig, row: int, size: int) -> int:
-    """The document of a list whose completion the KL is of."""
+    """The document of a list whose completion is used for the KL."""
     return hash_key("kl", config.seed, row) % size
 
 
@@ -67,12 +67,12 @@ def sample_completions(
     config: StageCConfig,
     source: TaskSource,
     rows: Sequence[int],
-    asker: Asker,
+    list_prompter: ListPrompter,
     engines: RolloutGroup,
     file: CompletionFile,
     stop: Callable[[], bool],
 ) -> Iterator[ListwiseTask]:
-    """Sample and keep the completions of the lists ``rows``, many at a time; gives each list when it is kept.
+    """Sample and store the completions of the lists ``rows``, many at a time; yields each list when it is stored.
 
     Ends early after ``stop()``.
     """
@@ -84,16 +84,16 @@ def sample_completions(
         if not isinstance(task, ListwiseTask):
             raise TypeError(f"stage C samples for lists, not for {type(task).__name__}")
         waiting.append(task)
-        requests += _requests(config, task, asker)
+        requests += _requests(config, task, list_prompter)
         if len(requests) < most and number < len(rows):
             continue
         sampled = iter(engines.sample(requests, config.temperature, config.max_new_tokens))
         for one in waiting:
-            kept: list[KeptCompletion | None] = [None] * one.size
+            stored: list[StoredCompletion | None] = [None] * one.size
             for place in _documents(config, one):
                 completion = next(sampled)
-                kept[place] = KeptCompletion(completion.token_ids, completion.logprobs)
-            file.add(one.task_id, kept)
+                stored[place] = StoredCompletion(completion.token_ids, completion.logprobs)
+            file.add(one.task_id, stored)
         file.sync()
         yield from waiting
         waiting, requests = [], []
@@ -105,8 +105,8 @@ def _documents(config: StageCConfig, task: ListwiseTask) -> Sequence[int]:
     return range(task.size) if config.thinking else (kl_document(config, task.task_id, task.size),)
 
 
-def _requests(config: StageCConfig, task: ListwiseTask, asker: Asker) -> list[SampleRequest]:
-    prompts = asker.prompts(task)
+def _requests(config: StageCConfig, task: ListwiseTask, list_prompter: ListPrompter) -> list[SampleRequest]:
+    prompts = list_prompter.prompts(task)
     return [
         SampleRequest(prompts[place].token_ids, hash_key("thought", config.seed, task.task_id, place) >> 1)
         for place in _documents(config, task)

@@ -1,4 +1,4 @@
-"""The sampling engines of stage C: up while they are needed, ended before the ranks learn."""
+"""The sampling engines of stage C, started when they are needed and closed before the ranks train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from r0.actors.pool import Pool, call_each, deferred_class
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.config import StageCConfig
-from r0.supervised.stage_c.asker import length
+from r0.supervised.stage_c.list_prompter import length
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""What makes the folder of a language model a cross-encoder of sentence-transformers as well, with stage C's score.
+"""Files that make the folder of a language model a sentence-transformers cross-encoder too, with stage C's score.
 
-sentence-transformers hands a pair to the chat template under the roles ``query`` and ``document``, and its module ``LogitScore``
-takes the difference of two logits at the last position. The files are written by hand, as the library writes them: it would have
-to load the weights once more. For everything else the folder stays what it was: other conversations are rendered as before.
+sentence-transformers passes a pair to the chat template under the roles ``query`` and ``document``, and its module ``LogitScore``
+takes the difference of two logits at the last position. The files are written here in the library's format, because the library
+would have to load the weights once more. Other conversations are rendered as before.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from r0.records import Form
-from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.text.prompt_file import save_prompt
 from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 SCORE = "1_LogitScore"
 
 
-def pair_tokenizer(asker: Asker) -> Any:
-    """The model's tokenizer with a chat template that writes pairs as well. It is the asker's own, changed."""
-    tokenizer = asker.tokenizer
+def pair_tokenizer(list_prompter: ListPrompter) -> Any:
+    """The tokenizer of ``list_prompter``, changed in place: its chat template renders pairs too."""
+    tokenizer = list_prompter.tokenizer
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-    tokenizer.chat_template = asker.pair.format.chat_template(tokenizer)
+    tokenizer.chat_template = list_prompter.pair.format.chat_template(tokenizer)
     return tokenizer
 
 
-def write_modules(folder: Path, asker: Asker) -> None:
-    """Write what sentence-transformers reads beside model and tokenizer, and what the model is told."""
-    save_prompt(folder, Form.YES_NO, asker.prompter.system_prompt, asker.prompter.template.variables)
+def write_modules(folder: Path, list_prompter: ListPrompter) -> None:
+    """Write the files that sentence-transformers reads beside model and tokenizer, and the system prompt."""
+    prompter = list_prompter.prompter
+    save_prompt(folder, Form.YES_NO, prompter.system_prompt, prompter.template.variables)
     inner = "sentence_transformers.base.modules.transformer.Transformer"
     outer = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
     forward = {"method": "forward", "method_output_name": "logits"}
@@ -58,7 +59,11 @@ def write_modules(folder: Path, asker: Asker) -> None:
         },
     )
     (folder / SCORE).mkdir()
-    words = {"true_token_id": asker.pair.yes, "false_token_id": asker.pair.no, "module_input_name": "causal_logits"}
+    words = {
+        "true_token_id": list_prompter.pair.yes,
+        "false_token_id": list_prompter.pair.no,
+        "module_input_name": "causal_logits",
+    }
     _write(folder / SCORE / "config.json", words)
 
 

@@ -1,4 +1,4 @@
-"""What stage C learns from: labelled lists, their labels scaled to 0…1, each document as a pair of its own."""
+"""The training data of stage C: labelled lists with labels scaled to 0…1, and each document as a pair with its query."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BUILTIN_RANGE = (0.0, 2.0)  # grades of the built-in lists
 
 
 def stage_c_source(config: StageCConfig) -> TaskSource:
-    """The lists of the configuration. Those without a relevant document, or with one label only, are left out and counted.
+    """The lists of the configuration. Lists without a relevant document, or with one label only, are dropped and counted.
 
     Raises:
-        UserError: what is wrong with the data; a label outside the range; no list is left.
+        UserError: the data cannot be used; a label is outside the range; no list is left.
     """
     least, most = label_range(config)
     rows = open_lists(config, config, Form.SCORES, config.seed, spread=True)
@@ -45,12 +45,12 @@ def label_range(config: StageCConfig) -> tuple[float, float]:
 
 
 def scaled(task: ListwiseTask, least: float, most: float) -> tuple[float, ...]:
-    """[N] the labels of a list, 0 for ``least`` and 1 for ``most``. Candidates without a judgement are 0."""
+    """[N] the labels of a list, scaled so that ``least`` is 0 and ``most`` is 1. Candidates without a judgement are 0."""
     return tuple((min(max(grade, least), most) - least) / (most - least) for grade in task.label.grades)
 
 
 def pairs(task: ListwiseTask) -> list[PointwiseTask]:
-    """[N] the documents of a list, each with its query."""
+    """[N] one pointwise task for each document of a list."""
     return [
         PointwiseTask(task.task_id, task.query, document, int(grade >= task.label.threshold))
         for document, grade in zip(task.documents, task.label.grades, strict=True)

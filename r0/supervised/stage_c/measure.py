@@ -1,7 +1,7 @@
-"""What a model's scores are worth on held-out lists: order, format, calibration. All of it through the sampling engines.
+"""Evaluation of a model's scores on held-out lists with the sampling engines: order, format, calibration.
 
-The score of a document is the one that ``rerank method=pointwise`` orders by; with thinking it stands behind a thought of the
-measured model itself.
+The score of a document is the one that ``rerank method=pointwise`` sorts by; with thinking it follows a thought of the evaluated
+model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from r0.ranking import groups_of_order, ndcg
 from r0.records import ListwiseTask, SampleRequest
 from r0.rerank.protocol import Ranking
 from r0.storage.files import write_atomic
-from r0.supervised.stage_c.asker import Asker
+from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled
 
 CUTOFF = 10  # of nDCG
@@ -31,15 +31,15 @@ BINS = 10  # of the calibration error
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Figures by name, and nDCG@10 of each list."""
+class EvaluationResult:
+    """Metrics by name, and nDCG@10 of each list."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     ndcg: Sequence[float] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """What ``write`` left at ``path``; None where there is nothing.
+        """The result that ``write`` wrote to ``path``; None if there is none.
 
         Raises:
             UserError: the file is damaged.
@@ -52,30 +52,32 @@ class Measured:
             raise UserError(f"{path}: is damaged ({error}); delete it and run the same command again") from None
 
     def write(self, path: Path) -> None:
-        """Keep it in a file, whole or not at all."""
+        """Write it to a file, atomically."""
         write_atomic(path, (json.dumps(asdict(self)) + "\n").encode())
 
 
-def measure(config: StageCConfig, tasks: Sequence[ListwiseTask], asker: Asker, engines: RolloutGroup) -> Measured:
-    """Figures of the model that the engines hold, by name:
+def measure(
+    config: StageCConfig, tasks: Sequence[ListwiseTask], list_prompter: ListPrompter, engines: RolloutGroup
+) -> EvaluationResult:
+    """Metrics of the model that the engines hold, by name:
 
-    ndcg@10              mean over lists, ordered by score; a document without one keeps its given rank
-    ndcg@10_given        of the given order
-    format_rate          share of the greedy completions, a document each, with an answer
-    well_formed_rate     share without any violation
+    ndcg@10              mean over lists, sorted by score; a document without a score keeps its given rank
+    ndcg@10_given        mean over lists in the given order
+    format_rate          share of the greedy completions (one per document) with an answer
+    well_formed_rate     share of the greedy completions without a violation
     ece                  calibration error of P(yes) = σ(score) against the labels scaled to 0…1
-    unread_share         share of the documents without a score (thinking only: no answer can be read)
+    unread_share         share of the documents without a score because no answer can be read (thinking only)
     """
-    prompts = [asker.prompts(task) for task in tasks]
+    prompts = [list_prompter.prompts(task) for task in tasks]
     flat = [prompt for each in prompts for prompt in each]
     requests = [SampleRequest(prompt.token_ids, 0) for prompt in flat]
     completions = engines.sample(requests, 1.0, config.max_new_tokens, greedy=True)
     both = list(zip(flat, completions, strict=True))
-    verdicts = [asker.reader.read(one.token_ids, prompt.prefix, one.finish)[1] for prompt, one in both]
+    verdicts = [list_prompter.reader.read(one.token_ids, prompt.prefix, one.finish)[1] for prompt, one in both]
     if config.thinking:
-        places = [asker.place(prompt, one.token_ids) for prompt, one in both]
+        places = [list_prompter.place(prompt, one.token_ids) for prompt, one in both]
     else:
-        places = [asker.places.without_thought(prompt) for prompt in flat]
+        places = [list_prompter.places.without_thought(prompt) for prompt in flat]
     asked = [SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id)) for place in places if place]
     answered = iter(engines.sample(asked, 1.0, 1, greedy=True))
     scores = [_score(next(answered).allowed_logprobs) if place else None for place in places]
@@ -99,7 +101,7 @@ def measure(config: StageCConfig, tasks: Sequence[ListwiseTask], asker: Asker, e
     }
     if config.thinking:
         values["unread_share"] = 1.0 - len(judged) / len(scores)
-    return Measured({f"heldout/{name}": value for name, value in values.items()}, found)
+    return EvaluationResult({f"heldout/{name}": value for name, value in values.items()}, found)
 
 
 def calibration_error(probability_N: np.ndarray, label_N: np.ndarray) -> float:
@@ -111,7 +113,7 @@ def calibration_error(probability_N: np.ndarray, label_N: np.ndarray) -> float:
 
 
 def _score(logprobs: Sequence[float]) -> float:
-    """logit(yes) − logit(no): log-probabilities over the two differ by as much."""
+    """logit(yes) − logit(no), which equals the difference of the log-probabilities."""
     yes, no = logprobs
     return yes - no
 

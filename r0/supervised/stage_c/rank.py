@@ -1,7 +1,7 @@
-"""What each rank of stage C does: lists, model, transformers' Trainer over DeepSpeed, the final model.
+"""A rank of stage C: lists, model, transformers' Trainer on DeepSpeed, the final model.
 
-A list is one unit: all its documents are in one micro-batch, and its losses are means within it. Every micro-batch of every rank
-holds as many lists, so the mean over lists is the same however they are dealt out.
+A list is one unit: all its documents are in one micro-batch, and its losses are means within it. All micro-batches of all ranks
+hold equally many lists, so the mean over lists does not depend on how lists are distributed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
     """Train as one rank of an initialised ``torch.distributed`` group, and save the final model with the others.
 
     Raises:
-        UserError: what is wrong with the model or the data.
+        UserError: the model or the data cannot be used.
     """
     silence_libraries()
     lists = OpenLists(job)
@@ -38,7 +38,7 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
 
     def finish() -> dict[str, float]:
         figures = sum_over_ranks(asdict(trainer.data_collator.counts))
-        write = causal_writer(pair_tokenizer(lists.asker), lambda folder: write_modules(folder, lists.asker))
+        write = causal_writer(pair_tokenizer(lists.list_prompter), lambda folder: write_modules(folder, lists.list_prompter))
         save_final(trainer, job, write)
         return figures
 
@@ -46,15 +46,15 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
 
 
 class _Trainer(OrderedTrainer):
-    """The loss of lists, and its parts kept for the record."""
+    """Computes the loss of lists, and sums its parts for the record."""
 
     def prepare(self, config: StageCConfig) -> None:
-        """Take what the loss needs of the configuration."""
+        """Set the loss from the configuration."""
         loss = config.loss
         self._losses = ScoreLossSettings(loss.weights, loss.listnet_temperature, loss.infonce_temperature)
         self._kl_coef, self._temperature = config.kl_coef, config.temperature
         self.model_accepts_loss_kwargs = False  # the loss is a mean over lists: accumulation divides it
-        self._sums: dict[str, float | Tensor] = {}  # of a step; on the device, so that no list waits for it
+        self._sums: dict[str, float | Tensor] = {}  # of a step; on the device, so that no list causes a synchronization
         self._step: dict[str, float] = {}
         self.add_callback(_Sums(self))
 
@@ -83,28 +83,29 @@ class _Trainer(OrderedTrainer):
         return (loss, None) if return_outputs else loss
 
     def _kl(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """[G] KL(start ‖ model) a token, estimated on the start's own completions: k3 of the log-ratio, never negative. Its
-        gradient is 0 while the two agree on what was sampled, whatever was sampled.
+        """[G] KL(start ‖ model) per token, estimated on completions of the starting model: k3 of the log-ratio, never negative.
+        Its gradient is 0 while both models give the sampled tokens the same probabilities.
 
-        Which of yes and no is said is what is to change, so there the two are one outcome, which the starting model is sure of:
-        [G] −log(P(yes) + P(no)). The scores see the difference of the two logits only; nothing else keeps other words below them.
+        At the answer token, training is meant to change which of yes and no is likelier. There the two are treated as one
+        outcome, with probability 1 under the starting model: [G] −log(P(yes) + P(no)). The score depends on the difference of
+        the two logits only, so without this term other words could become likelier than both.
         """
         logits_GCV = model(**inputs["sampled"]).logits[:, :-1].float() / self._temperature
         all_GC = logits_GCV.logsumexp(dim=2)
         logp_GC = logits_GCV.gather(2, inputs["sampled_ids"][:, :, None])[:, :, 0] - all_GC
-        weights_GC, start_GC, said_GC = inputs["weights"], inputs["start_logprobs"], inputs["said"]
-        # Padding has logits of nothing; it must not reach the exponential.
+        weights_GC, start_GC, answer_GC = inputs["weights"], inputs["start_logprobs"], inputs["answer_token"]
+        # The logits of padding are arbitrary and must not reach the exponential.
         kl_GC = k3(start_GC, torch.where(weights_GC > 0, logp_GC, start_GC)) * weights_GC
-        words_GC2 = inputs["said_words"][:, None, :].expand(-1, logits_GCV.shape[1], -1)
+        words_GC2 = inputs["answer_words"][:, None, :].expand(-1, logits_GCV.shape[1], -1)
         other_GC = all_GC - logits_GCV.gather(2, words_GC2).logsumexp(dim=2)
-        return kl_GC.sum(dim=1), torch.where(said_GC > 0, other_GC, 0.0).sum(dim=1)
+        return kl_GC.sum(dim=1), torch.where(answer_GC > 0, other_GC, 0.0).sum(dim=1)
 
     def _add(self, values: Mapping[str, float | Tensor]) -> None:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + (value.detach().double() if isinstance(value, Tensor) else value)
 
     def close_step(self) -> None:
-        """Means over the lists of the step, over all ranks; every rank calls it."""
+        """Compute means over the lists of the step on all ranks; collective."""
         names = [name for name, weight in self._losses.weights.items() if weight > 0]
         names += ["kl", "other_words"] if self._kl_coef else []
         total = sum_over_ranks({name: self._sums.get(name, 0.0) for name in [*names, "lists"]})
@@ -112,12 +113,12 @@ class _Trainer(OrderedTrainer):
         self._sums = {}
 
     def step_values(self) -> dict[str, float]:
-        """The parts of the loss, without their weights."""
+        """The unweighted parts of the loss."""
         return self._step
 
 
 class _Sums(TrainerCallback):
-    """Closes the step's sums on every rank, before rank 0 reports."""
+    """Calls ``close_step`` on every rank before rank 0 reports the step."""
 
     def __init__(self, trainer: _Trainer):
         self._trainer = trainer

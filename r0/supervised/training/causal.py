@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 from r0.errors import UserError, reason
 from r0.records import Task
 from r0.supervised.training.job import Job
-from r0.supervised.training.ranks import OrderedTrainer, init_deepspeed, trainable, training_arguments, uses_bf16
+from r0.supervised.training.ranks import OrderedTrainer, init_deepspeed, prepare_model, training_arguments, uses_bf16
 
 Made = TypeVar("Made", covariant=True)
 Kind = TypeVar("Kind", bound=OrderedTrainer)
@@ -68,7 +68,7 @@ def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any
         raise UserError(f"model: {folder} cannot be loaded: {reason(error)}") from error
 
 
-def keeps_logits(model: Any) -> bool:
+def supports_logits_to_keep(model: Any) -> bool:
     """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
@@ -90,6 +90,6 @@ def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[
     arguments = TrainingArguments(**training_arguments(job))  # before the model: ZeRO-3 splits it while it loads
     init_deepspeed()
     set_seed(config.seed)  # of new adapters
-    model = trainable(load_causal(job.model, torch.bfloat16 if uses_bf16(config) else torch.float32), config, "CAUSAL_LM")
-    collator, steps = collate(rows.pad_id, keeps_logits(model)), StepRows(rows, config.batch_size, job.steps)
+    model = prepare_model(load_causal(job.model, torch.bfloat16 if uses_bf16(config) else torch.float32), config, "CAUSAL_LM")
+    collator, steps = collate(rows.pad_id, supports_logits_to_keep(model)), StepRows(rows, config.batch_size, job.steps)
     return kind(model=model, args=arguments, data_collator=collator, train_dataset=steps)

@@ -57,17 +57,17 @@ def train(
     recorder.resume(done)
     if before and not done:
         recorder.evaluation(0, before)
-    display = _Display(recorder, stop)
+    handler = _ReportHandler(recorder, stop)
     if job.config.ray.inline:
-        _inline(job, display)
+        _inline(job, handler)
     else:
         start_ray(job.config)
         stop.install()  # Ray has handlers of its own
         check_nodes(Path(job.model), directory.path)
-        _watch(job, display)
-    if display.figures is None:
+        _watch(job, handler)
+    if handler.figures is None:
         raise Stopped(stop.exit_code)
-    return display.figures
+    return handler.figures
 
 
 def _inline(job: Job, channel: Channel) -> None:
@@ -84,7 +84,7 @@ def _rank_function(job: Job) -> Callable[[Job, Channel], None]:
     return getattr(importlib.import_module(module), name)
 
 
-class _Display:
+class _ReportHandler:
     """The channel of a rank in this process, and the end of the file channel: reports go to the run's record."""
 
     def __init__(self, recorder: Recorder, stop: StopRequest):
@@ -106,7 +106,7 @@ class _Display:
             self.figures = dict(report.values)
 
 
-def _watch(job: Job, display: _Display) -> None:
+def _watch(job: Job, handler: _ReportHandler) -> None:
     """Run Ray Train in a thread, so that signals reach this one, and show what rank 0 reports until it is done.
 
     Raises:
@@ -128,10 +128,10 @@ def _watch(job: Job, display: _Display) -> None:
     while alive:
         thread.join(POLL_S)
         alive = thread.is_alive()
-        if display.stop_asked():
+        if handler.stop_asked():
             channel.ask_to_stop()
         for report in channel.receive():
-            display.send(report)
+            handler.send(report)
     if failed:
         raise failed[0]
 

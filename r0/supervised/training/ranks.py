@@ -22,7 +22,7 @@ from r0.errors import UserError, reason
 from r0.process.device import process_device
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
-from r0.supervised.training.save import known_pickles
+from r0.supervised.training.save import safe_torch_load
 
 
 def training_arguments(job: Job) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def init_deepspeed() -> None:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
-def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
+def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
     """The model as it is trained: with the configuration's low-rank adapters in it, where they are not off.
 
     Raises:
@@ -141,7 +141,7 @@ def trainable(model: Any, config: RankKeys, task_type: str) -> Any:
         raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {reason(error)}") from error
 
 
-class Recorded:
+class StepValues:
     """A Trainer that may have more for the record of a step than its loss."""
 
     def step_values(self) -> dict[str, float]:
@@ -153,17 +153,17 @@ class Recorded:
         return 0
 
 
-class OrderedTrainer(Recorded, Trainer):
+class OrderedTrainer(StepValues, Trainer):
     """Takes the rows in their own order: the source has shuffled them."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-class Watch(TrainerCallback):
+class ReportCallback(TrainerCallback):
     """Reports every step, marks whole checkpoints, and ends the run at a checkpoint when the driver asks."""
 
-    def __init__(self, trainer: Recorded, job: Job, channel: Channel):
+    def __init__(self, trainer: StepValues, job: Job, channel: Channel):
         self._trainer, self._job, self._channel = trainer, job, channel
         self._began = time.monotonic()
         self.stopped = False
@@ -198,11 +198,11 @@ class Watch(TrainerCallback):
 def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
     """Train, from the job's newest checkpoint if there is one. At the end ``finish`` saves the final model with the other ranks
     and gives the figures of the run; a run that was asked to stop ends before."""
-    watch = Watch(trainer, job, channel)
+    watch = ReportCallback(trainer, job, channel)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     checkpoint, _ = job.newest()
-    with known_pickles():
+    with safe_torch_load():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if watch.stopped:
         return

@@ -25,7 +25,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainingResult:
     """Held-out figures before and after, by name, and more facts for the model card."""
 
     before: Mapping[str, float]
@@ -44,11 +44,11 @@ def check_ranks(config: RankKeys) -> None:
         raise UserError("ray.inline: runs one rank; set ranks=1")
 
 
-def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> Learned:
+def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> TrainingResult:
     """Run the ranks. What they measured before the first step is in the run's record."""
     figures = driver.train(job, directory, recorder, stop)
     first = next((line for line in heldout_lines(directory.metrics_file) if line["step"] == 0), {})
-    return Learned({name: value for name, value in first.items() if name.startswith("heldout/")}, figures)
+    return TrainingResult({name: value for name, value in first.items() if name.startswith("heldout/")}, figures)
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     folder: Path,
     rank: str,
     prepare: Callable[[Path], Data],
-    learn: Callable[[Job, RunDirectory, Recorder, StopRequest], Learned] = learn,
+    learn: Callable[[Job, RunDirectory, Recorder, StopRequest], TrainingResult] = learn,
     job_config: RankKeys | None = None,
 ) -> Path:
     """Train, or resume; returns the run directory, with the final model in ``model/`` and, after LoRA, its adapter alone in

@@ -74,7 +74,7 @@ def causal_writer(tokenizer: Any, more: Callable[[Path], None]) -> Write:
 
 
 @contextlib.contextmanager
-def known_pickles() -> Iterator[None]:
+def safe_torch_load() -> Iterator[None]:
     """Inside, ``torch.load`` builds tensors, plain containers and the classes below only, whatever its caller asks for.
 
     DeepSpeed loads its checkpoints with ``weights_only=False``, which would run any code that a file holds.
@@ -85,11 +85,11 @@ def known_pickles() -> Iterator[None]:
 
     load = torch.load
 
-    def careful(*args: Any, **kwargs: Any) -> Any:
+    def load_weights_only(*args: Any, **kwargs: Any) -> Any:
         return load(*args, **{**kwargs, "weights_only": True})
 
     with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
-        torch.load = careful
+        torch.load = load_weights_only
         try:
             yield
         finally:

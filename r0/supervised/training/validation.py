@@ -61,7 +61,7 @@ class Validation(TrainerCallback):
             self._channel.send(Report(Kind.EVALUATION, step, values=self.newest))
 
 
-def shares(count: int, micro: int, rank: int, world: int) -> list[tuple[list[int], bool]]:
+def batches_of_rank(count: int, micro: int, rank: int, world: int) -> list[tuple[list[int], bool]]:
     """This rank's batches of ``count`` examples, ``micro`` or fewer; True where a batch is only to keep step.
 
     Every rank has as many, and in each round as long ones: where ranks share the model a forward pass is collective, and a loss
@@ -76,6 +76,6 @@ def shares(count: int, micro: int, rank: int, world: int) -> list[tuple[list[int
     return found
 
 
-def my_shares(count: int, micro: int) -> list[tuple[list[int], bool]]:
-    """The ``shares`` of this process's rank."""
-    return shares(count, micro, dist.get_rank(), dist.get_world_size())
+def batches_of_this_rank(count: int, micro: int) -> list[tuple[list[int], bool]]:
+    """The ``batches_of_rank`` of this process's rank."""
+    return batches_of_rank(count, micro, dist.get_rank(), dist.get_world_size())

@@ -1,4 +1,4 @@
-"""A list as prompts of one model, and where each of its answers stands: the same ids for sampling, learning and measuring."""
+"""The prompts of a list and the positions of its answers: the same token ids for sampling, training and evaluation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from r0.text.prompt_file import load_system_prompt, template_variables
 from r0.text.prompts import Prompter
 
 
-class Asker:
-    """Prompts and places of the model in ``folder``. ``pair`` is the prompt without a thought as text, for other libraries.
+class ListPrompter:
+    """Prompts and answer positions for the model in ``folder``. ``pair`` is the prompt without a thought as text, for other
+    libraries.
 
     Raises:
-        UserError: the tokenizer or its template cannot be used; its words for yes and no begin alike; prompt and completion
-            exceed the model's positions.
+        UserError: the tokenizer or its template cannot be used; its words for yes and no begin with the same token; prompt and
+            completion exceed the model's positions.
     """
 
     def __init__(self, config: StageCConfig, folder: Path):
@@ -42,7 +43,7 @@ class Asker:
         self.pair = answer_words(self.tokenizer, own_prompt(self.tokenizer, system, variables))
 
     def prompts(self, task: ListwiseTask) -> list[Prompt]:
-        """[N] one a document.
+        """[N] one prompt per document.
 
         Raises:
             UserError: the query alone leaves no room for a document.
@@ -50,13 +51,13 @@ class Asker:
         return [self.prompter.prompt(pair) for pair in pairs(task)]
 
     def place(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition | None:
-        """Where the answer of a completion stands; None where it has none that can be read."""
+        """The answer position of a completion; None if it has no readable answer."""
         failures = read_lenient(self.reader.text(completion_ids), Form.YES_NO, 1, prompt.prefix).failures
         return None if failures & UNREADABLE else self.places.after_thought(prompt, completion_ids)
 
 
 def length(config: StageCConfig) -> int:
-    """Tokens of the longest sequence: prompt, completion, and an answer written once more."""
+    """Tokens of the longest sequence: prompt, completion, and an answer prefix that is written again."""
     return config.max_prompt_tokens + config.max_new_tokens + ANSWER_PREFIX_TOKENS
 
 
