@@ -153,7 +153,7 @@ def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings
     if known is None:
         return engine
     rank = learner_rank(config, known[1], checkpointing=False)
-    return replace(engine, learner_growth=rank.rest - rank.start)
+    return replace(engine, learner_growth=rank.idle - rank.start)
 
 
 def _roles(config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:

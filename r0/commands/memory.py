@@ -52,7 +52,7 @@ def _on_card(config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any]
         length = (config.max_prompt_tokens or model_config.get("max_position_embeddings") or LENGTH) + config.max_new_tokens
         bf16 = uses_bf16(config.rollout.dtype, gpus=True)
         engine = engine_bytes(config.rollout, model_config, shape, length, card.total, bf16=bf16)
-        lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.least, card.total, " with the smallest cache")]
+        lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.minimum, card.total, " with the smallest cache")]
     return lines
 
 
@@ -81,7 +81,7 @@ def rl_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
         lines.append(f"    and {_gib(found.learner.host)} of the host's memory (learner.offload_optimizer)")
     if found.engine is not None:
         lines += ["  rollout worker:", *table(engine_rows(found.engine))]
-        held = f"{found.engine.held:,} completions of {found.engine.length:,} tokens, more where they share prompts"
+        held = f"{found.engine.capacity:,} completions of {found.engine.length:,} tokens, more where they share prompts"
         lines.append(f"    the cache holds {held}")
     lines += ["  on the card that both share:" if found.shared else "  on a card of each role:"]
     lines += table([(phase.name, phase.bytes) for phase in found.phases], total="")
@@ -171,7 +171,7 @@ def check_fits(config: RLConfig, model_config: Mapping[str, Any], shape: ModelSh
     where = f"{_gib(found.card)} GiB of {cards[0].name}"
     if found.impossible:
         raise UserError(
-            f"model: {config.model} needs {_gib(found.certain)} GiB on a card before any activations, more than the {where}; "
+            f"model: {config.model} needs {_gib(found.lower_bound)} GiB on a card before any activations, more than the {where}; "
             f"{remedy} (--dry-run shows all parts)"
         )
     need = found.refusal or f"{found.fullest.name} takes about {_gib(found.fullest.bytes)} GiB of the {where}"

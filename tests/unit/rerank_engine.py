@@ -23,20 +23,20 @@ class ReadingEngine:
     def __init__(self, write: Callable[[Form, list[str]], str], seed: int = 0):
         self.tokenizer = tiny_tokenizer()
         self._write, self._dice = write, random.Random(seed)
-        self._in_work: dict[int, SampleRequest] = {}
+        self._pending: dict[int, SampleRequest] = {}
         self.most, self.prompts = 0, []
 
     def submit(self, key, request, temperature, max_new_tokens, greedy):
-        if key in self._in_work:
+        if key in self._pending:
             raise ValueError("twice")
-        self._in_work[key] = request
+        self._pending[key] = request
         self.prompts.append(self.tokenizer.decode(request.prompt_ids))
-        self.most = max(self.most, len(self._in_work))
+        self.most = max(self.most, len(self._pending))
 
     def step(self):
-        keys = [key for key in self._in_work if self._dice.random() < 0.4]
+        keys = [key for key in self._pending if self._dice.random() < 0.4]
         self._dice.shuffle(keys)
-        return [(key, self._sampled(self._in_work.pop(key))) for key in keys]
+        return [(key, self._sampled(self._pending.pop(key))) for key in keys]
 
     def _sampled(self, request: SampleRequest) -> Sampled:
         prompt = self.tokenizer.decode(request.prompt_ids)

@@ -126,7 +126,7 @@ def test_a_shipped_configuration_fits_its_card_with_the_margin(stage, card, caps
     assert found.fits
     assert all(phase.bytes <= 0.95 * int(memory) * GB for phase in found.phases)
     assert found.shared == (not card.startswith("8x"))
-    assert found.engine.held >= config.samples_per_prompt
+    assert found.engine.capacity >= config.samples_per_prompt
     assert config.batch_size >= (64 if memory == "80" else 16)
     assert main([stage, str(path), "--dry-run", "--gpu-memory", memory, f"output={tmp_path}"]) == 0
     assert "  fits: " in capsys.readouterr().out
@@ -164,10 +164,10 @@ def test_an_engine_leaves_the_room_of_moments_that_the_first_update_makes():
     model_config, shape = look_up_model(shared.model)
     found = fit(shared, model_config, shape, 80 * GB)
     assert found.fits
-    assert found.learner.rest - found.learner.start == 8 * shape.weights
+    assert found.learner.idle - found.learner.start == 8 * shape.weights
     movable = fit(with_keys(shared, {"learner.zero_stage": 2}), model_config, shape, 80 * GB)
     assert movable.fits
-    assert movable.learner.rest == movable.learner.start
+    assert movable.learner.idle == movable.learner.start
     assert movable.engine.cache > found.engine.cache
     large = with_keys(shared, {"rollout.kv_cache_gib": 60})
     found = fit(large, model_config, shape, 80 * GB)

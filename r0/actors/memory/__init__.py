@@ -1,1 +1,1 @@
-"""What a run needs of its cards, by arithmetic: from a configuration and a model's ``config.json``, without loading anything."""
+"""Estimates of the GPU memory of a run, computed from the configuration and a model's ``config.json`` without loading anything."""

@@ -1,7 +1,7 @@
-"""What a forward and backward pass of a learner row holds beside the weights.
+"""Activation memory of a forward and backward pass over a learner row.
 
-Coefficients are the tensors that transformers' decoder layers and r0's attention save for the backward pass, counted in
-tests/unit/test_memory.py. The norms compute in float32 whatever the weights are.
+The coefficients count the tensors that transformers' decoder layers and r0's attention save for the backward pass;
+tests/unit/test_memory.py verifies them. Norms compute in float32 in either dtype of the weights.
 
 Dimensions: T tokens of a row, N positions of a chunk of the output head, V vocabulary.
 """
@@ -33,29 +33,29 @@ class RowSize:
 
     @property
     def repeats(self) -> float:
-        """Keys and values that the attention reads, over those of the row: each completion has a copy of the prompt's."""
+        """Keys and values that the attention reads, divided by those of the row: each completion has a copy of the prompt's."""
         one = self.prompt + self.group * self.completion
         return self.group * (self.prompt + self.completion) / one if self.group > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes: ``kept`` by all layers for the backward pass; ``head``, the logits of a chunk; ``layer``, what the backward pass of
-    one layer needs beside."""
+    """Bytes: ``saved`` by all layers for the backward pass; ``head`` for the logits of a chunk; ``layer`` for the temporary
+    tensors of one layer's backward pass."""
 
-    kept: int
+    saved: int
     head: int
     layer: int
 
     @property
     def peak(self) -> int:
-        """The head's work and a layer's backward pass do not meet."""
-        return self.kept + max(self.head, self.layer)
+        """The maximum; logits and a layer's temporary tensors never exist at the same time."""
+        return self.saved + max(self.head, self.layer)
 
 
 def layer_bytes(shape: ModelShape, row: RowSize, width: int) -> float:
-    """Bytes a token that a decoder layer saves for its backward pass; ``width`` is 2 (bf16) or 4."""
-    norm = 8 if width == 2 else 12  # a number that an RMSNorm sees: in float32, normalised, and the output
+    """Bytes per token that a decoder layer saves for its backward pass; ``width`` is 2 (bf16) or 4."""
+    norm = 8 if width == 2 else 12  # bytes per input element of an RMSNorm: in float32, normalised, and the output
     heads, keys = shape.attention_width, shape.key_width
     saved: float = 2 * norm * shape.hidden + 4 * width * shape.intermediate
     saved += 4.2 * width * heads + (2.7 + 2 * row.repeats) * width * keys
@@ -65,24 +65,24 @@ def layer_bytes(shape: ModelShape, row: RowSize, width: int) -> float:
 def activations(
     shape: ModelShape, row: RowSize, bf16: bool, checkpointing: bool, logits: int, temperature: float = 1.0
 ) -> Activations:
-    """Bytes of a row of a policy.
+    """Bytes of one row.
 
     Args:
         shape: of the model.
         row: the largest row.
-        bf16: computed in bf16, else in float32.
-        checkpointing: layers keep their input only and are computed again in the backward pass.
-        logits: N, positions whose logits exist at one time; 0 for a critic.
-        temperature: logits are divided by it, in a copy unless it is 1.
+        bf16: compute in bf16, else in float32.
+        checkpointing: layers save their input only and are recomputed in the backward pass.
+        logits: N, positions whose logits exist at the same time; 0 for a critic.
+        temperature: divides the logits, in a copy unless it is 1.
     """
     width = 2 if bf16 else 4
     layer = layer_bytes(shape, row, width)
-    kept = shape.layers * (width * shape.hidden if checkpointing else layer)
-    norm = (8 if bf16 else 12) * shape.hidden  # the last one's
-    # Gradients of a layer's widest part; with checkpointing beside all that the layer saves.
+    saved = shape.layers * (width * shape.hidden if checkpointing else layer)
+    norm = (8 if bf16 else 12) * shape.hidden  # of the final norm
+    # Gradients of a layer's widest part; with checkpointing, also everything that the layer saves.
     backward = 4 * width * shape.intermediate + (layer if checkpointing else 0)
-    # A chunk: logits, in float32, divided by the temperature, log-probabilities, probabilities, their product.
+    # Tensors of a chunk: logits, float32 logits, scaled logits, log-probabilities, probabilities, their product.
     copies = (width if bf16 else 0) + 4 + (4 if temperature != 1.0 else 0) + 12
     head = logits * shape.vocab * copies
-    gradient = 2 * width * shape.embedding if logits else 0  # of the head's weights: one chunk's and the sum
-    return Activations(int((kept + norm) * row.tokens), head + gradient, int(backward * row.tokens) + gradient // 2)
+    gradient = 2 * width * shape.embedding if logits else 0  # of the head's weights: of one chunk, and the sum
+    return Activations(int((saved + norm) * row.tokens), head + gradient, int(backward * row.tokens) + gradient // 2)

@@ -1,4 +1,4 @@
-"""The GPUs of this machine with their memory, without importing torch."""
+"""The GPUs of this machine and their memory, found without importing torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CardInfo:
 
 
 def visible_cards() -> list[CardInfo]:
-    """NVIDIA GPUs that this process may see (CUDA_VISIBLE_DEVICES), asked of the driver; none where it does not answer."""
+    """NVIDIA GPUs visible to this process (CUDA_VISIBLE_DEVICES), from nvidia-smi; empty if it fails."""
     try:
         answer = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -28,7 +28,7 @@ def visible_cards() -> list[CardInfo]:
 
 
 def parse(answer: str, visible: str | None) -> list[CardInfo]:
-    """The cards in an answer of nvidia-smi; ``visible`` is CUDA_VISIBLE_DEVICES: indices or UUIDs, separated by commas."""
+    """The cards in the output of nvidia-smi; ``visible`` is CUDA_VISIBLE_DEVICES: indices or UUIDs, separated by commas."""
     every: dict[str, CardInfo] = {}
     for line in answer.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -41,10 +41,10 @@ def parse(answer: str, visible: str | None) -> list[CardInfo]:
 
 
 def _abbreviates(wanted: str, name: str) -> bool:
-    """A UUID may be cut short."""
+    """Whether ``wanted`` is the beginning of the UUID ``name``."""
     return wanted.startswith("GPU-") and name != wanted and name.startswith(wanted)
 
 
 def assumed_card(gigabytes: float) -> CardInfo:
-    """The card that ``--gpu-memory`` names. A gigabyte is 10⁹ bytes: cards sold with 24 GB have 24.1 × 10⁹ bytes and more."""
+    """A card of the size given by ``--gpu-memory``. 1 GB is 10⁹ bytes; cards sold with 24 GB have at least 24.1 × 10⁹ bytes."""
     return CardInfo(f"a card of {gigabytes:g} GB (--gpu-memory)", int(gigabytes * 1e9))

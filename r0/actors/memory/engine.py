@@ -1,4 +1,4 @@
-"""What a vLLM engine takes of each of its cards: the sizes that ``rollout.sizes`` chooses when it starts."""
+"""Memory of a vLLM engine on each of its cards, with the sizes that ``rollout.sizes`` chooses at start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from r0.actors.memory.shape import ModelShape
 from r0.actors.rollout.sizes import ENGINE_RESERVE, GIB, MIN_NUM_SEQS, Card, card_sizes, kv_bytes_per_token
 from r0.config import RolloutSection
 
-ASLEEP = int(1.5 * GIB)  # of a sleeping engine: CUDA context and graphs; what others report, not measured here
+SLEEPING_BYTES = int(1.5 * GIB)  # CUDA context and graphs; reported by others, not measured here
 
 
 @dataclass(frozen=True)
 class EngineBytes:
-    """Bytes on each card of one engine, and how many completions of full length its cache holds.
+    """Bytes of one engine on each of its cards.
 
     ``reserve`` is for activations, CUDA graphs and the buffers of a weight sync.
     """
@@ -23,23 +23,23 @@ class EngineBytes:
     weights: int
     cache: int
     reserve: int
-    token: int  # of the cache
-    length: int  # of prompt and completion, in tokens
-    num_seqs: int  # completions at one time
+    token: int  # cache bytes per token
+    length: int  # prompt and completion, in tokens
+    num_seqs: int  # concurrent completions
 
     @property
     def total(self) -> int:
-        """Of a card, while awake."""
+        """Bytes on a card while the engine is awake."""
         return self.weights + self.cache + self.reserve
 
     @property
-    def least(self) -> int:
-        """With a cache for one completion only: less does not start."""
+    def minimum(self) -> int:
+        """Bytes with a cache for a single completion; with less, the engine does not start."""
         return self.weights + self.reserve + self.token * self.length
 
     @property
-    def held(self) -> int:
-        """Completions of full length that the cache holds."""
+    def capacity(self) -> int:
+        """Completions of maximum length that fit the cache."""
         return self.cache // (self.token * self.length)
 
 
@@ -60,12 +60,12 @@ def engine_bytes(
         model_config, shape: of its model.
         length: prompt and completion together, in tokens.
         card: bytes of a card.
-        free: what the learner leaves of a card that both share; None: the engine has its cards alone.
-        share: of the card that the engine may take; None: ``rollout.gpu_memory_utilization``.
+        free: bytes that the learner leaves of a shared card; None: the engine has its cards alone.
+        share: of the card that the engine may use; None: ``rollout.gpu_memory_utilization``.
         bf16: weights and cache in bf16, else in float32.
 
     Raises:
-        UserError: on a shared card there is no room for a single completion.
+        UserError: a shared card has no room for a single completion.
     """
     size, width = rollout.tensor_parallel_size, 2 if bf16 else 4
     weights, token = shape.weights * width // size, kv_bytes_per_token(model_config, width, size)

@@ -1,4 +1,4 @@
-"""What a rank that trains holds on its card: of reinforcement learning, and of training without it."""
+"""Memory of a training rank on its card, in RL and in supervised training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from r0.actors.memory.states import States, states
 from r0.config import RankKeys, RLConfig, SftConfig
 
 MIB, GIB = 2**20, 2**30
-CONTEXT = 768 * MIB  # CUDA context, kernels and workspaces of a process; a usual figure, not measured here
+CONTEXT = 768 * MIB  # CUDA context, kernels and workspaces of a process; a typical value, not measured here
 NCCL = 512 * MIB  # buffers of a process in a group of several cards
 
 
 @dataclass(frozen=True)
 class RankBytes:
-    """Bytes of one rank's card. ``reference`` and ``critic`` are there where the configuration has them."""
+    """Bytes of one rank on its card. ``reference`` is 0 and ``critic`` None if the configuration has none."""
 
     policy: States
     critic: States | None
@@ -32,30 +32,30 @@ class RankBytes:
 
     @property
     def static(self) -> int:
-        """Held during an update, beside what passes."""
+        """Bytes held throughout an update, without temporary tensors."""
         return sum(one.held for one in self.engines) + self.reference + self.context
 
     @property
     def peak(self) -> int:
-        """At the fullest moment of an update."""
+        """The maximum during an update."""
         passing = self.activations.peak + max(one.gathered for one in self.engines)
         working = max(passing, *(one.step for one in self.engines))
         return self.static + sum(one.buckets for one in self.engines) + working
 
     @property
     def host(self) -> int:
-        """In the host's memory."""
+        """Bytes in host memory."""
         return sum(one.host for one in self.engines)
 
     @property
     def start(self) -> int:
-        """Before the first update, while an engine on the same card starts."""
+        """Bytes before the first update, while an engine on the same card starts."""
         return sum(one.start for one in self.engines) + self.reference + self.context
 
     @property
-    def rest(self) -> int:
-        """Between updates, while an engine on the same card samples."""
-        return sum(one.rest for one in self.engines) + self.reference + self.context
+    def idle(self) -> int:
+        """Bytes between updates, while an engine on the same card samples."""
+        return sum(one.idle for one in self.engines) + self.reference + self.context
 
 
 def uses_bf16(dtype: str, gpus: bool) -> bool:
@@ -69,7 +69,7 @@ def learner_rank(config: RLConfig, shape: ModelShape, checkpointing: bool, gpus:
     Args:
         config: of the run.
         shape: of its model.
-        checkpointing: whether activations are computed again in the backward pass.
+        checkpointing: whether activations are recomputed in the backward pass.
         gpus: whether the rank is on a GPU; ``dtype=auto`` is bf16 there.
     """
     learner = config.learner
@@ -98,7 +98,7 @@ def learner_rank(config: RLConfig, shape: ModelShape, checkpointing: bool, gpus:
 def supervised_rank(config: RankKeys, shape: ModelShape, checkpointing: bool, gpus: bool = True) -> RankBytes:
     """Bytes of a rank of ``sft``, ``stage_c``, ``finetune``, ``distill train`` or ``esci``.
 
-    Activations are those of ``sft``; of the others they depend on the data, and are left out (0).
+    Activations are included for ``sft`` only; for the other commands they depend on the data and are 0.
     """
     bf16 = uses_bf16(config.dtype, gpus)
     adapters = shape.adapters(config.lora.r, config.lora.target_modules)

@@ -1,4 +1,4 @@
-"""A model's ``config.json`` and shape: from its folder, or before it is on this machine from its preset."""
+"""A model's ``config.json`` and shape: from its folder, or from its preset if the model is not on this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from r0.storage.models import local_folder, parameters
 
 
 def look_up_model(model: str) -> tuple[Mapping[str, Any], ModelShape] | None:
-    """Configuration and shape of the model that a configuration names; None where neither folder nor preset tells.
+    """Configuration and shape of a model; None if there is neither a folder nor a preset of this name.
 
     Raises:
-        UserError: the name can only be a folder, and there is none; its files cannot be read.
+        UserError: the name can only be a folder and there is none, or its files cannot be read.
     """
     folder = local_folder(model)
     return look_up_folder(folder) if folder is not None else _with_shape(known_shape(model), None)
 
 
 def look_up_folder(folder: Path) -> tuple[Mapping[str, Any], ModelShape] | None:
-    """Configuration and shape of a model's folder; None where it describes no transformer of a known layout.
+    """Configuration and shape of the model in ``folder``; None if it is no transformer of a known layout.
 
     Raises:
         UserError: its files cannot be read.

@@ -1,4 +1,4 @@
-"""Which keys to change where a run does not fit its cards, and what each change saves."""
+"""Changes of keys that help a run fit its cards, and the memory that each saves."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Change = dict[str, Any]  # dotted key → value
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change of keys; the bytes ``saved`` in the fullest phase, and whether the run then fits."""
+    """A change of keys, the bytes ``saved`` in the fullest phase, and whether the run then fits."""
 
-    keys: str  # as they are written on a command line
+    keys: str  # as written on a command line
     saved: int
     fits: bool
 
 
 def remedies(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, now: Fit) -> list[Remedy]:
-    """What would help, the largest saving first; in the end all of them together where none is enough alone."""
+    """Changes that help, largest saving first. If none is enough alone, the last one combines all of them."""
     found: list[tuple[Remedy, Change]] = []
     for change in _changes(config, now):
         remedy = _remedy(config, model_config, shape, now, change)
@@ -43,12 +43,12 @@ def remedies(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
 
 
 def _remedy(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, now: Fit, change: Change) -> Remedy | None:
-    """What a change does; None: nothing, or it is not allowed with the other keys."""
+    """The effect of a change; None if it has none or is not allowed with the other keys."""
     try:
         then = fit(with_keys(config, change), model_config, shape, now.card)
     except (ValueError, UserError):
         return None
-    before, after = now.fullest.over, then.fullest.over
+    before, after = now.fullest.excess, then.fullest.excess
     if not then.fits and (before <= after or then.refusal):
         return None
     keys = " ".join(f"{name}={_text(value)}" for name, value in change.items())
@@ -89,10 +89,10 @@ def _changes(config: RLConfig, now: Fit) -> Iterator[Change]:
 
 
 def with_keys(config: RLConfig, change: Change) -> RLConfig:
-    """The configuration with other values of some keys.
+    """The configuration with changed values of some keys.
 
     Raises:
-        ValueError: they do not go together.
+        ValueError: the values are not allowed together.
     """
     values = config.model_dump()
     for path, value in change.items():

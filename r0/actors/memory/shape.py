@@ -1,4 +1,4 @@
-"""The shape of a transformer, read from its ``config.json``: how many weights it has, and where."""
+"""The sizes of a transformer and its number of weights, from its ``config.json``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 ENCODERS = ("bert", "xlm-roberta", "roberta")
 BIASED = ("qwen2",)  # decoders with biases on queries, keys and values
-NORMED = ("qwen3",)  # decoders that normalise queries and keys with weights of their own
+NORMED = ("qwen3",)  # decoders with learned norms of queries and keys
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a decoder (Llama's layout: Qwen2, Qwen3, Llama and their like) or of an encoder (BERT's layout)."""
+    """Sizes of a decoder with Llama's layout (Qwen2, Qwen3, Llama, …) or an encoder with BERT's layout."""
 
     model_type: str
     vocab: int
@@ -26,15 +26,15 @@ class ModelShape:
     tied: bool  # whether the output head is the input embedding
     positions: int  # position embeddings of an encoder
     token_types: int  # of an encoder
-    stored: int | None = None  # weights counted in the model's files, where they are at hand
+    stored: int | None = None  # number of weights in the model's files, if known
 
     @classmethod
     def of(cls, model_config: Mapping[str, Any], stored: int | None = None) -> ModelShape:
-        """The shape that a ``config.json`` describes.
+        """The shape described by a ``config.json``.
 
         Args:
             model_config: its content.
-            stored: number of weights in the model's files; None: counted from the shape.
+            stored: number of weights in the model's files; None: computed from the shape.
 
         Raises:
             KeyError: it describes no transformer of these layouts.
@@ -45,7 +45,7 @@ class ModelShape:
             model_type=str(config.get("model_type", "")),
             vocab=config["vocab_size"],
             hidden=config["hidden_size"],
-            # Llama 4's text model without experts has the width of its layers under another name.
+            # Llama 4's text model without experts stores the width of its layers under another name.
             intermediate=config.get("intermediate_size_mlp") or config["intermediate_size"],
             layers=config["num_hidden_layers"],
             heads=heads,
@@ -59,17 +59,17 @@ class ModelShape:
 
     @property
     def encoder(self) -> bool:
-        """Whether it is of BERT's layout."""
+        """Whether the model has BERT's layout."""
         return self.model_type in ENCODERS
 
     @property
     def attention_width(self) -> int:
-        """Numbers of all query heads of a token."""
+        """Elements of all query heads per token."""
         return self.heads * self.head_dim
 
     @property
     def key_width(self) -> int:
-        """Numbers of all key heads of a token."""
+        """Elements of all key heads per token."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -79,12 +79,12 @@ class ModelShape:
 
     @property
     def weights(self) -> int:
-        """All weights, a tied output head counted once: as stored, else by the shape."""
+        """Number of weights, a tied output head counted once: as stored, or else computed from the shape."""
         return self.stored or self.counted
 
     @property
     def counted(self) -> int:
-        """All weights by the shape."""
+        """Number of weights computed from the shape."""
         linears = sum(width_in * width_out for width_in, width_out in self.linears().values())
         if self.encoder:
             layer = linears + 4 * self.hidden + self.intermediate + self.hidden + 4 * self.hidden  # biases, two norms
@@ -99,16 +99,16 @@ class ModelShape:
 
     @property
     def embedding(self) -> int:
-        """Weights of the input embedding, which is also the largest tensor."""
+        """Weights of the input embedding, the largest tensor."""
         return self.vocab * self.hidden
 
     @property
     def critic(self) -> int:
-        """Weights of a critic on the same backbone: a scalar head with a bias in the output head's place."""
+        """Weights of a critic on the same backbone, with a scalar head and bias instead of the output head."""
         return self.weights - (0 if self.tied else self.embedding) + self.hidden + 1
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's linear modules, by their name."""
+        """Input and output widths of a layer's linear modules, by name."""
         hidden, inner = self.hidden, self.intermediate
         if self.encoder:
             square = dict.fromkeys(("query", "key", "value", "attention.output.dense"), (hidden, hidden))
@@ -124,6 +124,6 @@ class ModelShape:
         }
 
     def adapters(self, rank: int, targets: Collection[str] | None) -> int:
-        """Weights of LoRA adapters of a rank on the named modules (None: on all linear layers)."""
+        """Weights of LoRA adapters of rank ``rank`` on the named modules (None: on all linear layers)."""
         chosen = [size for name, size in self.linears().items() if targets is None or name.rpartition(".")[2] in targets]
         return self.layers * rank * sum(width_in + width_out for width_in, width_out in chosen)

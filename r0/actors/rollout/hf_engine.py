@@ -58,7 +58,7 @@ class HfEngine:
         self._stop_ids = stop_ids(Path(settings.model))
         self._receiver: Receiver | None = None
         self._version = 0
-        self._in_work: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
+        self._pending: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
@@ -80,18 +80,18 @@ class HfEngine:
         Raises:
             ValueError: as ``sample``; or the key is in work.
         """
-        if key in self._in_work:
+        if key in self._pending:
             raise ValueError(f"submit: {key} is in work already")
         check_requests([request], max_new_tokens, self._settings)
-        self._in_work[key] = (request, (temperature, max_new_tokens, greedy))
+        self._pending[key] = (request, (temperature, max_new_tokens, greedy))
 
     def step(self) -> list[tuple[int, Sampled]]:
         """Complete the requests that have waited longest, as many as fit a batch and are to be sampled in the same way."""
-        if not self._in_work:
+        if not self._pending:
             return []
-        way = next(iter(self._in_work.values()))[1]
-        keys = [key for key, (_, wanted) in self._in_work.items() if wanted == way][: self.max_num_seqs]
-        requests = [self._in_work.pop(key)[0] for key in keys]
+        way = next(iter(self._pending.values()))[1]
+        keys = [key for key, (_, wanted) in self._pending.items() if wanted == way][: self.max_num_seqs]
+        requests = [self._pending.pop(key)[0] for key in keys]
         return list(zip(keys, self.sample(requests, *way), strict=True))
 
     def _complete(self, rows: list[_Row], temperature: float, max_new_tokens: int, greedy: bool) -> None:

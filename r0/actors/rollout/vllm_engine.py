@@ -1,6 +1,6 @@
 """Sampling with vLLM. With vllm_transfer and vllm_sync the only files that import it: its interface changes every few releases.
 
-What is set here and why (FIELD §2): the engine lives in this process; each request has its own seed, which on a CPU needs prompts
+What is set here and why: the engine lives in this process; each request has its own seed, which on a CPU needs prompts
 prefilled in one piece; log-probabilities are those of the sampled distribution; the prefix cache is reset after every update.
 """
 
@@ -40,7 +40,7 @@ class VllmEngine:
         self._announced = False  # an update has begun in vLLM
         self._asleep = False
         self._broken = False
-        self._in_work: dict[str, SampleRequest] = {}  # submitted, by vLLM's name of the request
+        self._pending: dict[str, SampleRequest] = {}  # submitted, by vLLM's name of the request
         self._llm, self.max_num_seqs = _start(settings)
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
@@ -50,8 +50,8 @@ class VllmEngine:
             ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length.
             RuntimeError: submitted requests are still in work.
         """
-        if self._in_work:
-            raise RuntimeError(f"sample: {len(self._in_work)} submitted requests are still in work; step until they are done")
+        if self._pending:
+            raise RuntimeError(f"sample: {len(self._pending)} submitted requests are still in work; step until they are done")
         check_requests(requests, max_new_tokens, self._settings)
         parameters = [self._parameters(request, temperature, max_new_tokens, greedy) for request in requests]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
@@ -64,21 +64,21 @@ class VllmEngine:
         Raises:
             ValueError: as ``sample``; or the key is in work.
         """
-        if (name := str(key)) in self._in_work:
+        if (name := str(key)) in self._pending:
             raise ValueError(f"submit: {key} is in work already")
         check_requests([request], max_new_tokens, self._settings)
         from vllm.inputs.engine import tokens_input
 
         parameters = self._parameters(request, temperature, max_new_tokens, greedy)
         self._llm.llm_engine.add_request(name, tokens_input(list(request.prompt_ids)), parameters)
-        self._in_work[name] = request
+        self._pending[name] = request
 
     def step(self) -> list[tuple[int, Sampled]]:
         """One forward pass over what is in work (at most ``max_num_seqs`` requests); gives what has become complete."""
-        if not self._in_work:
+        if not self._pending:
             return []
         done = [output for output in self._llm.llm_engine.step() if output.finished]
-        return [(int(one.request_id), self._sampled(self._in_work.pop(one.request_id), one.outputs[0])) for one in done]
+        return [(int(one.request_id), self._sampled(self._pending.pop(one.request_id), one.outputs[0])) for one in done]
 
     def _parameters(self, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> Any:
         from vllm import SamplingParams

@@ -57,18 +57,18 @@ class GlooSendChannel:
         self._group, self._deadline_s = group, deadline_s
         self._buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(SLOTS)]
         self._works: list[Any] = [None] * SLOTS
-        self._turn = 0
+        self._slot = 0
 
     def buffer(self, nbytes: int) -> torch.Tensor:
         """See SendChannel."""
-        self._wait(self._turn)
-        return self._buffers[self._turn][:nbytes]
+        self._wait(self._slot)
+        return self._buffers[self._slot][:nbytes]
 
     def post(self, nbytes: int) -> None:
         """See SendChannel."""
         with peer_errors("receivers", self._deadline_s):
-            self._works[self._turn] = broadcast(self._group, self._buffers[self._turn][:nbytes], self._deadline_s)
-        self._turn = (self._turn + 1) % SLOTS
+            self._works[self._slot] = broadcast(self._group, self._buffers[self._slot][:nbytes], self._deadline_s)
+        self._slot = (self._slot + 1) % SLOTS
 
     def send_tensor(self, tensor: torch.Tensor) -> None:
         """See SendChannel."""
@@ -77,11 +77,11 @@ class GlooSendChannel:
 
     def flush(self) -> None:
         """See SendChannel."""
-        for turn in range(SLOTS):
-            self._wait(turn)
+        for slot in range(SLOTS):
+            self._wait(slot)
 
-    def _wait(self, turn: int) -> None:
-        work, self._works[turn] = self._works[turn], None
+    def _wait(self, slot: int) -> None:
+        work, self._works[slot] = self._works[slot], None
         if work is not None:
             wait(work, self._deadline_s, "receivers")
 
@@ -152,24 +152,24 @@ class RingSendChannel:
         self._slots, self._group, self._deadline_s = ring.slots, group, deadline_s
         self._receivers = range(1, receivers + 1)
         self._freed: list[list[Any]] = [[] for _ in range(SLOTS)]
-        self._notes = torch.zeros(SLOTS, receivers + 1, dtype=torch.int64)  # what gloo carries: nothing but the event
-        self._turn = 0
+        self._signals = torch.zeros(SLOTS, receivers + 1, dtype=torch.int64)  # what gloo carries: nothing but the event
+        self._slot = 0
 
     def buffer(self, nbytes: int) -> torch.Tensor:
         """See SendChannel."""
-        freed, self._freed[self._turn] = self._freed[self._turn], []
+        freed, self._freed[self._slot] = self._freed[self._slot], []
         for work in freed:
             wait(work, self._deadline_s, "receivers")
-        return self._slots[self._turn, :nbytes]
+        return self._slots[self._slot, :nbytes]
 
     def post(self, nbytes: int) -> None:
         """See SendChannel."""
-        notes = self._notes[self._turn]
+        signals = self._signals[self._slot]
         with peer_errors("receivers", self._deadline_s):
-            full = broadcast(self._group, notes[:1], self._deadline_s)
-            freed = [self._group.recv([notes[rank : rank + 1]], rank, self._turn) for rank in self._receivers]
-        self._freed[self._turn] = [full, *freed]
-        self._turn = (self._turn + 1) % SLOTS
+            full = broadcast(self._group, signals[:1], self._deadline_s)
+            freed = [self._group.recv([signals[rank : rank + 1]], rank, self._slot) for rank in self._receivers]
+        self._freed[self._slot] = [full, *freed]
+        self._slot = (self._slot + 1) % SLOTS
 
     def send_tensor(self, tensor: torch.Tensor) -> None:
         """See SendChannel."""
@@ -181,7 +181,7 @@ class RingSendChannel:
         """See SendChannel."""
         for _ in range(SLOTS):
             self.buffer(0)
-            self._turn = (self._turn + 1) % SLOTS
+            self._slot = (self._slot + 1) % SLOTS
 
 
 class RingReceiveChannel:
@@ -189,7 +189,7 @@ class RingReceiveChannel:
 
     def __init__(self, ring: Ring, group: ProcessGroupGloo, deadline_s: float):
         self._slots, self._group, self._deadline_s = ring.slots, group, deadline_s
-        self._turn = 0
+        self._slot = 0
 
     def post(self, flat: torch.Tensor) -> Callable[[], None]:
         """See ReceiveChannel."""
@@ -197,13 +197,13 @@ class RingReceiveChannel:
 
     def _read(self, flat: torch.Tensor) -> None:
         for piece in flat.split(self._slots.shape[1]):
-            note = torch.zeros(1, dtype=torch.int64)
-            wait(broadcast(self._group, note, self._deadline_s), self._deadline_s, "the sender")
-            piece.copy_(self._slots[self._turn, : piece.numel()])
+            signal = torch.zeros(1, dtype=torch.int64)
+            wait(broadcast(self._group, signal, self._deadline_s), self._deadline_s, "the sender")
+            piece.copy_(self._slots[self._slot, : piece.numel()])
             with peer_errors("the sender", self._deadline_s):
-                freed = self._group.send([note], 0, self._turn)
+                freed = self._group.send([signal], 0, self._slot)
             wait(freed, self._deadline_s, "the sender")
-            self._turn = (self._turn + 1) % SLOTS
+            self._slot = (self._slot + 1) % SLOTS
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
