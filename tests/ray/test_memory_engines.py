@@ -1,4 +1,4 @@
-"""Real DeepSpeed engines on CPU tensors hold what ``r0.actors.memory`` foretells: every byte counted, within 5 %."""
+"""Bytes of real DeepSpeed engines on CPU tensors equal the estimates of ``r0.actors.memory`` within 5 %."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def compare(world: int, cases: list[tuple[str, int, str, int, bool]], model: str
             assert real.bucket == (sum(one.buckets for one in rank.engines) if (stage, bf16) in HELD_BUCKETS else 0), given
 
 
-def test_a_learner_rank_holds_the_bytes_that_are_foretold(model):
+def test_a_learner_rank_holds_the_estimated_bytes(model):
     cases = [("grpo", stage, "bf16", 0, False) for stage in range(4)]
     cases += [("grpo", 3, "bf16", 4, False), ("ppo", 2, "fp32", 0, False)]
     compare(1, cases, model)
@@ -62,7 +62,7 @@ def test_a_learner_rank_holds_the_bytes_that_are_foretold(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
-def test_one_rank_or_two_hold_the_bytes_that_are_foretold_in_every_combination(world, model):
+def test_one_rank_or_two_hold_the_estimated_bytes_in_every_combination(world, model):
     cases = [(algo, stage, dtype, lora, False) for dtype in DTYPES for stage in range(4) for algo, lora in KINDS]
     cases += [("grpo", stage, dtype, lora, True) for stage in (2, 3) for dtype in DTYPES for lora in (0, 4)]
     compare(world, cases, model)

@@ -75,7 +75,7 @@ def test_adapters_and_critic_are_counted_as_they_are_made(model):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("arch", ["qwen2", "qwen3", "llama"])
-def test_layers_keep_the_activations_that_are_foretold(arch, dtype, checkpointing):
+def test_layers_save_the_estimated_activations(arch, dtype, checkpointing):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -88,20 +88,20 @@ def test_layers_keep_the_activations_that_are_foretold(arch, dtype, checkpointin
     model.set_attn_implementation(attention.NAME)
     policy = PolicyModel(model, temperature=1.0, chunk=32).train()
     (row,) = shared_rows(random_groups([(300, [200, 150, 100, 220])]), 1024)
-    kept = _saved_bytes(policy, row)
+    saved = _saved_bytes(policy, row)
     size = RowSize(row.tokens, prompt=300, completion=168, group=4)
-    foretold = activations(ModelShape.of(config.to_dict()), size, dtype == torch.bfloat16, checkpointing, logits=32)
-    assert foretold.kept == pytest.approx(kept, rel=0.1)
+    estimated = activations(ModelShape.of(config.to_dict()), size, dtype == torch.bfloat16, checkpointing, logits=32)
+    assert estimated.saved == pytest.approx(saved, rel=0.1)
 
 
 def _saved_bytes(policy: PolicyModel, row) -> int:
-    """Bytes of all tensors that the backward pass of ``row`` will need, weights apart."""
+    """Bytes of all tensors that the backward pass of ``row`` will need, without weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
     saved: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         if (pointer := tensor.untyped_storage().data_ptr()) not in weights:
-            saved[pointer] = tensor  # alive, so that no other one gets its address
+            saved[pointer] = tensor  # kept alive, so that its memory is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -1,8 +1,8 @@
 """Model states of a DeepSpeed engine (``r0.actors.learner.zero``) on each rank: weights, gradients, float32 masters, moments.
 
-The formulas follow DeepSpeed 0.19; tests/ray/test_memory_engines.py compares them with real engines on CPU tensors. T is the number
-of trained weights, F of frozen ones, w is 2 (bf16) or 4 (float32), R the number of ranks. Gradients accumulate in float32 in either
-dtype.
+The formulas follow DeepSpeed 0.19; tests/ray/test_memory_engines.py compares them with real engines on CPU tensors. T is the
+number of trained weights, F of frozen ones, w is 2 (bf16) or 4 (float32), R the number of ranks. Gradients accumulate in float32
+in either dtype.
 
 ===========================  =========  =========  =======  =======  ==========================
 bytes per rank               weights    gradients  masters  moments  buckets of 50 M gradients
@@ -14,8 +14,8 @@ ZeRO 2                       w (T+F)    4 T/R      4 T/R    8 T/R    w × 50 M w
 ZeRO 3                       w (T+F)/R  4 T/R      4 T/R    8 T/R    w × 50 M
 ===========================  =========  =========  =======  =======  ==========================
 
-``learner.offload_optimizer`` (ZeRO 2 and 3) keeps gradients, masters and moments in host memory, plus a second copy of each rank's
-share of the gradients and, with ZeRO 2, a copy of its share of the new weights.
+``learner.offload_optimizer`` (ZeRO 2 and 3) keeps gradients, masters and moments in host memory, plus a second copy of each
+rank's share of the gradients and, with ZeRO 2, a copy of its share of the new weights.
 """
 
 from __future__ import annotations
