@@ -21,8 +21,8 @@ import torch
 
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutWorker
+from r0.actors.sync.checkpoint_format import ParamMeta
 from r0.actors.sync.sync import make_sender
-from r0.actors.sync.weights import ParamMeta
 from r0.process.environment import prepare_environment
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
+from r0.actors.sync.checkpoint_format import CheckpointFormat, ParamMeta
 from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 from r0.errors import UserError
 from r0.process.device import avoid_cudnn_attention
@@ -193,15 +194,10 @@ class HfEngine:
 
     @torch.no_grad()
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        own = dict(self._model.named_parameters(remove_duplicate=False))  # a tied head under both its names
-        missing = set(own)
-        for name, tensor in weights:
-            if name not in own or own[name].shape != tensor.shape:
-                raise TransferError(f"weight transfer: the model has no parameter {name} of shape {tuple(tensor.shape)}")
+        own = self._model.state_dict()  # the live tensors; a tied head under both its names
+        form = CheckpointFormat(self._model, [ParamMeta(name, p.dtype, tuple(p.shape)) for name, p in own.items()])
+        for name, tensor in form.read(weights):
             own[name].copy_(tensor)
-            missing.discard(name)
-        if missing:
-            raise TransferError(f"weight transfer: {len(missing)} parameters were not sent, the first is {min(missing)}")
 
     def finish_weight_update(self, version: int) -> None:
         """Put the new weights to use as version ``version``."""

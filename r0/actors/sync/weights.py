@@ -1,4 +1,4 @@
-"""The learner's weights as other programs know them: Hugging Face names, LoRA merged, ZeRO-3 shards gathered a bucket at a time.
+"""The learner's weights as checkpoints have them: their names, LoRA merged, ZeRO-3 shards gathered a bucket at a time.
 
 Iterating is a collective: all ranks iterate to the end, in lockstep. Only rank 0 gets the tensors; the others get empty ones.
 """
@@ -15,32 +15,20 @@ from typing import Any
 import torch
 from torch import nn
 
-
-@dataclass(frozen=True, slots=True)
-class ParamMeta:
-    """A tensor to come: Hugging Face name, type and shape."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
+from r0.actors.sync.checkpoint_format import CheckpointFormat, Group, ParamMeta
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A tensor, the parameters it is made of, and how."""
+    """A weight (or buffer) of the model, what it is made of, and how."""
 
     meta: ParamMeta
-    parts: tuple[nn.Parameter, ...]
+    parts: tuple[torch.Tensor, ...]
     make: Callable[[], torch.Tensor]
 
 
 class LearnerWeights:
-    """The policy's weights.
+    """The policy's weights under the names of checkpoints.
 
     Args:
         model: the transformers model inside the policy's engine (LoRA layers injected, or not; ZeRO-3 or not).
@@ -54,11 +42,12 @@ class LearnerWeights:
         self.rank = rank
         self.bucket_bytes = bucket_bytes
         self._dtype = dtype
-        self._entries = self._list()
+        self._entries = {entry.meta.name: entry for entry in self._list()}
+        self._format = CheckpointFormat(model, [entry.meta for entry in self._entries.values()])
 
     def metadata(self) -> list[ParamMeta]:
         """Of every tensor, in the order of iteration; needs no other rank."""
-        return [entry.meta for entry in self._entries]
+        return [meta for group in self._format.groups for meta in group.stored]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(name, whole tensor). A tensor may be the live weight: read it, before the next update.
@@ -66,66 +55,74 @@ class LearnerWeights:
         Gathering happens on the current stream and is finished (copied out) before anything is handed over.
         """
         for bucket in self._buckets():
-            parameters = [part for entry in bucket for part in entry.parts]
+            parameters = [part for group in bucket for name in group.own for part in self._entries[name].parts]
             with _gathered(parameters) as was_sharded, torch.no_grad():
-                out = [(entry.meta.name, self._tensor(entry, was_sharded)) for entry in bucket]
+                out = [pair for group in bucket for pair in self._tensors(group, was_sharded)]
                 if was_sharded and torch.cuda.is_available():
                     torch.cuda.current_stream().synchronize()
             yield from out
 
-    def _tensor(self, entry: _Entry, was_sharded: bool) -> torch.Tensor:
+    def _tensors(self, group: Group, was_sharded: bool) -> list[tuple[str, torch.Tensor]]:
         if self.rank:
-            return torch.empty(0, dtype=entry.meta.dtype)
+            return [(meta.name, torch.empty(0, dtype=meta.dtype)) for meta in group.stored]
+        own = [self._tensor(self._entries[name], was_sharded) for name in group.own]
+        return [(meta.name, t) for meta, t in zip(group.stored, self._format.to_checkpoint(group, own), strict=True)]
+
+    def _tensor(self, entry: _Entry, was_sharded: bool) -> torch.Tensor:
         made = entry.make()
         tensor = made.to(entry.meta.dtype)
         return tensor.clone() if was_sharded and tensor.data_ptr() == made.data_ptr() and len(entry.parts) == 1 else tensor
 
-    def _buckets(self) -> Iterator[list[_Entry]]:
-        bucket: list[_Entry] = []
+    def _buckets(self) -> Iterator[list[Group]]:
+        bucket: list[Group] = []
         size = 0
-        for entry in self._entries:
-            if bucket and size + entry.meta.nbytes > self.bucket_bytes:
+        for group in self._format.groups:
+            nbytes = sum(meta.nbytes for meta in group.stored)
+            if bucket and size + nbytes > self.bucket_bytes:
                 yield bucket
                 bucket, size = [], 0
-            bucket.append(entry)
-            size += entry.meta.nbytes
+            bucket.append(group)
+            size += nbytes
         if bucket:
             yield bucket
 
     def _list(self) -> list[_Entry]:
-        layers = {name: module for name, module in self.model.named_modules() if hasattr(module, "lora_A")}
-        entries = []
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            owner = next((layer for layer in _parents(name) if layer in layers), None)
-            plain = name.replace(".base_layer.", ".")
-            if owner is not None and name == f"{owner}.base_layer.weight":
-                entries.append(self._entry(plain, parameter, layers[owner]))
-            elif owner is None or name.startswith(f"{owner}.base_layer."):
-                entries.append(self._entry(plain, parameter, None))
-        return entries
+        adapted = {id(weight): layer for weight, layer in _adapted(self.model)}
+        state = self.model.state_dict(keep_vars=True)  # a tied head is there twice; buffers such as a router's bias are there too
+        return [
+            self._entry(name.replace(".base_layer", ""), tensor, adapted.get(id(tensor)))
+            for name, tensor in state.items()
+            if "lora_" not in name
+        ]
 
-    def _entry(self, name: str, parameter: nn.Parameter, layer: Any) -> _Entry:
-        meta = ParamMeta(name, self._dtype or parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+    def _entry(self, name: str, tensor: torch.Tensor, layer: Any) -> _Entry:
+        dtype = self._dtype if isinstance(tensor, nn.Parameter) else None
+        meta = ParamMeta(name, dtype or tensor.dtype, tuple(getattr(tensor, "ds_shape", tensor.shape)))
         if layer is None:
-            return _Entry(meta, (parameter,), lambda: parameter.detach())
+            return _Entry(meta, (tensor,), lambda: tensor.detach())
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-        return _Entry(meta, (parameter, a, b), lambda: _merged(parameter, a, b, layer))
+        return _Entry(meta, (tensor, a, b), lambda: tensor.detach().float() + _delta(a, b, layer))
 
 
-def _merged(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, layer: Any) -> torch.Tensor:
-    """``W + (α / r) B A`` (Hu et al., 2021), computed in float32."""
-    delta = b.float() @ a.float() * layer.scaling["default"]
-    return weight.detach().float() + (delta.T if layer.fan_in_fan_out else delta)
+def _adapted(model: nn.Module) -> Iterator[tuple[nn.Parameter, Any]]:
+    """Each weight that has an adapter, and the adapter's layer: a linear layer, or one around a single parameter of a module."""
+    for layer in model.modules():
+        if hasattr(layer, "lora_A"):
+            yield getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight")), layer
 
 
-def _parents(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        yield ".".join(parts[:end])
+def _delta(a: torch.Tensor, b: torch.Tensor, layer: Any) -> torch.Tensor:
+    """``(α / r) B A`` (Hu et al., 2021), computed in float32; a stack of experts has a B and an A for each."""
+    a, b = a.float(), b.float() * layer.scaling["default"]
+    experts = getattr(layer, "num_experts", 1)
+    if experts > 1:
+        delta = torch.einsum("ore,eri->eoi", b.unflatten(1, (-1, experts)), a.unflatten(0, (experts, -1)))
+        return delta if layer._did_swap_in_out_features else delta.transpose(1, 2)
+    return (b @ a).T if layer.fan_in_fan_out else b @ a
 
 
 @contextlib.contextmanager
-def _gathered(parameters: list[nn.Parameter]) -> Iterator[bool]:
+def _gathered(parameters: list[torch.Tensor]) -> Iterator[bool]:
     """Whole ZeRO-3 parameters inside the block; yields whether they were sharded."""
     sharded = list({id(p): p for p in parameters if hasattr(p, "ds_id")}.values())
     if not sharded:
@@ -160,7 +157,7 @@ def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
     if source.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     shell.config.use_cache = True
-    shell.save_pretrained(folder, state_dict=state)
+    shell.save_pretrained(folder, state_dict=state, save_original_format=False)  # it has that form
     _copy_generation_settings(model_path, folder)
     _copy_tokenizer(model_path, folder)
     if adapter:
