@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from r0 import sampling
 from r0.actors.roles import Roles
@@ -50,10 +51,9 @@ class Trainer:
         """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done."""
         done = self.checkpoints.restore(self.roles.learner)
         self.recorder.resume(done)
-        self.roles.connect()
-        self.roles.sync(version=done)
-        if done == 0:
-            self._evaluate(0)
+        if not self._ready(done):
+            self.recorder.say(f"stopped before step {done + 1}; the same command goes on from here")
+            return False
         try:
             for step in range(done, steps):
                 self._step(step)
@@ -69,6 +69,16 @@ class Trainer:
             with contextlib.suppress(Exception):  # a checkpoint that is nearly written is worth the wait
                 self.checkpoints.publish(self.roles.learner, wait=True)
             raise
+
+    def _ready(self, done: int) -> bool:
+        """Give the engines the weights, and evaluate the starting model. Returns whether to train: not if asked to stop."""
+        parts: list[Callable[[], object]] = [self.roles.connect, partial(self.roles.sync, version=done)]
+        parts += [partial(self._evaluate, 0)] if done == 0 else []
+        for part in parts:
+            if self.stop():
+                return False
+            part()
+        return not self.stop()
 
     def _step(self, step: int) -> None:
         clock = self.recorder.clock

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from r0.commands.plan import plan_engines
 from r0.config import AnnotateConfig
-from r0.data.formats import open_rows
+from r0.data.formats import check_source, open_rows
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.rerank.session import Session, finish
 from r0.runs import RunDirectory, RunState
 from r0.runs.live import duration
 from r0.runs.output_path import output_path
+from r0.runs.prompt_date import with_date
 from r0.storage.files import write_json
+from r0.storage.models import model_folder
 from r0.teacher.annotate import check_teacher, pairs_to_annotate, planned_keys
 from r0.teacher.annotate_output import RAW_LOG, ROWS, write_raw_log, write_rows
 from r0.teacher.annotate_pairs import Pairs
@@ -30,8 +32,11 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
     if dry_run:
         print(plan_engines("annotate", config, planned_keys(config), gpu_memory))
         return 0
-    keys = check_teacher(config)
+    check_source(config, unlabelled=True)
     output = output_path("annotate", config)
+    config = with_date("annotate", config, model_folder(config.model))
+    keys = check_teacher(config)
+    RunDirectory.look(output, "annotate", config, fresh=config.fresh)
     pairs = Pairs(open_rows(config, config.seed, unlabelled=True))
     what = "stopping; annotated pairs are kept, and the same command goes on from them"
     with RunDirectory.open(output, "annotate", config, fresh=config.fresh) as directory, StopRequest(what) as stop:

@@ -14,6 +14,8 @@ from r0.config import DistillConfig, DistillEvalConfig, DistillTrainConfig, Dist
 from r0.config.distill_run import keys_in_common
 from r0.config.models import check_preset
 from r0.config.types import LARGEST
+from r0.data.jsonl import readable_file
+from r0.data.labelled import BUILTIN
 from r0.errors import UserError
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
@@ -40,8 +42,13 @@ def run(config: DistillConfig, dry_run: bool, gpu_memory: float | None = None) -
         print(f"the student\n\n{said[0]}\n\nthe teacher\n\n{said[1]}")
         print(f"\nsteps: {steps}{', eval' if config.test else ''}")
         return 0
+    output = output_path("distill", config)
+    for data in filter(None, (config.data, config.test)):
+        if data != BUILTIN:
+            readable_file(Path(data), "a JSONL file of labelled lists")
+    RunDirectory.look(output, "distill", config, fresh=config.fresh)
     lists, before = _check(config)
-    with RunDirectory.open(output_path("distill", config), "distill", config, fresh=config.fresh) as directory:
+    with RunDirectory.open(output, "distill", config, fresh=config.fresh) as directory:
         for title, step in _steps(config, directory.path, lists, before):
             print(f"— {title}", flush=True)
             if code := step():

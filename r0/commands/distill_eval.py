@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from r0.config import DistillEvalConfig
+from r0.data.jsonl import readable_file
+from r0.data.labelled import BUILTIN
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
 from r0.storage.files import write_atomic
@@ -20,7 +24,14 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
     from r0.commands import distill_score
     from r0.distill.evaluate import judged_lists, measure_gain, scoring_configs
     from r0.distill.gain import render
+    from r0.rerank.prompt_budget import check_model
+    from r0.storage.models import model_folder
 
+    if config.data != BUILTIN:
+        readable_file(Path(config.data), "a JSONL file of labelled lists")
+    for scoring in scoring_configs(config, output).values():
+        check_model(scoring.ranking(), model_folder(scoring.model))
+    RunDirectory.look(output, "distill eval", config, fresh=config.fresh)
     judged = judged_lists(config)
     with RunDirectory.open(output, "distill eval", config, fresh=config.fresh) as directory:
         for name, scoring in scoring_configs(config, directory.path).items():

@@ -11,6 +11,8 @@ from r0.config import MineConfig
 from r0.errors import UserError
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
+from r0.runs.prompt_date import with_date
+from r0.storage.models import model_folder
 
 if TYPE_CHECKING:
     from r0.mining.collection import Collection
@@ -28,18 +30,20 @@ def run(config: MineConfig, dry_run: bool) -> int:
     if dry_run:
         print(_plan(config))
         return 0
-    from r0.mining.collection import open_collection
+    from r0.mining.collection import check_collection, open_collection
     from r0.mining.mine import mine
     from r0.mining.sources import open_source
     from r0.mining.statistics import table
 
+    check_collection(config)
     output = output_path("mine", config)
-    collection = open_collection(config)
-    source = open_source(config, collection)
     if config.reranker is not None:
         from r0.mining.rescored import check_reranker
 
-        check_reranker(config)
+        config = with_date("mine", config, model_folder(check_reranker(config).model))
+    RunDirectory.look(output, "mine", config, fresh=config.fresh)
+    collection = open_collection(config)
+    source = open_source(config, collection)
     with RunDirectory.open(output, "mine", config, fresh=config.fresh) as directory:
         data = directory.path / DATA
         if directory.state == RunState.FINISHED:

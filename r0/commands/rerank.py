@@ -7,7 +7,7 @@ from typing import Any
 
 from r0.commands.plan import plan_rerank
 from r0.config import RerankConfig
-from r0.data.candidates import CandidateLists, open_candidates
+from r0.data.candidates import CandidateLists, check_candidates, open_candidates
 from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
 from r0.process.signals import StopRequest
@@ -20,6 +20,7 @@ from r0.rerank.store import Store, Totals
 from r0.runs import RunDirectory, RunState
 from r0.runs.live import duration
 from r0.runs.output_path import output_path
+from r0.runs.prompt_date import with_date
 from r0.storage.files import write_json
 from r0.storage.models import model_folder
 
@@ -37,10 +38,13 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
         print(plan_rerank(config, gpu_memory))
         return 0
     check_tag(config.tag)
+    check_candidates(Path(config.data), Path(config.run) if config.run else None)
     folder = model_folder(config.model)
     if not is_late_interaction(folder, config):
         check_model(config, folder)
     output = output_path("rerank", config)
+    config = with_date("rerank", config, folder)
+    RunDirectory.look(output, "rerank", config, fresh=config.fresh)
     lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
     inventory = _inventory(lists)
     what = "stopping; finished queries are kept, and the same command goes on from them"

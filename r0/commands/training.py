@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, check_nodes, start_ray
 from r0.commands.memory import check_fits
 from r0.config import RLConfig
+from r0.data.formats import check_source
+from r0.data.source import TaskSource, open_source
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints
+from r0.runs.prompt_date import with_date
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
 from r0.text.prompt_file import save_prompt
+from r0.text.prompts import Prompter
 
 logger = logging.getLogger(__name__)
 
@@ -34,61 +38,88 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         UserError: anything about the input that can be known before a model loads.
     """
     check_reward(config.reward)
+    check_source(config)
     folder = model_folder(config.model)
     check_writes(folder)
     check_lengths(config, folder)
+    config = with_date(command, config, folder)
+    state = RunDirectory.look(output, command, config, fresh=config.fresh)
+    prompter = source = None
+    if state != RunState.FINISHED:
+        prompter = _prompter(config, folder)
+        source = open_source(config, config.seed)
+        steps = config.steps(source.steps_per_epoch(config.batch_size))
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
-        if directory.state == RunState.FINISHED:
+        if prompter is None or source is None:
             finished = directory.finished()
             steps = finished.steps if finished else 0
             print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
             return 0
+        print("\n".join(filter(None, (source.summary(), prompter.template_note))))
         if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
             _check_memory(config, folder)
         need = [] if config.ray.inline else start_ray(config)
         stop.install()  # Ray has handlers of its own
-        return _train(command, config, directory, start(directory) if start else folder, stop, need)
+        if start and not stop():
+            folder = start(directory)
+            prompter = _prompter(config, folder)
+        if stop():
+            print("stopped before the first step; the same command begins again")
+            return stop.exit_code
+        return _train(Run(command, config, directory, folder, steps), source, prompter, stop, need)
 
 
-def _train(
-    command: str, config: RLConfig, directory: RunDirectory, folder: Path, stop: StopRequest, need: Sequence[Bundle]
-) -> int:
+@dataclass(frozen=True)
+class Run:
+    """A run that is about to train: ``folder`` is the model's, ``steps`` its updates."""
+
+    command: str
+    config: RLConfig
+    directory: RunDirectory
+    folder: Path
+    steps: int
+
+
+def _prompter(config: RLConfig, folder: Path) -> Prompter:
+    """The prompts of the model in ``folder``.
+
+    Raises:
+        UserError: its tokenizer or its template cannot be used, or the template lets the model write no thought.
+    """
     from transformers import AutoTokenizer
+
+    prompter = Prompter.of(config, AutoTokenizer.from_pretrained(folder), folder=folder)
+    prompter.template.check_thinks()
+    return prompter
+
+
+def _train(run: Run, source: TaskSource, prompter: Prompter, stop: StopRequest, need: Sequence[Bundle]) -> int:
     from transformers.utils import logging as transformers_logging
 
     from r0.actors import roles
-    from r0.data.source import open_source
-    from r0.text.prompts import Prompter
     from r0.trainer import Trainer
 
     transformers_logging.disable_progress_bar()
-    source = open_source(config, config.seed)
-    print(source.summary())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    prompter = Prompter.of(config, tokenizer, folder=folder)
-    prompter.template.check_thinks()
-    if prompter.template_note:
-        print(prompter.template_note)
-    steps = config.steps(source.steps_per_epoch(config.batch_size))
+    config, directory, steps = run.config, run.directory, run.steps
     updates = steps * config.section.num_ppo_epochs * config.mini_batches
-
     if config.ray.inline:
-        team = roles.inline(config, str(folder), updates)
+        team = roles.inline(config, str(run.folder), updates)
     else:
-        check_nodes(folder, directory.path)
-        team = roles.on_ray(config, str(folder), updates, need)
-    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=tokenizer.decode)
+        check_nodes(run.folder, directory.path)
+        team = roles.on_ray(config, str(run.folder), updates, need)
+    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=prompter.tokenizer.decode)
     try:
         checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
         trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
         complete = trainer.train(steps)
         if complete:
-            team.learner.save_model(str(directory.folder("model")))
-            facts = _facts(command, steps, source, directory)
-            save_prompt(directory.path / "model", config.form, prompter.system_prompt, prompter.template.variables)
-            write_model_card(directory.path / "model", config, facts)
+            model = directory.folder("model")
+            team.learner.save_model(str(model))
+            facts = _facts(run.command, steps, source, directory)
+            save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
+            write_model_card(model, config, facts)
             directory.finish(steps, facts.after)
-            recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
+            recorder.say(f"done: {steps} steps; the model is in {model}")
     finally:
         recorder.close()
         team.close()
@@ -123,7 +154,7 @@ def check_lengths(config: RLConfig, folder: Path) -> None:
         )
 
 
-def _facts(command: str, steps: int, source: Any, directory: RunDirectory) -> CardFacts:
+def _facts(command: str, steps: int, source: TaskSource, directory: RunDirectory) -> CardFacts:
     """Held-out figures before and after, from the run's own record."""
     figures = [{name: value for name, value in line.items() if name != "step"} for line in heldout_lines(directory.metrics_file)]
     before, after = (figures[0], figures[-1]) if figures else ({}, {})

@@ -69,6 +69,16 @@ def open_candidates(data: Path, run: Path | None = None, skip_bad: bool = False)
     Raises:
         UserError: a file is missing or invalid, an id is unknown or occurs twice, or no candidate is left.
     """
+    check_candidates(data, run)
+    return RequestLists(data, skip_bad) if run is None else BeirLists(data, run, skip_bad)
+
+
+def check_candidates(data: Path, run: Path | None = None) -> None:
+    """Refuse what cannot be opened, as far as the names tell.
+
+    Raises:
+        UserError: a file is missing, or ``run`` does not go with the data.
+    """
     if data.is_dir():
         if not (data / "corpus.jsonl").is_file():
             raise UserError(
@@ -76,12 +86,12 @@ def open_candidates(data: Path, run: Path | None = None, skip_bad: bool = False)
             )
         if run is None:
             raise UserError(f"run: the BEIR folder {data} needs a TREC run with the candidates of each query; give run=FILE")
-        return BeirLists(data, run, skip_bad)
-    if not data.exists():
+        if not run.is_file():
+            raise UserError(f"run: {run}: no such file; give a TREC run with the candidates of each query")
+    elif not data.exists():
         raise UserError(f"data: {data}: no such file or folder; give a BEIR folder or a JSONL file of rank_llm requests")
-    if run is not None:
+    elif run is not None:
         raise UserError(f"run: {run} lists candidates of a BEIR folder, but data={data} is not one; remove run")
-    return RequestLists(data, skip_bad)
 
 
 class BeirLists:

@@ -16,6 +16,17 @@ from r0.errors import UserError
 from r0.records import Form
 
 
+def check_source(keys: SourceKeys, unlabelled: bool = False) -> None:
+    """Refuse data that cannot be opened, as far as its names and its first line tell.
+
+    Raises:
+        UserError: the data does not exist, is of no known kind, or does not fit the keys.
+    """
+    _kind(keys, unlabelled)
+    if keys.run is not None and not Path(keys.run).is_file():
+        raise UserError(f"run: {keys.run}: no such file; give a TREC run with the candidates of each query")
+
+
 def open_rows(keys: SourceKeys, seed: int, unlabelled: bool = False) -> Rows:
     """Open the (query, document) pairs named by ``keys``. ``unlabelled``: labels may be missing, and raw logs are accepted too.
 

@@ -69,6 +69,21 @@ class Collection:
         return self._relevant[query_hash(query.text)]
 
 
+def check_collection(config: MineConfig) -> None:
+    """Refuse what cannot be read, as far as the names tell.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    data = Path(config.data)
+    if data.is_dir():
+        find_qrels(config.qrels, data)
+    else:
+        readable_file(data, "a BEIR folder, or a JSONL file of labelled documents")
+    if config.run is not None:
+        readable_file(Path(config.run), "a TREC run over the BEIR folder")
+
+
 def open_collection(config: MineConfig) -> Collection:
     """Read the collection named by ``data``.
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from r0.config import yamlfile
+from r0.config.describe import keys
+from r0.config.types import names_files
 
 Value: TypeAlias = str | int | float | bool | list[str] | None
+Config = TypeVar("Config", bound=BaseModel)
+
+NAMES_OF_R0 = ("builtin", "r0-tiny", "auto", "none")  # values of keys that name files, which are none
 
 # Keys that determine where and how a run executes but not what it computes: they may change on resume. All other keys must
 # stay: also epochs and max_steps (the learning-rate schedule depends on them), and learner.ranks and zero_stage (the
@@ -86,13 +92,45 @@ def read_flat(path: Path, model: type[BaseModel]) -> dict[str, Value]:
         return _flat(values, "")
 
 
-def differences(there: Mapping[str, Value], here: Mapping[str, Value]) -> list[str]:
-    """The keys that must stay and differ, each as ``key (A there, B here)``."""
+def absolute(config: Config) -> Config:
+    """The configuration with absolute paths, so that it means the same in any folder; names that are no paths stay."""
+    for name, value in _paths(config).items():
+        config = _with(config, name, _absolute(name, value))
+    return config
+
+
+def same_paths(there: Mapping[str, Value], here: Mapping[str, Value], config: BaseModel) -> set[str]:
+    """The keys that name the same file or folder, whatever way it is written."""
+    both = {name: (str(there[name]), str(here[name])) for name in _paths(config) if there.get(name) is not None}
+    return {name for name, (one, other) in both.items() if os.path.realpath(one) == os.path.realpath(other)}
+
+
+def _paths(config: BaseModel) -> dict[str, Value]:
+    """The keys that can name files, with their values; a list of files is no single value and stays as it is."""
+    values = flat(config)
+    return {name: values[name] for name, field in keys(type(config)) if names_files(field) and isinstance(values.get(name), str)}
+
+
+def _with(config: Config, name: str, value: Value) -> Config:
+    first, _, rest = name.partition(".")
+    return config.model_copy(update={first: _with(getattr(config, first), rest, value) if rest else value})
+
+
+def _absolute(name: str, value: Value) -> Value:
+    """A path that exists, or a pattern of files, as an absolute path; the name of a split stays one, whatever is called so."""
+    if not isinstance(value, str) or value in NAMES_OF_R0:
+        return value
+    there = Path(value).is_file() if name.endswith("qrels") else Path(value).exists() or "{}" in value
+    return os.path.abspath(value) if there else value
+
+
+def differences(there: Mapping[str, Value], here: Mapping[str, Value], same: Collection[str] = ()) -> list[str]:
+    """The keys that must stay and differ, each as ``key (A there, B here)``; not those in ``same``."""
     names = [*here, *(name for name in there if name not in here)]
     return [
         f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
         for name in names
-        if not _may_change(name) and ((name in there) != (name in here) or there.get(name) != here.get(name))
+        if not _may_change(name) and name not in same and ((name in there) != (name in here) or there.get(name) != here.get(name))
     ]
 
 

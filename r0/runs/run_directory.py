@@ -2,6 +2,7 @@
 
     run.json        command, r0's version, the run's id; a folder with this file is a run
     config.yaml     the resolved configuration; the same command can load it
+    inputs.json     the files that the run reads, with a hash of each; a resumed run must find the same
     metrics.jsonl   the record: only values that a repeated run reproduces
     timings.jsonl   seconds, tokens per second, memory
     rollouts/       sampled completions with verdicts and rewards, one file per step
@@ -26,62 +27,31 @@ Files with other names are never touched.
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel
 
-from r0 import __version__
 from r0.errors import UserError
-from r0.runs import resolved
-from r0.runs.lock import LOCK, release, take_lock
-from r0.storage.files import TEMPORARY, write_atomic, write_json, writing
-
-MARKER, CONFIG, FINISHED = "run.json", "config.yaml", "finished.json"
-
-# The names that r0 creates in a run directory, in the order in which `fresh` deletes them: the marker comes last, so that an
-# interrupted deletion leaves a folder that is still recognized as a run.
-OWNED = (
-    FINISHED,
-    "checkpoints",
-    "metrics.jsonl",
-    "timings.jsonl",
-    "rollouts",
-    "queries.jsonl",
-    "run.trec",
-    "annotations.jsonl",
-    "rows.jsonl",
-    "raw_log.jsonl",
-    "scores.jsonl",
-    "summary.json",
-    "thoughts.jsonl",
-    "before.json",
-    "after.json",
-    "warm_start",
-    "score",
-    "triplets.jsonl",
-    "train",
-    "score_test",
-    "eval",
-    "before",
-    "after",
-    "gain.json",
-    "data",
-    "model",
-    "adapter",
-    "logs",
-    "tensorboard",
-    "wandb",
+from r0.runs import inputs, resolved
+from r0.runs.claim import (
     CONFIG,
+    FINISHED,
     MARKER,
+    OWNED,
+    Marker,
+    belongs_to_another,
+    delete_owned,
+    holds_work,
+    read_marker,
+    refuse_foreign,
 )
+from r0.runs.lock import release, take_lock
+from r0.storage.files import write_atomic, write_json, writing
 
 
 class RunState(StrEnum):
@@ -90,17 +60,6 @@ class RunState(StrEnum):
     NEW = "new"
     RESUMABLE = "resumable"  # started with this configuration and not complete
     FINISHED = "finished"
-
-
-@dataclass(frozen=True)
-class Marker:
-    """``run.json``."""
-
-    command: str
-    run_id: str
-    made_by: str = "r0"
-    version: str = __version__
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 @dataclass(frozen=True)
@@ -126,34 +85,44 @@ class RunDirectory:
     def open(cls, path: str | Path, command: str, config: BaseModel, fresh: bool = False) -> Self:
         """Create the directory at ``path``, or open the existing run, and lock it.
 
-        ``fresh`` first deletes what r0 created in it. Keys in ``resolved.MAY_CHANGE`` may differ from the existing run's;
-        ``config.yaml`` is then rewritten.
+        ``fresh`` first deletes what r0 created in it; a run that holds no work (``claim``) makes way without it. Keys in
+        ``resolved.MAY_CHANGE`` may differ from the existing run's; ``config.yaml`` is then rewritten.
 
         Raises:
-            UserError: the directory was not created by r0, belongs to another command or configuration, is in use, or is not
-                writable.
+            UserError: the directory was not created by r0, belongs to another command, configuration or other data, is in use,
+                or is not writable.
         """
         path = Path(path).expanduser()
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        _refuse_foreign(path)
+        refuse_foreign(path)
         lock = take_lock(path)
         try:
-            if fresh:
-                _delete_owned(path)
-            marker = _read_marker(path)
-            if marker is None or not (path / CONFIG).is_file():  # new, or its creation was interrupted
+            if fresh or _is_replaced(path, command, config):
+                delete_owned(path)
+            state, marker = _state(path), read_marker(path)
+            if state == RunState.NEW or marker is None:
                 marker = Marker(command, run_id=secrets.token_hex(4))
                 write_json(path / MARKER, asdict(marker))
-                state = RunState.NEW
-            else:
-                _refuse_other(path, marker, command, config)
-                state = RunState.FINISHED if (path / FINISHED).is_file() else RunState.RESUMABLE
+            inputs.write(path, config)
             _write_config(path, command, config)
         except BaseException:
             release(lock)
             raise
         return cls(path, marker, state, lock)
+
+    @staticmethod
+    def look(path: str | Path, command: str, config: BaseModel, fresh: bool = False) -> RunState:
+        """The state in which ``open`` would give the directory. Nothing is written, so that it can be asked before slow checks.
+
+        Raises:
+            UserError: as ``open``, except that the directory may be in use.
+        """
+        path = Path(path).expanduser()
+        if not path.exists():
+            return RunState.NEW
+        refuse_foreign(path)
+        return RunState.NEW if fresh or _is_replaced(path, command, config) else _state(path)
 
     @property
     def config_file(self) -> Path:
@@ -205,54 +174,32 @@ class RunDirectory:
         self.close()
 
 
-def _read_marker(path: Path) -> Marker | None:
-    try:
-        content = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        if content["made_by"] != "r0":
-            return None
-        return Marker(**{name: str(content[name]) for name in Marker.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _state(path: Path) -> RunState:
+    if read_marker(path) is None or not (path / CONFIG).is_file():  # new, or its creation was interrupted
+        return RunState.NEW
+    return RunState.FINISHED if (path / FINISHED).is_file() else RunState.RESUMABLE
 
 
-def _refuse_foreign(path: Path) -> None:
-    """Refuse a folder that has content but no marker, even with ``fresh``."""
-    with writing(path):
-        names = sorted(entry for entry in os.listdir(path) if entry != LOCK and not entry.startswith(TEMPORARY))
-    if names and _read_marker(path) is None:
-        raise UserError(f"output: {path} is not empty and not a run of r0 (it contains {names[0]}); choose another output=")
+def _is_replaced(path: Path, command: str, config: BaseModel) -> bool:
+    """Whether the run there belongs to another configuration or other data and holds no work, so that this one takes its place.
 
-
-def _refuse_other(path: Path, marker: Marker, command: str, config: BaseModel) -> None:
-    there = resolved.read_flat(path / CONFIG, type(config))
-    found = [f"command ({marker.command} there, {command} here)"] if marker.command != command else []
-    found += resolved.differences(there, resolved.flat(config))
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(
-            f"output: {path} belongs to another configuration: {', '.join(found[:5])}{more}; "
-            "choose another output=, or delete that run and start over with fresh=true"
-        )
+    Raises:
+        UserError: it holds work.
+    """
+    marker = read_marker(path)
+    if marker is None or _state(path) == RunState.NEW or not (reason := belongs_to_another(path, marker, command, config)):
+        return False
+    if holds_work(path):
+        raise UserError(reason)
+    return True
 
 
 def _write_config(path: Path, command: str, config: BaseModel) -> None:
     """Write ``config.yaml`` if it changes, with the resolved output and without ``fresh``."""
     known = {"output": str(path), "fresh": False}
-    kept = config.model_copy(update={name: value for name, value in known.items() if name in type(config).model_fields})
+    kept = resolved.absolute(config)
+    kept = kept.model_copy(update={name: value for name, value in known.items() if name in type(config).model_fields})
     content = resolved.to_yaml(command, kept).encode()
     file = path / CONFIG
     if not file.is_file() or file.read_bytes() != content:
         write_atomic(file, content)
-
-
-def _delete_owned(path: Path) -> None:
-    """Delete what r0 created, and nothing else; links are removed, not followed."""
-    if _read_marker(path) is None:
-        return
-    with writing(path):
-        unfinished = sorted(name for name in os.listdir(path) if name.startswith(TEMPORARY))
-        for target in (path / name for name in (*unfinished, *OWNED)):
-            if target.is_dir() and not target.is_symlink():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)

@@ -9,9 +9,11 @@ of the data.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from r0.config import ScoreConfig
-from r0.data.labelled import Labelled
+from r0.data.jsonl import readable_file
+from r0.data.labelled import BUILTIN, Labelled
 from r0.data.scored import ScoredList, scored_row
 from r0.errors import UserError
 from r0.process.signals import StopRequest
@@ -21,6 +23,7 @@ from r0.rerank.reranker import Reranker
 from r0.rerank.session import Work, finish
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
+from r0.runs.prompt_date import with_date
 from r0.storage.files import json_line, write_atomic, write_json
 from r0.storage.models import model_folder
 from r0.teacher.labelled_lists import LabelledLists, key_of
@@ -37,8 +40,12 @@ def score(config: ScoreConfig) -> int:
     Raises:
         UserError: invalid input, found before a model loads; or a query too long for the teacher.
     """
-    check_model(config.ranking(), model_folder(config.model))
-    output = output_path(COMMAND, config)
+    if config.data != BUILTIN:
+        readable_file(Path(config.data), "a JSONL file of labelled lists")
+    folder, output = model_folder(config.model), output_path(COMMAND, config)
+    config = with_date(COMMAND, config, folder)
+    check_model(config.ranking(), folder)
+    RunDirectory.look(output, COMMAND, config, fresh=config.fresh)
     lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)
     what = "stopping; scored queries are stored, and the same command resumes from them"
     with RunDirectory.open(output, COMMAND, config, fresh=config.fresh) as directory, StopRequest(what) as stop:

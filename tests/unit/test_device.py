@@ -177,7 +177,7 @@ def test_gpus_are_counted_in_a_sandbox_that_has_only_their_device_files(machine,
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (machine / "dev" / name).touch()
     assert gpus.cards() == 2
-    environment.quiet()
+    environment.prepare_environment()
     assert "DS_ACCELERATOR" not in os.environ
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpus.cards() == 0

@@ -18,7 +18,7 @@ from r0.errors import UserError
 from r0.launch import COMMANDS, main, parse
 from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, inline_code, known_keys, links, prose
 
-STAND_INS = {"key", "some_key", "section.key"}  # names that stand for a key
+STAND_INS = {"key", "some_key", "section.key", "chat_template_kwargs.enable_thinking"}  # names that stand for a key
 SOURCES = sorted((ROOT / "r0").rglob("*.py"))
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "bash"]
 OURS = [page for page in PAGES if page.name not in ("ARCHITECTURE.md", "CHANGELOG.md")]

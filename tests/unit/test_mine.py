@@ -322,7 +322,7 @@ def test_an_epoch_without_any_negative_leaves_no_files(tmp_path):
     folder = beir(tmp_path, qrels={("q1", "d3"): 1, ("q1", "d4"): 1}, run={"q1": {"d3": 3.0, "d4": 2.0, "d1": 1.0}})
     with pytest.raises(UserError, match="ranks: 1-2 has no negative for any query"):
         of_run(folder, ranks=("3-3", "1-2"), negatives=1, output=tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} - {".lock"} == {"config.yaml", "run.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} - {".lock"} == {"config.yaml", "inputs.json", "run.json"}
 
 
 def test_a_dry_run_shows_missing_input_and_writes_nothing(tmp_path, capsys):

@@ -102,7 +102,8 @@ def test_the_same_command_resumes_and_recognizes_a_finished_run(tmp_path):
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path):
-    RunDirectory.open(tmp_path, "stage_a", CONFIG).close()
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
+        Record(run.metrics_file).write(1, {"a": 1.0})
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=r"seed \(42 there, 7 here\).*output=.*fresh=true"):
         RunDirectory.open(tmp_path, "stage_a", changed(CONFIG, seed=7))

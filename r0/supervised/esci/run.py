@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config import EsciConfig
-from r0.runs.output_path import output_path
+from r0.config.esci import COLUMNS
+from r0.data.jsonl import readable_file
+from r0.runs.prompt_date import with_date
 from r0.storage.models import model_folder
-from r0.supervised.esci.data import Preparation, prepared
+from r0.supervised.esci.data import Counts, Preparation, prepared
 from r0.supervised.esci.model import check_classifier
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.prompt_file import prompt_settings
@@ -28,18 +30,23 @@ def run(config: EsciConfig) -> Path:
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)
+    readable_file(Path(config.data), COLUMNS)
     folder = model_folder(config.model)
     check_classifier(folder)
+    config = with_date("esci", config, folder)
     preparation = Preparation(config, EsciPrompter.open(folder, prompt_settings(config, None)))
-    counts = None if config.fresh else prepared(output_path("esci", config) / "data")
-    found = counts or preparation.check()
+    found = Counts()
 
-    def prepare(output: Path) -> training.Data:
-        if counts is None:
-            preparation.write(output / "data", found)
+    def read(output: Path | None) -> training.Data:
+        nonlocal found
+        found = (None if output is None else prepared(output / "data")) or preparation.check()
         facts = {"training rows": found.rows, "held-out rows": found.heldout_rows}
         held = f"{found.heldout_rows} of {found.heldout_queries} queries held out"
         summary = "\n".join([f"{config.data}: {found.rows} training rows, {held}", *found.notes])
         return training.Data(found.rows // config.batch_size, facts, summary)
 
-    return training.run("esci", config, folder, RANK, prepare)
+    def write(output: Path) -> None:
+        if prepared(output / "data") is None:
+            preparation.write(output / "data", found)
+
+    return training.run("esci", config, folder, RANK, read, write=write)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config import FinetuneConfig
-from r0.runs.output_path import output_path
+from r0.runs.prompt_date import with_date
 from r0.storage.models import model_folder
 from r0.supervised.finetune.data import Preparation, check_loss, prepared
 from r0.supervised.finetune.plan import plan_model
@@ -25,19 +25,24 @@ def run(config: FinetuneConfig, command: str = "finetune") -> Path:
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)
+    check_loss(config)
     folder = model_folder(config.model)
+    config = with_date(command, config, folder)
     plan_model(config, folder)
-    done = None if config.fresh else prepared(output_path(command, config) / "data")
     resolved, kind = check_loss(config)
     preparation = Preparation(resolved, kind)
-    found = done or preparation.check()
 
-    def prepare(output: Path) -> training.Data:
-        counts = done or preparation.write(output / "data")
+    def read(output: Path | None) -> training.Data:
+        done = None if output is None else prepared(output / "data")
+        counts = done or preparation.check()
         facts = {"training examples": counts.examples, "validation queries": counts.validation_queries}
         lines = [f"{config.data}: {counts.examples} training examples for {resolved.loss_type}"]
         if counts.validation_queries:
             lines.append(f"{config.validation or config.data}: {counts.validation_queries} validation queries")
-        return training.Data(counts.examples // config.batch_size, facts, "\n".join([*lines, *found.notes]))
+        return training.Data(counts.examples // config.batch_size, facts, "\n".join([*lines, *counts.notes]))
 
-    return training.run(command, config, folder, RANK, prepare, job_config=resolved)
+    def write(output: Path) -> None:
+        if prepared(output / "data") is None:
+            preparation.write(output / "data")
+
+    return training.run(command, config, folder, RANK, read, write=write, job_config=resolved)

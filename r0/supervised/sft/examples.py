@@ -17,6 +17,7 @@ from r0.data.builtin.lists import warm_start_list_completion
 from r0.data.builtin.pairs import warm_start_completion
 from r0.data.readers import DataKind
 from r0.data.source import TaskSource, open_source
+from r0.errors import UserError, reason
 from r0.records import ListwiseTask, Task
 from r0.supervised.training.job import Job
 from r0.text.prompts import Prompter
@@ -43,6 +44,19 @@ def open_rows(config: SftConfig) -> TaskSource:
     return open_source(config, config.seed, with_thought=True)
 
 
+def open_prompter(config: SftConfig, folder: Path) -> Prompter:
+    """The prompts of the model in ``folder``.
+
+    Raises:
+        UserError: its tokenizer or its template cannot be used.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
+    return Prompter.of(config, tokenizer, folder=folder)
+
+
 class OpenRows:
     """The data of a job, opened: tasks by step, and each as an example.
 
@@ -53,8 +67,8 @@ class OpenRows:
     def __init__(self, job: Job[SftConfig]):
         config = job.config
         self.source = open_rows(config)
-        self.tokenizer = AutoTokenizer.from_pretrained(job.model)
-        self.prompter = Prompter.of(config, self.tokenizer, folder=Path(job.model))
+        self.prompter = open_prompter(config, Path(job.model))
+        self.tokenizer = self.prompter.tokenizer
         self._config = config
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(self.tokenizer.eos_token_id if pad is None else pad)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config import SftConfig
+from r0.data.formats import check_source
+from r0.runs.prompt_date import with_date
 from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
-from r0.supervised.sft.examples import open_rows
+from r0.supervised.sft.examples import open_prompter, open_rows
 from r0.supervised.training import run as training
 
 RANK = "r0.supervised.sft.rank:train_rank"
@@ -21,11 +23,15 @@ def run(config: SftConfig) -> Path:
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)
+    check_source(config)
     folder = model_folder(config.model)
     check_writes(folder)
+    prompter = open_prompter(config, folder)
+    prompter.template.check_thinks()
 
-    def prepare(_: Path) -> training.Data:
+    def read(_: Path | None) -> training.Data:
         source = open_rows(config)
-        return training.Data(source.steps_per_epoch(config.batch_size), source.facts(), source.summary())
+        summary = "\n".join(filter(None, (source.summary(), prompter.template_note)))
+        return training.Data(source.steps_per_epoch(config.batch_size), source.facts(), summary)
 
-    return training.run("sft", config, folder, RANK, prepare)
+    return training.run("sft", with_date("sft", config, folder), folder, RANK, read)

@@ -14,12 +14,14 @@ from transformers.utils import logging as transformers_logging
 
 from r0.actors.placement import check_nodes, start_ray
 from r0.config import StageCConfig
+from r0.data.formats import check_source
 from r0.data.source import TaskSource
 from r0.evaluation.significance import p_value
 from r0.process.signals import StopRequest
 from r0.records import ListwiseTask
 from r0.runs import Recorder, RunDirectory
 from r0.runs.live import progress
+from r0.runs.prompt_date import with_date
 from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.stage_c.completions import CompletionFile, rows_of, sample_completions
@@ -47,17 +49,25 @@ def run(config: StageCConfig) -> Path:
     """
     transformers_logging.disable_progress_bar()
     training.check_ranks(config)
+    check_source(config)
     folder = model_folder(config.model)
     check_writes(folder)
-    source, list_prompter = stage_c_source(config), ListPrompter(config, folder)  # before anything is written
-    summary = "\n".join(filter(None, [source.summary(), list_prompter.prompter.template_note]))
-    data = training.Data(source.steps_per_epoch(config.batch_size), source.facts(), summary)
+    config = with_date("stage_c", config, folder)
+    list_prompter = ListPrompter(config, folder)
+    source: TaskSource
+
+    def read(_: Path | None) -> training.Data:
+        nonlocal source
+        source = stage_c_source(config)
+        summary = "\n".join(filter(None, [source.summary(), list_prompter.prompter.template_note]))
+        return training.Data(source.steps_per_epoch(config.batch_size), source.facts(), summary)
 
     def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> training.TrainingResult:
         if not config.ray.inline:
             start_ray(config)
             stop.install()  # Ray installs its own handlers
             check_nodes(folder, directory.path)
+        driver.end_if_asked(stop)
         heldout = [task for task in source.heldout(config.eval_lists) if isinstance(task, ListwiseTask)]
         before = _prepare(job, source, list_prompter, heldout, directory, stop)
         figures = driver.train(job, directory, recorder, stop, before.values)
@@ -67,7 +77,7 @@ def run(config: StageCConfig) -> Path:
             recorder.evaluation(job.steps, values)
         return training.TrainingResult(before.values, values, figures)
 
-    return training.run("stage_c", config, folder, RANK, lambda _: data, learn)
+    return training.run("stage_c", config, folder, RANK, read, learn)
 
 
 def _prepare(
@@ -87,6 +97,7 @@ def _prepare(
         if before is not None and not left:
             return before
         with engines(config, Path(job.model)) as group:
+            driver.end_if_asked(stop)
             if before is None:
                 before = measure(config, heldout, list_prompter, group)
                 before.write(path)

@@ -39,6 +39,16 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+def end_if_asked(stop: StopRequest) -> None:
+    """End a run that was asked to stop before it learns.
+
+    Raises:
+        Stopped: it was.
+    """
+    if stop():
+        raise Stopped(stop.exit_code)
+
+
 def train(
     job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest, before: Mapping[str, float] | None = None
 ) -> dict[str, float]:
@@ -59,10 +69,12 @@ def train(
         recorder.evaluation(0, before)
     handler = _ReportHandler(recorder, stop)
     if job.config.ray.inline:
+        end_if_asked(stop)
         _inline(job, handler)
     else:
         start_ray(job.config)
         stop.install()  # Ray has handlers of its own
+        end_if_asked(stop)
         check_nodes(Path(job.model), directory.path)
         _watch(job, handler)
     if handler.figures is None:

@@ -173,11 +173,15 @@ class ReportCallback(TrainerCallback):
         self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """All ranks see the same wish to stop: rank 0's."""
-        asked = torch.tensor([float(dist.get_rank() == 0 and self._channel.stop_asked())], device=args.device)
-        dist.broadcast(asked, src=0)
-        if asked.item() and state.global_step < self._job.steps:
+        """End at a checkpoint when the driver asks."""
+        if self.asked(args.device) and state.global_step < self._job.steps:
             self.stopped = control.should_save = control.should_training_stop = True
+
+    def asked(self, device: torch.device) -> bool:
+        """Whether the driver wants the run to stop; all ranks see the same wish, rank 0's."""
+        asked = torch.tensor([float(dist.get_rank() == 0 and self._channel.stop_asked())], device=device)
+        dist.broadcast(asked, src=0)
+        return bool(asked.item())
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
         """One report a step."""
@@ -201,6 +205,8 @@ def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[s
     watch = ReportCallback(trainer, job, channel)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
+    if watch.asked(trainer.args.device):
+        return
     checkpoint, _ = job.newest()
     with safe_torch_load():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -11,6 +11,7 @@ from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.output_path import output_path
+from r0.runs.resolved import absolute
 from r0.supervised.training import driver
 from r0.supervised.training.job import Job, micro_batch
 
@@ -56,8 +57,9 @@ def run(
     config: RankKeys,
     folder: Path,
     rank: str,
-    prepare: Callable[[Path], Data],
+    read: Callable[[Path | None], Data],
     learn: Callable[[Job, RunDirectory, Recorder, StopRequest], TrainingResult] = learn,
+    write: Callable[[Path], None] | None = None,
     job_config: RankKeys | None = None,
 ) -> Path:
     """Train, or resume; returns the run directory, with the final model in ``model/`` and, after LoRA, its adapter alone in
@@ -68,8 +70,9 @@ def run(
         config: as it was given.
         folder: of the model to start from.
         rank: what each rank runs, as in ``Job``.
-        prepare: makes the data ready in the run directory.
+        read: reads and checks the data, before the run directory is made; it is given that of a run that goes on.
         learn: learns and measures.
+        write: puts the data into the run directory.
         job_config: the configuration for the ranks, where it is not ``config``.
 
     Raises:
@@ -77,14 +80,17 @@ def run(
         driver.Stopped: a signal asked the run to stop.
     """
     output = output_path(command, config)
+    state = RunDirectory.look(output, command, config, fresh=config.fresh)
+    if state == RunState.FINISHED:
+        print(f"{output}: finished before; the model is in its folder model/ (fresh=true starts over)")
+        return output
+    data = read(output if state == RunState.RESUMABLE else None)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
-        if directory.state == RunState.FINISHED:
-            print(f"{directory.path}: finished before; the model is in its folder model/ (fresh=true starts over)")
-            return directory.path
-        data = prepare(directory.path)
+        if write is not None:
+            write(directory.path)
         print(data.summary)
         steps = config.steps(data.steps_per_epoch)
-        job = Job(_absolute(job_config or config), str(folder), str(directory.path), steps, data.steps_per_epoch, rank)
+        job = Job(absolute(job_config or config), str(folder), str(directory.path), steps, data.steps_per_epoch, rank)
         with Recorder(directory, config.tracking, steps, config=flat(config)) as recorder:
             learned = learn(job, directory, recorder, stop)
             facts = CardFacts(command, steps, {**data.facts, **learned.facts}, learned.before, learned.after)
@@ -92,11 +98,3 @@ def run(
             directory.finish(steps, learned.after)
             recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
     return directory.path
-
-
-def _absolute(config: RankKeys) -> RankKeys:
-    """The configuration with absolute paths of data: Ray's workers run in folders of their own. A split's name stays one."""
-    named = {name: getattr(config, name, None) for name in ("data", "run", "qrels") if name in type(config).model_fields}
-    there = {name: path for name, path in named.items() if path and path != "builtin"}
-    found = {name: Path(path) for name, path in there.items() if Path(path).is_file() or (name == "data" and Path(path).is_dir())}
-    return config.model_copy(update={name: str(path.absolute()) for name, path in found.items()})
