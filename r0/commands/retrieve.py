@@ -14,9 +14,11 @@ def run(config: RetrieveConfig, dry_run: bool) -> int:
     from r0.evaluation.first_stage import retrieve
 
     if dry_run:
+        from r0.data.table import folder_file
+
         folder = Path(config.data).expanduser()
         given = [Path(config.candidates).expanduser()] if config.candidates is not None else []
-        for path in (folder / "corpus.jsonl", folder / "queries.jsonl", *given):
+        for path in (folder_file(folder, "corpus"), folder_file(folder, "queries"), *given):
             print(f"would read {path} (which {'exists' if path.is_file() else 'is missing'})")
         print(f"would write {config.output}")
         return 0

@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from r0.data.columns import DOCUMENT, QUERY
+from r0.data.compressed import SUFFIXES
 from r0.data.index import RELEVANT, UNJUDGED
-from r0.data.jsonl import BadLine, BadLines, Line, Row, read_lines, readable_file, shown, text_of
+from r0.data.jsonl import BadLine, BadLines, Line, Row, read_lines, readable_file, shown
 from r0.data.readers import LabelRule
-from r0.data.table import Texts, index_table
+from r0.data.table import Texts, folder_file, index_table, row_id
 from r0.data.trec import Judgements, Run, read_qrels
 from r0.errors import UserError
 from r0.records import PointwiseTask
-
-DOCUMENT_COLUMN, QUERY_COLUMN = 2, 0  # in a line of a run
 
 
 class BeirCandidates(NamedTuple):
@@ -43,15 +43,15 @@ def read_candidates(folder: Path, run: Path, qrels: str, rule: LabelRule, bad: B
     Raises:
         UserError: a file is missing or invalid, an id occurs twice, or a candidate's query or document is missing.
     """
-    corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
+    corpus, queries = folder_file(folder, "corpus"), folder_file(folder, "queries")
     found = Run(run, bad, ordered)
     judgements = read_qrels(find_qrels(qrels, folder), bad, *((rule.least, rule.most) if rule.declared else ()))
     query_table = index_table(queries, found.query_ids_Q, bad, hash_text=True)
     at_N = query_table.find(found.query_ids_Q)[found.queries_N]
-    found.leave_out(at_N < 0, "query", QUERY_COLUMN, queries, bad)
+    found.leave_out(at_N < 0, "query", QUERY, queries, bad)
     document_table = index_table(corpus, np.unique(found.documents_N), bad)
     at_N = document_table.find(found.documents_N)
-    found.leave_out(at_N < 0, "document", DOCUMENT_COLUMN, corpus, bad)
+    found.leave_out(at_N < 0, "document", DOCUMENT, corpus, bad)
     if not len(found):
         raise UserError(f"{run}: none of its candidates is in {folder}; give the run of this folder")
     query_ids_N = found.query_ids_Q[found.queries_N]
@@ -113,13 +113,17 @@ def find_qrels(qrels: str, folder: Path | None) -> Path:
         UserError: neither exists.
     """
     split = None if folder is None else folder / "qrels" / f"{qrels}.tsv"
-    if split is not None and split.is_file():
-        return split
+    for suffix in ("", *SUFFIXES) if split is not None else ():
+        if (found := split.with_name(split.name + suffix)).is_file():
+            return found
+    for ending in (".jsonl", ".parquet") if split is not None else ():
+        if (found := split.with_suffix(ending)).is_file():
+            return found
     if Path(qrels).is_file():
         return Path(qrels)
     if folder is None:
         raise UserError(f"qrels: {shown(qrels)} is not a file; give qrels=FILE with the judgements of the requests")
-    there = sorted(found.stem for found in (folder / "qrels").glob("*.tsv"))
+    there = sorted({found.name.partition(".")[0] for found in (folder / "qrels").glob("*.*")})
     remedy = f"choose qrels={' or qrels='.join(there)}" if there else "add the folder's judgements there"
     raise UserError(f"qrels: {split} does not exist (qrels={shown(qrels)}); {remedy}, or give a file")
 
@@ -142,7 +146,7 @@ def read_texts(
     seen, empty = set[str](), True
     for line in read_lines(readable_file(path, wanted), bad, f"reading {path.name}"):
         try:
-            name, content = text_of(line.row, "_id"), text(line.row)
+            name, content = row_id(line.row), text(line.row)
             if name in (seen if known is None else known):
                 raise BadLine('this "_id" occurs twice')
         except BadLine as error:

@@ -14,14 +14,13 @@ from typing import Protocol
 
 import numpy as np
 
-from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN
+from r0.data.columns import DOCUMENT, QUERY, read_columns, run_columns
 from r0.data.hashes import text_hash
 from r0.data.index import FileRows
 from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, shown
 from r0.data.requests import Request, request
 from r0.data.runfile import given_order, read_run
-from r0.data.table import Texts, index_table
-from r0.data.trec import RUN_COLUMNS, read_columns
+from r0.data.table import Texts, folder_file, index_table
 from r0.errors import UserError
 
 
@@ -80,7 +79,7 @@ def check_candidates(data: Path, run: Path | None = None) -> None:
         UserError: a file is missing, or ``run`` does not go with the data.
     """
     if data.is_dir():
-        if not (data / "corpus.jsonl").is_file():
+        if not folder_file(data, "corpus").is_file():
             raise UserError(
                 f"data: {data} is a directory without corpus.jsonl; give a BEIR folder or a JSONL of rank_llm requests"
             )
@@ -100,12 +99,13 @@ class BeirLists:
     def __init__(self, folder: Path, run: Path, skip_bad: bool):
         self.name = str(folder)
         self.bad = BadLines(skip_bad)
+        queries, corpus = folder_file(folder, "queries"), folder_file(folder, "corpus")
         candidates = read_run(run, self.bad)
-        query_table = index_table(folder / "queries.jsonl", _hashes(candidates), self.bad, hash_text=True)
-        drop_unknown(candidates, set(query_table.ids.tolist()), QUERY_COLUMN, run, folder / "queries.jsonl", self.bad)
+        query_table = index_table(queries, _hashes(candidates), self.bad, hash_text=True)
+        drop_unknown(candidates, set(query_table.ids.tolist()), QUERY, run, queries, self.bad)
         wanted = np.unique(_hashes(document for documents in candidates.values() for document in documents))
-        table = index_table(folder / "corpus.jsonl", wanted, self.bad)
-        drop_unknown(candidates, set(table.ids.tolist()), DOCUMENT_COLUMN, run, folder / "corpus.jsonl", self.bad)
+        table = index_table(corpus, wanted, self.bad)
+        drop_unknown(candidates, set(table.ids.tolist()), DOCUMENT, run, corpus, self.bad)
         if not candidates:
             raise UserError(f"{run}: none of its candidates is in {folder}; give the run of this folder")
         self._query_ids = list(candidates)
@@ -113,8 +113,8 @@ class BeirLists:
         orders = zip(self._document_ids, candidates.values(), strict=True)
         self._scores = [tuple(scores[document] for document in order) for order, scores in orders]
         self._query_at, self._table = query_table.find(_hashes(self._query_ids)), table
-        self._queries = Texts(folder / "queries.jsonl", query_table, queries=True)
-        self._documents = Texts(folder / "corpus.jsonl", table)
+        self._queries = Texts(queries, query_table, queries=True)
+        self._documents = Texts(corpus, table)
 
     def __len__(self) -> int:
         return len(self._query_ids)
@@ -209,16 +209,16 @@ def drop_unknown(
     Raises:
         UserError: there are such candidates, and bad lines are not skipped.
     """
-    ids = set(candidates) if column == QUERY_COLUMN else {i for documents in candidates.values() for i in documents}
+    ids = set(candidates) if column == QUERY else {i for documents in candidates.values() for i in documents}
     unknown = {name for name in ids if text_hash(name) not in known}
     if not unknown:
         return
-    what = "query" if column == QUERY_COLUMN else "document"
-    for number, columns in read_columns(run, BadLines(skip=True), RUN_COLUMNS):
-        if len(columns) == RUN_COLUMNS[0] and columns[column] in unknown:
+    what = "query" if column == QUERY else "document"
+    for number, columns in read_columns(run, BadLines(skip=True), run_columns):
+        if columns[column] in unknown:
             bad.refuse(run, number, f"the {what} {shown(columns[column])} is not in {where}")
     for query in list(candidates):
-        if column == DOCUMENT_COLUMN:
+        if column == DOCUMENT:
             candidates[query] = {i: score for i, score in candidates[query].items() if i not in unknown}
         if query in unknown or not candidates[query]:
             del candidates[query]

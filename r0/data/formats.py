@@ -12,6 +12,7 @@ from r0.data.index import JsonlRows, Rows
 from r0.data.lists import ListRows, ThoughtCheck
 from r0.data.pools import BeirPool, CandidatePool
 from r0.data.readers import DataKind, LabelRule, kind_of_file
+from r0.data.table import folder_file
 from r0.errors import UserError
 from r0.records import Form
 
@@ -87,7 +88,7 @@ def _kind(keys: SourceKeys, raw_log: bool = False) -> DataKind:
         raise UserError(f"data: {path}: no such file or folder; give a JSONL file of tasks, a BEIR folder, or data=builtin")
     if not beir:
         return kind_of_file(path, keys.skip_bad, raw_log)
-    if not (path / "corpus.jsonl").is_file():
+    if not folder_file(path, "corpus").is_file():
         raise UserError(f"data: {path}: is a directory without corpus.jsonl; give a BEIR folder or a JSONL file of tasks")
     if keys.run is None:
         raise UserError(f"run: the BEIR folder {path} needs a TREC run with the candidates of each query; give run=FILE")

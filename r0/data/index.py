@@ -1,4 +1,4 @@
-"""Rows of a JSONL file without their texts in memory: one validating pass stores the byte offset of each row; rows are read on
+"""Rows of a file without their texts in memory: one validating pass stores the byte offset of each row; rows are read on
 demand.
 
 Memory: 21 bytes per row (25 in grouped files): byte offset int64, length int32, query hash uint64, flags uint8, hit number
@@ -16,8 +16,9 @@ from typing import Protocol
 import numpy as np
 
 from r0.data.hashes import query_hash
-from r0.data.jsonl import PACKED, BadLine, BadLines, Row, parse, read_lines, readable_file
+from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
 from r0.data.readers import DataKind, Judged, LabelRule, judged
+from r0.data.row_files import BrokenRows, is_plain, spooled
 from r0.errors import UserError
 from r0.records import PointwiseTask, Task
 
@@ -46,16 +47,14 @@ class Rows(Protocol):
 
 
 class FileRows:
-    """Lines of a file by offset and length. Safe to fork and pickle: reads are positioned (pread), and the handle is not
-    pickled.
+    """Rows of a file by offset and length. Safe to fork and pickle: reads are positioned (pread), and the handle is not
+    pickled. A file that is not plain JSON lines is unpacked to a temporary file, once in each process that reads it.
 
     Raises:
-        UserError: the file is gzipped; on reading, the file is missing or has changed since it was indexed.
+        UserError: on reading, the file is missing or has changed since it was indexed, or cannot be unpacked.
     """
 
     def __init__(self, path: Path):
-        if path.name.endswith(PACKED):
-            raise UserError(f"{path}: is gzipped, but its rows are read at random; unpack it first with `gunzip -k {path}`")
         self.path = path.resolve()
         self._print = _fingerprint(self.path)
         self._fd: int | None = None
@@ -79,8 +78,11 @@ class FileRows:
         try:
             if _fingerprint(self.path) != self._print:
                 raise self.changed()
-            return os.open(self.path, os.O_RDONLY)
-        except OSError:
+            if is_plain(self.path):
+                return os.open(self.path, os.O_RDONLY)
+            with spooled(self.path) as file:
+                return os.dup(file.fileno())
+        except (OSError, BrokenRows):
             raise self.changed() from None
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,33 +1,28 @@
-"""Strict JSON lines: one object per line, UTF-8, without the leniency of ``json.loads``.
+"""Strict rows: one JSON object each, UTF-8, without the leniency of ``json.loads``.
 
 Refused, each as ``file:line: reason``: bytes that are not UTF-8, text that is not JSON, NaN, Infinity, numbers too large for
-a float, lone surrogates, duplicate keys, lines that are not objects, lines longer than ``MAX_LINE_BYTES``. Blank lines are
-skipped, and a byte-order mark at the start of the file is ignored. Lines are numbered from 1. Files whose names end in
-``.gz`` are decompressed while reading.
+a float, lone surrogates, duplicate keys, lines that are not objects, lines that are too long. Blank lines are skipped, and a
+byte-order mark at the start of the file is ignored. Lines are numbered from 1. What a file of rows may be: ``row_files``.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from r0.data.progress import progress
+from r0.data.row_files import BrokenRows, is_plain, raw_rows
 from r0.errors import UserError
 
-MAX_LINE_BYTES = 64 << 20
 _LISTED = 10
 _SHOWN = 60
-PACKED = ".gz"
 _BOM = b"\xef\xbb\xbf"
 
 Row = dict[str, object]
-_Raw = tuple[int, bytes | None, int]
 
 
 class BadLine(ValueError):
@@ -64,7 +59,7 @@ class BadLines:
 
 
 class Line(NamedTuple):
-    """A line that is not blank: its number (from 1), its byte offset (after decompression), its length in bytes, its object."""
+    """A row that is not blank: its number (from 1), its offset and length in the stream of rows (``row_files``), its object."""
 
     number: int
     offset: int
@@ -92,65 +87,28 @@ def readable_file(path: Path, what: str) -> Path:
 
 
 def read_lines(path: Path, bad: BadLines, title: str = "", list_keys: Sequence[str] = ()) -> Iterator[Line]:
-    """The lines of a file as objects, in order; bad lines go to ``bad``. ``title``: shown with the progress of a long pass.
+    """The rows of a file as objects, in order; bad lines go to ``bad``. ``title``: shown with the progress of a long pass.
 
     With ``list_keys`` a line may also be a list; ``list_keys`` names its elements in order.
 
     Raises:
-        UserError: a bad line that ``bad`` does not skip; or the file cannot be read or decompressed.
+        UserError: a bad line that ``bad`` does not skip; or the file cannot be read, decompressed or split into rows.
     """
-    with _open(path) as file, progress(title, path.stat().st_size if title else 0) as advance:
-        packed = path.name.endswith(PACKED)
-        offset = done = 0
-        for number, raw, length in _unpacked(path, _raw_lines(gzip.GzipFile(fileobj=file) if packed else file)):
-            start, offset = offset, offset + length
-            before, done = done, file.tell() if packed else offset
-            advance(done - before)
-            if raw is not None and raw.isspace():
-                continue
-            try:
-                if raw is None:
-                    raise BadLine(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB")
-                yield Line(number, start, length, parse(raw.removeprefix(_BOM) if start == 0 else raw, list_keys))
-            except BadLine as error:
-                bad.refuse(path, number, str(error))
-
-
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-
-
-def _unpacked(path: Path, lines: Iterator[_Raw]) -> Iterator[_Raw]:
-    """``lines`` of a file that may be gzipped.
-
-    Raises:
-        UserError: the file is damaged, truncated, or not gzipped.
-    """
-    try:
-        yield from lines
-    except (OSError, EOFError, zlib.error) as error:
-        if not path.name.endswith(PACKED):
-            raise
-        raise UserError(
-            f"{path}: cannot be decompressed as gzip ({error}); download the file again, or decompress it yourself"
-        ) from None
-
-
-def _raw_lines(file: BinaryIO | gzip.GzipFile) -> Iterator[_Raw]:
-    """(number, bytes or None if too long, length in bytes) of each line; never holds more than ``MAX_LINE_BYTES``."""
-    number = 0
-    while raw := file.readline(MAX_LINE_BYTES):
-        number += 1
-        if raw.endswith(b"\n") or len(raw) < MAX_LINE_BYTES:
-            yield number, raw, len(raw)
-            continue
-        length = len(raw)
-        while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
-            length += len(rest)
-        yield number, None, length + len(rest)
+    total = path.stat().st_size if title and is_plain(path) else 0
+    with progress(title, total) as advance:
+        try:
+            for number, raw, offset, length, wrong in raw_rows(path):
+                advance(length)
+                if raw.isspace():
+                    continue
+                try:
+                    if wrong:
+                        raise BadLine(wrong)
+                    yield Line(number, offset, length, parse(raw.removeprefix(_BOM) if offset == 0 else raw, list_keys))
+                except BadLine as error:
+                    bad.refuse(path, number, str(error))
+        except BrokenRows as error:
+            raise UserError(f"{path}:{error.number}: {error}; correct the file") from None
 
 
 def parse(raw: bytes, list_keys: Sequence[str] = ()) -> Row:
@@ -170,7 +128,8 @@ def parse(raw: bytes, list_keys: Sequence[str] = ()) -> Row:
     except BadLine:
         raise
     except json.JSONDecodeError as error:
-        raise BadLine(f"not JSON: {error.msg} at column {error.colno}") from None
+        several = "; an object must be on one line, as `jq -c .` writes it" if text.strip() == "{" else ""
+        raise BadLine(f"not JSON: {error.msg} at column {error.colno}{several}") from None
     except RecursionError:
         raise BadLine("nested too deeply") from None
     except ValueError:  # an integer with thousands of digits
@@ -179,7 +138,7 @@ def parse(raw: bytes, list_keys: Sequence[str] = ()) -> Row:
         row = dict(zip(list_keys, row, strict=True))
     if not isinstance(row, dict):
         wanted = f"an object, nor a list of {', '.join(list_keys)}" if list_keys else "an object"
-        raise BadLine(f"not {wanted} but {_kind(row)}")
+        raise BadLine(f"not {wanted} but {type_name(row)}")
     return row
 
 
@@ -230,7 +189,8 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def _kind(value: object) -> str:
+def type_name(value: object) -> str:
+    """What kind of JSON value it is, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -245,12 +205,31 @@ def text_of(row: Row, key: str, where: str = "", blank: bool = False) -> str:
     Raises:
         BadLine: the value is missing, not a string, or blank although that is not allowed.
     """
-    value = _value(row, key, where)
+    value = value_of(row, key, where)
     if not isinstance(value, str):
-        raise BadLine(f"{where}{shown(key)} must be a string, not {_kind(value)}")
+        raise BadLine(f"{where}{shown(key)} must be a string, not {type_name(value)}")
     if not blank and not value.strip():
         raise BadLine(f"{where}{shown(key)} is empty")
     return value
+
+
+def text_or_empty(row: Row, key: str, where: str = "") -> str:
+    """The string at ``key``; empty if it is missing or null.
+
+    Raises:
+        BadLine: the value is no string.
+    """
+    return "" if row.get(key) is None else text_of(row, key, where, blank=True)
+
+
+def id_of(row: Row, key: str, where: str = "") -> str:
+    """The id at ``key``: a string, or a whole number.
+
+    Raises:
+        BadLine: it is missing or neither of them.
+    """
+    value = value_of(row, key, where)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_of(row, key, where)
 
 
 def number_of(row: Row, key: str, where: str = "") -> float:
@@ -259,9 +238,9 @@ def number_of(row: Row, key: str, where: str = "") -> float:
     Raises:
         BadLine: the value is missing or not a number (booleans are not numbers).
     """
-    value = _value(row, key, where)
+    value = value_of(row, key, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadLine(f"{where}{shown(key)} must be a number, not {_kind(value)}")
+        raise BadLine(f"{where}{shown(key)} must be a number, not {type_name(value)}")
     if isinstance(value, int) and abs(value) > 1 << 53:
         raise BadLine(f"{where}{shown(key)} is too large")
     return float(value)
@@ -273,16 +252,21 @@ def objects_of(row: Row, key: str) -> list[Row]:
     Raises:
         BadLine: the value is missing, not a list, or has an element that is not an object.
     """
-    value = _value(row, key, "")
+    value = value_of(row, key, "")
     if not isinstance(value, list):
-        raise BadLine(f"{shown(key)} must be a list, not {_kind(value)}")
+        raise BadLine(f"{shown(key)} must be a list, not {type_name(value)}")
     for index, inner in enumerate(value):
         if not isinstance(inner, dict):
-            raise BadLine(f"{key}[{index}] must be an object, not {_kind(inner)}")
+            raise BadLine(f"{key}[{index}] must be an object, not {type_name(inner)}")
     return value
 
 
-def _value(row: Row, key: str, where: str) -> object:
+def value_of(row: Row, key: str, where: str = "") -> object:
+    """The value at ``key``.
+
+    Raises:
+        BadLine: it is missing.
+    """
     if key not in row:
         raise BadLine(f"{where}the field {shown(key)} is missing")
     return row[key]

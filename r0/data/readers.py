@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r0.config.commands import SourceKeys
-from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, shown, text_of
+from r0.data.grades import grade_of
+from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, shown, text_of, text_or_empty
 from r0.errors import UserError
 from r0.records import Answer
 
@@ -74,9 +75,9 @@ class LabelRule:
         Raises:
             BadLine: the label is missing, not a number, or outside the range.
         """
-        if self.optional and "label" not in row:
+        if self.optional and row.get("label") is None:
             return nan
-        label = number_of(row, "label", where)
+        label = grade_of(row, "label", where)
         if not self.least <= label <= self.most:
             remedy = "" if self.declared else "; graded labels need min_label= and max_label="
             raise BadLine(f"{where}the label {label:g} is outside {self.least:g} to {self.most:g}{remedy}")
@@ -104,8 +105,8 @@ def pointwise(row: Row, rule: LabelRule) -> Judged:
     query, document = text_of(row, "query"), text_of(row, "document")
     grade = rule.grade(row)
     relevant = grade >= rule.threshold
-    think = text_of(row, "think", blank=True) if "think" in row else ""
-    if "answer" in row:
+    think = text_or_empty(row, "think")
+    if row.get("answer") is not None:
         answer = row["answer"]
         if answer not in (Answer.YES.value, Answer.NO.value):
             raise BadLine(f'"answer" must be "yes" or "no", not {shown(answer)}')
@@ -137,8 +138,7 @@ def list_thought(row: Row) -> tuple[str, str]:
     Raises:
         BadLine: one of them is not a string, or the answer is blank.
     """
-    think = text_of(row, "think", blank=True) if "think" in row else ""
-    return think.strip(), text_of(row, "answer").strip() if "answer" in row else ""
+    return text_or_empty(row, "think").strip(), text_of(row, "answer").strip() if row.get("answer") is not None else ""
 
 
 def raw_log_pairs(row: Row) -> list[Judged]:

@@ -2,15 +2,16 @@
 
 ``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {"contents": …}}, …]}``. Ids are strings or integers. A
 document's text is the first of ``TEXT_KEYS`` present, after its ``title``, if any. If all candidates have scores, they are
-ordered by score as in trec_eval; otherwise they keep the order of the line.
+ordered by score, and equal scores keep the order of the line; otherwise all do.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from r0.data.jsonl import BadLine, Row, number_of, objects_of, shown, text_of
-from r0.data.runfile import given_order
+import numpy as np
+
+from r0.data.jsonl import BadLine, Row, id_of, number_of, objects_of, shown, text_of, text_or_empty
 from r0.data.table import with_title
 
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
@@ -35,7 +36,7 @@ def request(row: Row) -> Request:
     query = row.get("query")
     if not isinstance(query, dict):
         raise BadLine('"query" must be an object with "text" and "qid"')
-    query_id, text = _id_of(query, "qid", "query: "), text_of(query, "text", "query: ")
+    query_id, text = id_of(query, "qid", "query: "), text_of(query, "text", "query: ")
     candidates = objects_of(row, "candidates")
     if not candidates:
         raise BadLine(f'the query {shown(query_id)} has no "candidates"')
@@ -43,7 +44,7 @@ def request(row: Row) -> Request:
     scores: dict[str, float] = {}
     for index, candidate in enumerate(candidates):
         where = f"candidates[{index}]: "
-        document_id = _id_of(candidate, "docid", where)
+        document_id = id_of(candidate, "docid", where)
         if document_id in documents:
             raise BadLine(f"{where}the document {shown(document_id)} occurs twice")
         documents[document_id] = _text(candidate, where)
@@ -51,15 +52,8 @@ def request(row: Row) -> Request:
             scores[document_id] = number_of(candidate, "score", where)
     if len(scores) < len(documents):
         scores = {document_id: float(len(documents) - place) for place, document_id in enumerate(documents)}
-    order = given_order(scores)
+    order = sorted(scores, key=lambda document_id: -np.float32(scores[document_id]))  # stable
     return Request(query_id, text, tuple(order), tuple(scores[i] for i in order), tuple(documents[i] for i in order))
-
-
-def _id_of(row: Row, key: str, where: str) -> str:
-    value = row.get(key)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return text_of(row, key, where)
 
 
 def _text(candidate: Row, where: str) -> str:
@@ -68,6 +62,5 @@ def _text(candidate: Row, where: str) -> str:
         raise BadLine(f'{where}"doc" must be an object with the document\'s text')
     for key in TEXT_KEYS:
         if key in document:
-            title = text_of(document, "title", where, blank=True) if document.get("title") is not None else ""
-            return with_title(title, text_of(document, key, where, blank=True))
+            return with_title(text_or_empty(document, "title", where), text_or_empty(document, key, where))
     raise BadLine(f'{where}no text in "doc"; it must have one of the fields {", ".join(TEXT_KEYS)}')

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from r0.data.columns import candidate, read_columns, run_columns
 from r0.data.jsonl import BadLine, BadLines, readable_file, shown
-from r0.data.trec import JUDGEMENT_COLUMNS, RUN_COLUMNS, candidate, is_header, judgement, read_columns
+from r0.data.qrels import WHAT, read_all
 from r0.errors import UserError
 from r0.storage.files import write_atomic, writing
 
@@ -34,7 +35,7 @@ def read_run(path: Path, bad: BadLines) -> dict[str, dict[str, float]]:
             are not skipped.
     """
     run: dict[str, dict[str, float]] = {}
-    for number, columns in read_columns(readable_file(path, "a TREC run"), bad, RUN_COLUMNS):
+    for number, columns in read_columns(readable_file(path, "a TREC run"), bad, run_columns):
         try:
             query, document, score = candidate(columns)
             documents = run.setdefault(query, {})
@@ -49,30 +50,22 @@ def read_run(path: Path, bad: BadLines) -> dict[str, dict[str, float]]:
     return run
 
 
-def read_judgements(path: Path, bad: BadLines) -> dict[str, dict[str, int]]:
-    """Query id → document id → grade, from BEIR's TSV (with or without header) or TREC's four columns.
+def read_judgements(path: Path, bad: BadLines) -> dict[str, dict[str, float]]:
+    """Query id → document id → grade, in any format of ``qrels``.
 
     Raises:
-        UserError: the file cannot be used or has no judgement; or a line is bad, a grade is not an integer, or a pair is
-            judged twice, and bad lines are not skipped.
+        UserError: the file cannot be used or has no judgement; or a line is bad or a pair is judged twice, and bad lines are not
+            skipped.
     """
-    judged: dict[str, dict[str, int]] = {}
-    what = "judgements: lines of `query-id corpus-id score`, or of `query 0 document grade`"
-    for number, columns in read_columns(readable_file(path, what), bad, JUDGEMENT_COLUMNS):
-        try:
-            query, document, grade = judgement(columns)
-            if not grade.is_integer():
-                raise BadLine(f"the grade {shown(columns[-1])} is not an integer")
-            grades = judged.setdefault(query, {})
-            if document in grades:
-                raise BadLine("this judgement (query and document) occurs twice")
-        except BadLine as error:
-            if number > 1 or not is_header(columns):
-                bad.refuse(path, number, str(error))
+    judged: dict[str, dict[str, float]] = {}
+    for number, query, document, grade in read_all(path, bad):
+        grades = judged.setdefault(query, {})
+        if document in grades:
+            bad.refuse(path, number, "this judgement (query and document) occurs twice")
             continue
-        grades[sys.intern(document)] = int(grade)
+        grades[sys.intern(document)] = grade
     if not judged:
-        raise UserError(f"{path}: contains no judgements; give {what}")
+        raise UserError(f"{path}: contains no judgements; give {WHAT}")
     return judged
 
 

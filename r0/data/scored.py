@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from r0.data.grades import grade_of
 from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, text_of
 from r0.errors import UserError
 
@@ -47,7 +48,7 @@ def scored_list(row: Row, place: str = "") -> ScoredList:
     for index, hit in enumerate(hits):
         where = f"hits[{index}]: "
         documents.append(text_of(hit, "content", where))
-        labels.append(number_of(hit, "label", where))
+        labels.append(grade_of(hit, "label", where))
         if "score" not in hit:
             raise BadLine(f'{where}the field "score" is missing; `distill score` writes it')
         scores.append(None if hit["score"] is None else number_of(hit, "score", where))

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from r0.data.compressed import SUFFIXES
 from r0.data.hashes import query_hash, text_hash
 from r0.data.index import FileRows
-from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, text_of
+from r0.data.jsonl import BadLine, BadLines, Row, id_of, read_lines, readable_file, text_of, text_or_empty, value_of
 
 
 class Table(NamedTuple):
@@ -55,7 +56,7 @@ def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool =
     ids, offsets, lengths, hashes = array("Q"), array("q"), array("i"), array("Q")
     for line in read_lines(path, bad, f"reading {path.name}"):
         try:
-            hashed = text_hash(text_of(line.row, "_id"))
+            hashed = text_hash(row_id(line.row))
             text = text_of(line.row, "text") if hash_text else document_text(line.row)
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
@@ -81,13 +82,29 @@ def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool =
 
 
 def document_text(row: Row) -> str:
-    """``title. text``, joined as in production logs; only the text if there is no title.
+    """``title. text``, joined as in production logs; only the text if there is no title. Null is empty.
 
     Raises:
-        BadLine: ``text`` is missing or not a string, or ``title`` is not a string.
+        BadLine: ``text`` is missing, or one of the two is not a string.
     """
-    title = text_of(row, "title", blank=True) if "title" in row else ""
-    return with_title(title, text_of(row, "text", blank=True))
+    value_of(row, "text")
+    return with_title(text_or_empty(row, "title"), text_or_empty(row, "text"))
+
+
+def row_id(row: Row) -> str:
+    """The id of a line: ``_id``, or ``id`` as in newer data sets.
+
+    Raises:
+        BadLine: it is missing or no id.
+    """
+    return id_of(row, "id" if "_id" not in row and "id" in row else "_id")
+
+
+def folder_file(folder: Path, stem: str) -> Path:
+    """The file of a BEIR folder with a name such as ``corpus``: JSON lines, compressed or not, or parquet. It may be missing."""
+    plain = folder / f"{stem}.jsonl"
+    others = (*(folder / f"{stem}.jsonl{suffix}" for suffix in SUFFIXES), folder / f"{stem}.parquet")
+    return plain if plain.is_file() else next(filter(Path.is_file, others), plain)
 
 
 def with_title(title: str, text: str) -> str:

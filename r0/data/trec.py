@@ -1,8 +1,7 @@
-"""TREC files: runs (``query Q0 document rank score tag``) and judgements (``query document grade``, or TREC's four columns).
+"""Indexes of runs and judgements by the hashes of their ids.
 
-Columns are split on tabs if that gives the right number of columns, otherwise on any white space. Ids are stored as 64-bit
-hashes, so that a run with millions of candidates stays small; to name an id in a message, its line is read again.
-(``runfile`` reads the same files with their ids, for code that writes them.)
+Ids are stored as 64-bit hashes, so that a run with millions of candidates stays small; to name an id in a message, its line is
+read again. (``runfile`` reads the same files with their ids, for code that writes them.)
 
 A run is ordered as by trec_eval: by score in single precision, best first, equal scores by document id in descending order.
 Its rank column is ignored.
@@ -12,19 +11,16 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from r0.data.columns import DOCUMENT, candidate, read_columns, run_columns
 from r0.data.hashes import pair_hashes, text_hash
 from r0.data.jsonl import BadLine, BadLines, readable_file, shown
-from r0.data.progress import progress
+from r0.data.qrels import read_all
 from r0.errors import UserError
-
-MAX_LINE_BYTES = 1 << 16
-RUN_COLUMNS, JUDGEMENT_COLUMNS = (6,), (3, 4)
 
 
 class Run:
@@ -42,7 +38,7 @@ class Run:
         self.path = readable_file(path, "a TREC run")
         seen: dict[int, int] = {}
         queries, documents, lines, scores = array("i"), array("Q"), array("i"), array("f")
-        for number, columns in read_columns(path, bad, RUN_COLUMNS):
+        for number, columns in read_columns(path, bad, run_columns):
             try:
                 query, document, score = candidate(columns)
             except BadLine as error:
@@ -76,7 +72,7 @@ class Run:
         if not missing_N.any():
             return
         lines = self.lines_N[missing_N]
-        for number, columns in read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(np.sort(lines)[:10].tolist())):
+        for number, columns in read_columns(self.path, BadLines(skip=True), run_columns, set(np.sort(lines)[:10].tolist())):
             others = f" (true of {len(lines)} candidates)" if len(lines) > 1 else ""
             bad.refuse(self.path, number, f"the {what} {shown(columns[column])} is not in {where}{others}")
         bad.count += max(0, len(lines) - 10)
@@ -95,8 +91,8 @@ class Run:
         if not len(tied_N):
             return order_N
         places_N = np.zeros(len(self), np.int64)  # rank of a tied row's document id; only tied rows need the id's text
-        tied = read_columns(self.path, BadLines(skip=True), RUN_COLUMNS, set(self.lines_N[tied_N].tolist()))
-        found = {number: columns[2] for number, columns in tied}
+        tied = read_columns(self.path, BadLines(skip=True), run_columns, set(self.lines_N[tied_N].tolist()))
+        found = {number: columns[DOCUMENT] for number, columns in tied}
         rank = {document: place for place, document in enumerate(sorted(set(found.values())))}
         places_N[tied_N] = [rank[found[line]] for line in self.lines_N[tied_N].tolist()]
         return np.lexsort((-places_N, -scores_N, self.queries_N))
@@ -127,15 +123,9 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
         UserError: a bad line (that is not skipped), a pair judged twice, or a grade outside ``least`` to ``most``.
     """
     queries, documents, grades, lines = array("Q"), array("Q"), array("d"), array("i")
-    what = "judgements (query-id, corpus-id, score)"
-    for number, columns in read_columns(readable_file(path, what), bad, JUDGEMENT_COLUMNS):
-        try:
-            query, document, grade = judgement(columns)
-            if not least <= grade <= most:
-                raise BadLine(f"the grade {grade:g} is outside {least:g} to {most:g}")
-        except BadLine as error:
-            if number > 1 or not is_header(columns):
-                bad.refuse(path, number, str(error))
+    for number, query, document, grade in read_all(path, bad):
+        if not least <= grade <= most:
+            bad.refuse(path, number, f"the grade {grade:g} is outside {least:g} to {most:g}")
             continue
         queries.append(text_hash(query))
         documents.append(text_hash(document))
@@ -147,73 +137,6 @@ def read_qrels(path: Path, bad: BadLines, least: float = -math.inf, most: float 
     pairs_J, grades_J = pairs_J[kept_J], grades_J[kept_J]
     order_J = np.argsort(pairs_J)
     return Judgements(pairs_J[order_J], grades_J[order_J])
-
-
-def read_columns(
-    path: Path, bad: BadLines, counts: tuple[int, ...], wanted: set[int] | None = None
-) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of the lines that are not blank, restricted to ``wanted`` line numbers if given.
-
-    A line is split on tabs if that gives one of ``counts`` columns (so ids may contain spaces), otherwise on any white space.
-    """
-    with path.open("rb") as file, progress(f"reading {path.name}", path.stat().st_size) as advance:
-        number = 0
-        while raw := file.readline(MAX_LINE_BYTES):
-            number += 1
-            advance(len(raw))
-            if wanted is not None and number not in wanted:
-                continue
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                bad.refuse(path, number, f"not UTF-8 at byte {error.start + 1}")
-                continue
-            if text.strip():
-                tabbed = [column.strip() for column in text.split("\t")]
-                yield number, tabbed if len(tabbed) in counts else text.split()
-
-
-def candidate(columns: list[str]) -> tuple[str, str, float]:
-    """(query id, document id, score) of a run's line.
-
-    Raises:
-        BadLine: not six columns, an empty id, or a score that is not a finite number.
-    """
-    if len(columns) != 6:
-        raise BadLine(f"{len(columns)} columns where a run has 6: query Q0 document rank score tag")
-    score = _finite(columns[4], "score")
-    if not (columns[0] and columns[2]):
-        raise BadLine("an id is empty")
-    return columns[0], columns[2], score
-
-
-def judgement(columns: list[str]) -> tuple[str, str, float]:
-    """(query id, document id, grade) of a line of judgements.
-
-    Raises:
-        BadLine: neither three nor four columns, an empty id, or a grade that is not a finite number.
-    """
-    if len(columns) not in (3, 4):
-        raise BadLine(f"{len(columns)} columns where judgements have 3 (query-id corpus-id score) or 4 (query 0 document grade)")
-    query, document, grade = columns[0], columns[-2], _finite(columns[-1], "grade")
-    if not (query and document):
-        raise BadLine("an id is empty")
-    return query, document, grade
-
-
-def is_header(columns: list[str]) -> bool:
-    """Whether the first line of judgements is a header with column names, as in BEIR's files."""
-    return len(columns) in (3, 4) and columns[0].lower().replace("_", "-") in ("query-id", "qid", "query", "query-_id")
-
-
-def _finite(text: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadLine(f"the {what} {shown(text)} is not a number") from None
-    if not math.isfinite(value):
-        raise BadLine(f"the {what} {shown(text)} is not finite")
-    return value
 
 
 def _without_repeats(pairs_N: np.ndarray, lines_N: np.ndarray, path: Path, bad: BadLines, what: str) -> np.ndarray:

@@ -45,7 +45,7 @@ def judged_lists(config: DistillEvalConfig) -> JudgedLists:
     """The test lists.
 
     Raises:
-        UserError: the data cannot be used, all queries were trained on, a label is not an integer grade, or the teacher
+        UserError: the data cannot be used, all queries were trained on, or the teacher
             scored other lists.
     """
     lists = LabelledLists(config.data, config.builtin_rows, config.seed, config.skip_bad)

@@ -34,7 +34,7 @@ class JudgedLists:
         """The lists without the queries that were trained on (``seen``, by hash); their scores are ignored.
 
         Raises:
-            UserError: no list is left, or a label is not an integer.
+            UserError: no list is left.
         """
         found = list(lists)
         kept = tuple(one for one in found if query_hash(one.query) not in seen)
@@ -118,12 +118,9 @@ def _cell(row: Mapping[str, float | str | None], name: str, shape: str) -> str:
     return "" if value is None else shape.format(value)
 
 
-def _grades(one: ScoredList) -> dict[str, int]:
-    """Grades by document id, as integers for trec_eval."""
-    wrong = next((label for label in one.labels if label != int(label)), None)
-    if wrong is not None:
-        raise UserError(f"{one.place}: the label {wrong:g} is not an integer; give 1 and 0, or grades")
-    return {name: int(label) for name, label in zip(_document_ids(one), one.labels, strict=True)}
+def _grades(one: ScoredList) -> dict[str, float]:
+    """Grades by document id."""
+    return dict(zip(_document_ids(one), one.labels, strict=True))
 
 
 def _document_ids(one: ScoredList) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r0.config import RetrieveConfig
-from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN, find_qrels, read_texts
+from r0.data.beir import find_qrels, read_texts
 from r0.data.candidates import drop_unknown
+from r0.data.columns import DOCUMENT, QUERY
 from r0.data.hashes import text_hash
 from r0.data.jsonl import BadLines, Row, text_of
 from r0.data.runfile import read_run, write_run
-from r0.data.table import document_text
+from r0.data.table import document_text, folder_file
 from r0.errors import UserError
 from r0.evaluation.bm25 import Bm25
 from r0.evaluation.judgements import open_judgements
@@ -41,15 +42,15 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
     if not folder.is_dir():
         raise UserError(f"data: {folder} is not a folder; give {_FOLDER}")
-    queries = {name: text for name, text, _ in read_texts(folder / "queries.jsonl", bad, _query_text, _FOLDER)}
+    queries = {name: text for name, text, _ in read_texts(folder_file(folder, "queries"), bad, _query_text, _FOLDER)}
     given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:
-        given.drop_unknown(queries, QUERY_COLUMN)
+        given.drop_unknown(queries, QUERY)
     queries = _wanted(config, folder, queries, given, bad)
-    corpus = ((name, text) for name, text, _ in read_texts(folder / "corpus.jsonl", bad, document_text, _FOLDER))
+    corpus = ((name, text) for name, text, _ in read_texts(folder_file(folder, "corpus"), bad, document_text, _FOLDER))
     index = Bm25(corpus, config.k1, config.b, config.stemmer, config.stopwords)
     if given is not None:
-        given.drop_unknown(index, DOCUMENT_COLUMN)
+        given.drop_unknown(index, DOCUMENT)
     lists = {}
     for query, text in progress(queries.items(), "ranking", len(queries)):
         found = index.search(text, config.depth) if given is None else index.rank(text, given.documents(query))
@@ -82,10 +83,10 @@ class _Given:
         Raises:
             UserError: there are such candidates, and bad lines are not skipped.
         """
-        queries = column == QUERY_COLUMN
+        queries = column == QUERY
         names = self._run if queries else {name for documents in self._run.values() for name in documents}
         hashes = {text_hash(name) for name in names if name in known}
-        where = self._folder / ("queries.jsonl" if queries else "corpus.jsonl")
+        where = folder_file(self._folder, "queries" if queries else "corpus")
         drop_unknown(self._run, hashes, column, self._path, where, self._bad)
 
 

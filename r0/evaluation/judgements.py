@@ -1,4 +1,4 @@
-"""Judgements of one data set: BEIR's TSV, TREC's qrels, or a JSONL file of queries in BRIGHT's format.
+"""Judgements of one data set, in any format of ``r0.data.qrels``, and what BRIGHT's queries exclude.
 
 BRIGHT: ``{"id", "query", "gold_ids", "excluded_ids"}``. Gold documents have grade 1. Excluded documents (for example the page
 that a question was derived from) are not part of the task for that query, and are dropped from each run before measuring.
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown, text_of
+from r0.data.jsonl import BadLine, BadLines, id_of, read_lines, readable_file, shown
+from r0.data.qrels import COLUMNS, has_rows, ids_of
 from r0.data.runfile import read_judgements
 from r0.errors import UserError
 
@@ -22,7 +23,7 @@ _NOTHING_EXCLUDED = "N/A"  # BRIGHT's notation for an empty list
 class Judgements:
     """The judgements of a data set, by query id: grades of documents, and excluded documents."""
 
-    grades: dict[str, dict[str, int]]
+    grades: dict[str, dict[str, float]]
     excluded: dict[str, frozenset[str]]
 
 
@@ -33,7 +34,7 @@ def open_judgements(paths: Sequence[Path], excluded: Sequence[Path], bad: BadLin
         UserError: a file cannot be used, a line is bad (that is not skipped), a pair is judged in two files, or a document is
             both relevant and excluded for a query.
     """
-    grades: dict[str, dict[str, int]] = {}
+    grades: dict[str, dict[str, float]] = {}
     dropped: dict[str, frozenset[str]] = {}
     for path in paths:
         for query, documents in _grades_of(path, bad, dropped).items():
@@ -64,27 +65,29 @@ class _Entry(NamedTuple):
     """One line of BRIGHT's query file."""
 
     query: str
-    gold: list[str]
+    gold: Sequence[str]
     excluded: frozenset[str]
 
 
-def _grades_of(path: Path, bad: BadLines, dropped: dict[str, frozenset[str]]) -> dict[str, dict[str, int]]:
+def _grades_of(path: Path, bad: BadLines, dropped: dict[str, frozenset[str]]) -> dict[str, dict[str, float]]:
     """The grades in one file; the exclusions of a file of queries are added to ``dropped``."""
-    if not _has_objects(path):
+    if not _is_bright(path, bad.skip):
         return read_judgements(path, bad)
     grades = {}
     for entry in _entries(path, bad, gold=True):
-        grades[entry.query] = dict.fromkeys(entry.gold, 1)
+        grades[entry.query] = dict.fromkeys(entry.gold, 1.0)
         dropped[entry.query] = dropped.get(entry.query, frozenset()) | entry.excluded
     if not grades:
         raise UserError(f"{path}: contains no queries; give lines with id and gold_ids")
     return grades
 
 
-def _has_objects(path: Path) -> bool:
-    """Whether a file contains JSON objects, judged by its first character."""
-    with readable_file(path, "judgements: BEIR's tsv, TREC's qrels, or BRIGHT's queries as JSONL").open("rb") as file:
-        return file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+def _is_bright(path: Path, skip_bad: bool) -> bool:
+    """Whether a file holds BRIGHT's queries, judged by its first row."""
+    if not has_rows(path):
+        return False
+    first = next(read_lines(path, BadLines(skip_bad)), None)
+    return first is not None and not first.row.keys() & set(COLUMNS[0])
 
 
 def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
@@ -92,13 +95,14 @@ def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
     seen: set[str] = set()
     for line in read_lines(readable_file(path, "BRIGHT's queries as JSONL: id, gold_ids, excluded_ids"), bad):
         try:
-            query = text_of(line.row, "id")
+            query = id_of(line.row, "id")
             if query in seen:
                 raise BadLine('this "id" occurs twice')
             entry = _Entry(
                 query,
-                _ids(line.row, "gold_ids") if gold else [],
-                frozenset(_ids(line.row, "excluded_ids") if "excluded_ids" in line.row or not gold else ()) - {_NOTHING_EXCLUDED},
+                ids_of(line.row, "gold_ids") if gold else [],
+                frozenset(ids_of(line.row, "excluded_ids") if "excluded_ids" in line.row or not gold else ())
+                - {_NOTHING_EXCLUDED},
             )
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
@@ -107,14 +111,7 @@ def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
         yield entry
 
 
-def _ids(row: Row, key: str) -> list[str]:
-    value = row.get(key)
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise BadLine(f"{shown(key)} must be a list of document ids")
-    return value
-
-
-def _refuse_contradictions(grades: Mapping[str, Mapping[str, int]], dropped: Mapping[str, frozenset[str]]) -> None:
+def _refuse_contradictions(grades: Mapping[str, Mapping[str, float]], dropped: Mapping[str, frozenset[str]]) -> None:
     for query, documents in dropped.items():
         judged = grades.get(query, {})
         both = min((document for document in documents if judged.get(document, 0) > 0), default=None)

@@ -6,7 +6,7 @@ corpus and are numbered.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from r0.config import MineConfig
 from r0.data.beir import find_qrels
 from r0.data.groups import by_query
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLines, Row, read_lines, readable_file, shown, text_of
+from r0.data.jsonl import BadLines, Row, readable_file, shown, text_of
 from r0.data.labelled import LabelBounds, LabelledKind, kind_of_labelled, read_labelled
-from r0.data.table import document_text
-from r0.data.trec import JUDGEMENT_COLUMNS, read_columns
+from r0.data.qrels import read_all
+from r0.data.table import document_text, folder_file
 from r0.errors import UserError
 from r0.evaluation.judgements import open_judgements
 from r0.mining.texts import BLANK, FileTexts, MemoryTexts, Texts
@@ -108,13 +108,13 @@ def _of_beir(config: MineConfig, folder: Path) -> Collection:
     bad = BadLines(config.skip_bad)
     qrels = find_qrels(config.qrels, folder)
     judged = open_judgements([qrels], [], bad)
-    queries = FileTexts(folder / "queries.jsonl", bad, _query_text)
-    documents = FileTexts(folder / "corpus.jsonl", bad, document_text)
+    queries = FileTexts(folder_file(folder, "queries"), bad, _query_text)
+    documents = FileTexts(folder_file(folder, "corpus"), bad, document_text)
     found = Collection(str(folder), documents, bad, queries)
     _refuse_unknown(qrels, judged.grades, config.relevance_threshold, queries, documents, bad)
     for query in queries.ids:
         if query in judged.grades:
-            labels = {name: float(grade) for name, grade in judged.grades[query].items() if name in documents}
+            labels = {name: grade for name, grade in judged.grades[query].items() if name in documents}
             excluded = judged.excluded.get(query, frozenset())
             found.add(query, queries.text(query), labels, excluded, config.relevance_threshold)
     return found
@@ -142,7 +142,7 @@ def _query_text(row: Row) -> str:
 
 
 def _refuse_unknown(
-    path: Path, grades: Mapping[str, Mapping[str, int]], threshold: float, queries: Texts, documents: Texts, bad: BadLines
+    path: Path, grades: Mapping[str, Mapping[str, float]], threshold: float, queries: Texts, documents: Texts, bad: BadLines
 ) -> None:
     """Refuse, or skip and count, judged queries and relevant documents that do not exist."""
     unknown = {
@@ -151,22 +151,8 @@ def _refuse_unknown(
         for name, grade in judged.items()
         if query not in queries or (grade >= threshold and name not in documents)
     }
-    for number, query, name in _judged_pairs(path) if unknown else ():
+    for number, query, name, _ in read_all(path, BadLines(skip=True)) if unknown else ():
         if (query, name) in unknown:
             what = f"the document {shown(name)}" if query in queries else f"the query {shown(query)}"
             where = "corpus.jsonl" if query in queries else "queries.jsonl"
             bad.refuse(path, number, f"{what} is not in {where}")
-
-
-def _judged_pairs(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, query id, document id) of the judgements, in columns or in BRIGHT's format."""
-    with path.open("rb") as file:
-        columned = not file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    if columned:
-        for number, columns in read_columns(path, BadLines(skip=True), JUDGEMENT_COLUMNS):
-            if len(columns) in JUDGEMENT_COLUMNS:
-                yield number, columns[0], columns[-2]
-        return
-    for line in read_lines(path, BadLines(skip=True)):
-        gold = line.row.get("gold_ids")
-        yield from ((line.number, str(line.row.get("id")), str(name)) for name in (gold if isinstance(gold, list) else ()))

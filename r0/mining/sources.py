@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from r0.config import MineConfig
-from r0.data.beir import DOCUMENT_COLUMN, QUERY_COLUMN
 from r0.data.candidates import drop_unknown
+from r0.data.columns import DOCUMENT, QUERY
 from r0.data.hashes import text_hash
 from r0.data.runfile import given_order, read_run
+from r0.data.table import folder_file
 from r0.errors import UserError
 from r0.mining.collection import Collection, Query
 from r0.mining.dense import DenseSource
@@ -71,9 +72,9 @@ class RunSource:
         self.name, folder = str(path), Path(collection.name)
         self._run = read_run(path, collection.bad)
         known = {text_hash(name) for name in self._run if name in collection.query_ids}
-        drop_unknown(self._run, known, QUERY_COLUMN, path, folder / "queries.jsonl", collection.bad)
+        drop_unknown(self._run, known, QUERY, path, folder_file(folder, "queries"), collection.bad)
         known = {text_hash(name) for names in self._run.values() for name in names if name in collection.documents}
-        drop_unknown(self._run, known, DOCUMENT_COLUMN, path, folder / "corpus.jsonl", collection.bad)
+        drop_unknown(self._run, known, DOCUMENT, path, folder_file(folder, "corpus"), collection.bad)
         self._run = {query.id: self._run[query.id] for query in collection.queries if query.id in self._run}
         if not self._run:
             raise UserError(f"run: {path} has none of the queries with a relevant document; give a run over the same data set")

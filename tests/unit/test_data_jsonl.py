@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
 
@@ -11,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r0.config.commands import ConvertConfig, DataKeys
+from r0.config.commands import ConvertConfig
 from r0.data import convert as convert_module
 from r0.data.convert import convert
-from r0.data.formats import open_rows
 from r0.data.jsonl import BadLine, BadLines, parse, read_lines
 from r0.errors import UserError
 
@@ -59,7 +57,7 @@ def test_good_lines_keep_number_and_offset(tmp_path):
 
 
 def test_bad_lines_are_counted_and_the_first_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr("r0.data.jsonl.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("r0.data.row_files.MAX_LINE_BYTES", 100)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n' + b"x\n" * 30 + b'{"a": "' + b"y" * 300 + b'"}\n{"a": 2}\n')
     bad = BadLines(skip=True)
@@ -142,30 +140,3 @@ def test_a_full_disk_leaves_the_old_output(tmp_path, monkeypatch):
         convert(given)
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["out.jsonl", "raw.jsonl"]
-
-
-def test_a_gzip_file_can_be_read(tmp_path):
-    text = "".join(json.dumps({"n": n, "text": "é" * 50}) + "\n" for n in range(2000)).encode() + b"\n"
-    (tmp_path / "plain.jsonl").write_bytes(text)
-    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(text[:7000]) + gzip.compress(text[7000:]))  # of two members
-    plain, packed = (list(read_lines(tmp_path / name, BadLines(), "t")) for name in ("plain.jsonl", "packed.jsonl.gz"))
-    assert len(plain) == 2000
-    assert packed == plain
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda raw: raw[:-20], lambda raw: raw[:200] + b"\0\0\0\0" + raw[204:], lambda raw: b'{"a": 1}\n']
-)
-def test_a_damaged_gzip_file_gives_a_one_sentence_error(tmp_path, damage):
-    rows = "".join(json.dumps({"n": n * n}) + "\n" for n in range(5000)).encode()
-    (tmp_path / "rows.jsonl.gz").write_bytes(damage(gzip.compress(rows)))
-    for skip in (False, True):  # damage is no bad line
-        with pytest.raises(UserError, match=r"rows\.jsonl\.gz: cannot be decompressed as gzip \(.*\); download") as error:
-            list(read_lines(tmp_path / "rows.jsonl.gz", BadLines(skip)))
-        assert "\n" not in str(error.value)
-
-
-def test_a_gzip_file_is_refused_where_rows_are_read_by_offset(tmp_path):
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"query": "q", "document": "d", "label": 1}\n'))
-    with pytest.raises(UserError, match=r"rows\.jsonl\.gz: is gzipped, .*unpack it first with `gunzip -k"):
-        open_rows(DataKeys(data=str(tmp_path / "rows.jsonl.gz")), 0)

@@ -103,7 +103,7 @@ def test_judgements_of_every_layout(tmp_path, lines):
     ("line", "reason"),
     [
         ("q1\td1\t0", r"this judgement \(query and document\) occurs twice"),
-        ("q1\td2\t0.5", 'the grade "0.5" is not an integer'),
+        ("q1\td2\tinf", 'the grade "inf" is not finite'),
         ("q1\td2\tyes", 'the grade "yes" is not a number'),
         ("q1 d2", "2 columns where judgements have 3"),
         ("query-id\tcorpus-id\tscore", 'the grade "score" is not a number'),
@@ -232,6 +232,11 @@ def test_candidates_of_requests(tmp_path):
     assert [lists.document(0, j) for j in range(3)] == ["text of b/'1", "text of a", "T. body"]
     assert (lists.document(1, 0), lists.scores(1)) == ("one", (1.0,))
     assert (lists.document_ids(2), lists.scores(2)) == (("a", "b", "c"), (3.0, 2.0, 1.0))  # not every one has a score
+    tied = open_candidates(write(tmp_path / "tied.jsonl", [request("q", [candidate(name, 0.0) for name in "bca"])]))
+    assert tied.document_ids(0) == ("b", "c", "a")  # in the order of the list
+    write(tmp_path / "array.json", [json.dumps(rows, indent=1)])
+    array = open_candidates(tmp_path / "array.json")
+    assert [array.document(index, 0) for index in (2, 0)] == ["text of a", "text of b/'1"]
     assert pickle.loads(pickle.dumps(lists)).document(0, 2) == "T. body"
     write(tmp_path / "requests.jsonl", rows[:1])
     with pytest.raises(UserError, match="was changed or removed"):

@@ -117,7 +117,7 @@ def test_too_few_rows_for_a_batch(tmp_path):
         ({"query": "q", "document": "d"}, 'the field "label" is missing'),
         (row(1, 2), "the label 2 is outside 0 to 1; graded labels need"),
         (row(1, 0.5), "neither 0 nor 1"),
-        (row(1, True), '"label" must be a number, not true or false'),
+        (row(1, [1]), '"label" must be a number, not a list'),
         (row(1, 1, answer="no"), 'the answer "no" contradicts the label 1'),
         (row(1, 1, answer="maybe"), '"answer" must be "yes" or "no", not "maybe"'),
         (row(1, 1, think=3), '"think" must be a string'),

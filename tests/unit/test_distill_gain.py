@@ -96,6 +96,8 @@ def test_queries_that_were_trained_on_are_dropped_and_counted() -> None:
         JudgedLists.of(AFTER, frozenset({query_hash("q0"), query_hash("q1")}))
 
 
-def test_labels_that_are_not_grades_are_refused() -> None:
-    with pytest.raises(UserError, match=r"t.jsonl:1: the label 0.5 is not an integer"):
-        JudgedLists.of([scored("q", (0.5, 0), (1, 2))])
+def test_a_label_may_have_decimals() -> None:
+    halves, whole = JudgedLists.of([scored("q", (0.5, 0, 1), (3, 2, 1))]), JudgedLists.of([scored("q", (1, 0, 2), (3, 2, 1))])
+    values = [judged.measure([scored("q", (0, 0, 0), (3, 2, 1))], "s").mean("nDCG@10") for judged in (halves, whole)]
+    assert values[0] == pytest.approx(values[1])
+    assert values[0] == pytest.approx((0.5 + 1 / 2) / (1 + 0.5 / math.log2(3)))

@@ -136,6 +136,18 @@ def test_no_common_query_and_grades_that_are_not_grades_are_refused():
         measure({"q": {"a": 1.0}}, {"q": {"a": 10**9}})
     with pytest.raises(UserError, match="with exponential_gain the grade 40"):
         measure({"q": {"a": 1.0}}, {"q": {"a": 40}}, exponential_gain=True)
+    with pytest.raises(UserError, match="exponential_gain: some grades are not whole numbers"):
+        measure({"q": {"a": 1.0}}, {"q": {"a": 0.5}}, exponential_gain=True)
+    with pytest.raises(UserError, match=r'query "q", document "a": the grade 0\.123456 has too many decimals'):
+        measure({"q": {"a": 1.0}}, {"q": {"a": 0.123456}})
+
+
+def test_grades_with_decimals_have_their_own_gain_and_are_relevant_from_1():
+    found = measure({"q": {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}}, {"q": {"a": 0.01, "b": 0.1, "c": 1, "d": -0.5}})
+    gains, best = (0.01, 0.1, 1.0), (1.0, 0.1, 0.01)
+    dcg, ideal = (sum(gain / math.log2(rank + 1) for rank, gain in enumerate(of, 1)) for of in (gains, best))
+    assert found.mean("nDCG@10") == pytest.approx(dcg / ideal)
+    assert (found.mean("MRR@10"), found.mean("Hit@1"), found.mean("Recall@10")) == (pytest.approx(1 / 3), 0.0, 1.0)
 
 
 def test_the_t_test_is_the_paired_two_sided_one():
