@@ -1,4 +1,4 @@
-"""Groupwise reranking: scores from 0 to 10 for groups of candidates, all groups in parallel, averaged over random partitions.
+"""Groupwise reranking: scores for groups of candidates, all groups in parallel, averaged over random partitions.
 
 GroupRank (Sun et al., 2025) scores the documents of a group together. A document's score depends on the rest of its group, so
 scores of several partitions are averaged.
@@ -14,7 +14,7 @@ from r0.rerank.protocol import Method, Question, Ranking
 
 
 def groupwise(n: int, group_size: int = 20, partitions: int = 1, seed: int = 0) -> Method:
-    """``partitions`` × ⌈n / group_size⌉ questions at once; the scores are means, in 0…10.
+    """``partitions`` × ⌈n / group_size⌉ questions at once; the scores are means, in the model's own scale (it is asked for 0…10).
 
     Groups and their order depend on (seed, partition), and their sizes differ by at most one; ``seed`` should differ between
     queries. A document missing from an answer gets no score from it; one without any score keeps its first-stage rank.

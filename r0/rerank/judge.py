@@ -1,6 +1,6 @@
 """Turns a question into requests to an engine, and the completions into a reply.
 
-A question about a list needs one completion, parsed leniently (``r0.text.answers.read_lenient``). A question about one
+A question about a list needs one completion, parsed leniently (``r0.text.lenient_answers.read_lenient``). A question about one
 document gives P(yes) over yes and no at the answer position:
 
 * with thinking, a completion is sampled and cut where its answer begins; then one more token is requested, restricted to the
@@ -43,8 +43,8 @@ from r0.rerank.pair_prompts import PairPrompts
 from r0.rerank.protocol import Question, Reply
 from r0.rerank.verdict import read_verdict
 from r0.text.answer_position import UNREADABLE, AnswerPosition, AnswerPositions
-from r0.text.answers import read_lenient
 from r0.text.completion import ANSWER, THINK, CompletionReader
+from r0.text.lenient_answers import read_lenient
 from r0.text.messages import SYSTEM_PROMPTS
 from r0.text.prompts import Prompter
 from r0.text.template_variables import Variables

@@ -31,12 +31,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A model's reply about M documents, parsed leniently (``r0.text.answers.LenientReading``); it always has an order."""
+    """A model's reply about M documents, parsed leniently (``r0.text.lenient_answers``); it always has an order."""
 
     # Positions in ``Question.documents``, each once, best first. Positions in one group are tied, or all missing from the
     # answer (the last group). If nothing was readable there is a single group.
     groups: tuple[tuple[int, ...], ...]
-    scores: tuple[float | None, ...] | None = None  # [M] Form.SCORES: by position in ``Question.documents``; None: not scored
+    # [M] Form.SCORES: by position in ``Question.documents``, in the model's own scale; None: not scored
+    scores: tuple[float | None, ...] | None = None
     probability: float | None = None  # Form.YES_NO: P(yes) over yes and no, or a cross-encoder's score; None: not available
     failures: frozenset[Violation] = frozenset()
     thought: str = ""

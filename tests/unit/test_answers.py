@@ -1,5 +1,4 @@
-"""Answers of lists: strict parsing (complete or a named violation), lenient parsing (always a permutation), and the best answer.
-"""
+"""Answers of lists: strict parsing (complete or a named violation), lenient parsing (a permutation), and the best answer."""
 
 from __future__ import annotations
 
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 from r0.ranking import ideal_groups, ndcg
 from r0.records import Form, ListLabel
 from r0.records import Violation as V
-from r0.text.answers import best_answer, read_lenient, read_strict
+from r0.text.answers import best_answer, read_strict
+from r0.text.lenient_answers import read_lenient
 
 LISTS = [Form.PERMUTATION, Form.PICK, Form.SCORES]
 
@@ -144,7 +144,7 @@ def test_lenient_parsing_always_gives_a_permutation(text, form, size, prefix):
     assert (reading.scores is not None) == (form is Form.SCORES)
     if reading.scores is not None:
         assert len(reading.scores) == size
-        assert all(score is None or 0 <= score <= 10 for score in reading.scores)
+        assert all(score is None or abs(score) <= 1e9 for score in reading.scores)
 
 
 @given(any_text, forms, sizes)
@@ -162,8 +162,8 @@ def test_a_strictly_valid_answer_is_parsed_the_same_leniently(content, form, siz
 
 
 @given(any_text.filter(lambda text: "answer" not in text), forms, sizes)
-def test_the_reasoning_is_never_read(thought, form, size):
-    for text in (f"<think>{thought}</think>", thought, f"<think><answer>[2]</answer>{thought}", "<think>[2] > [1]"):
+def test_a_thought_is_never_read(thought, form, size):
+    for text in (f"<think>{thought}</think>", f"<think><answer>[2]</answer>{thought}", "<think>[2] > [1]"):
         reading = read_lenient(text, form, size)
         if "</think>" not in thought:
             assert reading.order == tuple(range(size))
@@ -179,9 +179,12 @@ LENIENT = {
     "<think>a</think><answer>4 > 3, 2; 1</answer>": ((3, 2, 1, 0), set()),
     "<think>a</think><answer>1. [4]\n2. [3]\n3. [2]\n4. [1]</answer>": ((3, 2, 1, 0), set()),
     "<think>a</think><answer>none of the 3</answer>": ((0, 1, 2, 3), {V.NOT_A_PERMUTATION}),
-    "<think>a</think><answer>４ > ３</answer>": ((0, 1, 2, 3), {V.NOT_A_PERMUTATION}),
+    "<think>a</think><answer>４ > ３</answer>": ((3, 2, 0, 1), {V.MISSING_ID}),
     "<think>a</think><answer></answer>": ((0, 1, 2, 3), {V.NOT_A_PERMUTATION}),
-    "<think>a</think>[4] > [3] > [2] > [1]": ((0, 1, 2, 3), {V.NO_ANSWER}),
+    "<think>a</think>[4] > [3] > [2] > [1]": ((3, 2, 1, 0), {V.NO_ANSWER}),
+    "<think>a</think>I cannot say.": ((0, 1, 2, 3), {V.NO_ANSWER, V.NOT_A_PERMUTATION}),
+    "[4] = [3] > [2] > [1]": ((2, 3, 1, 0), {V.NO_ANSWER}),
+    "[3] is about rivers, [1] is not. Therefore: [4] > [3] > [2] > [1]\nEnd": ((3, 2, 1, 0), {V.NO_ANSWER}),
     "<answer>[4] > [3] > [2] > [1]</answer>": ((3, 2, 1, 0), set()),
     "<think>a</think><answer>[4] > [3] > [2": ((3, 2, 0, 1), {V.UNCLOSED_ANSWER, V.MISSING_ID}),
     "<think>a</think><answer>[1]</answer><answer>[4] > [3] > [2] > [1]</answer>": ((3, 2, 1, 0), {V.REPEATED_ANSWER}),
@@ -202,7 +205,17 @@ def test_lenient_parsing_keeps_what_is_readable_and_names_the_failures(text):
     ("content", "order", "scores", "failures"),
     [
         ('{"1": 3, "2": 8}', (1, 0, 2), (3.0, 8.0, None), {V.MISSING_ID}),
-        ('{"1": 3, "1": 8, "2": 11, "3": 3}', (0, 2, 1), (3.0, None, 3.0), {V.REPEATED_ID, V.BAD_ANSWER}),
+        ('{"1": 3, "1": 8, "2": 11, "3": 3}', (1, 0, 2), (3.0, 11.0, 3.0), {V.REPEATED_ID}),
+        ('{"1": 70, "2": 90, "3": 0}', (1, 0, 2), (70.0, 90.0, 0.0), set()),
+        ('{"1": -5.5, "2": 0.25, "3": -6}', (1, 0, 2), (-5.5, 0.25, -6.0), set()),
+        ('{"1": "70", "2": 90, "3": "0"}', (1, 0, 2), (70.0, 90.0, 0.0), set()),
+        ('{"1": "70%", "2": 90, "3": 5}', (1, 0, 2), (70.0, 90.0, 5.0), set()),
+        ('{"Passage 1": 7, "[02]": 9, "③": 8}', (1, 2, 0), (7.0, 9.0, 8.0), set()),
+        ("[1]: 7. [2]: 9.5. [3]: 1e1.", (2, 1, 0), (7.0, 9.5, 10.0), set()),
+        ("[1]：７\n[2]：９\n[3]：−１", (1, 0, 2), (7.0, 9.0, -1.0), set()),
+        ('{"1": 3, "2": 1e12, "3": 4}', (0, 1, 2), (None, None, None), {V.BAD_ANSWER}),
+        ('{"1": 3, "2": 1e999, "3": 4}', (0, 1, 2), (None, None, None), {V.BAD_ANSWER}),
+        ("[1]: 3, [2]: 99999999999999, [3]: 4", (0, 1, 2), (None, None, None), {V.BAD_ANSWER}),
         ('```json\n{"1": 3, "2": 8.5, "3": 0}\n```', (1, 0, 2), (3.0, 8.5, 0.0), set()),
         ("[1]: 3, [2]: 8\n[3] = 9", (2, 1, 0), (3.0, 8.0, 9.0), set()),
         ("all good", (0, 1, 2), (None, None, None), {V.BAD_ANSWER, V.MISSING_ID}),
@@ -221,6 +234,10 @@ def test_scores_are_read_leniently(content, order, scores, failures):
         ("[3] > [1]", (2, 0, 1), {V.BAD_ANSWER}),
         ("[9]", (0, 1, 2), {V.UNKNOWN_ID}),
         ("document two", (0, 1, 2), {V.BAD_ANSWER}),
+        ("Passage 2 is the most relevant.", (1, 0, 2), set()),
+        ("C", (2, 0, 1), set()),
+        ("Passage C", (2, 0, 1), set()),
+        ("２", (1, 0, 2), set()),
     ],
 )
 def test_a_pick_is_read_leniently(content, order, failures):
@@ -258,11 +275,73 @@ def test_hostile_answers_of_100_kb_are_read():
     draw = random.Random(0)
     hostile = ["[" * 100_000, "[1] > " * 16_000, "[1" + " " * 100_000, "[1]" + " " * 100_000 + "x", "1 " * 50_000, "1" * 100_000]
     hostile += ['{"1":' * 20_000, '{"1":' + "9" * 100_000 + "}", '{"1":[' + ",".join(["9" * 4300] * 22) + "]}", '1" ' * 30_000]
+    hostile += [
+        "[a 1 " * 20_000,
+        "[1, " * 25_000,
+        "passage " * 12_000,
+        "①" * 50_000,
+        "A > " * 25_000,
+        "[A" * 50_000,
+        "1e" * 50_000,
+    ]
+    hostile += [
+        "[1] x = " * 12_000,
+        "٣" * 100_000,
+        "[" + "1, " * 33_000 + "]",
+        "Passage" + " " * 100_000,
+        '{"' + "a1" * 50_000 + '":1}',
+    ]
     hostile += ["".join(draw.choices(["[1]", "=", ">", " ", "7", '"', ":"], k=100_000)), "<answer>" * 12_000, "\\" * 100_000]
     for content in hostile:
         for form in Form:
             assert read_strict(content, form, 20).answer is None
             assert sorted(read_lenient("<answer>" + content, form, 20).order) == list(range(20))
+
+
+# What other list rerankers write for the order 2, 1, 3.
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[2, 1, 3]",
+        "[2 > 1 > 3]",
+        "[02] > [01] > [03]",
+        "[Passage 2] > [Passage 1] > [Passage 3]",
+        "[doc_2] > [doc_1] > [doc_3]",
+        "[#2], [#1], [#3]",
+        '["2", "1", "3"]',
+        '{"ranking": ["[2]", "[1]", "[3]"]}',
+        "Passage 2 > Passage 1 > Passage 3",
+        "Passage [2] > Passage [1] > Passage [3]",
+        "1. Passage 2\n2. Passage 1\n3. Passage 3",
+        "The final ranking is 2 > 1 > 3.",
+        "Of the 3 passages: 2 > 1 > 3",
+        "文档2 > 文档1 > 文档3",
+        "[２] > [１] > [３]",
+        "［２］＞［１］＞［３］",
+        "【2】>【1】>【3】",
+        "[٢] > [١] > [٣]",
+        "[²] > [¹] > [³]",
+        "[₂] > [₁] > [₃]",
+        "② > ① > ③",
+        "❷❶❸",
+        "[②] > [①] > [③]",
+        "[B] > [A] > [C]",
+        "B > A > C",
+        "Passage B > Passage A > Passage C",
+    ],
+)
+def test_an_order_in_another_notation_is_read_at_inference_but_earns_no_reward(content):
+    reading = read_lenient(f"<think>a</think><answer>{content}</answer>", Form.PERMUTATION, 3)
+    assert (reading.order, reading.failures) == ((1, 0, 2), set())
+    assert read_lenient(content, Form.PERMUTATION, 3) == reading._replace(failures={V.NO_ANSWER})
+    assert read_strict(content, Form.PERMUTATION, 3).violations == {V.NOT_A_PERMUTATION} or "02" in content
+
+
+@pytest.mark.parametrize("content", ["none of the 3", "I think a river", "2 or 3 of them", "[see above]", "x = 4", "12", "½ > ¼"])
+def test_numbers_in_prose_are_no_order(content):
+    reading = read_lenient(f"<answer>{content}</answer>", Form.PERMUTATION, 3)
+    assert reading.order == (0, 1, 2)
+    assert reading.failures
 
 
 @pytest.mark.parametrize("content", ['{"[1]": 7, "[2]": 3}', '{"1": "7", "2": "3"}', '{"scores": {"1": 7, "2": 3}}'])

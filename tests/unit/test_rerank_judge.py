@@ -190,7 +190,7 @@ def test_the_thought_is_what_stands_in_its_tags(prompted, completion, thought):
 
 
 def test_an_unreadable_answer_keeps_the_order_shown_with_a_failure():
-    for completion in ("", "[1] > [2]", "<think>[2] > [1]</think>", "<answer></answer>", "\ud83d", "<answer>[7]</answer>"):
+    for completion in ("", "I cannot say", "<think>[2] > [1]</think>", "<answer></answer>", "\ud83d", "<answer>[7]</answer>"):
         _, reply = run_question(tiny_tokenizer(), LIST, completion.encode("utf-8", "replace").decode())
         assert reply.groups == ((0, 1),)
         assert reply.failures

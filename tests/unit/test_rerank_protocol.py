@@ -12,7 +12,7 @@ from r0.records import Form
 from r0.rerank.fusion import fuse
 from r0.rerank.protocol import Question, Ranking, Reply, best_first, drive, with_tail
 from r0.rerank.windows import windows
-from r0.text.answers import read_lenient
+from r0.text.lenient_answers import read_lenient
 
 orders = st.integers(0, 30).flatmap(lambda n: st.permutations(range(n)))
 values = st.lists(st.none() | st.floats(-1e30, 1e30) | st.sampled_from([0.0, 1.0, 0.5]), max_size=30)

@@ -14,8 +14,8 @@ from r0.records import Form, ListwiseTask, Prompt
 from r0.supervised.finetune.template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
 from r0.text.answer_position import ANSWER_PREFIX_TOKENS, UNREADABLE, AnswerPosition, AnswerPositions
-from r0.text.answers import read_lenient
 from r0.text.completion import CompletionReader
+from r0.text.lenient_answers import read_lenient
 from r0.text.prompt_file import load_system_prompt, template_variables
 from r0.text.prompts import Prompter
 
