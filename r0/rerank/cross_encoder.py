@@ -2,15 +2,17 @@
 
 With method=pointwise and without a generation engine this scores
 
-* a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder with such a head);
+* a model with a score head (``…ForSequenceClassification``: BERT, XLM-RoBERTa, a decoder with such a head), of one label, or of
+  two (``r0.rerank.two_labels``);
 * a folder saved as a ``CrossEncoder`` by sentence-transformers or r0, including decoders scored by logit(yes) − logit(no). If
   ``thinking`` is set, or with another method, such a decoder is used as an ordinary language model;
 * a language model with a pair format in the configuration (``query_format`` …), scored by yes against no, if rollout.engine
   is hf. (vLLM scores it from token ids: ``r0.rerank.pair_prompts``.)
 
 The scores are those of ``sentence_transformers.CrossEncoder.predict`` with the activation named in the folder (default:
-sigmoid), with one difference: a control token spelled in a query or a document is treated as text here, but as a control
-token there. A reply also has the score before the activation (``Reply.logit``).
+sigmoid), with two differences: a control token spelled in a query or a document is treated as text here, but as a control
+token there; and the activation is computed in double precision, because in single precision a sigmoid is 1 from a logit of 17
+on. A reply also has the score before the activation (``Reply.logit``), which orders documents of equal scores.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from r0.errors import UserError
 from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
+from r0.rerank.two_labels import check_labels, give_one_score
 from r0.storage.model_checks import read_json
 
 
@@ -44,6 +47,7 @@ def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
             raise UserError(f"method: {folder.name} scores documents one by one ({name}); use method=pointwise")
         if keys.thinking:
             raise UserError(f"thinking: {folder.name} has a score head and generates no text ({name}); remove thinking")
+        check_labels(folder)
     elif not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
         what = name or "model of unknown kind"
         raise UserError(f"model: {folder} is a {what}, which can neither generate nor score; finetune it first")
@@ -66,7 +70,7 @@ class CrossEncoderWorker(EncoderWorker):
         settings: the model's folder, device, dtype, threads and batch size in pairs.
 
     Raises:
-        UserError: sentence-transformers cannot load the model, or it has more than one score per pair.
+        UserError: sentence-transformers cannot load the model, or it has more than two labels.
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings):
@@ -96,15 +100,16 @@ class CrossEncoderWorker(EncoderWorker):
     def _activated(self, logits: Sequence[float]) -> Sequence[float]:
         import torch
 
-        return self._model.activation_fn(torch.tensor(logits).unsqueeze(-1)).flatten().tolist()
+        return self._model.activation_fn(torch.tensor(logits, dtype=torch.float64).unsqueeze(-1)).flatten().tolist()
 
 
 def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     """The model: a ``CrossEncoder`` whose ``tokens`` records the length of each pair it has seen.
 
     Raises:
-        UserError: it cannot be loaded, or has more than one score per pair.
+        UserError: it cannot be loaded, or has more than two labels.
     """
+    import torch
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
     from transformers import AutoTokenizer
@@ -137,7 +142,8 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     except LOADING as error:
         raise not_loaded(settings, "cross-encoder", error) from error
     if model.num_labels != 1:
-        raise UserError(f"model: {settings.model} gives {model.num_labels} scores per pair, not one; train it with num_labels=1")
+        give_one_score(model, settings.model)
+        model.activation_fn = torch.nn.Sigmoid()
     last = model[-1]
     if isinstance(last, LogitScore) and last.true_token_id == last.false_token_id:
         raise UserError(

@@ -79,7 +79,8 @@ class EncoderWorker:
         both = zip(logits, self._activated(logits), strict=True)
         replies = tuple((Question((i,), Form.YES_NO), _reply(logit, score)) for i, (logit, score) in enumerate(both))
         values = [reply.probability for _, reply in replies]
-        ranking = Ranking.of_order(range(len(values))) if job.each else Ranking.of_scores(values)
+        by_score = Ranking.of_scores(values, [reply.logit for _, reply in replies])
+        ranking = Ranking.of_order(range(len(values))) if job.each else by_score
         if job.scores and values:
             ranking = fuse(ranking, job.scores, self._keys.fusion_weight)
         return Outcome(job.key, ranking, replies, tokens, 0, seconds)

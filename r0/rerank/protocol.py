@@ -64,8 +64,8 @@ class Ranking:
         return cls(tuple(order), tuple(scores))
 
     @classmethod
-    def of_scores(cls, values: Sequence[float | None]) -> Ranking:
-        """The candidates by value, highest first; equal values keep the first-stage order.
+    def of_scores(cls, values: Sequence[float | None], finer: Sequence[float | None] = ()) -> Ranking:
+        """The candidates by value, highest first; equal values by the ``finer`` ones, if given, then in first-stage order.
 
         A candidate without a value keeps its first-stage rank; the others are sorted over the remaining ranks. Scores are the
         values. Where they would not decrease, they are lowered by the smallest step in single precision, since trec_eval
@@ -73,9 +73,10 @@ class Ranking:
         """
         if all(value is None for value in values):
             return cls.of_order(range(len(values)))
-        known = sorted((-value, position) for position, value in enumerate(values) if value is not None)
+        finest = [value or 0.0 for value in finer] or [0.0] * len(values)
+        known = sorted((-value, -finest[at], at) for at, value in enumerate(values) if value is not None)
         best_first = iter(known)
-        order = [position if value is None else next(best_first)[1] for position, value in enumerate(values)]
+        order = [position if value is None else next(best_first)[2] for position, value in enumerate(values)]
         scores = [0.0] * len(values)
         last, previous = -known[0][0], np.float32(np.inf)
         for position in order:

@@ -192,7 +192,8 @@ def test_what_does_not_fit_gives_a_one_sentence_error(folders, tmp_path):
     assert "num_labels=1" in refusal(many)
     assert "finetune it first" in refusal(build("bert-base-uncased", tmp_path / "masked"))
     config = json.loads((tmp_path / "many" / "config.json").read_text())
-    (tmp_path / "many" / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
+    changed = {**config, "model_type": "unheard_of", "id2label": {"0": "LABEL_0"}}
+    (tmp_path / "many" / "config.json").write_text(json.dumps(changed))
     assert "cannot be loaded" in refusal(many)
 
 
@@ -221,3 +222,76 @@ def test_a_format_as_a_template_writes_the_same_text(text):
     turns = [{"role": "query", "content": "{{ q }}"}, {"role": "document", "content": text}]
     written = tokenizer.apply_chat_template(turns, chat_template=made.chat_template(tokenizer), tokenize=False)
     assert written == made.text("{{ q }}", text)
+
+
+def saturated(folder, logits):
+    """A copy of the model in ``folder`` with a head that gives document i ``logits[i]``, whatever its text: by its bias."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.out_proj.weight.mul_(1e-3)
+        model.classifier.out_proj.bias.fill_(logits)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bias", [20.0, 60.0])
+def test_documents_are_ordered_by_the_logit_where_a_sigmoid_is_1(tmp_path, bias):
+    folder = saturated(build("bge-reranker-v2-m3", tmp_path / "one"), bias)
+    single = theirs(folder, pairs())
+    raw = theirs(folder, pairs(), activation_fn=torch.nn.Identity())
+    assert set(single) == {1.0}
+    assert 0 < np.ptp(raw) < 0.5
+    best = np.argsort(-raw, kind="stable").tolist()
+    assert best != sorted(best)
+    with Reranker(folder, "pointwise") as reranker:
+        ranked = reranker.rank(QUERY, DOCUMENTS)
+        predicted = reranker.predict(pairs())
+    assert [entry["corpus_id"] for entry in ranked] == best
+    scores = np.array([entry["score"] for entry in ranked], np.float32)
+    assert (np.diff(scores) < 0).all()  # as trec_eval reads them
+    if bias < 36:
+        assert np.argsort(-predicted, kind="stable").tolist() == best
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"), [("bge", None), ("bert", {0: "irrelevant", 1: "relevant"}), ("bert", {0: "yes", 1: "no"})]
+)
+def test_two_labels_are_scored_by_the_difference_of_their_logits(tmp_path, name, labels):
+    from transformers import AutoConfig
+
+    base, head = {"bge": ("bge-reranker-v2-m3", ""), "bert": ("bert-base-uncased", "score")}[name]
+    folder = build(base, tmp_path / "two", head, num_labels=2)
+    if labels:
+        config = AutoConfig.from_pretrained(folder)
+        config.id2label = labels
+        config.save_pretrained(folder)
+    logits = theirs(folder, pairs())
+    assert logits.shape == (len(DOCUMENTS), 2)
+    difference = logits[:, 1] - logits[:, 0] if labels != {0: "yes", 1: "no"} else logits[:, 0] - logits[:, 1]
+    with Reranker(folder, "pointwise") as reranker:
+        (outcome,) = reranker.run([reranker.job("q", QUERY, DOCUMENTS)])
+    assert [reply.logit for _, reply in outcome.replies] == pytest.approx(difference.tolist(), abs=1e-5)
+    assert [reply.probability for _, reply in outcome.replies] == pytest.approx(1 / (1 + np.exp(-difference)), abs=1e-5)
+    assert outcome.ranking.order == tuple(np.argsort(-difference, kind="stable").tolist())
+
+
+def test_finetune_trains_the_difference_of_two_labels_and_saves_one_score(tmp_path):
+    from r0.config import FinetuneConfig
+    from r0.supervised.finetune.model import open_model
+    from r0.supervised.finetune.plan import plan_model
+
+    folder = Path(build("bert-base-uncased", tmp_path / "two", "score", num_labels=2))
+    logits = theirs(folder, pairs())
+    config = FinetuneConfig(model=str(folder), data="rows.jsonl", max_prompt_tokens=512)
+    model = open_model(config, folder, plan_model(config, folder), torch.float32, "cpu")
+    assert model.num_labels == 1
+    model.save_pretrained(str(tmp_path / "one"))
+    expected = logits[:, 1] - logits[:, 0]
+    assert theirs(tmp_path / "one", pairs(), activation_fn=torch.nn.Identity()) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UserError, match="use zero_stage=2"):
+        open_model(config.model_copy(update={"zero_stage": 3}), folder, plan_model(config, folder), torch.float32, "cpu")
+    three = build("bert-base-uncased", tmp_path / "three", "score", num_labels=3)
+    with pytest.raises(UserError, match="3 scores per pair"):
+        plan_model(config, Path(three))

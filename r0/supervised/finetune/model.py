@@ -4,7 +4,8 @@
 * llm_decoder: a score head over the last token of the prompt (``finetune_template``).
 * yes_no: no head; logit(yes) − logit(no) where the answer begins (sentence-transformers' ``LogitScore``).
 
-A folder that sentence-transformers saved (``modules.json``) is opened as it is, format and all.
+A folder that sentence-transformers saved (``modules.json``) is opened as it is, format and all. A model with two labels is
+trained on the difference of their logits (``r0.rerank.two_labels``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
 from r0.errors import UserError, reason
+from r0.rerank.two_labels import give_one_score
+from r0.storage.model_checks import architecture
 from r0.supervised.finetune.plan import Plan
 from r0.supervised.training.ranks import prepare_model
 
@@ -37,16 +40,18 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
     offline: dict[str, Any] = {"local_files_only": True}
     try:
         if plan.kind == "saved":
-            return CrossEncoder(
+            model = CrossEncoder(
                 str(folder), device=device, activation_fn=activation, model_kwargs={"dtype": dtype}, processor_kwargs=processor,
                 local_files_only=True,
             )  # fmt: skip
+            return _with_one_score(model, config, folder)
         if plan.pad_token is not None:
             processor["pad_token"] = plan.pad_token
         if plan.chat_template is not None:
             processor["chat_template"] = plan.chat_template
         task = "text-generation" if plan.kind == "yes_no" else HEAD
-        labels = {} if plan.kind == "yes_no" else {"num_labels": 1}
+        has_labels = architecture(folder).endswith("ForSequenceClassification")
+        labels = {} if plan.kind == "yes_no" or has_labels else {"num_labels": 1}
         transformer = Transformer(
             str(folder),
             transformer_task=task,
@@ -54,13 +59,28 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
             processor_kwargs={**processor, **offline},
             config_kwargs={**labels, **offline},
         )
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"model: {folder} cannot be loaded as a {plan.kind}: {reason(error)}") from error
     transformer.model.config.pad_token_id = transformer.tokenizer.pad_token_id
     modules: list[torch.nn.Module] = [transformer]
     if plan.words is not None:
         modules.append(LogitScore(true_token_id=plan.words[0], false_token_id=plan.words[1]))
-    return CrossEncoder(modules=modules, device=device, activation_fn=activation, local_files_only=True)
+    model = CrossEncoder(modules=modules, device=device, activation_fn=activation, local_files_only=True)
+    return _with_one_score(model, config, folder)
+
+
+def _with_one_score(model: CrossEncoder, config: FinetuneConfig, folder: Path) -> CrossEncoder:
+    """The model with one score per pair.
+
+    Raises:
+        UserError: its labels cannot be made one score.
+    """
+    if model.num_labels == 2 and config.zero_stage == 3:
+        raise UserError(f"zero_stage: {folder.name} has two labels, which cannot become one score under ZeRO-3; use zero_stage=2")
+    give_one_score(model, folder)
+    return model
 
 
 def add_adapters(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:

@@ -14,6 +14,7 @@ from r0.config.finetune import FORMATS
 from r0.errors import UserError, reason
 from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
+from r0.rerank.two_labels import check_labels
 from r0.storage.model_checks import architecture
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
 from r0.text.prompt_file import load_system_prompt, template_variables
@@ -43,6 +44,8 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     kind = config.model_type
     if kind == "auto":
         kind = "yes_no" if name.endswith("ForCausalLM") else "bert_encoder"
+    if kind in ("bert_encoder", "llm_decoder") and name.endswith("ForSequenceClassification"):
+        check_labels(folder)
     formats = [name for name in FORMATS if getattr(config, name) not in (None, "", "{}")]
     if kind == "bert_encoder" and formats:
         raise UserError(f"{formats[0]}: is for decoders, and {folder.name} is a bert_encoder; use model_type=llm_decoder")
