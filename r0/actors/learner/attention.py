@@ -1,9 +1,9 @@
-"""Attention of shared-prefix rows: a prompt is causal, a completion sees its prompt and itself, and no T×T mask is ever made.
+"""Attention of shared-prefix rows: a prompt is causal, a completion attends to its prompt and itself. No T×T mask is built.
 
-Registered with transformers under ``r0_shared_prefix``; the model hands its keyword argument ``r0_layout`` down to it. The G
-completions of a prompt are a batch: queries [G, W] against the keys ``[prompt, own]`` [G, P+W], aligned to the lower right, which
-a fast kernel does on a GPU; on a CPU the mask is one small [W, P+W]. Padding stands at the end of a completion, so nothing real
-sees it.
+Registered with transformers under ``r0_shared_prefix``; the model passes its keyword argument ``r0_layout`` to the attention.
+The G completions of a prompt are a batch: queries [G, W] against the keys ``[prompt, completion]`` [G, P+W] with a causal mask
+aligned to the lower right. A GPU has a fast kernel for it; on a CPU the mask is one [W, P+W] tensor. Padding is at the end of a
+completion, so no real token attends to it.
 
 Dimensions: H query heads, K key heads, T tokens of the row, D head width, G completions of a prompt, P prompt tokens, W the
 longest completion.
@@ -23,7 +23,7 @@ NAME = "r0_shared_prefix"
 
 
 class UnsupportedAttention(RuntimeError):
-    """The model asks for something that this attention does not do."""
+    """The model uses a feature that this attention does not support."""
 
 
 def shared_prefix_attention(
@@ -41,13 +41,13 @@ def shared_prefix_attention(
     """Attention output [1, T, H, D] of a row.
 
     Raises:
-        UnsupportedAttention: no layout came through the model, or the model wants a mask, a window shorter than the row's longest
+        UnsupportedAttention: the model does not pass the layout, or it uses a mask, a window shorter than the row's longest
             sequence, attention sinks, soft-capping or a position bias.
     """
     if r0_layout is None:
-        raise UnsupportedAttention("the model does not hand keyword arguments to its attention")
+        raise UnsupportedAttention("the model does not pass keyword arguments to its attention")
     if attention_mask is not None:
-        raise UnsupportedAttention("the model makes an attention mask of its own")
+        raise UnsupportedAttention("the model builds its own attention mask")
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise UnsupportedAttention(f"the model's attention uses {name}")
@@ -75,17 +75,17 @@ def shared_prefix_attention(
 
 
 def _kernel_groups_heads(query: torch.Tensor) -> bool:
-    """Whether the fast kernel takes fewer key heads than query heads (on a GPU only the one for half precision does)."""
+    """Whether the fast kernel supports fewer key heads than query heads (on a GPU only in half precision)."""
     return not query.is_cuda or query.dtype in (torch.bfloat16, torch.float16)
 
 
 def _span_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: Span, options: dict) -> list[torch.Tensor]:
-    """Outputs [1, ·, H, D] of a span, in the order of its tokens; ``q`` [1, H, P+C, D], ``k`` and ``v`` [1, K, P+C, D]."""
+    """Outputs [1, ·, H, D] of a span in token order; ``q`` [1, H, P+C, D], ``k`` and ``v`` [1, K, P+C, D]."""
     if span.gather_GW is None:  # one completion: plain causal attention
         return [sdpa(q, k, v, is_causal=True, **options).transpose(1, 2)]
     prompt = span.prompt
     prompt_out = sdpa(q[:, :, :prompt], k[:, :, :prompt], v[:, :, :prompt], is_causal=True, **options)
-    q_GHWD, k_GKSD, v_GKSD = _own(q, span), _prompt_and_own(k, span), _prompt_and_own(v, span)
+    q_GHWD, k_GKSD, v_GKSD = _completions(q, span), _with_prompt(k, span), _with_prompt(v, span)
     out_GHWD = _lower_right(q_GHWD, k_GKSD, v_GKSD, span, options)
     out_CHD = out_GHWD.transpose(1, 2).flatten(0, 1)
     if span.valid_C is not None:
@@ -93,25 +93,25 @@ def _span_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: Spa
     return [prompt_out.transpose(1, 2), out_CHD[None]]
 
 
-def _own(x_1NTD: torch.Tensor, span: Span) -> torch.Tensor:
+def _completions(x_1NTD: torch.Tensor, span: Span) -> torch.Tensor:
     """Completions as a batch: [1, N, P+C, D] → [G, N, W, D]."""
     flat_NCD = x_1NTD[0, :, span.prompt :]
     heads, _, width = flat_NCD.shape
-    if span.valid_C is None:  # all of one length: a view will do
+    if span.valid_C is None:  # equal lengths: a view is enough
         return flat_NCD.unflatten(1, (len(span.lengths), -1)).transpose(0, 1)
-    assert span.gather_GW is not None  # for the type checker: callers have looked
+    assert span.gather_GW is not None  # for the type checker: callers have checked it
     picked = flat_NCD.index_select(1, span.gather_GW.flatten())
     return picked.view(heads, *span.gather_GW.shape, width).transpose(0, 1)
 
 
-def _prompt_and_own(x_1NTD: torch.Tensor, span: Span) -> torch.Tensor:
-    """Keys or values that completions see: [1, N, P+C, D] → [G, N, P+W, D]."""
+def _with_prompt(x_1NTD: torch.Tensor, span: Span) -> torch.Tensor:
+    """Keys or values that completions attend to: [1, N, P+C, D] → [G, N, P+W, D]."""
     prompt = x_1NTD[:, :, : span.prompt].expand(len(span.lengths), -1, -1, -1)
-    return torch.cat([prompt, _own(x_1NTD, span)], dim=2)
+    return torch.cat([prompt, _completions(x_1NTD, span)], dim=2)
 
 
 def _lower_right(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: Span, options: dict) -> torch.Tensor:
-    """Query w sees keys 0 … P+w."""
+    """Query w attends to keys 0 … P+w."""
     if q.is_cuda:
         return sdpa(q, k, v, causal_lower_right(q.shape[2], k.shape[2]), **options)
     mask = span.masks.get((q.device, q.dtype))

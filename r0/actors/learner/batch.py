@@ -1,6 +1,6 @@
 """A rank's share of a batch on one token axis, and its mini-batches as rows.
 
-Dimensions: N completions of the share, T their tokens, end to end in the order (group, sample); C tokens of one row.
+Dimensions: N completions of the share, T their tokens, concatenated in the order (group, sample); C tokens of one row.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from r0.errors import UserError
 from r0.records import TrainGroup
 
 Schedule = Sequence[Sequence[Sequence[int]]]
-"""``schedule[epoch][mini_batch]`` is a list of positions in the rank's groups; every epoch names every group once."""
+"""``schedule[epoch][mini_batch]`` is a list of indices into the rank's groups; every epoch contains every group once."""
 
 
 class StaleRollout(RuntimeError):
-    """A rollout was sampled with weights older than ``sync.max_staleness`` allows, or with newer ones than the learner has."""
+    """A rollout was sampled with weights older than ``sync.max_staleness`` allows, or newer than the learner's."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """All completions of the rank. What is computed on the way (old log-probabilities, advantages, …) is filled in."""
+    """All completions of the rank. Fields that default to None are computed during the update."""
 
     groups: Sequence[TrainGroup]
     first: dict[tuple[int, int], int]  # (group, sample) → position of its first token
     seq_T: torch.Tensor
-    rollout_T: torch.Tensor  # the rollout's log-probabilities
-    fresh_T: torch.Tensor  # 1 where the rollout had the learner's weights, else 0
+    rollout_T: torch.Tensor  # log-probabilities of the rollout
+    fresh_T: torch.Tensor  # 1 if sampled with the learner's current weights, else 0
     reward_N: torch.Tensor
     group_N: torch.Tensor
     old_T: torch.Tensor | None = None
@@ -44,7 +44,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A row and where its completion tokens lie: ``at_C`` on the T axis, ``seq_C`` the completion within the row."""
+    """A row, the positions ``at_C`` of its completion tokens on the T axis, and their completion ``seq_C`` within the row."""
 
     row: Row
     at_C: torch.Tensor
@@ -58,7 +58,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class MiniBatch:
-    """The rank's rows of one optimizer update, filled up so that all ranks have equally many; the counts are over all ranks."""
+    """The rank's rows of one optimizer update, with filler rows so that all ranks have equally many; counts over all ranks."""
 
     slices: list[Slice]
     tokens: int
@@ -66,12 +66,12 @@ class MiniBatch:
 
 
 def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int) -> None:
-    """Look at a batch before any rank starts on it, because one that stops leaves the others waiting.
+    """Check a batch before any rank starts on it: if one rank failed, the others would wait in a collective.
 
     Raises:
         StaleRollout: a completion's weight version is not in [version − max_staleness, version].
         UserError: a reward is NaN or infinite.
-        ValueError: a completion's tokens and log-probabilities differ in number.
+        ValueError: a completion has different numbers of tokens and log-probabilities.
     """
     for g, group in enumerate(groups):
         for s, completion in enumerate(group.completions):
@@ -84,7 +84,7 @@ def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int)
 
 
 def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:
-    """Lay out a share. Raises what ``check_groups`` raises."""
+    """The batch of a share. Raises the errors of ``check_groups``."""
     check_groups(groups, version, max_staleness)
     first: dict[tuple[int, int], int] = {}
     lengths: list[int] = []
@@ -121,7 +121,7 @@ def _check_version(sampled: int, version: int, max_staleness: int) -> None:
 
 
 def make_minibatches(batch: Batch, schedule: Schedule, shared: bool, row_tokens: int, comm: Comm) -> list[list[MiniBatch]]:
-    """Rows of every mini-batch of every epoch; ranks agree on the number of rows and on the denominators."""
+    """Rows of every mini-batch of every epoch. Collective: ranks agree on the number of rows and the denominators."""
     built: dict[tuple[int, ...], list[Slice]] = {}
     plan: list[list[list[Slice]]] = []
     counts: list[list[int]] = []
@@ -129,7 +129,7 @@ def make_minibatches(batch: Batch, schedule: Schedule, shared: bool, row_tokens:
         plan.append([])
         for picked in epoch:
             chosen = tuple(sorted(picked))
-            if chosen not in built:  # one mini-batch an epoch: the rows of all epochs are the same
+            if chosen not in built:  # with one mini-batch per epoch, the rows of all epochs are the same
                 built[chosen] = _slices(batch, chosen, shared, row_tokens, comm.device)
             plan[-1].append(built[chosen])
             members = [completion for g in chosen for completion in batch.groups[g].completions]
@@ -154,7 +154,7 @@ def _filler(shared: bool, device: torch.device) -> Slice:
 
 
 def _slices(batch: Batch, chosen: tuple[int, ...], shared: bool, row_tokens: int, device: torch.device) -> list[Slice]:
-    """Rows of some groups, longest first, so that ranks compute rows of like length at the same time."""
+    """Rows of the ``chosen`` groups, longest first, so that ranks compute rows of similar length at the same time."""
     make = shared_rows if shared else padded_rows
     slices = []
     for row in sorted(make([batch.groups[g] for g in chosen], row_tokens, device), key=lambda row: -row.tokens):

@@ -1,4 +1,4 @@
-"""``gradient_checkpointing=auto``: whether a learner rank computes activations again in the backward pass."""
+"""``gradient_checkpointing=auto``: whether a learner rank recomputes activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 def decide_checkpointing(config: RLConfig, model_path: str, device: torch.device) -> RLConfig:
     """The configuration with ``gradient_checkpointing`` true or false.
 
-    ``auto`` is false on a CPU. On a GPU it is true where the activations of a full row do not fit beside the rest, by the
-    arithmetic of ``r0.actors.memory`` and the memory that is free now: call it before the rank loads anything. All ranks decide
-    alike, because ZeRO 3 gathers weights once more where one of them computes a layer again.
+    ``auto`` is false on a CPU. On a GPU it is true if the activations of a full row do not fit, by the estimates of
+    ``r0.actors.memory`` and the memory that is free now; so call it before the rank loads anything. All ranks get the same
+    decision, because ZeRO 3 gathers weights again when a layer is recomputed.
     """
     if config.gradient_checkpointing != "auto":
         return config
@@ -35,7 +35,7 @@ def _needed(config: RLConfig, model_path: str, free: int) -> bool:
 
     try:
         shape = ModelShape.of(AutoConfig.from_pretrained(model_path).to_dict())
-    except (KeyError, OSError, ValueError):  # of another layout: nothing is known of its activations; loading says what is wrong
+    except (KeyError, OSError, ValueError):  # unknown layout: no estimate; loading reports what is wrong
         return True
     chosen = choose_checkpointing(config, shape, free)
     log.info("gradient checkpointing is %s: %.1f GiB are free", "on" if chosen else "off", free / 2**30)

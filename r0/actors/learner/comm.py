@@ -1,4 +1,4 @@
-"""What the learner ranks tell each other outside DeepSpeed."""
+"""Communication between learner ranks outside DeepSpeed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 
 
 class Comm:
-    """Sums and maxima over the ranks; every rank must call each method equally often.
+    """Sums and maxima over the ranks. The methods are collective.
 
     Args:
         world: number of ranks; 1 needs no process group.
-        device: where NCCL wants the tensors.
+        device: the device on which tensors are reduced.
     """
 
     def __init__(self, world: int, device: torch.device):
@@ -18,11 +18,11 @@ class Comm:
         self.device = device
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum over the ranks, same shape and type."""
+        """Elementwise sum over the ranks, of the same shape and dtype."""
         return self._reduce(x, torch.distributed.ReduceOp.SUM) if self.world > 1 else x
 
     def max(self, x: torch.Tensor) -> torch.Tensor:
-        """Largest over the ranks, element by element."""
+        """Elementwise maximum over the ranks."""
         return self._reduce(x, torch.distributed.ReduceOp.MAX) if self.world > 1 else x
 
     def _reduce(self, x: torch.Tensor, how: torch.distributed.ReduceOp) -> torch.Tensor:

@@ -1,9 +1,9 @@
-"""The work around the matrix products in fused kernels, by ``torch.compile``: norms, rotary embeddings, gated activations and the
+"""Fused kernels by ``torch.compile`` for the elementwise operations: norms, rotary embeddings, gated activations, and the
 log-probabilities of the output head.
 
-Only elementwise functions of tensors are compiled, never a module: DeepSpeed's hooks, LoRA's layers, gradient checkpointing and
-the attention over spans stay as they are. The number of tokens is dynamic, so rows of other lengths compile nothing anew. Tried
-on CPUs; what it gains on a GPU has not been measured.
+Only functions of tensors are compiled, never a module, so DeepSpeed's hooks, LoRA layers, gradient checkpointing and the
+shared-prefix attention are unchanged. The number of tokens is dynamic: rows of other lengths cause no recompilation. Tested on
+CPUs; the speed-up on a GPU has not been measured.
 
 Dimensions: N tokens (or positions of the head), D width of a norm, I width of an MLP, V vocabulary, B lines, H heads, T tokens of
 a line.
@@ -21,14 +21,14 @@ from torch import nn
 
 from r0.errors import UserError
 
-VARIANTS = 32  # of a function: dtypes, widths, with and without gradients, frozen and trained weights
+VARIANTS = 32  # compiled variants per function: dtypes, widths, with and without gradients, frozen and trained weights
 ROTARY = "apply_rotary_pos_emb"  # transformers' name, in each model's own file
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # of the largest value
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}  # relative to the largest value
 
 
 @functools.cache
 def compiled(function: Callable[..., Any], *dimensions: Sequence[int]) -> Callable[..., Any]:
-    """``function`` compiled once a process; ``dimensions`` are those of each of its first arguments that vary."""
+    """``function``, compiled once per process; ``dimensions`` are the dynamic dimensions of each of its first arguments."""
     fast = torch.compile(function, dynamic=False, recompile_limit=VARIANTS, isolate_recompiles=True)
 
     def call(*arguments: Any) -> Any:
@@ -40,14 +40,14 @@ def compiled(function: Callable[..., Any], *dimensions: Sequence[int]) -> Callab
 
 
 def fuse(model: nn.Module) -> int:
-    """Compile the elementwise work of a transformers model, in place; the number of modules changed.
+    """Compile the elementwise operations of a transformers model in place. Returns the number of modules changed.
 
-    A module is recognised by its parts and changed only if the result stays the same; others are left as they are.
+    A module is recognised by its attributes and changed only if the fused form gives the same result.
 
     Raises:
-        UserError: this machine cannot compile.
+        UserError: ``torch.compile`` fails on this machine.
     """
-    kinds: dict[tuple[str, str], bool] = {}  # by class and activation: whether the fused form gives the same
+    kinds: dict[tuple[str, str], bool] = {}  # by class and activation: whether the fused form is equivalent
     changed = 0
     for module in model.modules():
         forward = _fused_forward(module)
@@ -55,7 +55,7 @@ def fuse(model: nn.Module) -> int:
             continue
         kind = (type(module).__qualname__, type(getattr(module, "act_fn", None)).__qualname__)
         if kind not in kinds:
-            kinds[kind] = _same(module, forward)
+            kinds[kind] = _is_equivalent(module, forward)
         if kinds[kind]:
             module.forward = forward
             changed += 1
@@ -63,7 +63,7 @@ def fuse(model: nn.Module) -> int:
 
 
 def _fused_forward(module: nn.Module) -> types.MethodType | None:
-    """The forward pass to use instead of the module's own; None where nothing is known."""
+    """The fused forward method for a module; None if there is none."""
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "weight") and hasattr(module, "variance_epsilon"):
         return types.MethodType(_norm_forward, module)
     if all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
@@ -71,27 +71,27 @@ def _fused_forward(module: nn.Module) -> types.MethodType | None:
     own = type(module).forward
     if isinstance(own, types.FunctionType) and ROTARY in own.__code__.co_names and ROTARY in own.__globals__:
         rotate = compiled(own.__globals__[ROTARY], (0, 2), (0, 2), (0, 1), (0, 1))
-        names = {**own.__globals__, ROTARY: rotate}  # for this copy of the method alone; others in the process keep theirs
+        names = {**own.__globals__, ROTARY: rotate}  # for this copy of the method only
         copied = types.FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
         copied.__kwdefaults__ = own.__kwdefaults__
         return types.MethodType(copied, module)
     return None
 
 
-def _same(module: Any, forward: types.MethodType) -> bool:
-    """Whether ``forward`` gives what the module gives, on random values."""
+def _is_equivalent(module: Any, forward: types.MethodType) -> bool:
+    """Whether ``forward`` and the module agree on random values."""
     if forward.__func__ not in (_norm_forward, _mlp_forward):
         return True  # rotary embeddings: the model's own function, compiled
     weight = module.weight if hasattr(module, "variance_epsilon") else module.down_proj.weight.t()
     width = weight.shape[-1] if weight.dim() == 1 else module.gate_proj.in_features
     values = torch.randn(4, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
     with torch.no_grad():
-        want = module.forward(values)
+        expected = module.forward(values)
         try:
-            got = forward(values)
-        except Exception as error:  # torch._dynamo.exc and torch._inductor.exc have dozens of their own
+            actual = forward(values)
+        except Exception as error:  # torch._dynamo.exc and torch._inductor.exc define dozens of classes
             raise UserError(f"learner.compile: torch.compile fails on this machine ({_reason(error)}); use false") from error
-    return float((got - want).abs().max()) <= TOLERANCE.get(weight.dtype, 0.02) * float(want.abs().max())
+    return float((actual - expected).abs().max()) <= TOLERANCE.get(weight.dtype, 0.02) * float(expected.abs().max())
 
 
 def _reason(error: Exception) -> str:
@@ -128,9 +128,9 @@ def _gating(activation: Callable[[], Any]) -> Callable[[torch.Tensor, torch.Tens
 
 
 class FusedTokenLogProb(torch.autograd.Function):
-    """Log-probability of one token a position and the entropy, from logits [N, V] in their own dtype.
+    """Log-probability of one token per position, and the entropy, from logits [N, V] of any dtype.
 
-    Nothing of size [N, V] is kept but the logits; the gradient is computed from them and leaves in their dtype.
+    The only saved tensor of size [N, V] is the logits; the gradient is computed from them, in their dtype.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The learner ranks as the driver sees them: one object."""
+"""The driver's interface to all learner ranks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from r0.config import RLConfig
 from r0.records import TrainGroup
 from r0.storage.manifest import Entries
 
-GRACE_S = 30.0  # seconds that the ranks have to say why a sync failed
+GRACE_S = 30.0  # additional seconds in which the ranks report why a sync failed
 
 
 class LearnerGroup:
-    """All ranks, called together.
+    """Calls all ranks together.
 
     Args:
-        pool: of ``Learner`` objects or actors, one a rank, in the order of their ranks.
+        pool: ``Learner`` objects or actors, one per rank, in the order of their ranks.
         config: the run's configuration.
     """
 
@@ -27,12 +27,12 @@ class LearnerGroup:
         self.config = config
 
     def update(self, groups: Sequence[TrainGroup], version: int, step: int) -> dict[str, float]:
-        """Deal a batch to the ranks by tokens, update, and return the figures (they are the same on every rank).
+        """Distribute a batch over the ranks, balanced by tokens, update, and return the metrics (the same on every rank).
 
         Args:
             groups: the whole batch.
             version: of the learner's weights.
-            step: of the run; with the seed it decides the order of the mini-batches.
+            step: of the run; step and seed determine the order of the mini-batches.
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
@@ -46,11 +46,11 @@ class LearnerGroup:
         return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
 
     def offload(self) -> None:
-        """Leave the card to an engine that shares it."""
+        """Free memory of a card that an engine shares."""
         self.pool.all("offload", deadline_s=self.config.ray.update_deadline_s)
 
     def reload(self) -> None:
-        """Take the card back for an update."""
+        """Reverse ``offload`` before an update."""
         self.pool.all("reload", deadline_s=self.config.ray.update_deadline_s)
 
     def connect(self, backend: str, workers: list) -> None:
@@ -58,29 +58,29 @@ class LearnerGroup:
         self.pool.all("connect", backend, workers, deadline_s=self._sync_deadline_s)
 
     def sync(self, version: int) -> float:
-        """Send the weights as ``version``; seconds of the slowest rank."""
+        """Send the weights as ``version``; returns the seconds of the slowest rank."""
         return max(self.pool.all("sync", version, deadline_s=self._sync_deadline_s))
 
     @property
     def _sync_deadline_s(self) -> float:
-        """The ranks have the deadline themselves, and their error says more than that a rank is late."""
+        """Longer than the ranks' own deadline, because their error says more than a timeout here."""
         return self.config.sync.deadline_s + GRACE_S
 
     def save(self, folder: str) -> None:
-        """Every rank copies its part of a checkpoint and begins to write it."""
+        """Every rank copies its part of a checkpoint and starts to write it in the background."""
         self.pool.all("save", folder, deadline_s=self.config.ray.update_deadline_s)
 
     def saved_files(self, wait: bool) -> Entries | None:
-        """The files of the checkpoint that all ranks have written; None while one still writes and ``wait`` is false."""
+        """The files of the checkpoint when all ranks have written theirs; None while a rank is writing and ``wait`` is false."""
         parts = self.pool.all("saved_files", wait, deadline_s=self.config.ray.update_deadline_s)
         return None if None in parts else {name: file for part in parts for name, file in part.items()}
 
     def load(self, folder: str) -> None:
-        """Every rank continues from a checkpoint."""
+        """Load a checkpoint on every rank."""
         self.pool.all("load", folder, deadline_s=self.config.ray.update_deadline_s)
 
     def save_model(self, folder: str) -> None:
-        """Write the policy in Hugging Face form."""
+        """Write the policy as a Hugging Face folder."""
         self.pool.all("save_model", folder, deadline_s=self.config.ray.update_deadline_s)
 
     def close(self) -> None:

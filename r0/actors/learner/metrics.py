@@ -1,4 +1,4 @@
-"""The figures of one learner update, added up over rows, steps and ranks."""
+"""The metrics of one learner update, summed over rows, steps and ranks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from r0.config import GRPOSection, PPOSection
 
 
 class UpdateMetrics:
-    """Adds up; ``figures`` ends it.
+    """Sums of an update; ``reduce`` turns them into metrics.
 
     Args:
-        device: where the sums live; nothing waits for it before a step ends.
+        device: of the sums; reading them is deferred to the end of a step, so that no row causes a synchronization.
     """
 
     def __init__(self, device: torch.device):
@@ -32,7 +32,7 @@ class UpdateMetrics:
     def policy(
         self, sums: PolicySums, logp_C: torch.Tensor, entropy_C: torch.Tensor, inputs: LossInputs, fresh_C: torch.Tensor | None
     ) -> None:
-        """A row of the policy. ``fresh_C`` [C] is 1 where rollout and learner had equal weights, None after the first epoch."""
+        """Add a row of the policy. ``fresh_C`` [C] is 1 where rollout and learner weights are equal; None after the first epoch."""
         self.sums = self.sums + sums
         self.entropy += entropy_C.sum()
         ratio = (logp_C - inputs.old_logp_T).exp().max() if inputs.old_logp_T is not None and len(logp_C) else logp_C.new_ones(())
@@ -44,22 +44,22 @@ class UpdateMetrics:
             self.largest[1] = torch.maximum(self.largest[1], gap_C.max().double())
 
     def values(self, sums: ValueSums) -> None:
-        """A row of the critic."""
+        """Add a row of the critic."""
         self.value_sums = self.value_sums + sums
 
     def step(self, loss: float, grad_norm: float, critic_norm: float | None = None) -> None:
-        """An optimizer update: its loss over all ranks, and the gradient norms before clipping."""
+        """Add an optimizer update: its loss over all ranks, and the gradient norms before clipping."""
         self.losses.append(loss)
         self.norms.append(grad_norm)
         if critic_norm is not None:
             self.critic_norms.append(critic_norm)
 
     def count(self, tokens: int, rows: int, row_tokens: int) -> None:
-        """This rank's share of one pass over the batch."""
+        """Add this rank's share of one pass over the batch."""
         self.counts += torch.tensor([tokens, rows, row_tokens], dtype=torch.float64)
 
     def reduce(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
-        """All metrics of the update, over all ranks and steps; every rank must call it."""
+        """All metrics of the update, over all ranks and steps; collective."""
         sums = self.sums.reduced(comm.sum)
         rest = comm.sum(torch.cat([self.gap.cpu(), self.entropy.cpu()[None], self.counts]))
         ratio_max, gap_max = comm.max(self.largest).tolist()

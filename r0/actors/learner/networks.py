@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """What a rank trains and compares with. Engines are DeepSpeed's; ``reference`` is a plain frozen copy on every rank, or None
-    where the coefficient is 0 or where the policy without its adapters will do."""
+    """The networks of a rank. ``policy`` and ``critic`` are DeepSpeed engines. ``frozen`` is a copy of the reference model; None
+    if ``kl_coef`` is 0, or with LoRA, where the policy without its adapters is the reference."""
 
     policy: Any
     critic: Any | None
@@ -36,7 +36,7 @@ class Networks:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Any]:
-        """The reference model, to be called like the policy, without gradient."""
+        """The reference model; call it like the policy, without gradient."""
         if self.frozen is not None:
             yield self.frozen
             return

@@ -1,7 +1,7 @@
 """The networks that a learner rank trains, as modules whose forward pass takes a row (rows.py).
 
-Logits exist only for completion tokens, a chunk of positions at a time, and are computed again in the backward pass. All
-log-probabilities are those of the sampled distribution: logits divided by the sampling temperature.
+Logits exist only for completion tokens, one chunk of positions at a time, and are recomputed in the backward pass. All
+log-probabilities are those of the sampling distribution: logits are divided by the sampling temperature.
 
 Dimensions: T tokens of a row (flat), C completion tokens, D hidden width, V vocabulary, N positions of a chunk.
 """
@@ -22,7 +22,7 @@ from r0.errors import UserError
 
 
 class _TokenLogProb(torch.autograd.Function):
-    """Log-probability of one token a position and the entropy, from logits [N, V], with one extra [N, V] in the backward pass."""
+    """Log-probability of one token per position, and the entropy, from logits [N, V]; saves one [N, V] for the backward pass."""
 
     @staticmethod
     def forward(
@@ -43,7 +43,7 @@ class _TokenLogProb(torch.autograd.Function):
         """``∂ log p(y) / ∂ z = (1[y] − p) / temperature``."""
         p_NV, target_N = ctx.saved_tensors
         scale_N1 = (grad_N / ctx.temperature)[:, None]
-        grad_NV = p_NV.mul_(-scale_N1)  # nobody else holds it
+        grad_NV = p_NV.mul_(-scale_N1)  # in place: there is no other reference
         grad_NV.scatter_add_(1, target_N[:, None], scale_N1)
         return grad_NV, None, None
 
@@ -51,7 +51,7 @@ class _TokenLogProb(torch.autograd.Function):
 def token_logprobs(
     logits_NV: torch.Tensor, target_N: torch.Tensor, temperature: float, fused: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [N] (differentiable) of ``target_N`` and entropies [N] (not), nats, float32; ``fused``: compiled."""
+    """Log-probabilities [N] of ``target_N`` (differentiable) and entropies [N] (not), in nats, float32; ``fused``: compiled."""
     if fused:
         return FusedTokenLogProb.apply(logits_NV, target_N, temperature)
     return _TokenLogProb.apply(logits_NV.float(), target_N, temperature)
@@ -59,12 +59,12 @@ def token_logprobs(
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The decoder of a ``…ForCausalLM``, without its output head."""
-    # Llama 4's text model calls its decoder otherwise than its own ``base_model_prefix`` says.
+    # In Llama 4's text model the decoder's attribute is not the one that ``base_model_prefix`` names.
     return getattr(model, model.base_model_prefix, None) or model.model
 
 
 class _Backbone(nn.Module):
-    """What policy and critic have in common: hidden states at the positions that predict completion tokens."""
+    """Base of policy and critic: hidden states at the positions that predict completion tokens."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -79,15 +79,16 @@ class _Backbone(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """The output head, a chunk of positions at a time; each chunk's logits are computed again in the backward pass.
+    """The output head, applied to one chunk of positions at a time; each chunk's logits are recomputed in the backward pass.
 
-    A module of its own around all chunks, because ZeRO-3 gathers the head's weight each time a module that owns it is entered,
-    so ranks with different numbers of chunks would wait for each other in different places (see ``external_parameters``).
+    It is one module around all chunks because ZeRO-3 gathers the head's weight whenever a module that owns it is entered. With
+    one module per chunk, ranks with different numbers of chunks would wait in different collectives (see
+    ``external_parameters``).
 
     Args:
-        linear: the model's output head (not registered here again: it belongs to the model).
-        temperature: of the sampled distribution.
-        chunk: positions whose logits exist at one time.
+        linear: the model's output head (registered in the model, not here).
+        temperature: of the sampling distribution.
+        chunk: positions whose logits exist at the same time.
         fused: compile what follows the logits.
     """
 
@@ -100,7 +101,7 @@ class TokenHead(nn.Module):
 
     @property
     def external_parameters(self) -> list[nn.Parameter]:
-        """Parameters of another module that ZeRO-3 has to gather for this one."""
+        """Parameters of other modules that ZeRO-3 must gather for this one."""
         return list(self._linear[0].parameters())
 
     def forward(self, hidden_CD: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,12 +125,12 @@ class TokenHead(nn.Module):
 
 
 class PolicyModel(_Backbone):
-    """A causal language model that gives log-probabilities of completion tokens.
+    """A causal language model that returns log-probabilities of completion tokens.
 
     Args:
-        model: a transformers ``…ForCausalLM`` (with LoRA layers injected, or without).
-        temperature: of the sampled distribution.
-        chunk: positions whose logits exist at one time.
+        model: a transformers ``…ForCausalLM`` (with or without injected LoRA layers).
+        temperature: of the sampling distribution.
+        chunk: positions whose logits exist at the same time.
         fused: compile what follows the logits.
 
     Raises:
@@ -159,10 +160,10 @@ class PolicyModel(_Backbone):
 
 
 class CriticModel(_Backbone):
-    """The same kind of backbone with a scalar head: the value at each position that predicts a completion token.
+    """A backbone with a scalar head: the value at each position that predicts a completion token.
 
     Args:
-        model: a transformers ``…ForCausalLM``; its output head is taken away.
+        model: a transformers ``…ForCausalLM``; its output head is removed.
     """
 
     def __init__(self, model: nn.Module):
@@ -170,7 +171,7 @@ class CriticModel(_Backbone):
         hidden = model.get_output_embeddings().weight
         width = getattr(hidden, "ds_shape", hidden.shape)[1]
         model.set_output_embeddings(nn.Identity())
-        # Zero: first values are exactly 0, the mean of what is known, and the head's own gradient is not.
+        # Zero initialization: the first values are exactly 0, and the head's gradient is still not 0.
         self.head = nn.Linear(width, 1, dtype=hidden.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -188,17 +189,17 @@ class CriticModel(_Backbone):
 
 
 def run_row(module: nn.Module, row: Row) -> Any:
-    """``module`` (a policy or critic, or its DeepSpeed engine) on a row."""
+    """Apply ``module`` (a policy, a critic, or its DeepSpeed engine) to a row."""
     return module(row.input_ids, row.position_ids, row.source_C, row.target_C, layout=row.layout)
 
 
 @contextlib.contextmanager
 def adapters_off(module: nn.Module) -> Iterator[None]:
-    """Run with the LoRA adapters disabled: the reference model of a policy that trains adapters only."""
+    """Disable the LoRA adapters in the block: without them, the policy is its own reference model."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-    for layer in layers:  # not enable_adapters(False): that would switch requires_grad too, under DeepSpeed's feet
+    for layer in layers:  # not enable_adapters(False): it changes requires_grad too, which DeepSpeed does not expect
         layer._disable_adapters = True
     try:
         yield

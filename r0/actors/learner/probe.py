@@ -1,8 +1,8 @@
-"""Whether a model can share prefixes: before training, a small row is computed both ways.
+"""Checks before training whether a model supports shared-prefix rows, by computing a small row with and without them.
 
-Rounding must not decide. In bf16 two correct kernels differ by up to half a nat after 28 layers, so the model is compared in
-float32, on the CPU and with as few layers as show every kind. The kernels of the learner's device are compared apart, on random
-queries, keys and values, where a wrong mask is far from any rounding.
+Rounding must not decide the result. In bf16 two correct kernels differ by up to half a nat after 28 layers, so the model is
+compared in float32, on the CPU, and with the fewest layers that include every kind. The kernels of the learner's device are
+compared separately on random queries, keys and values, where a wrong mask differs by far more than rounding.
 
 Dimensions: T tokens of a row, H query heads, K key heads, D head width.
 """
@@ -27,25 +27,25 @@ from r0.errors import UserError
 from r0.records import TrainCompletion, TrainGroup
 
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
-"""Differences that float32 may make: in nats, or as a share of the largest logit where that is more."""
+"""Tolerated float32 differences: in nats, or relative to the largest logit, whichever is larger."""
 KERNEL_TOLERANCE = 0.1
-"""Of the largest value; bf16 rounds by 0.004, and a wrong mask changes outputs by about their own size."""
+"""Relative to the largest value; bf16 rounds by 0.004, and a wrong mask changes outputs by about their own size."""
 
 
 def prefix_sharing_problem(model: Any, temperature: float, device: torch.device, wanted: bool = True) -> str:
-    """Why rows must be padded; empty where prefixes can be shared. Rank 0 finds out, and all ranks get its answer.
+    """Why rows must be padded; empty if prefixes can be shared. Rank 0 checks, and all ranks get its result.
 
     Args:
         model: on the CPU, in the learner's dtype.
-        temperature: of the sampled distribution.
-        device: that the model is trained on.
+        temperature: of the sampling distribution.
+        device: of the training.
         wanted: whether prefixes are to be shared; if not, only the output head is checked.
 
     Raises:
         UserError: see ``probe``; on all ranks.
     """
     many = dist.is_initialized() and dist.get_world_size() > 1
-    answer = ["", ""]  # the reason, and what makes the model unusable
+    answer = ["", ""]  # the reason for padding, and the error if the model cannot be used at all
     if not many or dist.get_rank() == 0:
         try:
             answer[0] = probe(model, temperature, wanted) or (kernel_difference(model, device) if wanted else "")
@@ -59,12 +59,12 @@ def prefix_sharing_problem(model: Any, temperature: float, device: torch.device,
 
 
 def probe(model: Any, temperature: float, wanted: bool = True) -> str:
-    """Why ``model`` (on the CPU) cannot share prefixes; empty where it can.
+    """Why ``model`` (on the CPU) cannot share prefixes; empty if it can.
 
-    Compares padded rows with the model's own logits, and a small shared-prefix row with them, if that is ``wanted``.
+    Compares padded rows with the model's logits and, if ``wanted``, a shared-prefix row with the padded rows.
 
     Raises:
-        UserError: the model's logits are not its output head's (soft-capped or scaled), which r0 does not train.
+        UserError: the model changes the logits of its output head (soft-capping, scaling), which r0 does not support.
     """
     tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
     group = _group(tokens[:5], tokens[5:8], tokens[8:12])
@@ -92,7 +92,7 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
 
 @contextlib.contextmanager
 def _first_layers_in_float32(model: Any) -> Iterator[None]:
-    """Inside, the model has its first layers only and float32 weights; afterwards all its own, unchanged bit by bit."""
+    """In the block, the model has only its first layers, with float32 weights; afterwards it is restored bit by bit."""
     decoder: Any = decoder_of(model)
     layers = getattr(decoder, "layers", None)
     if isinstance(layers, nn.ModuleList):
@@ -111,15 +111,15 @@ def _first_layers_in_float32(model: Any) -> Iterator[None]:
 
 
 def _layers_of_every_kind(model: Any, layers: nn.ModuleList) -> int:
-    """The shortest start of ``layers`` that has every kind (by its modules and its type in the configuration); at least two."""
+    """The number of first layers that include every kind (by modules and by type in the configuration); at least two."""
     types = getattr(model.config.get_text_config(), "layer_types", None) or [""] * len(layers)
     kinds = [(kind, *(type(part).__name__ for part in layer.modules())) for kind, layer in zip(types, layers, strict=False)]
     return max(2, *(kinds.index(kind) + 1 for kind in kinds))
 
 
 def kernel_difference(model: Any, device: torch.device) -> str:
-    """How the shared-prefix attention on ``device``, in the model's dtype and heads, differs from plain float32 arithmetic:
-    outputs and gradients. Empty where it does not by more than rounding."""
+    """How outputs and gradients of the shared-prefix attention on ``device``, with the model's dtype and heads, differ from plain
+    float32 attention. Empty if only by rounding."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -151,7 +151,7 @@ def kernel_difference(model: Any, device: torch.device) -> str:
 def _plain_attention(
     q_1HTD: torch.Tensor, k_1KTD: torch.Tensor, v_1KTD: torch.Tensor, layout: Layout, total: int
 ) -> torch.Tensor:
-    """[1, T, H, D] with the mask written out: a token sees what stands before it in its span, of other completions nothing."""
+    """[1, T, H, D] with an explicit mask: a token attends to earlier tokens of its span, except those of other completions."""
     part_T = torch.full((total,), -1)
     span_T = torch.zeros(total, dtype=torch.long)
     for number, span in enumerate(layout.spans):
@@ -174,7 +174,7 @@ def _group(prompt: list[int], *completions: list[int]) -> TrainGroup:
 
 
 def _by_item(module: PolicyModel, rows: list[Row], group: TrainGroup) -> list[torch.Tensor]:
-    """Log-probabilities of each completion of ``group``, in its order."""
+    """Log-probabilities of each completion of ``group``, in order."""
     found: dict[int, torch.Tensor] = {}
     for row in rows:
         parts = run_row(module, row)[0].split([len(group.completions[sample].token_ids) for _, sample in row.items])

@@ -1,11 +1,11 @@
-"""Groups of completions as learner rows: a prompt is computed once for all its completions, and nothing is padded.
+"""Groups of completions as learner rows: a prompt is computed once for all its completions, without padding.
 
-A row is ``[prompt][c1]…[cG]`` for one group after another, up to a token budget. The position ids of every completion go on
-where its prompt ended, and ``attention.py`` lets a completion see its prompt and itself only. Padded rows, one completion a line,
-are the fallback for models that cannot do this, and what benchmarks compare with.
+A row is ``[prompt][c1]…[cG]``, group after group, up to a token budget. The position ids of every completion continue those of
+its prompt, and ``attention.py`` lets a completion attend to its prompt and itself only. Padded rows, with one completion per
+line, are the fallback for models that do not support this, and the baseline of benchmarks.
 
-Dimensions: B lines, T tokens of a line, C completion tokens of a row (flat, one completion after another), G completions of a
-piece, P prompt tokens, W the longest completion of a piece.
+Dimensions: B lines, T tokens of a line, C completion tokens of a row (concatenated), G completions of a piece, P prompt tokens,
+W the longest completion of a piece.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class Piece:
 
 @dataclass(slots=True)
 class Span:
-    """Where a piece lies in its row, for the attention."""
+    """The position of a piece in its row, for the attention."""
 
     start: int
     prompt: int  # P
     lengths: tuple[int, ...]  # of the G completions
-    gather_GW: torch.Tensor | None  # token positions, counted from the end of the prompt; padding points at the last token
-    valid_C: torch.Tensor | None  # positions in the flat [G·W] that are no padding; None: all
-    masks: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict)  # of the CPU kernel
+    gather_GW: torch.Tensor | None  # token positions, counted from the end of the prompt; padding repeats the last token
+    valid_C: torch.Tensor | None  # positions in the flat [G·W] that are not padding; None: all
+    masks: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict)  # cache of the CPU kernel
 
     @property
     def completion_tokens(self) -> int:
-        """All tokens of all completions."""
+        """Total tokens of the completions."""
         return sum(self.lengths)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The spans of a shared-prefix row; travels to the attention through the model's keyword arguments."""
+    """The spans of a shared-prefix row, passed to the attention through the model's keyword arguments."""
 
     spans: tuple[Span, ...]
 
@@ -55,8 +55,8 @@ class Layout:
 class Row:
     """One micro-batch.
 
-    ``source_C`` are positions in the flat [B·T] whose hidden states predict the completion tokens ``target_C``. ``items`` are the
-    (group, sample) of the completions in the order of the C axis; a filler row has none, and its outputs are multiplied by zero.
+    ``source_C`` are the positions in the flat [B·T] whose hidden states predict the completion tokens ``target_C``. ``items`` are
+    the (group, sample) of the completions in the order of the C axis. A filler row has none; its outputs are multiplied by zero.
     """
 
     items: tuple[tuple[int, int], ...]
@@ -68,15 +68,15 @@ class Row:
 
     @property
     def tokens(self) -> int:
-        """Tokens the model computes, padding included."""
+        """Tokens that the model computes, including padding."""
         return self.input_ids.numel()
 
 
 def split_groups(groups: Sequence[TrainGroup], budget: int) -> list[Piece]:
-    """Cut groups that are longer than ``budget`` tokens into pieces that repeat the prompt.
+    """Split groups that are longer than ``budget`` tokens into pieces that repeat the prompt.
 
-    A completion is never cut, so a prompt with its longest completion may be more than the budget. Memory is then the prompt's
-    anyway, and repeating it for every completion would cost far more time than it saves memory: the pieces of such a group have
+    A completion is never split, so a prompt with its longest completion may exceed the budget. Then the prompt dominates the
+    memory, and repeating it for every completion would cost far more time than it saves memory: the pieces of such a group have
     half a budget of completion tokens each.
     """
     pieces = []
@@ -101,7 +101,7 @@ def split_groups(groups: Sequence[TrainGroup], budget: int) -> list[Piece]:
 
 
 def pack(pieces: Sequence[Piece], budget: int) -> list[list[Piece]]:
-    """First-fit decreasing: pieces into as few rows of at most ``budget`` tokens as this rule finds; deterministic."""
+    """Pack pieces into rows of at most ``budget`` tokens by first-fit decreasing; deterministic."""
     order = sorted(range(len(pieces)), key=lambda i: (-pieces[i].tokens, i))
     rows: list[list[Piece]] = []
     room: list[int] = []
@@ -119,7 +119,7 @@ def pack(pieces: Sequence[Piece], budget: int) -> list[list[Piece]]:
 
 
 def shared_rows(groups: Sequence[TrainGroup], budget: int, device: torch.device | str = "cpu") -> list[Row]:
-    """Shared-prefix rows of at most ``budget`` tokens (more only where one prompt with one completion is: ``split_groups``)."""
+    """Shared-prefix rows of at most ``budget`` tokens (``split_groups`` describes when a row may be longer)."""
     return [_shared_row(groups, row, device) for row in pack(split_groups(groups, budget), budget)]
 
 
@@ -158,7 +158,7 @@ def _shared_row(groups: Sequence[TrainGroup], pieces: Sequence[Piece], device: t
 
 
 def _span(start: int, prompt: int, lengths: tuple[int, ...], device: torch.device | str) -> Span:
-    """The gather from flat completions [C] to [G, W], and back."""
+    """The span with its gather indices from flat completions [C] to [G, W], and back."""
     longest = max(lengths, default=0)
     if len(lengths) <= 1 or not longest:
         return Span(start, prompt, lengths, None, None)
@@ -172,10 +172,9 @@ def _span(start: int, prompt: int, lengths: tuple[int, ...], device: torch.devic
 
 
 def padded_rows(groups: Sequence[TrainGroup], budget: int, device: torch.device | str = "cpu") -> list[Row]:
-    """Lines of one ``[prompt][completion]`` each, padded on the right to the longest of their row.
+    """Rows of lines ``[prompt][completion]``, padded on the right to the longest line of the row.
 
-    A row has at most ``budget`` tokens (more only where one line is longer). Causal attention never looks to the right, so the
-    padding needs no mask.
+    A row has at most ``budget`` tokens, unless a single line is longer. Right padding needs no mask under causal attention.
     """
     lines = [
         (number, sample, len(group.prompt_ids) + len(completion.token_ids))
@@ -207,7 +206,7 @@ def _padded_row(groups: Sequence[TrainGroup], items: list[tuple[int, int]], widt
 
 
 def filler_row(shared: bool, device: torch.device | str = "cpu") -> Row:
-    """Two tokens, so that a rank without rows of its own takes part in every collective."""
+    """A row of two tokens, for ranks with fewer rows that must join every collective."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     one = torch.zeros(1, dtype=torch.long, device=device)
     if not shared:

@@ -1,4 +1,4 @@
-"""Who updates on what: a batch dealt to ranks and mini-batches, the same way every time for the same seed and step."""
+"""Distributes a batch over ranks and mini-batches; a deterministic function of seed and step."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from r0.records import TrainGroup
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A rank's groups and their mini-batches."""
+    """The groups of a rank and their mini-batches."""
 
     groups: list[TrainGroup]
     schedule: Schedule
 
 
 def cost(group: TrainGroup) -> int:
-    """Tokens the learner computes for a group."""
+    """Number of tokens that the learner computes for a group."""
     return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions)
 
 
 def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
-    """Shares of all ranks.
+    """The shares of all ranks.
 
-    In every epoch the batch is shuffled and cut into ``mini_batches`` mini-batches of like size, whatever the number of ranks. In
-    the first epoch each mini-batch is dealt to the ranks by tokens, longest group first to the rank with least so far; a group
-    stays with its rank for all epochs, because its first passes (old log-probabilities, values) were made there.
+    In every epoch the batch is shuffled and split into ``mini_batches`` mini-batches of similar size, independently of the number
+    of ranks. In the first epoch the groups of each mini-batch are assigned to ranks, longest group first, to the rank with the
+    fewest tokens so far. A group stays on its rank for all epochs, because its old log-probabilities and values are stored there.
     """
     rank_of: dict[int, int] = {}
     plan: list[list[list[int]]] = []
@@ -59,5 +59,5 @@ def _by_tokens(groups: Sequence[TrainGroup], members: Sequence[int], ranks: int)
 
 
 def even_schedule(count: int, epochs: int, mini_batches: int) -> Schedule:
-    """``count`` groups in order, dealt evenly to the mini-batches of every epoch."""
+    """``count`` groups in order, distributed evenly over the mini-batches of every epoch."""
     return [[list(range(i, count, mini_batches)) for i in range(mini_batches)] for _ in range(epochs)]

@@ -1,4 +1,4 @@
-"""A learner rank's state in a safetensors file: tensors by dotted name, numbers in the header. Nothing in it can run code."""
+"""A learner rank's state in a safetensors file: tensors by dotted name, numbers in the header. Loading runs no code of the file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from safetensors.torch import save_file
 
 State = dict[str, Any]  # tensors and integers, in dicts and lists of any depth
 
-NUMBERS = "numbers"  # key of the header
+NUMBERS = "numbers"  # key in the header's metadata
 
 
 def write_state(path: Path, state: State) -> None:
     """Write ``state`` to ``path``.
 
     Raises:
-        OSError: the file system refuses.
+        OSError: the file cannot be written.
     """
     leaves = dict(_leaves(state))
     tensors = {name: value.contiguous() for name, value in leaves.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in leaves.items() if name not in tensors}
     try:
         save_file(tensors, path, metadata={NUMBERS: json.dumps(numbers)})
-    except SafetensorError as error:  # the system's error is in it
+    except SafetensorError as error:  # its message contains the system's error
         raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
@@ -39,7 +39,7 @@ def read_state(path: Path) -> State:
     """
     with safe_open(path, framework="pt") as stream:
         numbers = json.loads(stream.metadata()[NUMBERS])
-        leaves = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (it is no dict)
+        leaves = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     return _lists(_nested(leaves | numbers))
 
 

@@ -1,4 +1,4 @@
-"""One learner update: first passes, advantages, then PPO or GRPO steps over mini-batches of rows.
+"""One learner update: passes without gradient, advantages, then PPO or GRPO steps over mini-batches of rows.
 
 Dimensions: N completions of the rank's share, T their tokens, C tokens of one row.
 """
@@ -26,11 +26,11 @@ from r0.records import TrainGroup
 
 
 class BadLoss(RuntimeError):
-    """The loss is NaN or infinite; no weight was changed."""
+    """The loss or the gradient norm is NaN or infinite."""
 
 
 def loss_settings(config: RLConfig) -> LossSettings:
-    """The loss's constants, from the section that ``algo`` chose."""
+    """The constants of the loss, from the section of ``algo``."""
     section = config.section
     if isinstance(section, PPOSection):  # the KL is in the reward
         return LossSettings(clip_low=section.cliprange, clip_high=section.cliprange)
@@ -63,7 +63,7 @@ class Updater:
         self.policy_loss = POLICY_LOSSES[name]
 
     def __call__(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule) -> dict[str, float]:
-        """Update on this rank's groups; all ranks together. Returns figures over all ranks (the same on each).
+        """Update on this rank's groups; collective. Returns metrics over all ranks (the same on each).
 
         Raises:
             StaleRollout: see ``make_batch``.
@@ -82,10 +82,10 @@ class Updater:
         metrics.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
         return metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
 
-    # What does not need a gradient ------------------------------------------------------------------------------------------
+    # Without gradient -------------------------------------------------------------------------------------------------------
 
     def _first_passes(self, batch: Batch, plan: list[list[MiniBatch]]) -> None:
-        """Old and reference log-probabilities and old values, where something needs them."""
+        """Compute old and reference log-probabilities and old values, if they are needed."""
         slices = [part for mini in plan[0] for part in mini.slices]
         updates = sum(len(minis) for minis in plan)
         kl_in_reward = self.config.kl_coef > 0 and self.settings.kl_coef == 0
@@ -138,7 +138,7 @@ class Updater:
             reward_N = kl_penalised(reward_N, kl_T, batch.seq_T, self.config.kl_coef)
         batch.advantage_T = ADVANTAGES[section.advantage](reward_N, batch.group_N, reduce)[batch.seq_T]
 
-    # What does --------------------------------------------------------------------------------------------------------------
+    # With gradient ----------------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch, mini: MiniBatch, metrics: UpdateMetrics, first: bool) -> None:
         """One optimizer update of the policy, and of the critic."""

@@ -1,4 +1,4 @@
-"""The learner: a plain class for one rank, which runs outside Ray as well (``group.py`` is the driver's side)."""
+"""The learner: a plain class for one rank, usable without Ray (``group.py`` is the driver's side)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from r0.process.device import process_device, with_index
 from r0.records import TrainGroup
 from r0.storage.manifest import Entries, entry
 
-IDENTITY = "learner.json"  # what a checkpoint and the learner that loads it must have in common
+IDENTITY = "learner.json"  # settings that must be equal in a checkpoint and in the learner that loads it
 
 
 class Learner:
@@ -51,7 +51,7 @@ class Learner:
         rank: of this process, 0 … world − 1.
         world: number of ranks.
         master: ``host:port`` on rank 0's node, free there.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU where this process has one and ``learner.gpus`` is not 0.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: a GPU if this process has one and ``learner.gpus`` is not 0.
 
     Raises:
         UserError: the model cannot be loaded, or this process is in another process group.
@@ -89,15 +89,15 @@ class Learner:
     # Training ---------------------------------------------------------------------------------------------------------------
 
     def update(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule | None = None) -> dict[str, float]:
-        """One update on this rank's share of a batch; all ranks call it together.
+        """One update on this rank's share of a batch; collective.
 
         Args:
-            groups: this rank's groups (there may be none).
-            version: of the learner's weights; rollouts may lag behind by ``sync.max_staleness``.
-            schedule: groups of each mini-batch of each epoch (see ``batch.Schedule``); None: dealt evenly in order.
+            groups: this rank's groups (may be empty).
+            version: of the learner's weights; rollouts may be older by up to ``sync.max_staleness``.
+            schedule: groups of each mini-batch of each epoch (see ``batch.Schedule``); None: distributed evenly in order.
 
         Returns:
-            Figures over all ranks: loss, gap, kl, grad_norm, lr, tokens, …
+            Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
@@ -117,7 +117,8 @@ class Learner:
         return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
 
     def learning_rate(self, peak: float) -> float:
-        """Of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or cosine to 0."""
+        """Learning rate of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or cosine
+        to 0."""
         learner = self.config.learner
         warm = math.ceil(learner.warmup_ratio * self.total_updates)
         if self.updates < warm:
@@ -128,8 +129,7 @@ class Learner:
         return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def offload(self) -> None:
-        """Leave the card to an engine that shares it: the optimizers go to the CPU where DeepSpeed can move them, and memory that
-        torch keeps for later is given back."""
+        """Free memory of a card that an engine shares: move the optimizers to the CPU if DeepSpeed can, and empty torch's cache."""
         engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
         if not self._offloaded:
             self._offloaded = [engine for engine in engines if offload_optimizer(engine)]
@@ -144,7 +144,7 @@ class Learner:
     # Weight sync ------------------------------------------------------------------------------------------------------------
 
     def weights(self, dtype: torch.dtype | None = None) -> LearnerWeights:
-        """The policy's weights under Hugging Face names; iterating is a collective."""
+        """The policy's weights under Hugging Face names; iteration is collective."""
         bucket = self.config.sync.bucket_bytes(self.device.type == "cuda")
         return LearnerWeights(self.networks.policy.module.model, dtype, bucket, self.rank)
 
@@ -162,25 +162,25 @@ class Learner:
         )
 
     def sync(self, version: int) -> float:
-        """Send the weights to all rollout workers as ``version``; seconds. All ranks call it together."""
+        """Send the weights to all rollout workers as ``version``; collective. Returns the seconds it took."""
         if self._sender is None:
             raise RuntimeError("sync before connect")
         return self._sender.send(version)
 
-    # What survives ----------------------------------------------------------------------------------------------------------
+    # Checkpoints and the final model ----------------------------------------------------------------------------------------
 
     def save(self, folder: str) -> None:
-        """Copy this rank's part of a checkpoint (weights, optimizers, counters, random states) and begin to write it into
-        ``folder`` in the background; ``written`` tells when it is done."""
+        """Copy this rank's part of a checkpoint (weights, optimizers, counters, random states) and start to write it into
+        ``folder`` in the background; ``saved_files`` reports when it is done."""
         state: State = {"updates": self.updates, "random": random_states(self.device)}
-        if self.rank == 0 or not replicated(self.networks.policy):  # else every rank has the same
+        if self.rank == 0 or not replicated(self.networks.policy):  # otherwise the states of all ranks are the same
             state["policy"] = engine_state(self.networks.policy)
             if self.networks.critic is not None:
                 state["critic"] = engine_state(self.networks.critic)
         self._writing = self._writer.submit(_write, Path(folder), self.rank, state, self._identity())
 
     def saved_files(self, wait: bool) -> Entries | None:
-        """The files that the last ``save`` wrote; None while it still writes and ``wait`` is false.
+        """The files that the last ``save`` wrote; None while it is still writing and ``wait`` is false.
 
         Raises:
             OSError: they could not be written.
@@ -190,10 +190,10 @@ class Learner:
         return self._writing.result() if wait or self._writing.done() else None
 
     def load(self, folder: str) -> None:
-        """Continue bit for bit where ``save`` stopped. All ranks call it together.
+        """Restore the exact state of ``save``; collective.
 
         Raises:
-            UserError: the checkpoint is of another number of ranks, ZeRO stage, dtype or algorithm.
+            UserError: the checkpoint has another number of ranks, ZeRO stage, dtype or algorithm.
         """
         path = Path(folder)
         saved = json.loads((path / IDENTITY).read_text())
@@ -224,13 +224,13 @@ class Learner:
         }
 
     def save_model(self, folder: str) -> None:
-        """Write the policy as a Hugging Face folder (LoRA merged, the adapter in ``adapter/``). All ranks call it together."""
+        """Write the policy as a Hugging Face folder (LoRA merged, the adapter in ``adapter/``); collective."""
         save_hf(self.weights(), self.model_path, Path(folder))
         if self.world > 1:
             torch.distributed.barrier()
 
     def node(self) -> str:
-        """Name of the machine this rank runs on."""
+        """Name of the node that this rank runs on."""
         return os.uname().nodename
 
     def close(self) -> None:
@@ -259,14 +259,14 @@ def _write(folder: Path, rank: int, state: State, identity: dict[str, Any]) -> E
 
 
 def seed_everything(seed: int) -> None:
-    """Python, numpy and torch (all devices)."""
+    """Seed Python, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_states(device: torch.device) -> State:
-    """Of torch's generators, as tensors (nothing else draws in a learner)."""
+    """States of torch's generators as tensors (a learner uses no other generators)."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -274,7 +274,7 @@ def random_states(device: torch.device) -> State:
 
 
 def set_random_states(states: State) -> None:
-    """The reverse of ``random_states``."""
+    """Restore the states from ``random_states``."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"])

@@ -1,7 +1,7 @@
-"""DeepSpeed behind a few functions: an engine around a module, its learning rate, its state as plain tensors.
+"""DeepSpeed engines: creating one for a module, setting its learning rate, and its state as plain tensors.
 
-Gradients accumulate over any number of backward passes and one ``step()`` ends them (DeepSpeed's unmanaged accumulation).
-DeepSpeed averages over ranks: a loss that is one sum over all ranks is multiplied by their number before ``backward``.
+Gradients accumulate over any number of backward passes until ``step()`` (DeepSpeed's unmanaged accumulation). DeepSpeed averages
+over ranks, so a loss that is a sum over all ranks must be multiplied by their number before ``backward``.
 
 The state is read from DeepSpeed's float32 master weights and from the inner AdamW, not through DeepSpeed's own checkpoints,
 which are pickles.
@@ -33,14 +33,14 @@ BETAS = (0.9, 0.999)
 def start_distributed(rank: int, world: int, master: str, device: torch.device, timeout_s: float) -> bool:
     """Join the process group (gloo on a CPU, nccl on a GPU), or use the one that this process is already in.
 
-    Returns whether the group was made here; the maker leaves it in the end (``leave_distributed``).
+    Returns whether the group was created here; if so, the caller must leave it (``leave_distributed``).
 
     Args:
         rank: of this process.
         world: number of processes; 1 opens no port.
         master: ``host:port`` of rank 0.
-        device: of this process; ``cuda`` without an index is the GPU that Ray gave it, or the first.
-        timeout_s: seconds after which a collective that some rank never joins fails.
+        device: of this process; ``cuda`` without an index is the GPU assigned by Ray, or the first one.
+        timeout_s: seconds after which a collective fails if a rank does not join.
 
     Raises:
         UserError: this process is in a group of another size.
@@ -76,7 +76,7 @@ def leave_distributed() -> None:
 
 
 def _release_groups() -> None:
-    """DeepSpeed keeps the groups of a process group that has ended (by us, or by an engine in this process): drop them."""
+    """Drop DeepSpeed's references to groups of a process group that has been destroyed."""
     if "deepspeed" in sys.modules:
         from deepspeed.utils import groups
 
@@ -86,9 +86,9 @@ def _release_groups() -> None:
 def make_engine(
     module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float, offload: bool = False
 ) -> Any:
-    """A DeepSpeed engine with AdamW over the parameters that require a gradient; set the learning rate before every step.
+    """A DeepSpeed engine with AdamW for the parameters that require a gradient; set the learning rate before every step.
 
-    ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in the host's memory, and updates there.
+    ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in host memory and updates there.
     """
     _silence_deepspeed()
     import deepspeed
@@ -98,7 +98,7 @@ def make_engine(
         for part in module.modules():
             for parameter in getattr(part, "external_parameters", ()):
                 deepspeed.zero.register_external_parameter(part, parameter)
-    # Fused: one pass over weights and moments. ZeRO 3 hands its partitions over one by one, which the plain loop does as well.
+    # Fused: one pass over weights and moments. ZeRO 3 passes its partitions one by one, where fusing gains nothing.
     optimizer = torch.optim.AdamW(_decay_groups(module, weight_decay), lr=0.0, betas=BETAS, fused=stage != 3)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -110,22 +110,22 @@ def make_engine(
         "zero_optimization": {"stage": stage, "overlap_comm": False, "reduce_bucket_size": BUCKET},
     }
     if bf16:
-        # Immediate: each gradient is added to its float32 sum as soon as it is there, and its bf16 copy is freed.
+        # Immediate: each gradient is added to its float32 sum at once, and its bf16 copy is freed.
         config["bf16"] = {"enabled": True, "immediate_grad_update": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if offload:
         on_gpu = next(module.parameters()).is_cuda  # copies from pinned memory are faster; without a GPU there is none
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
-        config["zero_force_ds_cpu_optimizer"] = False  # that one is compiled when it starts; torch's is fused on CPUs too
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
+        config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed's CPU Adam is compiled at start; torch's is fused on CPUs too
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints that its native part was built
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
-    if replicated(engine):  # DeepSpeed clips here too, but forgets the norm
+    if replicated(engine):  # DeepSpeed clips here too, but does not store the norm
         engine.clip_fp32_gradients = functools.partial(_clip, engine, max_grad_norm)
     return engine
 
 
 def _silence_deepspeed() -> None:
-    """Warnings from DeepSpeed only, and none about the torch functions it calls."""
+    """Show only warnings of DeepSpeed, and no deprecation warnings about the torch functions it calls."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, message=r"`torch\.distributed\.\w+` is deprecated")
 
@@ -135,7 +135,7 @@ def _clip(engine: Any, max_norm: float) -> None:
 
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and norms do not."""
+    """Parameter groups with weight decay for matrices, and without for biases and norms."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not weight_decay:
         return [{"params": trained, "weight_decay": 0.0}]
@@ -147,13 +147,13 @@ def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """Of the next step."""
+    """Set the learning rate of the next step."""
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = rate
 
 
 def master_weights(engine: Any) -> list[torch.Tensor]:
-    """This rank's share of the float32 weights that AdamW updates, in a fixed order (not copies)."""
+    """This rank's share of the float32 weights that AdamW updates, in a fixed order; no copies."""
     optimizer = engine.optimizer
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(optimizer, name):  # ZeRO 3; ZeRO 1 and 2; ZeRO 1 with bf16
@@ -162,7 +162,7 @@ def master_weights(engine: Any) -> list[torch.Tensor]:
 
 
 def replicated(engine: Any) -> bool:
-    """Whether every rank holds all weights and moments (ZeRO 0), so that rank 0's copy will do for all."""
+    """Whether every rank holds all weights and moments (ZeRO 0)."""
     return engine.optimizer is engine.basic_optimizer
 
 
@@ -177,7 +177,7 @@ def engine_state(engine: Any) -> State:
 
 
 def load_engine_state(engine: Any, state: State) -> None:
-    """The reverse of ``engine_state``, on an engine of the same shape; all ranks together.
+    """Restore the state from ``engine_state`` in an engine of the same shape; collective.
 
     Raises:
         UserError: the shapes differ (another model, number of ranks, ZeRO stage or LoRA rank).
@@ -193,38 +193,40 @@ def load_engine_state(engine: Any, state: State) -> None:
     with torch.no_grad():
         for tensor, saved, adam in zip(mine, state["masters"], state["adam"], strict=True):
             tensor.data.copy_(saved)
-            # AdamW's step counter lives on the CPU, but beside the weights for the fused kernel.
+            # AdamW's step counter is on the CPU; for the fused kernel it is on the device of the weights.
             inner[tensor] = {k: v.to(tensor.device, copy=True) if v.dim() or fused else v.clone() for k, v in adam.items()}
     engine.global_steps = state["steps"]
     _weights_from_masters(engine.optimizer)
 
 
 def _weights_from_masters(optimizer: Any) -> None:
-    """Bring the module's weights up to date with the masters."""
+    """Copy the master weights into the module's weights."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        kept = list(optimizer.persistent_parameters)
-        if kept:  # small parameters that ZeRO 3 keeps whole on every rank: let go of their old values first
-            kept[0].partition(kept)
+        persistent = list(optimizer.persistent_parameters)
+        if persistent:  # small parameters that ZeRO 3 keeps whole on every rank: drop their old values first
+            persistent[0].partition(persistent)
         for number in range(len(optimizer.fp32_partitioned_groups_flat)):
             optimizer._reassign_or_swap_out_partitioned_parameters(number)
-        if kept:
-            kept[0].all_gather(kept)
+        if persistent:
+            persistent[0].all_gather(persistent)
     elif hasattr(optimizer, "update_lp_params"):
         optimizer.update_lp_params()
 
 
 def offload_optimizer(engine: Any) -> bool:
-    """Move the float32 weights and the optimizer's moments to the CPU where DeepSpeed can; ``reload_optimizer`` is the way back.
+    """Move the float32 weights and the optimizer's moments to the CPU if DeepSpeed can; ``reload_optimizer`` moves them back.
 
-    It can with ZeRO 2, and with ZeRO 1 in float32. Not with ZeRO 0 and with ZeRO 1 in bf16, whose optimizers cannot move;
-    nor with ZeRO 3, where it moves the state of its own Adam only.
+    DeepSpeed can with ZeRO 2, and with ZeRO 1 in float32; not with ZeRO 0 or ZeRO 1 in bf16, and with ZeRO 3 only for its own
+    Adam.
 
-    Returns whether they are on the CPU now.
+    Returns whether they have been moved.
     """
     from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Part
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    if not isinstance(engine.optimizer, DeepSpeedZeroOptimizer) or engine.optimizer.cpu_offload:  # or they are there always
+    if (
+        not isinstance(engine.optimizer, DeepSpeedZeroOptimizer) or engine.optimizer.cpu_offload
+    ):  # or the optimizer is always on the CPU
         return False
     pinned = master_weights(engine)[0].is_cuda  # copies from pinned memory are faster; without a GPU there is none
     engine.offload_states(include=[Part.hp_params, Part.optim_states], pin_memory=pinned)
@@ -232,5 +234,5 @@ def offload_optimizer(engine: Any) -> bool:
 
 
 def reload_optimizer(engine: Any) -> None:
-    """The reverse of ``offload_optimizer``."""
+    """Reverse ``offload_optimizer``."""
     engine.reload_states()
