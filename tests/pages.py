@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import get_origin
 
 from r0.config.describe import keys
 from r0.config.load import aliases_of, section_of
+from r0.config.types import DATE
 from r0.docs import on_page_markdown
 from r0.launch import COMMANDS
+from r0.text.template_variables import THINKING
+
+VARIABLES = (*THINKING, DATE)  # of chat templates, which a page may name
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -94,8 +99,10 @@ def known_keys() -> frozenset[str]:
     """Every key of every command: its path, the part within its section, its other names, and the sections."""
     found: set[str] = set()
     for command in COMMANDS.values():
-        for path, _ in keys(command.config):
+        for path, field in keys(command.config):
             found |= {path, path.rpartition(".")[2]}
+            if get_origin(field.annotation) is dict:
+                found |= {f"{path}.{name}" for name in VARIABLES}
             parts = path.split(".")
             found |= {".".join(parts[:end]) for end in range(1, len(parts))} | {".".join(parts[1:])}
         found |= set(aliases_of(command.config))
