@@ -49,6 +49,15 @@ class Outcome:
         """The number of replies with any failure."""
         return sum(bool(reply.failures) for _, reply in self.replies)
 
+    @property
+    def logits(self) -> list[float | None]:
+        """[N] the logit of each document in the last reply about it alone; None if there is none."""
+        found: list[float | None] = [None] * len(self.ranking.order)
+        for question, reply in self.replies:
+            if len(question.documents) == 1:
+                found[question.documents[0]] = reply.logit
+        return found
+
     def thought(self, document: int) -> str:
         """The thought of the last reply about a document; empty if there is none."""
         return next((reply.thought for question, reply in reversed(self.replies) if document in question.documents), "")

@@ -9,26 +9,19 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 
-from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout.settings import Device, EngineSettings, positions
-from r0.actors.rollout.sizes import upper_num_seqs
+from r0.actors.rollout.settings import Device
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
-from r0.process.gpus import local_gpus
-from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
 from r0.rerank.job import Job, Outcome
-from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
-from r0.rerank.methods import concurrent_questions
-from r0.rerank.prompt_budget import new_tokens, prompt_budget
+from r0.rerank.pair_inputs import Inputs, activated, by_query, check_others, pairs_of, returned, texts_of, valid_text
 from r0.rerank.protocol import with_tail
-from r0.rerank.vector_cache import absolute
-from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
-from r0.storage.models import model_folder
+from r0.rerank.start import start_workers
+from r0.rerank.worker import RerankGroup
+from r0.runs.live import progress
 
 logger = logging.getLogger(__name__)
 
@@ -89,39 +82,17 @@ class Reranker:
     def _start(self, keys: RankingKeys, device: Device) -> None:
         self.keys = keys
         self._keys_of_jobs = count()
-        folder = model_folder(keys.model)
-        work, arguments, capacity = _worker(keys, folder, device)
-        self._placement: Any = None
-        if keys.ray.inline:
-            pool = Pool("rerank", lambda _: work(*arguments), 1)
-        else:
-            pool = self._on_ray(keys, folder, work, arguments)
-        self._group = RerankGroup(pool, capacity, keys.ray.sample_deadline_s, keys.ray.start_deadline_s)
+        self._group: RerankGroup | None = start_workers(keys, device)
 
-    def _on_ray(self, keys: RankingKeys, folder: Path, work: type, arguments: tuple) -> Pool:
-        import ray
-
-        from r0.actors.placement import Placement, check_nodes, start_ray
-
-        need = start_ray(keys)
-        check_nodes(folder)
-        placement = self._placement = Placement(need)
-        actor = ray.remote(deferred_class(work))
-        pool = None
-        try:
-            pool = Pool("rerank", lambda i: actor.options(**placement.options("rollout", i)).remote(*arguments), len(need))
-            call_each(pool.workers, "start", [()] * len(need), keys.ray.start_deadline_s, "rerank worker")
-        except BaseException:
-            if pool is not None:
-                pool.close()
-            placement.close()
-            raise
-        return pool
+    def _open(self) -> RerankGroup:
+        if self._group is None:
+            raise UserError("this Reranker is closed; create another one")
+        return self._group
 
     @property
     def workers(self) -> list[Any]:
         """The workers: a plain object, or Ray actors."""
-        return self._group.workers
+        return self._open().workers
 
     def run(self, jobs: Iterable[Job], stop: Callable[[], bool] = lambda: False) -> Iterator[Outcome]:
         """Yield the outcomes of jobs as they finish, many in progress at once; after ``stop()`` returns True no more are
@@ -130,16 +101,24 @@ class Reranker:
         A query that does not fit the prompt keeps the first-stage order and has a reason (``Outcome.refused``). The keys of
         the jobs must be unique for this reranker (``job`` ensures this).
         """
-        return self._group.run(jobs, stop)
+        return self._open().run(jobs, stop)
 
     def job(self, query_id: str, query: str, documents: Sequence[str], scores: Sequence[float] = (), each: bool = False) -> Job:
         """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused."""
         depth = len(documents) if each else self.keys.depth
         fused = tuple(scores[:depth]) if self.keys.fusion_weight else ()
-        return Job(next(self._keys_of_jobs), query_id, _text(query), tuple(map(_text, documents[:depth])), fused, each)
+        return Job(next(self._keys_of_jobs), query_id, valid_text(query), tuple(map(valid_text, documents[:depth])), fused, each)
 
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None, return_documents: bool = False
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        *,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[Any], Any] | None = None,
+        **others: Any,
     ) -> list[dict[str, Any]]:
         """The documents by relevance, best first, in the format of sentence-transformers' ``CrossEncoder.rank``.
 
@@ -151,6 +130,10 @@ class Reranker:
             documents: [N] texts, in first-stage order if there is one.
             top_k: number of documents to return; None for all.
             return_documents: whether to include the texts.
+            show_progress_bar: whether to show progress on a terminal.
+            activation_fn: gives the scores from the logits (pointwise and encoders only); None: the model's own.
+            others: ``batch_size``, ``device``, ``pool`` and ``chunk_size`` of ``CrossEncoder.rank``; ignored, because the
+                reranker's settings decide.
 
         Returns:
             For each document ``corpus_id`` (position in ``documents``), ``score`` (decreasing; its scale depends on the
@@ -158,109 +141,103 @@ class Reranker:
             ``thought`` (the model's thought in the last reply about the document) and, if requested, ``text``.
 
         Raises:
-            UserError: the query is too long for the maximum prompt length.
+            UserError: the query is too long for the maximum prompt length, or the reranker is closed.
+            TypeError: a text is not a ``str``, or an argument is unknown.
+            ValueError: a prompt is given, or ``activation_fn`` with a method that has no logits.
         """
-        (outcome,) = self.run([self.job(_text(query), query, documents)])
+        check_others(others)
+        texts = texts_of(documents)
+        outcomes = self.run([self.job(valid_text(query), query, texts)])
+        (outcome,) = progress(outcomes, "ranking", 1) if show_progress_bar else outcomes
         _check(outcome)
-        ranking = with_tail(outcome.ranking, len(documents))
+        ranking = with_tail(outcome.ranking, len(texts))
+        score: Sequence[float] = ranking.scores
+        if activation_fn is not None:
+            score = activated([logit for logit in outcome.logits if logit is not None], activation_fn).tolist()
+            if len(score) < len(texts):
+                raise ValueError("activation_fn: not every document has a logit; leave it out, or use method=pointwise")
         found: list[dict[str, Any]] = []
         for position in ranking.order[:top_k]:
-            entry: dict[str, Any] = {"corpus_id": position, "score": ranking.scores[position]}
+            entry: dict[str, Any] = {"corpus_id": position, "score": score[position]}
             if return_documents:
-                entry["text"] = documents[position]
+                entry["text"] = texts[position]
             found.append(entry | {"thought": outcome.thought(position)})
         return found
 
     def predict(
         self,
-        inputs1: Sequence[tuple[str, str]] | Iterable[Mapping[str, Sequence[str]]],
+        inputs1: Inputs | None = None,
         inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
-        **_: Any,
-    ) -> np.ndarray:
+        *,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable[[Any], Any] | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **others: Any,
+    ) -> Any:
         """P(yes) of each document on its own, whatever the method of this reranker. Cross-encoders return their scores, late
         interaction returns MaxSim (comparable within a query only).
 
         Args:
-            inputs1: [N] (query, document) pairs, as for ``CrossEncoder.predict``; or, with ``inputs2``, batches with the
-                queries under ``"text"``, as in MTEB's CrossEncoderProtocol.
+            inputs1: [N] (query, document) pairs or one pair, as for ``CrossEncoder.predict`` (also as ``inputs=`` or
+                ``sentences=``); or, with ``inputs2``, batches with the queries under ``"text"``, as in MTEB's
+                CrossEncoderProtocol.
             inputs2: batches with the documents.
-            _: other arguments of both callers (batch size, progress bar, the task); ignored.
+            show_progress_bar: whether to show progress on a terminal.
+            activation_fn: gives the scores from the logits; None: the model's own.
+            convert_to_numpy: whether to return an array; otherwise a list of tensors.
+            convert_to_tensor: whether to return one tensor, whatever ``convert_to_numpy`` says.
+            others: other arguments of both callers (batch size, device, the task); ignored.
 
         Returns:
-            [N] float64 in 0…1; for encoders in their own scale. Unreadable answers count as 0.5 (their number is logged
-            as a warning).
+            [N] float64 in 0…1, for encoders in their own scale; one number for one pair. Unreadable answers count as 0.5
+                (their number is logged as a warning).
 
         Raises:
-            UserError: a query is too long for the maximum prompt length.
+            UserError: a query is too long for the maximum prompt length, or the reranker is closed.
+            TypeError: an input is not a pair of texts.
+            ValueError: a prompt is given.
         """
-        if inputs2 is not None:
-            queries, documents = ([text for batch in side for text in batch["text"]] for side in (inputs1, inputs2))  # type: ignore[call-overload]
-            pairs = list(zip(queries, documents, strict=True))
-        else:
-            pairs = [(query, document) for query, document in inputs1]
-        by_query: dict[str, list[int]] = {}
-        for number, (query, _document) in enumerate(pairs):
-            by_query.setdefault(query, []).append(number)
-        places = [numbers[i : i + PREDICT_PAIRS] for numbers in by_query.values() for i in range(0, len(numbers), PREDICT_PAIRS)]
-        jobs = {job.key: (job, numbers) for job, numbers in ((self._pairs(pairs, numbers), numbers) for numbers in places)}
-        found_N = np.full(len(pairs), np.nan)
-        for outcome in self.run(job for job, _numbers in jobs.values()):
-            _check(outcome)
-            for ask, reply in outcome.replies:
-                if reply.probability is not None:
-                    found_N[jobs[outcome.key][1][ask.documents[0]]] = reply.probability
+        check_others(others, known=None)
+        pairs, single = pairs_of(inputs1, inputs2, others)
+        found_N, logits_N = self._scores(pairs, bool(show_progress_bar))
         unread_N = np.isnan(found_N)
         if unread_N.any():
             logger.warning("%d of %d answers were unreadable; they count as 0.5", unread_N.sum(), len(pairs))
-        return np.where(unread_N, 0.5, found_N)
+        found_N = np.where(unread_N, 0.5, found_N) if activation_fn is None else activated(logits_N, activation_fn)
+        return returned(found_N, single, convert_to_numpy, convert_to_tensor)
 
-    def _pairs(self, pairs: Sequence[tuple[str, str]], numbers: Sequence[int]) -> Job:
-        query = pairs[numbers[0]][0]
-        return self.job(_text(query), query, [pairs[number][1] for number in numbers], each=True)
+    def _scores(self, pairs: Sequence[tuple[str, str]], shown: bool) -> tuple[np.ndarray, np.ndarray]:
+        """float64 [N] the score of each pair, NaN if its answer is unreadable; and its logit, 0 if unreadable."""
+        jobs: dict[int, tuple[Job, Sequence[int]]] = {}
+        for numbers in by_query(pairs, PREDICT_PAIRS):
+            query = pairs[numbers[0]][0]
+            job = self.job(valid_text(query), query, [pairs[number][1] for number in numbers], each=True)
+            jobs[job.key] = job, numbers
+        found_N, logits_N = np.full(len(pairs), np.nan), np.zeros(len(pairs))
+        outcomes = self.run(job for job, _numbers in jobs.values())
+        for outcome in progress(outcomes, "scoring", len(jobs)) if shown else outcomes:
+            _check(outcome)
+            for ask, reply in outcome.replies:
+                if reply.probability is not None:
+                    number = jobs[outcome.key][1][ask.documents[0]]
+                    found_N[number], logits_N[number] = reply.probability, reply.logit or 0.0
+        return found_N, logits_N
 
     def close(self) -> None:
-        """Stop the engines and release their resources."""
-        self._group.close()
-        if self._placement is not None:
-            self._placement.close()
-            self._placement = None
+        """Stop the engines and release their resources; calling it again does nothing."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.close()
 
     def __enter__(self) -> Self:
+        self._open()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-def _worker(keys: RankingKeys, folder: Path, device: Device) -> tuple[type, tuple, int]:
-    """The worker class for the model in ``folder``, its arguments, and the maximum number of queries per worker.
-
-    Raises:
-        UserError: model and configuration do not fit.
-    """
-    gpus = device != "cpu" and local_gpus() > 0
-    most = QUEUED * upper_num_seqs(keys.rollout.max_num_seqs, gpus)
-    late = is_late_interaction(folder, keys)
-    if late or is_cross_encoder(folder, keys):
-        settings = EngineSettings.of_rollout(keys.rollout, str(folder), positions(folder) or 0, device=device)
-        many = max(2, QUEUED * settings.batch)  # however short the queries' lists are, an encoder's batches are full
-        if not late:
-            return CrossEncoderWorker, (keys, settings), many
-        keys = keys.model_copy(update={"vector_cache": absolute(keys.vector_cache)})
-        return LateInteractionWorker, (keys, settings), many
-    prompt_tokens = prompt_budget(keys, folder)
-    length = prompt_tokens + new_tokens(keys)
-    settings = EngineSettings.of_rollout(keys.rollout, str(folder), length, device=device)
-    return RerankWorker, (keys, settings, prompt_tokens), max(2, -(-most // concurrent_questions(keys, keys.depth)))
-
-
 def _check(outcome: Outcome) -> None:
     if outcome.refused:
         raise UserError(outcome.refused)
-
-
-def _text(text: str) -> str:
-    """``text`` without lone surrogates, which no tokenizer takes."""
-    if not isinstance(text, str):
-        raise TypeError(f"queries and documents are texts, not {type(text).__name__}")
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -105,10 +105,11 @@ class RerankGroup:
         capacity: maximum number of queries per worker.
         deadline_s: time limit of one call in seconds.
         start_deadline_s: time limit for a new worker to be ready, in seconds.
+        placement: where Ray actors are (``r0.actors.placement.Placement``); closed with them.
     """
 
-    def __init__(self, pool: Pool, capacity: int, deadline_s: float, start_deadline_s: float):
-        self._pool, self._capacity = pool, capacity
+    def __init__(self, pool: Pool, capacity: int, deadline_s: float, start_deadline_s: float, placement: Any = None):
+        self._pool, self._capacity, self._placement = pool, capacity, placement
         self._deadline_s, self._start_deadline_s = deadline_s, start_deadline_s
         self._lost: set[int] = set()
 
@@ -138,6 +139,8 @@ class RerankGroup:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
+        if self._placement is not None:
+            self._placement.close()
 
     def _assign(self, source: Iterator[Job], states: Sequence[_WorkerState]) -> None:
         while room := [state for state in states if len(state.assigned) < self._capacity]:

@@ -295,3 +295,72 @@ def test_finetune_trains_the_difference_of_two_labels_and_saves_one_score(tmp_pa
     three = build("bert-base-uncased", tmp_path / "three", "score", num_labels=3)
     with pytest.raises(UserError, match="3 scores per pair"):
         plan_model(config, Path(three))
+
+
+def test_predict_and_rank_are_called_as_sentence_transformers_are(folders):
+    from sentence_transformers import CrossEncoder
+
+    one = CrossEncoder(str(folders["bge"]), device="cpu")
+    quiet = {"batch_size": 2, "show_progress_bar": False}
+    raw = {"activation_fn": torch.nn.Identity()}
+    first = (QUERY, DOCUMENTS[0])
+    with Reranker(folders["bge"], "pointwise") as reranker:
+        calls = [
+            ((first,), {}),
+            ((list(first),), quiet),
+            ((np.array(first),), {}),
+            ((pairs(),), quiet | {"show_progress_bar": True}),
+            (([list(pair) for pair in pairs()],), {}),
+            ((np.array(pairs()),), {}),
+            ((iter(pairs()),), {}),
+            (([],), {}),
+            ((pairs(),), raw),
+            ((pairs(),), {"convert_to_tensor": True}),
+            ((first,), {"convert_to_tensor": True}),
+            ((pairs(),), {"convert_to_numpy": False}),
+            ((first,), {"convert_to_numpy": False} | raw),
+            ((), {"inputs": pairs()}),
+            ((), {"sentences": pairs()}),
+        ]
+        for positional, named in calls:
+            again = [pairs() if not isinstance(value, (list, tuple, np.ndarray)) else value for value in positional]
+            found, expected = reranker.predict(*positional, **named), one.predict(*again, **named)
+            assert type(found) is type(expected) or (np.isscalar(found) and np.isscalar(expected)), named
+            assert np.shape(found) == np.shape(expected)
+            assert np.asarray(found) == pytest.approx(np.asarray(expected), abs=1e-5)
+        for named in (
+            {},
+            quiet,
+            {"top_k": 2},
+            {"return_documents": True},
+            {"top_k": 2, "chunk_size": 3} | raw,
+            {"device": "cpu"},
+        ):
+            found, expected = reranker.rank(QUERY, DOCUMENTS, **named), one.rank(QUERY, DOCUMENTS, **named)
+            assert [{**entry, "thought": ""} for entry in expected] == [
+                {**entry, "score": pytest.approx(entry["score"], abs=1e-5)} for entry in found
+            ]
+        assert reranker.rank(QUERY, (text for text in DOCUMENTS)) == reranker.rank(QUERY, np.array(DOCUMENTS))
+
+
+def test_wrong_inputs_and_a_closed_reranker_are_refused_in_a_sentence(folders):
+    with Reranker(folders["bge"], "pointwise") as reranker:
+        for wrong in ("a query", [("a", "b", "c")], [("a", "b"), "cd"], [{"query": "a", "document": "b"}], [("a", 1)], None, [1]):
+            with pytest.raises(TypeError, match="pair"):
+                reranker.predict(wrong)
+        with pytest.raises(TypeError, match="not one text"):
+            reranker.rank(QUERY, "a document")
+        with pytest.raises(TypeError, match="'top_n'"):
+            reranker.rank(QUERY, DOCUMENTS, top_n=3)
+        for call in (reranker.rank, reranker.predict):
+            with pytest.raises(ValueError, match="system_prompt"):
+                call(QUERY, DOCUMENTS, prompt="a prompt")
+    for call in (
+        lambda: reranker.rank("q", ["a"]),
+        lambda: reranker.predict(("q", "a")),
+        reranker.__enter__,
+        lambda: reranker.workers,
+    ):
+        with pytest.raises(UserError, match="this Reranker is closed; create another one"):
+            call()
+    reranker.close()
