@@ -10,7 +10,7 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-.PHONY: help setup demo check test test-all lint bench gpu-check docs tiny clean
+.PHONY: help setup demo check test chaos test-all lint bench gpu-check docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
+	@echo "make chaos      processes that die, disks that are full, files that are damaged: all of tests/chaos"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
 	@echo "make gpu-check  does r0 work on this GPU? a table of claims (ARGS=\"--out FOLDER\", RUN=/path/to/python)"
@@ -49,6 +50,9 @@ check: setup
 
 test: setup
 	@$(TEST) -m "not slow and not gpu" $(ARGS)
+
+chaos: setup
+	@$(TEST) tests/chaos $(ARGS)
 
 test-all: setup
 	@$(TEST) -m "not gpu" $(ARGS)

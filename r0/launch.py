@@ -42,7 +42,7 @@ from r0.config import (
 )
 from r0.config.models import check_preset, notice
 from r0.config.suggest import nearest_command
-from r0.errors import UserError
+from r0.errors import RunFailed, UserError
 from r0.overview import overview
 from r0.process.environment import prepare_environment
 
@@ -154,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"r0: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(f"r0: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)

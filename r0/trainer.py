@@ -8,10 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 from r0 import sampling
+from r0.actors.learner.group import LearnerLost
 from r0.actors.roles import Roles
 from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
-from r0.errors import UserError
+from r0.errors import RunFailed, UserError
+from r0.process.faults import reached
 from r0.records import Scored, Task
 from r0.runs import Recorder
 from r0.runs.checkpoint import Checkpoints
@@ -46,16 +48,32 @@ class Trainer:
         self.config, self.source, self.prompter, self.roles = config, source, prompter, roles
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
         self.heldout = source.heldout(config.eval.tasks) if config.eval.every else []
+        self._done = 0  # steps whose state the learner holds and the record has
 
     def train(self, steps: int) -> bool:
-        """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done."""
-        done = self.checkpoints.restore(self.roles.learner)
-        self.recorder.resume(done)
-        if not self._ready(done):
-            self.recorder.say(f"stopped before step {done + 1}; the same command goes on from here")
+        """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done.
+
+        A learner that loses a rank starts again from the newest checkpoint, and the steps after it are repeated: they are pure
+        functions of their number.
+
+        Raises:
+            RunFailed: workers failed too often; where the learner is whole, its state is saved.
+        """
+        while True:
+            try:
+                return self._run(steps)
+            except LearnerLost as lost:
+                self.recorder.say(f"{lost}; new learner ranks go on from the newest checkpoint")
+                self.roles.restart_learner(lost)
+
+    def _run(self, steps: int) -> bool:
+        self._done = self.checkpoints.restore(self.roles.learner)
+        self.recorder.resume(self._done)
+        if not self._ready(self._done):
+            self.recorder.say(f"stopped before step {self._done + 1}; the same command goes on from here")
             return False
         try:
-            for step in range(done, steps):
+            for step in range(self._done, steps):
                 self._step(step)
                 metric = self._evaluate(step + 1) if _due(step + 1, self.config.eval.every, steps) else None
                 stopping = self.stop()
@@ -65,9 +83,10 @@ class Trainer:
                 if stopping:
                     return step + 1 == steps
             return True
-        except Exception:
-            with contextlib.suppress(Exception):  # a checkpoint that is nearly written is worth the wait
-                self.checkpoints.publish(self.roles.learner, wait=True)
+        except LearnerLost:
+            raise
+        except Exception as error:
+            self._rescue(isinstance(error, RunFailed))
             raise
 
     def _ready(self, done: int) -> bool:
@@ -80,16 +99,32 @@ class Trainer:
             part()
         return not self.stop()
 
+    def _rescue(self, save: bool) -> None:
+        """Before the run ends with an error: complete the checkpoint that is being written, or ``save`` the last whole step."""
+        with contextlib.suppress(Exception):  # the error that ends the run is the one to report
+            if save and self._done:
+                self.recorder.sync()
+                self.checkpoints.save(self.roles.learner, self._done)
+            self.checkpoints.publish(self.roles.learner, wait=True)
+
     def _step(self, step: int) -> None:
-        clock = self.recorder.clock
-        with clock("total"):
-            scored = self._rollouts(step)
-            with clock("learn"):
-                stats = self.roles.learn(sampling.train_groups(scored), step)
-            self._check_gap(step, stats["gap"])
-            with clock("sync"):
-                self.roles.sync(version=step + 1)
-        self.recorder.step(step + 1, {**rollout_metrics(scored), **stats}, scored)
+        clock, values, scored = self.recorder.clock, None, []
+        try:
+            with clock("total"):
+                reached("driver.step")
+                scored = self._rollouts(step)
+                self._done = 0  # until the update is complete, the learner's state is not to be saved
+                with clock("learn"):
+                    stats = self.roles.learn(sampling.train_groups(scored), step)
+                self._check_gap(step, stats["gap"])
+                values = {**rollout_metrics(scored), **stats}
+                reached("driver.learned")
+                with clock("sync"):
+                    self.roles.sync(version=step + 1)
+        finally:
+            if values is not None:  # the update is complete, whatever becomes of the sync
+                self.recorder.step(step + 1, values, scored)
+                self._done = step + 1
 
     def _checkpoint(self, step: int, steps: int, metric: float | None, stopping: bool) -> None:
         """Save where one is due, or where the metric is the best so far. The last one is complete on return; others are written
@@ -100,6 +135,7 @@ class Trainer:
             if stopping or improved or _due(step, self.config.checkpoint.every, steps):
                 self.recorder.sync()  # a checkpoint never outlives its record
                 self.checkpoints.save(self.roles.learner, step, metric)
+                reached("driver.checkpoint")
             self.checkpoints.publish(self.roles.learner, wait=stopping or step == steps)
 
     def _rollouts(self, step: int) -> list[Scored]:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from r0.errors import RunFailed, UserError, reason
 
 CLOSE_S = 10.0  # seconds for a worker to close before it is ended
 
 
-class RoleTimeout(TimeoutError):
+class RoleTimeout(RunFailed):
     """A worker did not answer within its deadline. (One argument, so that the type survives Ray's pickling.)"""
 
 
-class RoleDied(RuntimeError):
+class RoleDied(RunFailed):
     """A worker's process is gone."""
 
 
@@ -44,16 +46,23 @@ def call_each(
         late = [str(i) for i, ref in enumerate(refs) if ref not in ready]
         raise RoleTimeout(f"{role} {', '.join(late)}: {method} did not answer within {deadline_s:g} s") from None
     except ray.exceptions.ActorDiedError as error:
-        raise RoleDied(f"{role}: a process ended during {method}: {error}") from error
+        raise RoleDied(f"{role}: a process ended during {method}: {_why(error)}") from error
 
 
 def attempt_each(
-    workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker"
+    workers: Sequence[Any],
+    method: str,
+    arguments: Sequence[tuple],
+    deadline_s: float,
+    role: str = "worker",
+    tolerant: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> list[Any]:
     """As ``call_each``, but a worker that hangs or dies leaves its ``RoleTimeout`` or ``RoleDied`` in its place of the list, and
     the others their results.
 
-    An exception that the method itself raised is raised here.
+    An exception that the method itself raised is raised here; if ``tolerant``, it is left in the list too, unless it is a
+    ``UserError``. ``numbers`` are the workers' own, for messages, where they are not all of a role.
     """
     if not workers or not is_actor(workers[0]):
         return call_each(workers, method, arguments, deadline_s, role)
@@ -62,15 +71,26 @@ def attempt_each(
     refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
     ready, _ = ray.wait(refs, num_returns=len(refs), timeout=deadline_s)
     results: list[Any] = []
-    for index, ref in enumerate(refs):
+    for index, ref in zip(numbers or range(len(refs)), refs, strict=True):
         try:
             # What is ready may still have to come from another node; that has a deadline, too.
             results.append(ray.get(ref, timeout=deadline_s if ref in ready else 0))
         except ray.exceptions.GetTimeoutError:
             results.append(RoleTimeout(f"{role} {index}: {method} did not answer within {deadline_s:g} s"))
         except ray.exceptions.RayActorError as error:
-            results.append(RoleDied(f"{role} {index}: its process ended during {method}: {str(error).splitlines()[0]}"))
+            results.append(RoleDied(f"{role} {index}: its process ended during {method}: {_why(error)}"))
+        except Exception as error:
+            if not tolerant or isinstance(error, UserError):
+                raise
+            results.append(error)
     return results
+
+
+def _why(error: Exception) -> str:
+    """Why Ray says that an actor's process ended, in a line; Ray's own text begins with what is known anyway."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line.partition("because")[2].strip() for line in lines if "because" in line]
+    return next((cause for cause in causes if cause), lines[0] if lines else reason(error))
 
 
 def is_actor(worker: Any) -> bool:
@@ -107,10 +127,27 @@ class Pool:
         """As ``each``, with the error of a worker that hung or died in its place."""
         return attempt_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
+    def attempt_some(self, method: str, arguments: Mapping[int, tuple], deadline_s: float) -> dict[int, Any]:
+        """Call ``method`` on some workers, by their index; the exception of a worker that failed is in its place.
+
+        Raises:
+            UserError: a worker raised it.
+        """
+        workers = [self.workers[index] for index in arguments]
+        numbers = list(arguments)
+        results = attempt_each(workers, method, list(arguments.values()), deadline_s, self.role, tolerant=True, numbers=numbers)
+        return dict(zip(arguments, results, strict=True))
+
     def replace(self, index: int) -> None:
         """End worker ``index`` for good and start another in its place (its state is cold)."""
         self._end(self.workers[index], gently=False)
         self.workers[index] = self._make(index)
+
+    def replace_all(self) -> None:
+        """End all workers for good and start others in their place."""
+        for worker in self.workers:
+            self._end(worker, gently=False)
+        self.workers = [self._make(index) for index in range(len(self.workers))]
 
     def close(self) -> None:
         """Let every worker close, then end it."""

@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r0.actors.learner.group import LearnerGroup
+from r0.actors.learner.group import LearnerGroup, LearnerLost
 from r0.actors.learner.worker import Learner
 from r0.actors.memory.learner import learner_rank
 from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, Placement, cluster_gpus, warn_about_unused_gpus
-from r0.actors.pool import Pool, call_each, deferred_class
+from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, deferred_class
+from r0.actors.restarts import Restarts
 from r0.actors.reward import RewardGroup, RewardWorker
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
+from r0.actors.sync.transfer import TransferError
 from r0.config import RLConfig
+from r0.errors import reason
 from r0.process.allocator import learner_variables
 from r0.process.gpus import check_vllm, cuda_available, local_gpus
 from r0.records import TrainGroup
@@ -40,7 +43,13 @@ class Roles:
     reward: RewardGroup
     learner: LearnerGroup
     pools: tuple[Pool, ...]
+    restarts: Restarts
     placement: Any = None
+    new_learner: Callable[[], None] | None = None  # ends the ranks and starts others in their place; None: inline
+    version: int = 0  # of the weights that the rollout workers hold, or are about to
+
+    def __post_init__(self) -> None:
+        self.rollout.give_weights = self._give_weights
 
     def connect(self) -> None:
         """Open the way for weights from the learner to the rollout workers."""
@@ -57,15 +66,47 @@ class Roles:
         return figures
 
     def sync(self, version: int) -> None:
-        """Hand the learner's weights to every rollout worker as ``version``.
+        """Hand the learner's weights to every rollout worker as ``version``. Workers that fail meanwhile are started again.
 
         Raises:
             RuntimeError: a worker holds another version afterwards.
+            RunFailed: workers failed too often; a learner rank is lost.
         """
-        self.learner.sync(version)
+        self.version = version
+        try:
+            self.learner.sync(version)
+        except (RoleTimeout, RoleDied, TransferError) as error:
+            failed = self.rollout.failed()
+            if self.config.ray.inline or not failed:
+                raise
+            logger.warning("the sync of version %d broke off: %s", version, reason(error))
+            self.rollout.restart(failed)
         held = self.rollout.versions()
         if set(held) != {version}:
             raise RuntimeError(f"after the sync of version {version} the rollout workers hold {held}")
+
+    def _give_weights(self) -> dict[int, Exception]:
+        """Connect anew and send the current weights; the rollout workers that failed meanwhile."""
+        try:
+            self.connect()
+            self.learner.sync(self.version)
+        except (RoleTimeout, RoleDied, TransferError):
+            failed = self.rollout.failed()
+            if not failed:
+                raise
+            return failed
+        return {}
+
+    def restart_learner(self, lost: LearnerLost) -> None:
+        """Start new learner ranks in place of those that were lost; they hold the weights of the model folder.
+
+        Raises:
+            RunFailed: it happened too often.
+        """
+        self.restarts.count(lost)
+        if self.new_learner is None:
+            raise lost
+        self.new_learner()
 
     def close(self) -> None:
         """End every worker and give its resources back."""
@@ -104,7 +145,6 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
     """
     engine = _engine_settings(config, model, gpus=cluster_gpus() > 0)
     placement = Placement(need)
-    master = placement.master()
     ranks = config.learner.ranks
     device = None if need[placement.bundle_index("learner", 0)].gpus else "cpu"  # Ray does not hide GPUs from workers without one
 
@@ -121,8 +161,17 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         waiting = [worker for each in started for worker in each.workers]
         call_each(waiting, "start", [()] * len(waiting), config.ray.start_deadline_s, "role")
 
+    def new_learner() -> None:
+        nonlocal master
+        master = placement.master()  # the former port may still be in use
+        learner.replace_all()
+        start(learner)
+        if engine.sleep:
+            LearnerGroup(learner, config).offload()
+
     pools: list[Pool] = []
     try:
+        master = placement.master()
         learner = pool("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master, device), ranks)
         rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), config.rollout.workers)
         reward = pool("reward", RewardWorker, lambda index: (model, config.reward), config.reward.workers, deferred=False)
@@ -133,7 +182,7 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
             start(rollout)
         else:
             start(learner, rollout)
-        return _roles(config, engine, rollout, reward, learner, placement)
+        return _roles(config, engine, rollout, reward, learner, placement, new_learner)
     except BaseException:
         for each in pools:
             each.close()
@@ -156,13 +205,24 @@ def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings
     return replace(engine, learner_growth=rank.idle - rank.start)
 
 
-def _roles(config: RLConfig, engine: EngineSettings, rollout: Pool, reward: Pool, learner: Pool, placement: Any = None) -> Roles:
+def _roles(
+    config: RLConfig,
+    engine: EngineSettings,
+    rollout: Pool,
+    reward: Pool,
+    learner: Pool,
+    placement: Any = None,
+    new_learner: Callable[[], None] | None = None,
+) -> Roles:
+    limits, restarts = config.ray, Restarts(config.ray.max_restarts)
     return Roles(
         config,
         engine,
-        RolloutGroup(rollout, deadline_s=config.ray.sample_deadline_s),
-        RewardGroup(reward, config.reward.deadline_s, config.ray.start_deadline_s),
+        RolloutGroup(rollout, limits.sample_deadline_s, limits.start_deadline_s, restarts),
+        RewardGroup(reward, config.reward.deadline_s, limits.start_deadline_s),
         LearnerGroup(learner, config),
         (rollout, reward, learner),
+        restarts,
         placement,
+        new_learner,
     )

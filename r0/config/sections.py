@@ -169,6 +169,9 @@ class RaySection(Section):
     start_deadline_s: Seconds = key(600.0, "time limit for all workers to be ready, in seconds")
     sample_deadline_s: Seconds = key(1800.0, "time limit for sampling one batch, in seconds")
     update_deadline_s: Seconds = key(3600.0, "time limit for one learner update, in seconds")
+    max_restarts: CountFrom0 = key(
+        3, "how often rollout workers or the learner are started again within an hour, after a process died or hung; 0: never"
+    )
 
 
 def check_engines(ray: RaySection, rollout: RolloutSection) -> None:

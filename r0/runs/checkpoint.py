@@ -112,6 +112,7 @@ class Checkpoints:
         Raises:
             UserError: there are checkpoints, but none is sound; it has another format, or does not fit the learner.
         """
+        self._unfinished = None
         for partial in self.directory.glob(".partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
         steps = self.steps()

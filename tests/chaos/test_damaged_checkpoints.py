@@ -1,12 +1,14 @@
 """A run whose newest checkpoint was damaged goes on from the one before and ends byte for byte like an undisturbed run."""
 
+import resource
 import shutil
+import subprocess
 
 import pytest
 
 from tests import launching
 from tests.helpers import tiny_model
-from tests.launching import here, refused
+from tests.launching import command, environment, here, refused
 
 pytestmark = pytest.mark.ray
 
@@ -69,3 +71,19 @@ def test_where_none_is_sound_the_run_is_refused(model, whole, tmp_path, capsys):
     assert "no checkpoint is sound" in said
     assert "learner.json has 0 bytes" in said
     assert "fresh=true" in said
+
+
+def test_where_the_disk_takes_no_more_the_earlier_checkpoints_stay_and_the_run_can_go_on(model, whole, tmp_path):
+    largest = (whole / "checkpoints" / "step-00000001" / "rank0.safetensors").stat().st_size
+    stopped = unfinished(whole, tmp_path / "run")
+    shutil.rmtree(stopped)
+    arguments = command("stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS})
+    limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))}
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, **limits)
+    assert done.returncode == 2, done.stderr
+    assert "the checkpoint cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    left = sorted(path.name for path in stopped.parent.iterdir())
+    assert left == ["step-00000001", "step-00000002"]
+    launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS}, 0)
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()

@@ -185,7 +185,8 @@ def test_checkpoints_are_kept_by_number(bert: str, tmp_path: Path) -> None:
     assert kept == ["checkpoint-3", "checkpoint-4", "checkpoint-5"]
 
 
-def test_rag_retrievals_file_trains_at_the_door(bert: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", [{"ray.inline": "true"}, pytest.param({"ranks": 2}, marks=pytest.mark.slow)])
+def test_rag_retrievals_file_trains_at_the_door(bert: str, tmp_path: Path, where: dict) -> None:
     for name, first in (("train", 0), ("val", 12)):
         rows = [
             {"query": f"question {number}", "content": text, "label": label}
@@ -202,11 +203,12 @@ def test_rag_retrievals_file_trains_at_the_door(bert: str, tmp_path: Path) -> No
         "save_on_epoch_end: 1\nnum_max_checkpoints: 5\nlog_interval: 2\nlog_with: tensorboard\n"
         'query_format: "{}"\ndocument_format: "{}"\n'
     )
-    arguments = [*command("finetune", {"ranks": 2}), str(tmp_path / "training.yaml")]
+    arguments = [*command("finetune", where), str(tmp_path / "training.yaml")]
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "36 training examples for pointwise_bce" in done.stdout
-    assert [line["step"] for line in record(tmp_path / "run") if "loss" in line] == [2, 4]  # 36 // (4 × 2 × 2) = 2, twice
+    steps = 36 // (4 * 2 * where.get("ranks", 1)) * 2  # rows / (batch, accumulation, ranks), two epochs
+    assert [line["step"] for line in record(tmp_path / "run") if "loss" in line] == list(range(2, steps + 1, 2))
     assert len([line for line in record(tmp_path / "run") if "heldout/loss" in line]) == 3
     assert (tmp_path / "run" / "tensorboard").is_dir()
     scores = scores_of(tmp_path / "run")

@@ -62,7 +62,7 @@ def check_run(output: Path, steps: int) -> list[dict]:
 
 def test_the_local_script_runs_stage_a_as_a_job(environment: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    script = [str(ROOT / "launch" / "local_job.sh"), str(output), *FEW]
+    script = [str(ROOT / "launch" / "local_job.sh"), str(output), *FEW, "rollout.engine=hf"]  # vLLM in a job: two nodes, below
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     check_run(output, 2)

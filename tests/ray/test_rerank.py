@@ -179,10 +179,10 @@ def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path):
 
 def test_the_queries_of_a_killed_worker_are_begun_again_once(ray_session, model):
     keys = RankingKeys(
-        model=model, window=4, step=2, max_new_tokens=150, temperature=0.8,
+        model=model, window=4, step=2, max_new_tokens=60, temperature=0.8,
         rollout=RolloutSection(workers=2, max_num_seqs=4), ray=RaySection(),
     )  # fmt: skip
-    texts = [[f"{letter} {number}" for letter in "abcdefgh"] for number in range(30)]
+    texts = [[f"{letter} {number}" for letter in "abcdef"] for number in range(16)]
     with Reranker.of(keys) as reranker:
 
         def jobs():

@@ -60,9 +60,14 @@ def check_folder(run: Path, tmp_path: Path) -> list[float]:
     return ours
 
 
-def test_two_ranks_and_the_folder_in_every_library(tmp_path, capsys):
+WIDE = {"ranks": 2, "zero_stage": 2}
+NARROW = {"ray.inline": "true", "zero_stage": 0}
+
+
+@pytest.mark.parametrize("where", [NARROW, pytest.param(WIDE, marks=pytest.mark.slow)], ids=["inline", "two ranks"])
+def test_a_run_with_vllm_and_its_folder_in_every_library(tmp_path, capsys, where):
     output = tmp_path / "run"
-    wide = {"output": output, "ranks": 2, "kl_coef": 0.1, "zero_stage": 2, "loss.infonce_weight": 0.5}
+    wide = {"output": output, "kl_coef": 0.1, "loss.infonce_weight": 0.5, **where}
     done = launch("stage_c", {**SMALL, **wide})
     assert "nDCG@10 by score, held-out lists" in done.stdout
     assert "format rate: completions with an answer" in done.stdout

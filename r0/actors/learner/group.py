@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r0.actors.learner.batch import check_groups
 from r0.actors.learner.shares import assign_groups
-from r0.actors.pool import Pool
+from r0.actors.pool import Pool, RoleDied
 from r0.config import RLConfig
+from r0.errors import RunFailed, UserError, reason
 from r0.records import TrainGroup
 from r0.storage.manifest import Entries
 
 GRACE_S = 30.0  # additional seconds in which the ranks report why a sync failed
+PING_S = 20.0  # seconds in which a rank answers after a call has failed
+
+logger = logging.getLogger(__name__)
+
+
+class LearnerLost(RunFailed):
+    """A learner rank died or hangs; the others cannot go on without it."""
 
 
 class LearnerGroup:
@@ -37,29 +48,30 @@ class LearnerGroup:
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward is not finite.
-            RoleTimeout: the ranks did not finish within ``ray.update_deadline_s``.
+            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``.
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
         shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
-        return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
+        with self._whole():
+            return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
 
     def offload(self) -> None:
         """Free memory of a card that an engine shares."""
-        self.pool.all("offload", deadline_s=self.config.ray.update_deadline_s)
+        self._all("offload", deadline_s=self.config.ray.update_deadline_s)
 
     def reload(self) -> None:
         """Reverse ``offload`` before an update."""
-        self.pool.all("reload", deadline_s=self.config.ray.update_deadline_s)
+        self._all("reload", deadline_s=self.config.ray.update_deadline_s)
 
     def connect(self, backend: str, workers: list) -> None:
         """Prepare the weight sync on every rank."""
-        self.pool.all("connect", backend, workers, deadline_s=self._sync_deadline_s)
+        self._all("connect", backend, workers, deadline_s=self._sync_deadline_s)
 
     def sync(self, version: int) -> float:
         """Send the weights as ``version``; returns the seconds of the slowest rank."""
-        return max(self.pool.all("sync", version, deadline_s=self._sync_deadline_s))
+        return max(self._all("sync", version, deadline_s=self._sync_deadline_s))
 
     @property
     def _sync_deadline_s(self) -> float:
@@ -68,20 +80,44 @@ class LearnerGroup:
 
     def save(self, folder: str) -> None:
         """Every rank copies its part of a checkpoint and starts to write it in the background."""
-        self.pool.all("save", folder, deadline_s=self.config.ray.update_deadline_s)
+        self._all("save", folder, deadline_s=self.config.ray.update_deadline_s)
 
     def saved_files(self, wait: bool) -> Entries | None:
         """The files of the checkpoint when all ranks have written theirs; None while a rank is writing and ``wait`` is false."""
-        parts = self.pool.all("saved_files", wait, deadline_s=self.config.ray.update_deadline_s)
+        parts = self._all("saved_files", wait, deadline_s=self.config.ray.update_deadline_s)
         return None if None in parts else {name: file for part in parts for name, file in part.items()}
 
     def load(self, folder: str) -> None:
         """Load a checkpoint on every rank."""
-        self.pool.all("load", folder, deadline_s=self.config.ray.update_deadline_s)
+        self._all("load", folder, deadline_s=self.config.ray.update_deadline_s)
 
     def save_model(self, folder: str) -> None:
         """Write the policy as a Hugging Face folder."""
-        self.pool.all("save_model", folder, deadline_s=self.config.ray.update_deadline_s)
+        self._all("save_model", folder, deadline_s=self.config.ray.update_deadline_s)
+
+    def _all(self, method: str, *arguments: Any, deadline_s: float) -> list[Any]:
+        with self._whole():
+            return self.pool.all(method, *arguments, deadline_s=deadline_s)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """After an error inside, look whether every rank still answers.
+
+        Raises:
+            LearnerLost: one does not.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            answers = self.pool.attempt_some("node", dict.fromkeys(range(len(self.pool)), ()), PING_S)
+            lost = [answer for answer in answers.values() if isinstance(answer, Exception)]
+            if not lost:
+                raise
+            if not isinstance(error, RunFailed):
+                logger.warning("a learner rank failed", exc_info=error)
+            raise LearnerLost(reason(error if isinstance(error, RoleDied) else lost[0])) from error
 
     def close(self) -> None:
         """End all ranks."""

@@ -22,6 +22,7 @@ from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
 from r0.algos.losses import POLICY_LOSSES, Aggregation, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
 from r0.config import GRPOSection, PPOSection, RLConfig
+from r0.process.faults import reached
 from r0.records import TrainGroup
 
 
@@ -158,6 +159,7 @@ class Updater:
         loss_sum = float(self.comm.sum(total))
         if not math.isfinite(loss_sum):
             raise BadLoss(f"the loss is {loss_sum}; no weight was changed by it; a lower learning_rate may help")
+        reached("learner.step")
         policy.step()
         if critic is not None:
             critic.step()

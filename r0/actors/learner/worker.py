@@ -35,6 +35,7 @@ from r0.config import RLConfig
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
 from r0.process.device import process_device, with_index
+from r0.process.faults import reached
 from r0.records import TrainGroup
 from r0.storage.manifest import Entries, entry
 
@@ -112,7 +113,9 @@ class Learner:
         section = self.config.section
         if schedule is None:
             schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
+        reached("learner.forward")
         figures = self.updater(groups, version, schedule)
+        reached("learner.stepped")
         self.updates += 1
         return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
 
@@ -152,6 +155,8 @@ class Learner:
         """Prepare the weight sync to the rollout workers (actor handles, or plain objects)."""
         from r0.actors.sync.sync import make_sender
 
+        if self._sender is not None:  # workers were started again since
+            self._sender.close()
         sync = self.config.sync
         bucket = sync.bucket_bytes(self.device.type == "cuda")
         rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
@@ -165,6 +170,7 @@ class Learner:
         """Send the weights to all rollout workers as ``version``; collective. Returns the seconds it took."""
         if self._sender is None:
             raise RuntimeError("sync before connect")
+        reached("learner.sync")
         return self._sender.send(version)
 
     # Checkpoints and the final model ----------------------------------------------------------------------------------------
@@ -249,6 +255,7 @@ def _state_name(rank: int) -> str:
 
 def _write(folder: Path, rank: int, state: State, identity: dict[str, Any]) -> Entries:
     """Write one rank's files of a checkpoint."""
+    reached("learner.write")
     folder.mkdir(parents=True, exist_ok=True)
     names = [_state_name(rank)]
     write_state(folder / names[0], state)

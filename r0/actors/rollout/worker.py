@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r0.actors.pool import Pool
+from r0.actors.restarts import Restarts
 from r0.actors.rollout.engine import Engine, make_engine
 from r0.actors.rollout.settings import EngineSettings
+from r0.errors import reason
+from r0.process.faults import reached
 from r0.records import Sampled, SampleRequest
+
+logger = logging.getLogger(__name__)
+
+PING_S = 30.0  # seconds in which a worker that is not at work answers
 
 
 class RolloutWorker:
@@ -43,6 +51,7 @@ class RolloutWorker:
                 f"rollout worker {self.index}: it sleeps, or its weights are incomplete after a failed sync; "
                 "it can sample after the next sync"
             )
+        reached("rollout.sample")
         return self._engine.sample(requests, temperature, max_new_tokens, greedy)
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
@@ -59,6 +68,7 @@ class RolloutWorker:
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights."""
+        reached("rollout.update")
         self._engine.update_weights(info)
 
     def finish_weight_update(self, version: int) -> None:
@@ -75,11 +85,26 @@ class RolloutWorker:
 
 
 class RolloutGroup:
-    """The workers of the rollout role. Every call has the deadline ``deadline_s``, in seconds."""
+    """The workers of the rollout role. One that dies, hangs or fails is started again, and its requests are sampled again: seeds
+    are keyed, so the samples are the same.
 
-    def __init__(self, pool: Pool, deadline_s: float):
+    Args:
+        pool: of ``RolloutWorker`` (plain objects or Ray actors).
+        deadline_s: of every call, in seconds.
+        start_deadline_s: in which a worker that is started again has to be ready, in seconds.
+        restarts: how often that may happen; None: never.
+
+    Attributes:
+        give_weights: hands the current weights to all workers after some were started again, and returns those that failed
+            meanwhile; None where the weights of the model folder are the current ones.
+    """
+
+    def __init__(self, pool: Pool, deadline_s: float, start_deadline_s: float = 600.0, restarts: Restarts | None = None):
         self._pool = pool
         self._deadline_s = deadline_s
+        self._start_deadline_s = start_deadline_s
+        self._restarts = restarts or Restarts(most=0)
+        self.give_weights: Callable[[], dict[int, Exception]] | None = None
 
     @property
     def workers(self) -> list[Any]:
@@ -91,8 +116,33 @@ class RolloutGroup:
         return self._pool.all("version", deadline_s=self._deadline_s)
 
     def sleep(self) -> None:
-        """Let every engine give its card's memory back until the next weight update."""
-        self._pool.all("sleep", deadline_s=self._deadline_s)
+        """Let every engine give its card's memory back until the next weight update, which finds those that cannot."""
+        self._pool.attempt_some("sleep", dict.fromkeys(range(len(self._pool)), ()), self._deadline_s)
+
+    def failed(self) -> dict[int, Exception]:
+        """The workers that do not answer, and those whose weights are incomplete: an update that broke off cannot be repeated on
+        the same engine."""
+        deadline_s = min(PING_S, self._deadline_s)
+        versions = self._pool.attempt_some("version", dict.fromkeys(range(len(self._pool)), ()), deadline_s)
+        incomplete = {index: RuntimeError("its weights are incomplete") for index, version in versions.items() if version == -1}
+        return incomplete | {index: answer for index, answer in versions.items() if isinstance(answer, Exception)}
+
+    def restart(self, failed: Mapping[int, Exception]) -> None:
+        """Start the workers again that failed, until all hold the current weights.
+
+        Raises:
+            RunFailed: it happened too often.
+        """
+        waiting = dict(failed)
+        while waiting:
+            self._restarts.count(next(iter(waiting.values())))
+            for index, error in waiting.items():
+                logger.warning("rollout worker %d is started again: %s", index, reason(error))
+                self._pool.replace(index)
+            started = self._pool.attempt_some("start", dict.fromkeys(waiting, ()), self._start_deadline_s)
+            waiting = {index: answer for index, answer in started.items() if isinstance(answer, Exception)}
+            if not waiting and self.give_weights is not None:
+                waiting = self.give_weights()
 
     def sample(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool = False
@@ -101,15 +151,20 @@ class RolloutGroup:
 
         Raises:
             RuntimeError: workers hold different weight versions.
-            RoleTimeout, RoleDied: a worker is late or gone.
+            RunFailed: workers died, hung or failed too often.
         """
         shares = assign_requests(requests, len(self._pool), max_new_tokens)
-        arguments = [([requests[i] for i in share], temperature, max_new_tokens, greedy) for share in shares]
-        results = self._pool.each("sample", arguments, self._deadline_s)
+        waiting = dict(enumerate(shares))
         completed: list[Sampled | None] = [None] * len(requests)
-        for share, result in zip(shares, results, strict=True):
-            for i, sampled in zip(share, result, strict=True):
-                completed[i] = sampled
+        while waiting:
+            arguments = {w: ([requests[i] for i in share], temperature, max_new_tokens, greedy) for w, share in waiting.items()}
+            results = self._pool.attempt_some("sample", arguments, self._deadline_s)
+            failed = {worker: result for worker, result in results.items() if isinstance(result, Exception)}
+            for worker in waiting.keys() - failed.keys():
+                for i, sampled in zip(waiting[worker], results[worker], strict=True):
+                    completed[i] = sampled
+            self.restart(failed)
+            waiting = {worker: waiting[worker] for worker in failed}
         done = [sampled for sampled in completed if sampled is not None]
         if len(versions := {sampled.version for sampled in done}) > 1:
             raise RuntimeError(f"rollout workers sampled with different weight versions: {sorted(versions)}")
