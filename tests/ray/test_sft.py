@@ -209,7 +209,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) 
     command.append("max_steps=60")
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 240
-    while not (output / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+    lines = output / "metrics.jsonl"
+    while (not lines.is_file() or lines.stat().st_size == 0) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=120)
