@@ -26,6 +26,6 @@ def run(config: EsciEvalConfig, dry_run: bool) -> int:
     logging.disable_progress_bar()
     found, bad = evaluate(config)
     print(table(found), end="")
-    if bad.count:
+    if bad.summary():
         print(bad.summary(), file=sys.stderr)
     return 0

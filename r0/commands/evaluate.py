@@ -24,7 +24,7 @@ def run(config: EvaluateConfig, dry_run: bool) -> int:
     report = evaluate(config)
     table = render(report, config.format)
     print(table, end="")
-    if report.bad.count:
+    if report.bad.summary():
         print(report.bad.summary(), file=sys.stderr)
     for path, content in ((config.output, table), (config.per_query, per_query(report))):
         if path is not None:

@@ -24,7 +24,7 @@ def run(config: RetrieveConfig, dry_run: bool) -> int:
         return 0
     start = time.monotonic()
     written = retrieve(config)
-    if written.bad.count:
+    if written.bad.summary():
         print(written.bad.summary(), file=sys.stderr)
     print(f"{written.path}: {written.candidates} candidates of {written.queries} queries in {time.monotonic() - start:.1f} s")
     if written.unmatched:

@@ -18,7 +18,7 @@ from r0.data.columns import DOCUMENT, QUERY, read_columns, run_columns
 from r0.data.hashes import text_hash
 from r0.data.index import FileRows
 from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, shown
-from r0.data.requests import Request, request
+from r0.data.requests import Request, request, unread_keys
 from r0.data.runfile import given_order, read_run
 from r0.data.table import Texts, folder_file, index_table
 from r0.errors import UserError
@@ -158,6 +158,7 @@ class RequestLists:
                 self.bad.refuse(path, line.number, str(error))
                 continue
             found[query_id] = None
+            self.bad.unread(path, unread_keys(line.row))
             self._offsets.append(line.offset)
             self._lengths.append(line.length)
         if not found:

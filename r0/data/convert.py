@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 from r0.config.commands import ConvertConfig
-from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, readable_file, text_of
+from r0.data.fields import objects_of, text_of
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file
 from r0.errors import UserError
 from r0.records import Answer
 from r0.text.tags import strip_thought_tags

@@ -23,7 +23,8 @@ from r0.data.index import RELEVANT, UNJUDGED, FileRows, no_rows
 from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown
 from r0.data.pools import CandidatePool
 from r0.data.readers import DataKind, LabelRule, judged, list_thought
-from r0.data.requests import request
+from r0.data.requests import request, unread_keys
+from r0.data.row_keys import Keys
 from r0.data.trec import read_qrels
 from r0.records import PointwiseTask
 
@@ -40,16 +41,17 @@ class QueryLine(NamedTuple):
     query_id: str = ""  # requests only
 
 
-def query_line(row: Row, kind: DataKind, rule: LabelRule) -> QueryLine:
+def query_line(keys: Keys, kind: DataKind, rule: LabelRule) -> QueryLine:
     """Parse a line. The grades of requests are NaN, because their judgements are in another file.
 
     Raises:
         BadLine: the line is invalid.
     """
     if kind == DataKind.REQUESTS:
-        found = request(row)
+        found = request(keys.row)
+        keys.left = unread_keys(keys.row)
         return QueryLine(found.query, found.texts, found.document_ids, [float("nan")] * len(found.texts), found.query_id)
-    pairs = judged(row, kind, rule)
+    pairs = judged(keys, kind, rule)
     texts = [pair.document for pair in pairs]
     return QueryLine(pairs[0].query, texts, [text.strip() for text in texts], [pair.grade for pair in pairs])
 
@@ -134,7 +136,7 @@ class FilePool(CandidatePool):
         if self._last_read is None or self._last_read[0] != line:
             row = self._file.row(int(self._offsets_L[line]), int(self._lengths_L[line]))
             try:
-                self._last_read = line, row, query_line(row, self._kind, self._rule)
+                self._last_read = line, row, query_line(Keys(row), self._kind, self._rule)
             except BadLine:
                 raise self._file.changed() from None
         return self._last_read[1:]
@@ -176,7 +178,8 @@ def _index(path: Path, kind: DataKind, rule: LabelRule, bad: BadLines, check: Ch
     index, ids, numbers = _Index(), set[str](), dict[int, int]()
     for line in read_lines(path, bad, f"reading {path.name}"):
         try:
-            found = query_line(line.row, kind, rule)
+            keys = Keys(line.row)
+            found = query_line(keys, kind, rule)
             thought = check is not None and bool(list_thought(line.row)[0])
             if check and thought:
                 check(line.row, len(found.texts))
@@ -185,6 +188,7 @@ def _index(path: Path, kind: DataKind, rule: LabelRule, bad: BadLines, check: Ch
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue
+        keys.tell(bad, path)
         hashed, number = query_hash(found.query), len(index.hashes)
         if kind == DataKind.POINTWISE:
             number = numbers.setdefault(hashed, number)

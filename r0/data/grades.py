@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-from r0.data.jsonl import BadLine, Row, shown, type_name, value_of
+from r0.data.fields import value_of
+from r0.data.jsonl import BadLine, Row, shown, type_name
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORDS = {"true": 1.0, "false": 0.0}

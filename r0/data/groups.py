@@ -53,6 +53,7 @@ class Example:
 class ExampleCounts:
     """Counts of what was dropped or repeated while examples were made."""
 
+    one_sided: int = 0  # queries dropped because there is nothing to compare
     one_label: int = 0  # groups dropped because all their documents have the same label
     repeated: int = 0  # groups filled up with documents already used for the query
     unscored: int = 0  # documents without a teacher score
@@ -60,6 +61,8 @@ class ExampleCounts:
     def summary(self) -> str:
         """A printable summary; empty if all counts are 0."""
         said = []
+        if self.one_sided:
+            said.append(f"{self.one_sided} queries dropped: no two of their documents differ in label")
         if self.one_label:
             said.append(f"{self.one_label} groups of longer lists dropped: all their documents have the same label")
         if self.repeated:
@@ -91,9 +94,11 @@ def examples(
             yield from (
                 Example(one.query, (document,), (label,)) for document, label in zip(one.documents, one.labels, strict=True)
             )
+        elif len(set(one.labels)) < 2 and not (shape == Shape.TUPLE and not negatives and max(one.labels) > 0):
+            left.one_sided += 1
         elif kind == LabelledKind.POSITIVES:
             yield from _with_one_positive(one, size if negatives else 1, seed, left)
-        elif one.documents:
+        else:
             yield from _groups_of_one_query(one, size, seed, left, shape == Shape.SCORED)
 
 

@@ -19,6 +19,7 @@ from r0.data.hashes import query_hash
 from r0.data.jsonl import BadLine, BadLines, Row, parse, read_lines, readable_file
 from r0.data.readers import DataKind, Judged, LabelRule, judged
 from r0.data.row_files import BrokenRows, is_plain, spooled
+from r0.data.row_keys import Keys
 from r0.errors import UserError
 from r0.records import PointwiseTask, Task
 
@@ -119,10 +120,12 @@ class JsonlRows:
         offsets, lengths, hits, hashes, flags = array("q"), array("i"), array("i"), array("Q"), array("B")
         for line in read_lines(path, self.bad, f"reading {path.name}"):
             try:
-                found = judged(line.row, kind, rule)
+                keys = Keys(line.row)
+                found = judged(keys, kind, rule)
             except BadLine as error:
                 self.bad.refuse(path, line.number, str(error))
                 continue
+            keys.tell(self.bad, path)
             hashed = query_hash(found[0].query)
             for hit, pair in enumerate(found):
                 offsets.append(line.offset)
@@ -159,7 +162,7 @@ class JsonlRows:
     def _pair(self, row: int) -> Judged:
         read = self._file.row(int(self._offsets_N[row]), int(self._lengths_N[row]))
         try:
-            pair = judged(read, self._kind, self._rule)[0 if self._hits_N is None else int(self._hits_N[row])]
+            pair = judged(Keys(read), self._kind, self._rule)[0 if self._hits_N is None else int(self._hits_N[row])]
         except (BadLine, IndexError):
             raise self._file.changed() from None
         if query_hash(pair.query) != int(self._hashes_N[row]):

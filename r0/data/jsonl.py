@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,11 +32,15 @@ class BadLine(ValueError):
 
 @dataclass(slots=True)
 class BadLines:
-    """Bad lines. With ``skip=False`` the first one raises; with ``skip=True`` they are counted and the first few are listed."""
+    """Bad lines, and what else a person should know of the rows of a file.
+
+    With ``skip=False`` the first bad line raises; with ``skip=True`` they are counted and the first few are listed.
+    """
 
     skip: bool = False
     count: int = 0
     first: list[str] = field(default_factory=list)
+    notes: Counter[tuple[Path, str]] = field(default_factory=Counter)  # by file and sentence
 
     def refuse(self, path: Path, number: int, reason: str) -> None:
         """Record a bad line.
@@ -50,12 +55,23 @@ class BadLines:
         if len(self.first) < _LISTED:
             self.first.append(message)
 
+    def note(self, path: Path, what: str, count: int = 1) -> None:
+        """Note something about ``count`` rows of a file."""
+        if count:
+            self.notes[path, what] += count
+
+    def unread(self, path: Path, keys: Iterable[str]) -> None:
+        """Note keys of a row that nothing reads."""
+        for name in keys:
+            self.notes[path, f"the key {shown(name)} is not read"] += 1
+
     def summary(self) -> str:
-        """The count and the first bad lines, one per line; empty if there are none."""
-        if not self.count:
-            return ""
-        more = [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
-        return "\n".join([f"{self.count} bad lines skipped:", *(f"  {message}" for message in self.first), *more])
+        """The count and the first bad lines, then the notes, one per line; empty if there are none."""
+        lines = [f"{self.count} bad lines skipped:", *(f"  {message}" for message in self.first)] if self.count else []
+        lines += [f"  … and {self.count - len(self.first)} more"] if self.count > len(self.first) else []
+        lines += [f"{path}: {what} (rows: {count})" for (path, what), count in self.notes.most_common(_LISTED)]
+        lines += [f"… and {len(self.notes) - _LISTED} more such notes"] if len(self.notes) > _LISTED else []
+        return "\n".join(lines)
 
 
 class Line(NamedTuple):
@@ -197,76 +213,3 @@ def type_name(value: object) -> str:
         return "true or false"
     names = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return names[type(value)]
-
-
-def text_of(row: Row, key: str, where: str = "", blank: bool = False) -> str:
-    """The string at ``key``. ``where`` names an inner object in messages; ``blank`` allows a string without visible characters.
-
-    Raises:
-        BadLine: the value is missing, not a string, or blank although that is not allowed.
-    """
-    value = value_of(row, key, where)
-    if not isinstance(value, str):
-        raise BadLine(f"{where}{shown(key)} must be a string, not {type_name(value)}")
-    if not blank and not value.strip():
-        raise BadLine(f"{where}{shown(key)} is empty")
-    return value
-
-
-def text_or_empty(row: Row, key: str, where: str = "") -> str:
-    """The string at ``key``; empty if it is missing or null.
-
-    Raises:
-        BadLine: the value is no string.
-    """
-    return "" if row.get(key) is None else text_of(row, key, where, blank=True)
-
-
-def id_of(row: Row, key: str, where: str = "") -> str:
-    """The id at ``key``: a string, or a whole number.
-
-    Raises:
-        BadLine: it is missing or neither of them.
-    """
-    value = value_of(row, key, where)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_of(row, key, where)
-
-
-def number_of(row: Row, key: str, where: str = "") -> float:
-    """The finite number at ``key``.
-
-    Raises:
-        BadLine: the value is missing or not a number (booleans are not numbers).
-    """
-    value = value_of(row, key, where)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadLine(f"{where}{shown(key)} must be a number, not {type_name(value)}")
-    if isinstance(value, int) and abs(value) > 1 << 53:
-        raise BadLine(f"{where}{shown(key)} is too large")
-    return float(value)
-
-
-def objects_of(row: Row, key: str) -> list[Row]:
-    """The list of objects at ``key``.
-
-    Raises:
-        BadLine: the value is missing, not a list, or has an element that is not an object.
-    """
-    value = value_of(row, key, "")
-    if not isinstance(value, list):
-        raise BadLine(f"{shown(key)} must be a list, not {type_name(value)}")
-    for index, inner in enumerate(value):
-        if not isinstance(inner, dict):
-            raise BadLine(f"{key}[{index}] must be an object, not {type_name(inner)}")
-    return value
-
-
-def value_of(row: Row, key: str, where: str = "") -> object:
-    """The value at ``key``.
-
-    Raises:
-        BadLine: it is missing.
-    """
-    if key not in row:
-        raise BadLine(f"{where}the field {shown(key)} is missing")
-    return row[key]

@@ -1,36 +1,32 @@
-"""Labelled documents for supervised fine-tuning: the formats of a line, and detection of a file's format.
+"""Labelled documents for supervised fine-tuning: their kinds, bounds of labels, and the built-in ones.
 
-* pointwise: ``{"query", "content" (or "document"), "label"}``. Labels from ``min_label`` to ``max_label`` are scaled to 0 to
-  1.
-* grouped: ``{"query", "hits": [{"content" (or "document"), "label"}, …]}``, with at least two hits and two different labels.
-* positives: ``["query", [positives], [negatives]]`` or ``{"query", "positives", "negatives"}``, also with the names ``pos``
-  and ``neg``, or ``positive`` and ``negative`` (MTEB's reranking sets). Positives have label 1, negatives label 0.
-* triplets: ``{"query", "positive", "negative", "score_diff"}`` with the difference of a teacher's scores
-  (``r0.distill.triplets``). The two documents have the labels score_diff and 0.
-* scored: groups with a teacher's scores (``r0.data.scored``), which become the labels. Hits without a score are dropped and
+* pointwise: a query, a document and a label. Labels from ``min_label`` to ``max_label`` are scaled to 0 to 1.
+* grouped: a query with labelled documents.
+* positives: a query with positives (label 1) and negatives (label 0).
+* triplets: a query, a positive, a negative and the difference of a teacher's scores (``r0.distill.triplets``). The two documents
+  have the labels score_diff and 0.
+* scored: groups with a teacher's scores (``r0.data.scored``), which become the labels. Documents without a score are dropped and
   counted.
 
-For triplets and scored groups ``grades`` holds the labels of the data, for validation. Other fields are ignored.
+For triplets and scored groups ``grades`` holds the labels of the data, for validation. ``labelled_rows`` reads them from files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from r0.data.builtin.lists import builtin_list_task
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLine, BadLines, Row, number_of, objects_of, read_lines, readable_file, shown, text_of
-from r0.data.scored import ScoredList, scored_list
+from r0.data.jsonl import BadLine
 from r0.errors import UserError
 from r0.records import Form
 
 BUILTIN = "builtin"
 BUILTIN_DOCUMENTS, BUILTIN_GRADES = 6, 2  # documents per list of the built-in task, and its highest grade
 LISTED = ("query", "positives", "negatives")  # the elements of a line that is a list
-POSITIVES, NEGATIVES = ("positives", "pos", "positive"), ("negatives", "neg", "negative")  # accepted key names
 
 
 class LabelledKind(StrEnum):
@@ -98,76 +94,6 @@ class LabelBounds:
         return label
 
 
-def labelled(row: Row, kind: LabelledKind, bounds: LabelBounds) -> Labelled:
-    """Parse a line.
-
-    Raises:
-        BadLine: a field is missing or invalid, there are too few documents, or all labels are equal.
-    """
-    query = text_of(row, "query")
-    if kind == LabelledKind.POINTWISE:
-        return Labelled(query, (_document(row),), (bounds.scaled(number_of(row, "label")),))
-    if kind == LabelledKind.POSITIVES:
-        positives, negatives = _texts(row, POSITIVES), _texts(row, NEGATIVES)
-        if not positives:
-            raise BadLine("there is no positive; remove the query, since nothing can be learned from it")
-        return Labelled(query, (*positives, *negatives), (1.0,) * len(positives) + (0.0,) * len(negatives))
-    if kind == LabelledKind.TRIPLETS:
-        documents = text_of(row, "positive"), text_of(row, "negative")
-        return Labelled(query, documents, (number_of(row, "score_diff"), 0.0), grades=(1.0, 0.0))
-    if kind == LabelledKind.SCORED:
-        return _of_scored(scored_list(row))
-    hits = objects_of(row, "hits")
-    if len(hits) < 2:
-        raise BadLine(f"{len(hits)} of at least 2 hits; remove the group, or use pointwise rows")
-    found = []
-    for index, hit in enumerate(hits):
-        where = f"hits[{index}]: "
-        found.append((_document(hit, where), bounds.checked(number_of(hit, "label", where), where)))
-    documents, labels = zip(*found, strict=True)
-    if len(set(labels)) == 1:
-        raise BadLine(f"all {len(hits)} hits have the label {labels[0]:g}, so there is no order to learn; remove the group")
-    return Labelled(query, documents, labels)
-
-
-def read_labelled(path: Path, kind: LabelledKind, bounds: LabelBounds, bad: BadLines, title: str = "") -> Iterator[Labelled]:
-    """The lines of a file in order; bad lines go to ``bad``.
-
-    Raises:
-        UserError: the file cannot be read, or a line is bad and ``bad`` does not skip.
-    """
-    for line in read_lines(path, bad, title, LISTED):
-        try:
-            found = labelled(line.row, kind, bounds)
-        except BadLine as error:
-            bad.refuse(path, line.number, str(error))
-            continue
-        yield replace(found, place=f"{path}:{line.number}")
-
-
-def kind_of_labelled(path: Path, skip_bad: bool, hits: LabelledKind = LabelledKind.GROUPED) -> LabelledKind:
-    """Detect the format of a file by its first valid line; ``hits`` is the kind of lines with hits.
-
-    Raises:
-        UserError: no known format, or no line at all.
-    """
-    readable_file(path, "a JSONL file of labelled documents")
-    for line in read_lines(path, BadLines(skip_bad), "", LISTED):
-        keys = line.row.keys()
-        if "hits" in keys:
-            return hits
-        if "score_diff" in keys:
-            return LabelledKind.TRIPLETS
-        if keys & set(POSITIVES):
-            return LabelledKind.POSITIVES
-        if "label" in keys and keys & {"content", "document"}:
-            return LabelledKind.POINTWISE
-        if not skip_bad:
-            wanted = '"query", "content", "label" (pointwise), "query", "hits" (grouped) or "query", "positives", "negatives"'
-            raise UserError(f"{path}:{line.number}: not labelled documents; fields must be {wanted}, found {shown(sorted(keys))}")
-    raise UserError(f"{path}: contains no labelled documents; give a file with at least one valid line")
-
-
 def epoch_files(name: str) -> list[Path]:
     """The files named by ``name``: one file, or, if it contains ``{}``, the files with 1, 2, … in its place, one per epoch.
 
@@ -213,23 +139,3 @@ class QueryPlaces:
     def place(self, query: str) -> str | None:
         """The location where ``query`` was first seen; None if it was not."""
         return self._places.get(query_hash(query))
-
-
-def _of_scored(one: ScoredList) -> Labelled:
-    """The documents that have a teacher score."""
-    hits = zip(one.documents, one.scores, one.labels, strict=True)
-    known = [(text, score, grade) for text, score, grade in hits if score is not None]
-    documents, labels, grades = zip(*known, strict=True) if known else ((), (), ())
-    return Labelled(one.query, documents, labels, grades=grades, unscored=len(one.documents) - len(known))
-
-
-def _document(row: Row, where: str = "") -> str:
-    return text_of(row, "document" if "document" in row and "content" not in row else "content", where)
-
-
-def _texts(row: Row, names: Sequence[str]) -> tuple[str, ...]:
-    key = next((name for name in names if name in row), names[0])
-    values = row.get(key, [])
-    if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-        raise BadLine(f"{shown(key)} must be a list of non-blank strings")
-    return tuple(values)

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from r0.data.columns import judgement_columns, read_columns
 from r0.data.compressed import PARQUET, head_of
+from r0.data.fields import id_of
 from r0.data.grades import as_number, grade_of
-from r0.data.jsonl import BadLine, BadLines, Row, id_of, read_lines, readable_file, shown
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file, shown
 
 WHAT = "judgements: BEIR's tsv, TREC's qrels, a table with query-id, corpus-id and score, or BRIGHT's queries as JSONL"
 COLUMNS = (

@@ -2,7 +2,8 @@
 
 Pointwise: ``{"query", "document", "label"}`` and, for a thought to imitate, ``"think"`` and ``"answer"`` (``"yes"`` or
 ``"no"``). Grouped: ``{"query", "hits": [{"content", "label"}, …]}`` and, for lists, ``"think"`` and ``"answer"`` to imitate,
-which number the hits from 1. rank_llm requests: see ``r0.data.requests``. Other fields are ignored.
+which number the hits from 1. rank_llm requests: see ``r0.data.requests``. Query and documents may have the names of
+``row_keys``; other fields are not read, and noted.
 
 For annotation, labels are optional and a raw log (``r0.data.convert``) is accepted: its response is relevant, its rejected
 responses are not.
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r0.config.commands import SourceKeys
+from r0.data.fields import objects_of, text_of, text_or_empty
 from r0.data.grades import grade_of
-from r0.data.jsonl import BadLine, BadLines, Row, objects_of, read_lines, shown, text_of, text_or_empty
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, shown
+from r0.data.row_keys import DOCUMENT, QUERY, Keys
 from r0.errors import UserError
 from r0.records import Answer
 
@@ -96,18 +99,19 @@ class Judged(NamedTuple):
     think: str = ""
 
 
-def pointwise(row: Row, rule: LabelRule) -> Judged:
+def pointwise(keys: Keys, rule: LabelRule) -> Judged:
     """Parse a pointwise row.
 
     Raises:
         BadLine: a field is missing or invalid, or ``answer`` contradicts ``label``.
     """
-    query, document = text_of(row, "query"), text_of(row, "document")
-    grade = rule.grade(row)
+    query, document = keys.text(QUERY), keys.document(("document", *DOCUMENT))
+    keys.ignore("label", "think", "answer")
+    grade = rule.grade(keys.row)
     relevant = grade >= rule.threshold
-    think = text_or_empty(row, "think")
-    if row.get("answer") is not None:
-        answer = row["answer"]
+    think = text_or_empty(keys.row, "think")
+    if "answer" in keys.row:
+        answer = keys.row["answer"]
         if answer not in (Answer.YES.value, Answer.NO.value):
             raise BadLine(f'"answer" must be "yes" or "no", not {shown(answer)}')
         if (answer == Answer.YES) != relevant and not isnan(grade):
@@ -115,20 +119,23 @@ def pointwise(row: Row, rule: LabelRule) -> Judged:
     return Judged(query, document, grade, relevant, think)
 
 
-def grouped(row: Row, rule: LabelRule) -> list[Judged]:
+def grouped(keys: Keys, rule: LabelRule) -> list[Judged]:
     """The hits of a grouped row, in order.
 
     Raises:
         BadLine: a field is missing or invalid, or there are no hits.
     """
-    query, hits = text_of(row, "query"), objects_of(row, "hits")
+    query, hits = keys.text(QUERY), objects_of(keys.row, "hits")
+    keys.ignore("hits", "think", "answer")
     if not hits:
         raise BadLine('"hits" is empty')
     found = []
     for index, hit in enumerate(hits):
-        where = f"hits[{index}]: "
-        document, grade = text_of(hit, "content", where), rule.grade(hit, where)
+        inner = Keys(hit, f"hits[{index}]: ")
+        document, grade = inner.document(DOCUMENT), rule.grade(inner.row, inner.where)
         found.append(Judged(query, document, grade, grade >= rule.threshold))
+        inner.ignore("label")
+        keys.inner("hits", inner)
     return found
 
 
@@ -141,23 +148,24 @@ def list_thought(row: Row) -> tuple[str, str]:
     return text_or_empty(row, "think").strip(), text_of(row, "answer").strip() if row.get("answer") is not None else ""
 
 
-def raw_log_pairs(row: Row) -> list[Judged]:
+def raw_log_pairs(keys: Keys) -> list[Judged]:
     """The documents of a line of a raw log: the response, then the rejected ones. Their thoughts are ignored.
 
     Raises:
         BadLine: a field is missing or invalid.
     """
-    query, response = text_of(row, "query"), text_of(row, "response")
-    rejected = enumerate(objects_of(row, "rejected_response"))
+    query, response = keys.text(("query",)), keys.text(("response",))
+    keys.ignore("response_thinking", "rejected_response")
+    rejected = enumerate(objects_of(keys.row, "rejected_response"))
     others = [text_of(inner, "document", f"rejected_response[{index}]: ") for index, inner in rejected]
     return [Judged(query, response, 1.0, True), *(Judged(query, document, 0.0, False) for document in others)]
 
 
-def judged(row: Row, kind: DataKind, rule: LabelRule) -> list[Judged]:
+def judged(keys: Keys, kind: DataKind, rule: LabelRule) -> list[Judged]:
     """The pairs of a row of the given kind: one, one per hit, or one per document of the log."""
     if kind == DataKind.RAW_LOG:
-        return raw_log_pairs(row)
-    return grouped(row, rule) if kind == DataKind.GROUPED else [pointwise(row, rule)]
+        return raw_log_pairs(keys)
+    return grouped(keys, rule) if kind == DataKind.GROUPED else [pointwise(keys, rule)]
 
 
 def kind_of_file(path: Path, skip_bad: bool, raw_log: bool = False) -> DataKind:
@@ -173,7 +181,7 @@ def kind_of_file(path: Path, skip_bad: bool, raw_log: bool = False) -> DataKind:
             return DataKind.GROUPED
         if "candidates" in keys:
             return DataKind.REQUESTS
-        if "document" in keys:
+        if keys & set(QUERY) and keys & set(DOCUMENT):
             return DataKind.POINTWISE
         if keys & {"response", "rejected_response"}:
             if raw_log:

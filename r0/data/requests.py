@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from r0.data.jsonl import BadLine, Row, id_of, number_of, objects_of, shown, text_of, text_or_empty
-from r0.data.table import with_title
+from r0.data.fields import id_of, number_of, objects_of, text_of, text_or_empty, with_title
+from r0.data.jsonl import BadLine, Row, shown
 
 TEXT_KEYS = ("text", "segment", "contents", "content", "body", "passage")
 
@@ -25,6 +25,12 @@ class Request(NamedTuple):
     document_ids: tuple[str, ...]  # [N]
     scores: tuple[float, ...]  # [N]
     texts: tuple[str, ...]  # [N]
+
+
+def unread_keys(row: Row) -> set[str]:
+    """The keys of a valid line that are not read; those of the documents, which may be anything, are not among them."""
+    inner = {key for candidate in objects_of(row, "candidates") for key in candidate}
+    return row.keys() - {"query", "candidates"} | {f"candidates.{key}" for key in inner - {"docid", "score", "doc"}}
 
 
 def request(row: Row) -> Request:

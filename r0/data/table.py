@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from r0.data.compressed import SUFFIXES
+from r0.data.fields import id_of, text_of, text_or_empty, value_of, with_title
 from r0.data.hashes import query_hash, text_hash
 from r0.data.index import FileRows
-from r0.data.jsonl import BadLine, BadLines, Row, id_of, read_lines, readable_file, text_of, text_or_empty, value_of
+from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file
 
 
 class Table(NamedTuple):
@@ -105,11 +106,6 @@ def folder_file(folder: Path, stem: str) -> Path:
     plain = folder / f"{stem}.jsonl"
     others = (*(folder / f"{stem}.jsonl{suffix}" for suffix in SUFFIXES), folder / f"{stem}.parquet")
     return plain if plain.is_file() else next(filter(Path.is_file, others), plain)
-
-
-def with_title(title: str, text: str) -> str:
-    """``title. text``; only the text if the title is blank."""
-    return f"{title.strip()}. {text}" if title.strip() else text
 
 
 class Texts:

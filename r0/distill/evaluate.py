@@ -8,8 +8,9 @@ from pathlib import Path
 from r0.config import DistillEvalConfig, ScoreConfig, ScoringKeys
 from r0.config.distill_run import keys_in_common
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, text_of
+from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file
 from r0.data.labelled import LISTED
+from r0.data.row_keys import QUERY, Keys
 from r0.data.scored import ScoredList, read_scored
 from r0.distill.gain import Gain, JudgedLists
 from r0.storage.models import model_folder
@@ -87,7 +88,7 @@ def _queries(path: Path) -> frozenset[int]:
     bad, found = BadLines(), set()
     for line in read_lines(path, bad, "", LISTED):
         try:
-            found.add(query_hash(text_of(line.row, "query")))
+            found.add(query_hash(Keys(line.row).text(QUERY)))
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
     return frozenset(found)

@@ -10,8 +10,9 @@ from r0.config import RetrieveConfig
 from r0.data.beir import find_qrels, read_texts
 from r0.data.candidates import drop_unknown
 from r0.data.columns import DOCUMENT, QUERY
+from r0.data.fields import text_of
 from r0.data.hashes import text_hash
-from r0.data.jsonl import BadLines, Row, text_of
+from r0.data.jsonl import BadLines, Row
 from r0.data.runfile import read_run, write_run
 from r0.data.table import document_text, folder_file
 from r0.errors import UserError

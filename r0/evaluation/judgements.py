@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from r0.data.jsonl import BadLine, BadLines, id_of, read_lines, readable_file, shown
+from r0.data.fields import id_of
+from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, shown
 from r0.data.qrels import COLUMNS, has_rows, ids_of
 from r0.data.runfile import read_judgements
 from r0.errors import UserError

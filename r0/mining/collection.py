@@ -12,10 +12,12 @@ from pathlib import Path
 
 from r0.config import MineConfig
 from r0.data.beir import find_qrels
+from r0.data.fields import text_of
 from r0.data.groups import by_query
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLines, Row, readable_file, shown, text_of
-from r0.data.labelled import LabelBounds, LabelledKind, kind_of_labelled, read_labelled
+from r0.data.jsonl import BadLines, Row, readable_file, shown
+from r0.data.labelled import LabelBounds, LabelledKind
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.qrels import read_all
 from r0.data.table import document_text, folder_file
 from r0.errors import UserError

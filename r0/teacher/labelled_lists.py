@@ -7,7 +7,8 @@ from pathlib import Path
 
 from r0.data.hashes import hash_key
 from r0.data.jsonl import BadLines
-from r0.data.labelled import BUILTIN, LabelBounds, Labelled, LabelledKind, builtin_labelled, kind_of_labelled, read_labelled
+from r0.data.labelled import BUILTIN, LabelBounds, Labelled, LabelledKind, builtin_labelled
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.errors import UserError
 
 
@@ -53,7 +54,7 @@ class LabelledLists:
         """A printable summary, with the skipped bad lines."""
         said = f"{self.name}: {len(self.keys)} queries, {self.documents} documents"
         if self.alone:
-            said += f"; {self.alone} queries without a negative dropped"
+            said += f"; {self.alone} queries dropped: no two of their documents differ in label"
         return "\n".join(filter(None, (said, self.bad.summary())))
 
 

@@ -232,6 +232,10 @@ def test_candidates_of_requests(tmp_path):
     assert [lists.document(0, j) for j in range(3)] == ["text of b/'1", "text of a", "T. body"]
     assert (lists.document(1, 0), lists.scores(1)) == ("one", (1.0,))
     assert (lists.document_ids(2), lists.scores(2)) == (("a", "b", "c"), (3.0, 2.0, 1.0))  # not every one has a score
+    assert lists.bad.summary() == ""
+    extra = {**request("q", [{**candidate("a"), "rank": 1}]), "invocations_history": []}
+    noted = open_candidates(write(tmp_path / "extra.jsonl", [extra])).bad.summary()
+    assert all(f'the key "{key}" is not read (rows: 1)' in noted for key in ("candidates.rank", "invocations_history"))
     tied = open_candidates(write(tmp_path / "tied.jsonl", [request("q", [candidate(name, 0.0) for name in "bca"])]))
     assert tied.document_ids(0) == ("b", "c", "a")  # in the order of the list
     write(tmp_path / "array.json", [json.dumps(rows, indent=1)])

@@ -54,6 +54,25 @@ def test_an_epoch_shows_every_row_once_and_the_next_in_another_order(rows):
     assert [task.task_id for task in open_(rows, seed=2, heldout_share=0.0).batch(3, 16)] != epochs[0][48:64]
 
 
+@pytest.mark.parametrize(
+    ("given", "document"),
+    [
+        ({"query": "q", "document": "d", "label": 1, "think": None, "answer": None}, "d"),
+        ({"query": "q", "content": "d", "label": True, "meta": 1}, "d"),
+        ({"sentence1": "q", "sentence2": "d", "label": "1.0", "meta": 1}, "d"),
+        ({"query": "q", "hits": [{"content": "d", "title": None, "label": 1, "meta": 1}]}, "d"),
+        ({"query": "q", "hits": [{"text": "d", "title": "T", "label": 1}], "meta": 1}, "T. d"),
+    ],
+)
+def test_rows_with_other_names_are_read_and_keys_that_are_not_read_are_named(tmp_path, given, document):
+    source = open_(write(tmp_path / "rows.jsonl", [given, given]), heldout_share=0.0)
+    task = source.task(1)
+    assert (task.query, task.document, task.label) == ("q", document, 1)
+    name = "hits.meta" if any("meta" in hit for hit in given.get("hits", ())) else "meta"
+    assert (f'the key "{name}" is not read (rows: 2)' in source.summary()) == ("meta" in json.dumps(given))
+    assert source.summary().count("is not read") == ("meta" in json.dumps(given))
+
+
 def test_a_task_is_the_row_of_its_id(rows):
     source = open_(rows)
     task = source.task(5)

@@ -43,7 +43,8 @@ def test_mtebs_reranking_sets_are_read_positives_first(tmp_path, name):
         ("what is a set", ("sets", "a set", "a dog"), (1.0, 1.0, 0.0)),
     ]
     assert [one.place.rpartition(":")[2] for one in found] == ["1", "2"]
-    assert found.summary().endswith(f"{name}: 2 queries, 6 documents")
+    assert f"{name}: 2 queries, 6 documents\n" in found.summary()
+    assert 'the key "id" is not read (rows: 1)' in found.summary()
     assert found.keys == {key_of(one) for one in found}
 
 
@@ -57,7 +58,7 @@ def test_groups_keep_their_labels_and_repeated_lists_are_scored_once(tmp_path):
 def test_a_query_without_a_negative_is_dropped_and_counted(tmp_path):
     found = lists(tmp_path / "d.jsonl", MTEB[0], {"query": "alone", "positive": ["a"], "negative": []}, MTEB[1])
     assert [one.query for one in found] == ["how to sort", "what is a set"]
-    assert "1 queries without a negative dropped" in found.summary()
+    assert "queries dropped: no two of their documents differ in label" in found.summary()
     with pytest.raises(UserError, match="no query with a positive and a negative document"):
         lists(tmp_path / "d.jsonl", {"query": "alone", "positive": ["a"], "negative": []})
 
@@ -65,8 +66,8 @@ def test_a_query_without_a_negative_is_dropped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"query": "q", "positive": [], "negative": ["a"]}, "there is no positive"),
-        ({"query": "q", "positive": "a", "negative": ["b"]}, '"positive" must be a list of non-blank strings'),
+        ({"query": "q", "positive": [], "negative": []}, "there is neither a positive nor a negative"),
+        ({"query": "q", "positive": [1], "negative": ["b"]}, '"positive" must be a list of non-blank strings'),
         ({"query": "q", "positive": ["a"], "negative": ["b", " "]}, '"negative" must be a list of non-blank strings'),
         ({"query": "", "positive": ["a"], "negative": ["b"]}, '"query" is empty'),
     ],

@@ -87,6 +87,17 @@ def test_groups_with_a_single_label_are_dropped_and_counted(tmp_path: Path) -> N
     assert "3 groups of longer lists dropped: all their documents have the same label" in left.summary()
 
 
+def test_queries_without_a_positive_or_without_a_negative_are_dropped_and_counted_alike(tmp_path: Path) -> None:
+    lines = [["q", ["a"], ["b"]], ["r", [], ["c"]], ["s", ["d"], []]]
+    assert [row["query"] for row in rows(tmp_path, *lines)] == ["q"]
+    (note,) = preparation(tmp_path, *lines).check().notes
+    assert note.startswith("2 queries dropped: no two of their documents differ in label; ")
+    assert [row["query"] for row in rows(tmp_path, hits(0, 1), hits(1, 1), hits(1))] == ["q"]
+    found = rows(tmp_path, ["r", [], ["c"]], ["s", ["d"], []], loss_type="in_batch_negatives")
+    assert found == [{"query": "s", "positive": "d"}]
+    assert len(rows(tmp_path, *lines, loss_type="pointwise_bce")) == 4
+
+
 def test_every_positive_gets_negatives_in_turn() -> None:
     one = Labelled("q", TEXTS[:6], (1.0, 1.0, 0.0, 0.0, 0.0, 0.0))
     first, second = examples([one], POSITIVES, Shape.TUPLE, 3, 7, ExampleCounts())
@@ -127,10 +138,10 @@ def test_validation_is_gathered_by_query(tmp_path: Path) -> None:
     [
         ([pair(1), pair(2)], {}, "train.jsonl:2: the label 2 is outside 0 to 1; declare the range"),
         ([hits(0, 5)], {"max_label": 3.0}, "train.jsonl:1: hits[1]: the label 5 is outside"),
-        ([hits(0, 1), hits(1, 1)], {}, "train.jsonl:2: all 2 hits have the label 1, so there is no order to learn"),
-        ([hits(1)], {}, "train.jsonl:1: 1 of at least 2 hits"),
-        ([["q", [], ["a"]]], {}, "there is no positive"),
-        ([["q", ["a"], []]], {}, "there is no negative to compare with"),
+        ([hits(1, 1), hits(1)], {}, "0 training examples (2 queries dropped: no two of their documents differ in label) are"),
+        ([["q", [], ["a"]], ["r", ["a"], []]], {}, "(2 queries dropped: no two of their documents differ in label)"),
+        ([["q", ["a"], []]], {}, "or use loss_type=in_batch_negatives, which needs no negatives"),
+        ([["q", [], []]], {}, "train.jsonl:1: there is neither a positive nor a negative"),
         (
             [["q", ["a"], ["b"]], ["r", ["a"], []]],
             {"loss_type": "in_batch_negatives"},

@@ -10,7 +10,8 @@ from r0.commands.mine import run
 from r0.config import FinetuneConfig, MineConfig, StageAConfig, StageBConfig
 from r0.data.formats import open_lists, open_rows
 from r0.data.jsonl import BadLines
-from r0.data.labelled import LabelBounds, kind_of_labelled, read_labelled
+from r0.data.labelled import LabelBounds
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.errors import UserError
 from r0.launch import main
 from r0.mining.collection import open_collection
@@ -256,7 +257,7 @@ def _refused(folder, keys):
         ({"qrels": "{}/unknown.tsv"}, "{}/unknown.tsv:2: the document \"d99\" is not in corpus.jsonl"),
         ({"qrels": "{}/unknown2.tsv"}, "{}/unknown2.tsv:1: the query \"q77\" is not in queries.jsonl"),
         ({"relevance_threshold": 3.0}, "no query has a relevant document (a label of at least 3); lower relevance_threshold="),
-        ({"data": "{}/empty.jsonl"}, "there is no positive"),
+        ({"data": "{}/empty.jsonl"}, "no query has a relevant document"),
         ({"data": "{}/rows.jsonl"}, "has one row per document; give groups"),
         ({"data": "{}/nowhere"}, "no such file"),
         ({"source": "dense", "model": "{}/nothing"}, "there is no folder {}/nothing"),

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from r0.data.jsonl import BadLines
-from r0.data.labelled import LabelBounds, LabelledKind, kind_of_labelled, read_labelled
+from r0.data.labelled import LabelBounds, LabelledKind
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.scored import ScoredList, read_scored, scored_row
 from r0.errors import UserError
 

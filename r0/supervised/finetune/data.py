@@ -29,9 +29,8 @@ from r0.data.labelled import (
     QueryPlaces,
     builtin_labelled,
     epoch_files,
-    kind_of_labelled,
-    read_labelled,
 )
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.source import held_out
 from r0.errors import UserError
 from r0.storage.files import whole_folder
@@ -127,8 +126,12 @@ class Preparation:
         parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, side.places))
         count = min(parts)
         if count < self._config.batch_size:
-            size = self._config.batch_size
-            raise UserError(f"batch_size: {count} training examples are fewer than one update of {size}; lower it")
+            size, dropped = self._config.batch_size, left.summary()
+            why = f" ({dropped})" if dropped else ""
+            remedy = "lower it" if count else "give queries with documents of different labels"
+            if not count and self._sources.train == LabelledKind.POSITIVES:
+                remedy += ", or use loss_type=in_batch_negatives, which needs no negatives"
+            raise UserError(f"batch_size: {count} training examples{why} are fewer than one update of {size}; {remedy}")
         notes = [note for note in (left.summary(), bad.summary(), bad_side.summary()) if note]
         if max(parts) > count:
             notes.append(f"the epochs' files give {', '.join(map(str, parts))} examples, and an epoch uses {count} of its own")
@@ -227,22 +230,19 @@ class Preparation:
 
     def _wrong(self, one: Labelled, kind: LabelledKind) -> str:
         """What is wrong with documents for this loss; empty when nothing is."""
-        if kind == LabelledKind.POSITIVES and self._shape != Shape.PAIR:
-            has = min(one.labels) <= 0
-            if self._shape == Shape.TUPLE and has != self._sources.negatives:
-                return "some queries have negatives and others none; give all some, or none any"
-            if self._shape != Shape.TUPLE and not has:
-                return "there is no negative to compare with; leave the query out, or use loss_type=in_batch_negatives"
-        if self._loss == "listwise_lambda" and min(one.labels) < 0:
+        if self._shape == Shape.TUPLE and max(one.labels) > 0 and (min(one.labels) <= 0) != self._sources.negatives:
+            return "some queries have negatives and others none; give all some, or none any"
+        if self._loss == "listwise_lambda" and min(one.labels, default=0) < 0:
             return f"the label {min(one.labels):g} is negative, and listwise_lambda gains 2^label − 1; use labels from 0"
         return ""
 
     def _has_negatives(self, kind: LabelledKind) -> bool:
-        """Whether the first query of in-batch tuples has negatives; all others must do as it does."""
+        """Whether the first query of in-batch tuples with a positive has negatives; all others must do as it does."""
         if self._shape != Shape.TUPLE or self._config.data == BUILTIN:
             return True
         bounds = LabelBounds(self._config.min_label, self._config.max_label)
-        first = next(read_labelled(epoch_files(self._config.data)[0], kind, bounds, BadLines(self._config.skip_bad)), None)
+        found = read_labelled(epoch_files(self._config.data)[0], kind, bounds, BadLines(self._config.skip_bad))
+        first = next((one for one in found if max(one.labels) > 0), None)
         return first is None or min(first.labels) <= 0
 
     def _row(self, one: Example, number: int | None) -> dict[str, Any]:
