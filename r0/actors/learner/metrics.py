@@ -32,7 +32,7 @@ class UpdateMetrics:
     def policy(
         self, sums: PolicySums, logp_C: torch.Tensor, entropy_C: torch.Tensor, inputs: LossInputs, fresh_C: torch.Tensor | None
     ) -> None:
-        """Add a row of the policy. ``fresh_C`` [C] is 1 where rollout and learner weights are equal; None after the first epoch."""
+        """Add a row of the policy. ``fresh_C`` [C] is 1 where rollout and learner weights are equal; None after epoch 1."""
         self.sums = self.sums + sums
         self.entropy += entropy_C.sum()
         ratio = (logp_C - inputs.old_logp_T).exp().max() if inputs.old_logp_T is not None and len(logp_C) else logp_C.new_ones(())

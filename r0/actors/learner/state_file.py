@@ -1,4 +1,4 @@
-"""A learner rank's state in a safetensors file: tensors by dotted name, numbers in the header. Loading runs no code of the file."""
+"""A learner rank's state in a safetensors file: tensors by dotted name, numbers in the header. Loading runs no code."""
 
 from __future__ import annotations
 

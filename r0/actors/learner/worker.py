@@ -120,8 +120,8 @@ class Learner:
         return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
 
     def learning_rate(self, peak: float) -> float:
-        """Learning rate of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or cosine
-        to 0."""
+        """Learning rate of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or
+        cosine to 0."""
         learner = self.config.learner
         warm = math.ceil(learner.warmup_ratio * self.total_updates)
         if self.updates < warm:
@@ -132,7 +132,7 @@ class Learner:
         return peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def offload(self) -> None:
-        """Free memory of a card that an engine shares: move the optimizers to the CPU if DeepSpeed can, and empty torch's cache."""
+        """Free memory of a shared card: move the optimizers to the CPU if DeepSpeed can, and empty torch's cache."""
         engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
         if not self._offloaded:
             self._offloaded = [engine for engine in engines if offload_optimizer(engine)]

@@ -1,8 +1,8 @@
-"""The two ways that the bytes of a bucket take from sender to receivers: a gloo broadcast, or memory that they share.
+"""Two channels for the bytes of a bucket from sender to receivers: a gloo broadcast, or shared memory.
 
-A socket copies every byte twice in the kernel and once more on each side. On one node the bytes go through a ring of two slots in
-shared memory instead, one copy in and one out, and gloo only says when a slot is full or free: so deadlines and the end of a peer
-are seen in the same way on both.
+A socket copies every byte twice in the kernel and once more on each side. On one node the bytes instead go through a ring buffer
+of two slots in shared memory, with one copy in and one out. Gloo then only signals when a slot is full or free, so deadlines and
+lost peers are detected in the same way by both channels.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ SLOTS = 2
 
 
 class TransferError(RuntimeError):
-    """Weights did not arrive. (One argument, so that the type survives Ray's pickling.)"""
+    """Weights did not arrive. (It has one argument, so that Ray can pickle it.)"""
 
 
 class SendChannel(Protocol):
-    """The sender's end."""
+    """The sender's end of a channel."""
 
     def buffer(self, nbytes: int) -> torch.Tensor:
-        """Memory for the next packed bucket, free to write."""
+        """Memory for the next packed bucket, ready to be written."""
 
     def post(self, nbytes: int) -> None:
-        """Send what was written to the last buffer."""
+        """Start to send the first ``nbytes`` of the last buffer."""
 
     def send_tensor(self, tensor: torch.Tensor) -> None:
-        """Send one tensor from where it lies; done with it on return."""
+        """Send one tensor without packing; on return its memory is no longer used."""
 
     def flush(self) -> None:
-        """Wait until all that was posted is received."""
+        """Wait until everything posted has been received."""
 
 
 class ReceiveChannel(Protocol):
-    """A receiver's end."""
+    """A receiver's end of a channel."""
 
     def post(self, flat: torch.Tensor) -> Callable[[], None]:
-        """Expect the next bucket in ``flat``; the returned function waits for it."""
+        """Start to receive the next bucket into ``flat``; the returned function waits for it."""
 
 
 class GlooSendChannel:
-    """Broadcasts. Two packed buckets are in flight."""
+    """Sends by gloo broadcasts, with two packed buckets in flight."""
 
     def __init__(self, group: ProcessGroupGloo, largest: int, deadline_s: float):
         self._group, self._deadline_s = group, deadline_s
@@ -99,10 +99,10 @@ class GlooReceiveChannel:
 
 
 class Ring:
-    """Two slots of memory that the processes of one node share.
+    """A ring buffer of two slots in memory that the processes of one node share.
 
-    The file's random name is the proof that two processes are on one node: who can open it shares the memory. It is unlinked as
-    soon as everybody has it open, so that nothing is left behind.
+    The file has a random name, so a process that can open it is on the same node. It is unlinked as soon as all processes have
+    opened it, so that no file remains.
     """
 
     def __init__(self, path: str, memory: mmap.mmap):
@@ -112,14 +112,16 @@ class Ring:
 
     @classmethod
     def create(cls, slot_bytes: int) -> Ring | None:
-        """A new ring; None where the node has no such memory, or not enough."""
+        """A new ring; None if the node has no shared memory, or not enough."""
         path = f"{SHARED}/r0-{secrets.token_hex(16)}"
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except OSError:
             return None
         try:
-            os.posix_fallocate(handle, 0, SLOTS * slot_bytes)  # now, because a full disk would kill the process at a write
+            os.posix_fallocate(
+                handle, 0, SLOTS * slot_bytes
+            )  # allocate now: with too little memory, a later write would kill the process
             return cls(path, mmap.mmap(handle, SLOTS * slot_bytes))
         except OSError:
             os.unlink(path)
@@ -129,7 +131,7 @@ class Ring:
 
     @classmethod
     def open(cls, path: str) -> Ring | None:
-        """The ring at ``path``; None on another node."""
+        """The ring at ``path``; None if it is on another node."""
         try:
             handle = os.open(path, os.O_RDWR)
         except OSError:
@@ -140,7 +142,7 @@ class Ring:
             os.close(handle)
 
     def unlink(self) -> None:
-        """Take the name away; the memory lives as long as a process uses it."""
+        """Remove the file's name; the memory exists as long as a process uses it."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
 
@@ -152,7 +154,7 @@ class RingSendChannel:
         self._slots, self._group, self._deadline_s = ring.slots, group, deadline_s
         self._receivers = range(1, receivers + 1)
         self._freed: list[list[Any]] = [[] for _ in range(SLOTS)]
-        self._signals = torch.zeros(SLOTS, receivers + 1, dtype=torch.int64)  # what gloo carries: nothing but the event
+        self._signals = torch.zeros(SLOTS, receivers + 1, dtype=torch.int64)  # messages of gloo; the values have no meaning
         self._slot = 0
 
     def buffer(self, nbytes: int) -> torch.Tensor:
@@ -207,7 +209,7 @@ class RingReceiveChannel:
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's bytes [nbytes], without a copy where it is contiguous."""
+    """The tensor's bytes [nbytes], without a copy if it is contiguous."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -221,10 +223,10 @@ def broadcast(group: ProcessGroupGloo, flat: torch.Tensor, deadline_s: float) ->
 
 
 def wait(work: Any, deadline_s: float, whom: str) -> None:
-    """Wait for gloo.
+    """Wait for an operation of gloo.
 
     Raises:
-        TransferError: ``whom`` is gone, or later than the deadline.
+        TransferError: ``whom`` is gone, or the deadline has passed.
     """
     with peer_errors(whom, deadline_s):
         work.wait(timedelta(seconds=deadline_s))
@@ -232,7 +234,7 @@ def wait(work: Any, deadline_s: float, whom: str) -> None:
 
 @contextlib.contextmanager
 def peer_errors(whom: str, deadline_s: float) -> Iterator[None]:
-    """Gloo's errors in the block become a TransferError; it may raise when an operation starts, or when it is waited for."""
+    """Convert errors of gloo in the block to a TransferError; gloo may raise when an operation starts or when it is awaited."""
     try:
         yield
     except RuntimeError as error:

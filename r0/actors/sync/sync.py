@@ -1,12 +1,12 @@
-"""Weight sync, the learner's side: every learner rank makes a sender, rank 0 talks to the rollout workers.
+"""Weight sync, the learner's side: every learner rank has a sender, and rank 0 calls the rollout workers.
 
-A sync is three calls a worker (start, update, finish) whatever the number of parameters; the weights stream inside the second.
-Each backend goes through vLLM's four weight transfer calls, which the Hugging Face engine answers too:
+A sync makes three calls per worker (start, update, finish), independently of the number of parameters; the weights are streamed
+during the second. Each backend uses vLLM's four weight transfer calls, which the Hugging Face engine implements too:
 
 - ``local``: the engine is in the same process and reads the learner's weights.
-- ``gloo``: buckets over a process group of their own (r0.actors.sync.transfer), through shared memory where all are on one
+- ``gloo``: buckets over a separate process group (r0.actors.sync.transfer), through shared memory if all processes are on one
   node; for CPUs and for engines without vLLM.
-- ``nccl``, ``ipc``: vLLM's own trainer engines (r0.actors.sync.vllm_sync), between GPUs and on a shared GPU.
+- ``nccl``, ``ipc``: vLLM's trainer engines (r0.actors.sync.vllm_sync), between GPUs and on a shared GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Sender(Protocol):
     """One learner rank's side of every sync."""
 
     def send(self, version: int) -> float:
-        """Hand all weights to every rollout worker as ``version``; collective over the learner's ranks. Returns the seconds.
+        """Send all weights to every rollout worker as ``version``; collective over the learner's ranks. Returns the seconds.
 
         Raises:
             TransferError: weights did not arrive within the deadline.
@@ -53,16 +53,16 @@ def make_sender(
 
     Args:
         backend: local, gloo, nccl or ipc.
-        source: the learner's weights; a pass over them is collective.
+        source: the learner's weights; iterating over them is collective.
         workers: rollout workers, plain objects or Ray actor handles; only rank 0 uses them.
         rank, world: of this learner.
         deadline_s: seconds that connecting and each sync may take.
-        bucket_bytes: bytes sent at one time.
-        tensor_parallel_size: processes of each engine.
+        bucket_bytes: bytes per bucket.
+        tensor_parallel_size: number of processes of each engine.
 
     Raises:
-        UserError: unknown backend; ``local`` with workers elsewhere or several learner ranks.
-        TransferError, RoleTimeout, RoleDied: not all workers came.
+        UserError: unknown backend; ``local`` with workers in other processes or several learner ranks.
+        TransferError, RoleTimeout, RoleDied: not all workers joined.
     """
     if backend == "local":
         if world > 1 or len(workers) != 1 or is_actor(workers[0]):
@@ -80,24 +80,24 @@ def make_sender(
 
 
 class Follower:
-    """A rank that only takes part in gathering the weights."""
+    """The sender of ranks above 0, which only take part in gathering the weights."""
 
     def __init__(self, source: Weights):
         self._source = source
 
     def send(self, version: int) -> float:
-        """Iterate the source beside rank 0."""
+        """Iterate over the source together with rank 0."""
         began = time.monotonic()
         for _ in self._source:
             pass
         return time.monotonic() - began
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing: there is no group."""
 
 
 class LocalSender:
-    """The engine in this process reads the weights."""
+    """The sender for an engine in this process, which reads the weights directly."""
 
     def __init__(self, source: Weights, worker: Any):
         self._source, self._worker = source, worker
@@ -112,11 +112,12 @@ class LocalSender:
         return time.monotonic() - began
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing: there is no group."""
 
 
 class GlooSender:
-    """Rank 0 of the learner is rank 0 of the transfer group; process p of engine i is rank 1 + i · processes + p."""
+    """The sender of the learner's rank 0, which is rank 0 of the transfer group; process p of engine i has rank
+    1 + i · processes + p."""
 
     def __init__(self, source: Weights, workers: Sequence[Any], deadline_s: float, bucket_bytes: int, processes: int = 1):
         self._source, self._workers, self._deadline_s = source, list(workers), deadline_s
@@ -124,9 +125,9 @@ class GlooSender:
         ring = Ring.create(largest_slot(make_buckets(mine.names, mine.dtypes, mine.shapes, bucket_bytes), bucket_bytes))
         self._store = host_store(mine.address, deadline_s)  # it must outlive the group
         mine = replace(mine, port=self._store.port, ring=ring.path if ring else "")
-        theirs = [(replace(mine, rank=1 + index * processes).info(),) for index in range(len(workers))]
+        for_workers = [(replace(mine, rank=1 + index * processes).info(),) for index in range(len(workers))]
         try:
-            with BackgroundCall(workers, "init_weight_transfer_engine", theirs, deadline_s) as joining:
+            with BackgroundCall(workers, "init_weight_transfer_engine", for_workers, deadline_s) as joining:
                 self._sender = BucketSender(join(mine, 0, self._store), mine, ring)
                 joining.result()
         except BaseException:
@@ -146,13 +147,13 @@ class GlooSender:
             self._call("finish_weight_update", version)
         except BaseException:
             self._sender.close()  # ends the receivers' wait
-            for _ in weights:  # the other ranks gather to the end: leave none of them waiting
+            for _ in weights:  # gather to the end, because the other ranks do
                 pass
             raise
         return time.monotonic() - began
 
     def close(self) -> None:
-        """Leave the group; the workers' next receive fails at once."""
+        """Leave the group; the workers' next receive then fails at once."""
         self._sender.close()
 
     def _call(self, method: str, *arguments: Any) -> None:
@@ -160,7 +161,7 @@ class GlooSender:
 
 
 def _rendezvous(source: Weights, address: str, world: int, deadline_s: float, bucket_bytes: int) -> Rendezvous:
-    """What is agreed on, but for the port, the ring and each receiver's rank."""
+    """The rendezvous without the port, the ring and each receiver's rank."""
     meta = source.metadata()
     return Rendezvous(
         address=address,
@@ -177,9 +178,9 @@ def _rendezvous(source: Weights, address: str, world: int, deadline_s: float, bu
 
 
 class BackgroundCall:
-    """Runs a call to all workers beside the block's own work, because both sides meet inside it.
+    """Calls all workers in a thread while the block runs, because sender and receivers wait for each other.
 
-    When the block fails, the workers' own error is raised in its place if they have one: it is the cause.
+    If the block fails and the workers have failed too, the workers' error is raised instead: it is the cause.
     """
 
     def __init__(self, workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, grace_s: float = 2.0):
@@ -198,13 +199,13 @@ class BackgroundCall:
         try:
             cause = self._future.exception(timeout=self._grace_s)
         except TimeoutError:
-            return  # the block's own error stands
+            return  # the block's error is raised
         if cause is not None and cause is not error:
             raise cause from error
 
 
 def node_address(workers: Sequence[Any]) -> str:
-    """This process's address as the workers reach it: the loopback where they are plain objects, else the node's."""
+    """This process's address for the workers: the loopback address if they are plain objects, else the node's."""
     if not workers or not is_actor(workers[0]):
         return "127.0.0.1"
     import ray

@@ -1,9 +1,9 @@
-"""Moving all weights of a model from one process to others in buckets. Pure torch: neither vLLM nor Ray.
+"""Sends all weights of a model from one process to others in buckets. Pure torch, without vLLM and Ray.
 
-The sender is rank 0 of a process group of its own (never the default group), the receivers are ranks 1 and up. Both sides cut the
-same list of parameters into the same buckets: whole parameters, at most ``bucket_bytes`` together, or one parameter alone that is
-larger. Two buckets are in flight: while one travels, the next is packed (sender) and the previous one
-is loaded (receiver). Weights travel in the sender's dtype; a receiver with another rounds to nearest when it copies.
+The sender is rank 0 of a separate process group (never the default group), the receivers are ranks 1 and up. Both sides split the
+same list of parameters into the same buckets: whole parameters of at most ``bucket_bytes`` together, or a single larger
+parameter. Two buckets are in flight: while one is sent, the next is packed (sender) and the previous one is loaded (receiver).
+Weights are sent in the sender's dtype; a receiver with another dtype rounds to nearest when it copies.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
     "make_buckets",
 ]
 
-ALIGNMENT = 64  # bytes; every parameter starts at a multiple, so that a view of any dtype is allowed and copies run fast
+ALIGNMENT = 64  # bytes; parameters start at multiples, so that views of any dtype are allowed and copies are fast
 
 
 class ParamInfo(Protocol):
@@ -61,9 +61,9 @@ class ParamInfo(Protocol):
 
 
 class Weights(Protocol):
-    """What is sent: a description that moves nothing, and a pass over (name, full tensor) in the same order.
+    """The weights to send: their metadata, and an iterator over (name, full tensor) in the same order.
 
-    A pass may be a collective over the learner's ranks. A tensor is valid until the next one is asked for.
+    Iteration may be collective over the learner's ranks. A tensor is valid until the next one is requested.
     """
 
     def metadata(self) -> Sequence[ParamInfo]: ...  # noqa: D102
@@ -72,7 +72,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where and how a transfer group meets; plain data that travels to the receivers."""
+    """Address and settings of a transfer group; plain data that is sent to the receivers."""
 
     address: str
     port: int
@@ -80,7 +80,7 @@ class Rendezvous:
     world: int
     deadline_s: float
     bucket_bytes: int
-    ring: str  # path of memory that processes of the sender's node share; empty: none
+    ring: str  # path of the ring buffer in the sender's shared memory; empty: none
     names: list[str]
     dtypes: list[str]
     shapes: list[list[int]]
@@ -92,7 +92,7 @@ class Rendezvous:
 
 @dataclass(frozen=True)
 class Entry:
-    """A parameter's place in its bucket, in bytes."""
+    """A parameter and its position in a bucket, in bytes."""
 
     name: str
     dtype: torch.dtype
@@ -108,7 +108,7 @@ class Entry:
 def make_buckets(
     names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]], bucket_bytes: int
 ) -> list[list[Entry]]:
-    """Cut a list of parameters into buckets. Both sides call it with the same arguments and so agree without a message."""
+    """Split a list of parameters into buckets. Sender and receivers call it with the same arguments, so no message is needed."""
     buckets: list[list[Entry]] = []
     end = 0
     for name, dtype_name, shape in zip(names, dtypes, shapes, strict=True):
@@ -128,32 +128,32 @@ def size(bucket: Sequence[Entry]) -> int:
 
 
 def largest_slot(buckets: Sequence[Sequence[Entry]], bucket_bytes: int) -> int:
-    """Bytes of a ring's slot: the largest bucket's, but not more than the limit (a larger parameter goes in pieces)."""
+    """Bytes of a ring's slot: the size of the largest bucket, at most the limit (a larger parameter is sent in pieces)."""
     return -(-min(bucket_bytes, max(size(bucket) for bucket in buckets)) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def host_store(address: str, deadline_s: float) -> TCPStore:
-    """The store at which a group meets, on a free port of this process (``.port``)."""
+    """The rendezvous store of a group, on a free port of this process (``.port``)."""
     return TCPStore(address, 0, None, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
 
 
 def join(rendezvous: Rendezvous, rank: int, store: TCPStore | None = None) -> ProcessGroupGloo:
-    """Meet the other processes of the group.
+    """Join the process group.
 
     Raises:
-        TransferError: not all came within the deadline.
+        TransferError: not all processes joined within the deadline.
     """
-    patience = timedelta(seconds=rendezvous.deadline_s)
+    timeout = timedelta(seconds=rendezvous.deadline_s)
     try:
         if store is None:
-            store = TCPStore(rendezvous.address, rendezvous.port, None, is_master=False, timeout=patience)
+            store = TCPStore(rendezvous.address, rendezvous.port, None, is_master=False, timeout=timeout)
         options = ProcessGroupGloo._Options()
-        options._timeout = patience
+        options._timeout = timeout
         options._threads = 2  # two buckets in flight
-        # The interface that reaches the store, not the one that the host's own name happens to resolve to.
+        # The interface that reaches the store; the host's name may resolve to another one.
         options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.address, rendezvous.port))]
         return ProcessGroupGloo(PrefixStore("r0_weights", store), rank, rendezvous.world, options)
-    except RuntimeError as error:  # torch's DistError is one
+    except RuntimeError as error:  # includes torch's DistError
         raise TransferError(
             f"weight transfer: {rendezvous.world} processes did not meet at {rendezvous.address}:{rendezvous.port} "
             f"within {rendezvous.deadline_s:g} s (rank {rank}): {first_line(error)}"
@@ -164,10 +164,9 @@ class Sender:
     """Rank 0's side of a transfer group.
 
     Args:
-        group: as met.
-        buckets: as cut.
-        rendezvous: what the receivers were told; its ring is used when all of them could open it.
-        ring: the ring that the rendezvous names.
+        group: the transfer group.
+        rendezvous: as sent to the receivers; its ring is used if all of them can open it.
+        ring: the ring named by the rendezvous.
     """
 
     def __init__(self, group: ProcessGroupGloo, rendezvous: Rendezvous, ring: Ring | None = None):
@@ -179,7 +178,7 @@ class Sender:
         if ring is not None and shared:
             self._channel = RingSendChannel(ring, group, rendezvous.world - 1, rendezvous.deadline_s)
         else:
-            # A parameter alone in its bucket is sent from where it lies; only packed buckets need memory.
+            # A parameter alone in its bucket is sent without packing; only packed buckets need memory.
             largest = max((size(bucket) for bucket in self._buckets if len(bucket) > 1), default=0)
             self._channel = GlooSendChannel(group, largest, rendezvous.deadline_s)
 
@@ -187,36 +186,36 @@ class Sender:
         """Send every parameter once.
 
         Raises:
-            TransferError: a receiver is gone or late, or the weights are not those that were agreed on.
+            TransferError: a receiver is gone or late, or the weights do not match the rendezvous.
         """
         channel = self._channel
         if channel is None:
             raise TransferError("weight transfer: the group was left after an error; connect anew")
         stream = iter(weights)
         for bucket in self._buckets:
-            first = _expect(stream, bucket[0])
+            first = _next_tensor(stream, bucket[0])
             if len(bucket) == 1:
                 channel.send_tensor(first)
                 continue
             flat = channel.buffer(size(bucket))
             bucket[0].view(flat).copy_(first)
             for entry in bucket[1:]:
-                entry.view(flat).copy_(_expect(stream, entry))
+                entry.view(flat).copy_(_next_tensor(stream, entry))
             channel.post(size(bucket))
         channel.flush()
         if (extra := next(stream, None)) is not None:
             raise TransferError(f"weight transfer: the source has a parameter {extra[0]} that it did not declare")
 
     def close(self) -> None:
-        """Leave the group; the receivers' wait ends at once, because its sockets close with it."""
+        """Leave the group; its sockets close, so the receivers stop waiting at once."""
         self._channel = None
 
 
 class Receiver:
-    """The side of a process that takes weights in.
+    """A receiver's side of a transfer group.
 
-    A bucket's memory is used again only when nothing refers to it any more: a consumer may hold parameters back until a fused
-    layer is complete, as vLLM's layerwise reload does.
+    A bucket's memory is reused only when nothing refers to it any more, because a consumer may hold parameters until a fused
+    layer is complete (vLLM's layerwise reload does).
     """
 
     def __init__(self, rendezvous: Rendezvous, rank: int):
@@ -232,7 +231,7 @@ class Receiver:
             self._channel = GlooReceiveChannel(group, rendezvous.deadline_s)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, CPU tensor) as they arrive; the next bucket travels meanwhile.
+        """Yield (name, CPU tensor) as they arrive, while the next bucket is being received.
 
         Raises:
             TransferError: the sender is gone or late.
@@ -247,31 +246,31 @@ class Receiver:
                 flat, arrive = following
             del following
         del flat, arrive
-        self._buffers = self._buffers[:2]  # more were only needed where a consumer held parameters back
+        self._buffers = self._buffers[:2]  # more are only needed while a consumer holds parameters
 
     def close(self) -> None:
-        """Leave the group; the sender's wait ends at once, because its sockets close with it."""
+        """Leave the group; its sockets close, so the sender stops waiting at once."""
         self._channel = None
         self._buffers = []
 
     def _post(self, index: int) -> tuple[torch.Tensor, Callable[[], None]]:
         if self._channel is None:
             raise TransferError("weight transfer: the group was left after an error; connect anew")
-        flat = self._memory(size(self._buckets[index]))
+        flat = self._free_buffer(size(self._buckets[index]))
         return flat, self._channel.post(flat)
 
-    def _memory(self, nbytes: int) -> torch.Tensor:
+    def _free_buffer(self, nbytes: int) -> torch.Tensor:
         free = [i for i, (_, user) in enumerate(self._buffers) if user.expired()]
         fitting = [i for i in free if self._buffers[i][0].size >= nbytes]
         index = (fitting or free or [len(self._buffers)])[0]
         buffer = self._buffers[index][0] if fitting else np.empty(nbytes, dtype=np.uint8)
-        whole = torch.from_numpy(buffer)  # a storage of its own each time, so that its end can be seen
+        whole = torch.from_numpy(buffer)  # a new storage each time, so that StorageWeakRef detects when it is released
         self._buffers[index : index + 1] = [(buffer, StorageWeakRef(whole.untyped_storage()))]
         return whole[:nbytes]
 
 
 def _all_true(group: ProcessGroupGloo, mine: bool, deadline_s: float) -> bool:
-    """Whether all processes of the group say yes."""
+    """Whether ``mine`` is true in all processes of the group; collective."""
     answer = torch.tensor([int(mine)])
     options = AllreduceOptions()
     options.reduceOp = ReduceOp.MIN
@@ -279,7 +278,7 @@ def _all_true(group: ProcessGroupGloo, mine: bool, deadline_s: float) -> bool:
     return bool(answer.item())
 
 
-def _expect(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.Tensor:
+def _next_tensor(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.Tensor:
     item = next(stream, None)
     if item is None:
         raise TransferError(f"weight transfer: the source ended before {entry.name}")
@@ -294,5 +293,5 @@ def _expect(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> torch.T
 
 def _own_address(address: str, port: int) -> str:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, port))  # sends nothing: it only asks the routing table
+        probe.connect((address, port))  # sends nothing, only selects a route
         return str(probe.getsockname()[0])

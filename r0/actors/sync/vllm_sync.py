@@ -1,10 +1,10 @@
-"""Weight sync between GPUs (``nccl``) and on a shared GPU (``ipc``): vLLM's own trainer engines, with a client of r0's.
+"""Weight sync between GPUs (``nccl``) and on a shared GPU (``ipc``): vLLM's trainer engines with r0's client.
 
-vLLM's client for Ray sends every engine the same rank offset, so that independent engines collide on one NCCL rank, and waits
-without a deadline. Here engine i gets ranks 1 + i · processes and up, and every call and every collective has the deadline.
-Extra memory is two packed buffers (one in ``ipc``) of ``bucket_bytes``, or of the largest tensor if that is larger. ``nccl``
-takes three remote calls a worker and sync; ``ipc`` has one update call for each bucket, because a handle must be opened before
-its buffer is filled anew.
+vLLM's client for Ray sends every engine the same rank offset, so independent engines would have the same NCCL rank, and it waits
+without a deadline. Here engine i gets ranks 1 + i · processes and up, and every call and every collective has a deadline. The
+extra memory is two packed buffers (one with ``ipc``) of ``bucket_bytes``, or of the largest tensor if it is larger. ``nccl``
+makes three remote calls per worker and sync. ``ipc`` makes one update call per bucket, because a handle must be opened before
+its buffer is refilled.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from r0.errors import UserError
 class DefaultStreamSource(WeightSource):
     """The learner's weights for vLLM's packed senders.
 
-    These pull the next tensor inside a side stream, where a collective gather can deadlock above two ranks. Here every step of
-    the iteration runs on the default stream and is complete before the tensor is handed over.
+    The senders request the next tensor in a side stream, where a collective gather can deadlock with more than two ranks. Here
+    every step of the iteration runs on the default stream and is complete before the tensor is returned.
     """
 
     def __init__(self, weights: Weights):
@@ -52,14 +52,14 @@ class DefaultStreamSource(WeightSource):
 
 
 class EngineClient:
-    """vLLM's client protocol over r0's rollout workers. ``version`` is what the next finished update is called."""
+    """vLLM's client protocol for r0's rollout workers. ``version`` is the weight version of the next finished update."""
 
     def __init__(self, workers: Sequence[Any], processes: int, deadline_s: float):
         self._workers, self._processes, self._deadline_s = list(workers), processes, deadline_s
         self.version = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let every engine join, each at ranks of its own."""
+        """Let every engine join, each with its own ranks."""
         infos = [dict(init_info) for _ in self._workers]
         for index, info in enumerate(infos):
             if "rank_offset" in info:
@@ -75,7 +75,7 @@ class EngineClient:
         self._call("update_weights", [(update_info,)] * len(self._workers))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """See vLLM's protocol; the version is ``self.version``, because vLLM's engines pass none."""
+        """See vLLM's protocol; the version is ``self.version``, because vLLM's trainer engines do not pass one."""
         self._call("finish_weight_update", [(self.version,)] * len(self._workers))
 
     def _call(self, method: str, arguments: list[tuple]) -> None:
@@ -83,11 +83,11 @@ class EngineClient:
 
 
 class VllmSender:
-    """One learner rank's side; see ``r0.actors.sync.sync.Sender``. Every rank makes one and calls ``send`` together.
+    """A ``r0.actors.sync.sync.Sender`` of one learner rank.
 
     Raises:
         UserError: ``ipc`` with several learner ranks.
-        TransferError: not all engines came within the deadline.
+        TransferError: not all engines joined within the deadline.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class VllmSender:
 
 
 def buffer_bytes(source: Weights, bucket_bytes: int) -> int:
-    """Bytes of a packed buffer: the bucket's, or the largest tensor's if that is larger.
+    """Bytes of a packed buffer: ``bucket_bytes``, or the size of the largest tensor if it is larger.
 
     ``ipc`` never splits a tensor, and ``nccl`` warns about each that is larger than its buffer.
     """
@@ -140,7 +140,7 @@ def _trainer_info(backend: str, rank: int, world: int, bucket_bytes: int) -> Any
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     address, port = "127.0.0.1", 0
-    if rank == 0:  # only the sender opens the endpoint and tells the engines where
+    if rank == 0:  # only the sender opens the endpoint and sends its address to the engines
         import ray
 
         address, port = ray.util.get_node_ip_address(), _free_port()
@@ -156,10 +156,10 @@ def _trainer_info(backend: str, rank: int, world: int, bucket_bytes: int) -> Any
 
 
 def run_with_deadline(deadline_s: float, what: str, work: Any) -> Any:
-    """Run ``work()`` and return its result. NCCL has no deadline of its own, so it runs in a thread that can be left behind.
+    """Run ``work()`` in a thread and return its result, because NCCL calls have no deadline.
 
     Raises:
-        TransferError: not done within ``deadline_s``; the process has to end, its collective cannot be called off.
+        TransferError: not done within ``deadline_s``. The collective cannot be cancelled, so the process must end.
     """
     outcome: list[Any] = []
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -169,7 +169,7 @@ def run_with_deadline(deadline_s: float, what: str, work: Any) -> Any:
             if device is not None:
                 torch.cuda.set_device(device)  # a thread starts at device 0
             outcome.append((work(), None))
-        except BaseException as error:  # handed to the caller
+        except BaseException as error:  # raised in the caller
             outcome.append((None, error))
 
     thread = threading.Thread(target=run, name="r0-sync", daemon=True)

@@ -1,9 +1,9 @@
-"""r0's backends for vLLM's weight transfer API: ``gloo`` (buckets from another process) and ``local`` (the same process); and
-vLLM's own ``nccl`` and ``ipc``, which finish an update only when no parameter was left out.
+"""Backends for vLLM's weight transfer API: r0's ``gloo`` (buckets from another process) and ``local`` (the same process), and
+vLLM's ``nccl`` and ``ipc`` with a check that no parameter is missing.
 
-vLLM imports this module in each of its worker processes, by the name of WorkerExtension, and that import registers the backends.
-Like vLLM's own engines they load checkpoint-format weights under the layerwise reload, the only one that works where the linear
-layers were repacked after loading (as on a CPU).
+vLLM imports this module in each of its worker processes because it is named as the worker extension; the import registers the
+backends. Like vLLM's engines, they load weights in checkpoint format with the layerwise reload, the only method that works after
+linear layers have been repacked (as on a CPU).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 
 
 class WorkerExtension:
-    """Names this module to vLLM (``worker_extension_cls``); adds nothing to the worker."""
+    """Makes vLLM import this module (``worker_extension_cls``); adds nothing to the worker."""
 
 
 @dataclass
@@ -44,33 +44,33 @@ class GlooInit(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdate(WeightTransferUpdateInfo):
-    """Nothing: all was agreed on when the group met."""
+    """Empty: everything is in ``GlooInit``."""
 
 
 @dataclass
 class LocalInit(WeightTransferInitInfo):
-    """Nothing to agree on."""
+    """Empty: the process is the same."""
 
 
 @dataclass
 class LocalUpdate(WeightTransferUpdateInfo):
-    """The learner's weights themselves."""
+    """The learner's weights."""
 
     weights: Iterable[tuple[str, torch.Tensor]]
 
 
 class _LayerwiseReload(WeightTransferEngine[Any, Any]):
-    """Start and finish of a layerwise reload, and a load that checks that nothing was left out."""
+    """Start and finish of a layerwise reload, and a ``load`` that checks that no parameter is missing."""
 
     def start_weight_update(self) -> None:
-        """Give every layer back the shape that checkpoints have."""
+        """Restore the checkpoint format of every layer."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self._names = {name for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        """Finish the layers that were not complete until now."""
+        """Finish the layers that are not complete yet."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
@@ -79,7 +79,7 @@ class _LayerwiseReload(WeightTransferEngine[Any, Any]):
         """Load all weights.
 
         Raises:
-            TransferError: parameters of the model were not among them (they would silently keep their old values).
+            TransferError: parameters of the model are missing (they would silently keep their old values).
         """
         from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 
@@ -100,7 +100,7 @@ class GlooWeightTransferEngine(_LayerwiseReload):
     _receiver: Receiver | None = None
 
     def init_transfer_engine(self, init_info: GlooInit) -> None:
-        """Meet the learner; a former group is left."""
+        """Join the learner's group; leave the previous one, if any."""
         self.shutdown()
         rendezvous = Rendezvous(**{field.name: getattr(init_info, field.name) for field in fields(init_info)})
         self._receiver = Receiver(rendezvous, rendezvous.rank + self.parallel_config.rank)
@@ -137,33 +137,33 @@ class LocalWeightTransferEngine(_LayerwiseReload):
 
 
 class _CompletenessCheck:
-    """A check that vLLM's own engines lack: they only log that a layer was left out, and go on with its old values, or with none
-    after a sleep."""
+    """A check that vLLM's engines lack: they only log a missing layer and continue with its old values, or after a sleep with
+    none."""
 
     model: torch.nn.Module
 
     def start_weight_update(self) -> None:
-        """Note the parameters that have to come."""
+        """Record the parameters that must be received."""
         self._missing = {name for name, _ in self.model.named_parameters()}
         super().start_weight_update()  # type: ignore[misc]
 
     def receive_weights(self, update_info: Any) -> None:
-        """Load what comes, and note it."""
+        """Load weights, and record them as received."""
         with self._recording():
             super().receive_weights(update_info)  # type: ignore[misc]
 
     def finish_weight_update(self) -> None:
-        """Put the weights to use.
+        """Activate the weights.
 
         Raises:
-            TransferError: parameters of the model were not among them.
+            TransferError: parameters of the model are missing.
         """
         _check_complete(self._missing)
         super().finish_weight_update()  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[None]:
-        """vLLM's engines ignore what ``load_weights`` returns, so it is read on the way."""
+        """Record what ``load_weights`` returns in the block, because vLLM's engines ignore it."""
         model = self.model
         load = model.load_weights
 
@@ -172,7 +172,7 @@ class _CompletenessCheck:
             if isinstance(loaded, set):
                 self._missing -= loaded
             else:
-                self._missing.clear()  # a model that does not say what it loaded
+                self._missing.clear()  # the model does not report what it loaded
             return loaded
 
         model.load_weights = recorded
@@ -191,10 +191,10 @@ class CompleteIpcEngine(_CompletenessCheck, IPCWeightTransferEngine):
 
 
 def _check_complete(missing: set[str]) -> None:
-    """Refuse weights that lack parameters.
+    """Check that no parameter is missing.
 
     Raises:
-        TransferError: with the first of them.
+        TransferError: some are missing.
     """
     if missing:
         raise TransferError(f"weight transfer: {len(missing)} parameters were not sent, the first is {min(missing)}")
@@ -203,5 +203,5 @@ def _check_complete(missing: set[str]) -> None:
 for _name, _engine in (("gloo", GlooWeightTransferEngine), ("local", LocalWeightTransferEngine)):
     if _name not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(_name, _engine)
-# In the place of vLLM's own, whose names cannot be registered twice.
+# These replace vLLM's engines: a name cannot be registered twice.
 WeightTransferEngineFactory._registry |= {"nccl": lambda: CompleteNcclEngine, "ipc": lambda: CompleteIpcEngine}

@@ -32,8 +32,8 @@ class LearnerWeights:
 
     Args:
         model: the transformers model inside the policy's engine (LoRA layers injected, or not; ZeRO-3 or not).
-        dtype: type to hand out; None: as they are.
-        bucket_bytes: ZeRO-3 gathers (and LoRA merges) about this much at one time.
+        dtype: of the returned tensors; None: unchanged.
+        bucket_bytes: about as many bytes are gathered (ZeRO-3) and merged (LoRA) at a time.
         rank: of this process.
     """
 
@@ -46,13 +46,13 @@ class LearnerWeights:
         self._format = CheckpointFormat(model, [entry.meta for entry in self._entries.values()])
 
     def metadata(self) -> list[ParamMeta]:
-        """Of every tensor, in the order of iteration; needs no other rank."""
+        """Metadata of every tensor, in the order of iteration; not collective."""
         return [meta for group in self._format.groups for meta in group.stored]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(name, whole tensor). A tensor may be the live weight: read it, before the next update.
+        """Yield (name, full tensor). A tensor may be the weight itself: do not modify it, and read it before the next update.
 
-        Gathering happens on the current stream and is finished (copied out) before anything is handed over.
+        Gathering runs on the current stream and is complete (copied) before a tensor is yielded.
         """
         for bucket in self._buckets():
             parameters = [part for group in bucket for name in group.own for part in self._entries[name].parts]
@@ -123,7 +123,7 @@ def _delta(a: torch.Tensor, b: torch.Tensor, layer: Any) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _gathered(parameters: list[torch.Tensor]) -> Iterator[bool]:
-    """Whole ZeRO-3 parameters inside the block; yields whether they were sharded."""
+    """Gather ZeRO-3 parameters in the block; yields whether they were sharded."""
     sharded = list({id(p): p for p in parameters if hasattr(p, "ds_id")}.values())
     if not sharded:
         yield False
@@ -135,12 +135,12 @@ def _gathered(parameters: list[torch.Tensor]) -> Iterator[bool]:
 
 
 def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
-    """Write a Hugging Face folder: merged weights, configurations, tokenizer, and ``adapter/`` where there is LoRA. All ranks.
+    """Write a Hugging Face folder: merged weights, configurations, tokenizer, and with LoRA ``adapter/``; collective.
 
     Args:
         weights: of the policy.
-        model_path: where tokenizer and generation settings come from.
-        folder: made by rank 0.
+        model_path: source of tokenizer and generation settings.
+        folder: created by rank 0.
     """
     state = {}
     for name, tensor in weights:
@@ -165,7 +165,7 @@ def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
 
 
 def _adapter_state(weights: LearnerWeights) -> dict[str, torch.Tensor]:
-    """LoRA matrices under peft's names; small, so gathered at once."""
+    """LoRA matrices under peft's names; all gathered at once, because they are small."""
     named = {name: p for name, p in weights.model.named_parameters() if "lora_" in name}
     with _gathered(list(named.values())):
         if weights.rank:
@@ -185,7 +185,7 @@ def _save_adapter(model: Any, state: dict[str, torch.Tensor], model_path: str, f
 
 
 def _copy_generation_settings(model_path: str, folder: Path) -> None:
-    """As they are: transformers refuses to save some settings that it loads."""
+    """Copy the file unchanged, because transformers refuses to save some settings that it loads."""
     from transformers.utils import cached_file
 
     with contextlib.suppress(OSError):  # the model has none; what save_pretrained wrote stays
@@ -193,7 +193,7 @@ def _copy_generation_settings(model_path: str, folder: Path) -> None:
 
 
 def _copy_tokenizer(model_path: str, folder: Path) -> None:
-    """The tokenizer's files as they are where the model is a folder, else saved anew from the Hub's."""
+    """Copy the tokenizer's files unchanged if the model is a folder; else load it from the Hub and save it."""
     source = Path(model_path)
     names = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.*", "merges.txt", "added_tokens.json")
     if source.is_dir():
