@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from r0 import sampling
 from r0.actors.learner.group import LearnerLost
@@ -67,7 +68,11 @@ class Trainer:
                 self.roles.restart_learner(lost)
 
     def _run(self, steps: int) -> bool:
-        self._done = self.checkpoints.restore(self.roles.learner)
+        resume = self.config.checkpoint.resume
+        other = None if resume in ("auto", "never") else Path(resume).expanduser()
+        self._done = self.checkpoints.restore(self.roles.learner, other)
+        if self._done > steps:
+            raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
         self.recorder.resume(self._done)
         if not self._ready(self._done):
             self.recorder.say(f"stopped before step {self._done + 1}; the same command goes on from here")

@@ -19,7 +19,7 @@ from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
-from r0.runs.checkpoint import Checkpoints
+from r0.runs.checkpoint import Checkpoints, sound_checkpoint
 from r0.runs.prompt_date import with_date
 from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
@@ -44,6 +44,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     check_lengths(config, folder)
     config = with_date(command, config, folder)
     state = RunDirectory.look(output, command, config, fresh=config.fresh)
+    _check_resume(config.checkpoint.resume, output, state)
     prompter = source = None
     if state != RunState.FINISHED:
         prompter = _prompter(config, folder)
@@ -124,6 +125,20 @@ def _train(run: Run, source: TaskSource, prompter: Prompter, stop: StopRequest, 
         recorder.close()
         team.close()
     return 0 if complete else stop.exit_code
+
+
+def _check_resume(resume: str, output: Path, state: RunState) -> None:
+    """Refuse what ``checkpoint.resume`` excludes, and a folder from which nothing can be resumed.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if resume == "never" and state != RunState.NEW:
+        raise UserError(
+            f"checkpoint.resume: never, but {output} holds a run; auto goes on from it, fresh=true starts over"
+        )
+    if resume not in ("auto", "never") and state == RunState.NEW:
+        sound_checkpoint(Path(resume).expanduser())
 
 
 def _check_memory(config: RLConfig, folder: Path) -> None:

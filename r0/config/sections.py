@@ -193,6 +193,11 @@ class CheckpointSection(Section):
 
     every: CountFrom0 = key(100, "steps between checkpoints (also at the end and on a signal); 0: only those")
     keep: Count = key(2, "number of newest checkpoints to keep")
+    resume: str = key(
+        "auto",
+        "auto: go on where the output folder holds a run; never: refuse to; or the folder of another run, or of one of its "
+        "checkpoints, from which a new run starts",
+    )
     best: str | None = key(
         None, "held-out metric, e.g. heldout/greedy/reward, whose best (highest) checkpoint is kept besides; empty: none"
     )

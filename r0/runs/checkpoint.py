@@ -20,10 +20,10 @@ from typing import Protocol
 
 from r0.errors import UserError
 from r0.storage.files import sync_folder, write_atomic
-from r0.storage.manifest import MANIFEST, Entries, keep_sound, write_manifest
+from r0.storage.manifest import MANIFEST, Entries, damage, keep_sound, write_manifest
 
 FORMAT = 2
-STATE, RECORD = "state.json", "metrics.jsonl"
+STATE, RECORD, NAME = "state.json", "metrics.jsonl", "step-"
 
 
 class Savable(Protocol):
@@ -35,7 +35,7 @@ class Savable(Protocol):
     def saved_files(self, wait: bool) -> Entries | None:
         """The files of the last ``save``; None while a rank still writes and ``wait`` is false."""
 
-    def load(self, directory: str) -> None:
+    def load(self, directory: str) -> str | None:
         """All ranks read their state from it."""
 
 
@@ -105,9 +105,13 @@ class Checkpoints:
             sync_folder(self.directory)
         self._delete_old()
 
-    def restore(self, learner: Savable) -> int:
+    def restore(self, learner: Savable, other: Path | None = None) -> int:
         """Load the newest sound checkpoint into ``learner`` and return its step; 0 if there is none. Damaged ones that are newer
         are named and renamed. The record becomes the checkpoint's.
+
+        Args:
+            learner: all ranks.
+            other: where this run has no checkpoint, the folder of another run or of one of its checkpoints to start from.
 
         Raises:
             UserError: there are checkpoints, but none is sound; it has another format, or does not fit the learner.
@@ -118,12 +122,13 @@ class Checkpoints:
         steps = self.steps()
         if steps:
             _refuse_other_format(self._folder(steps[-1]))
-        sound = keep_sound([self._folder(step) for step in steps], self._say)
-        if sound is None:
+        sound = keep_sound([self._folder(step) for step in steps], self._say) or (other and sound_checkpoint(other))
+        if not sound:
             return 0
-        learner.load(str(sound))
+        if note := learner.load(str(sound)):
+            self._say(note)
         self._restore_record(sound)
-        return self.steps()[-1]
+        return int(sound.name.removeprefix(NAME))
 
     def best(self) -> float | None:
         """The highest metric among the checkpoints; None if none has one."""
@@ -135,11 +140,10 @@ class Checkpoints:
         """The complete checkpoints, oldest first."""
         if not self.directory.is_dir():
             return []
-        found = (re.fullmatch(r"step-(\d{8,})", path.name) for path in self.directory.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return _steps(self.directory)
 
     def _folder(self, step: int) -> Path:
-        return self.directory / f"step-{step:08d}"
+        return self.directory / f"{NAME}{step:08d}"
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[Path]:
@@ -171,6 +175,31 @@ class Checkpoints:
         if not found.startswith(saved):
             write_atomic(self.record, saved)
             self._say(f"{self.record} was damaged or missing; its lines are restored from {folder.name}")
+
+
+def sound_checkpoint(folder: Path) -> Path:
+    """A checkpoint that another run can start from: ``folder`` itself, or the newest sound one of the run in ``folder``.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if re.fullmatch(rf"{NAME}\d{{8,}}", folder.name):
+        found = [folder]
+    else:
+        inside = folder / "checkpoints"
+        found = [inside / f"{NAME}{step:08d}" for step in _steps(inside)] if inside.is_dir() else []
+    for path in reversed(found):
+        _refuse_other_format(path)
+        if (reason := damage(path)) is None:
+            return path
+        if path == found[0]:
+            raise UserError(f"checkpoint.resume: {path} is damaged: {reason}; name another checkpoint")
+    raise UserError(f"checkpoint.resume: {folder} is neither a checkpoint nor a run that has one; use such a folder, or auto")
+
+
+def _steps(directory: Path) -> list[int]:
+    found = (re.fullmatch(rf"{NAME}(\d{{8,}})", path.name) for path in directory.iterdir())
+    return sorted(int(match[1]) for match in found if match)
 
 
 def _refuse_other_format(folder: Path) -> None:

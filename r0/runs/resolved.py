@@ -21,12 +21,13 @@ Config = TypeVar("Config", bound=BaseModel)
 
 NAMES_OF_R0 = ("builtin", "r0-tiny", "auto", "none")  # values of keys that name files, which are none
 
-# Keys that determine where and how a run executes but not what it computes: they may change on resume. All other keys must
-# stay: also epochs and max_steps (the learning-rate schedule depends on them), and learner.ranks and zero_stage (the
-# optimizer's checkpoint is sharded by them). A trailing "." means a whole section.
+# Keys that may change on resume: those that determine where and how a run executes but not what it computes, and its length.
+# A trailing "." means a whole section.
 MAY_CHANGE = (
     "fresh",
     "output",
+    "max_steps",
+    "epochs",
     "format",  # of a printed table
     "vector_cache",
     "skip_bad",  # a run that started without it has no bad lines
@@ -38,6 +39,8 @@ MAY_CHANGE = (
     "gpus",
     "reward.workers",
     "reward.deadline_s",
+    "learner.ranks",  # the state is reshaped, as for zero_stage
+    "learner.zero_stage",
     "learner.cpus",
     "learner.gpus",
     "learner.offload_optimizer",
@@ -58,6 +61,15 @@ MAY_CHANGE = (
     "sync.gap_warn",
     "sync.gap_fatal",
 )
+
+
+LENGTH = ("max_steps", "epochs")
+
+
+def other_length(path: Path, config: BaseModel) -> bool:
+    """Whether the configuration at ``path`` names another number of steps or epochs."""
+    there, here = read_flat(path, type(config)), flat(config)
+    return any(there.get(name) != here.get(name) for name in LENGTH)
 
 
 def to_yaml(command: str, config: BaseModel) -> str:

@@ -100,10 +100,12 @@ class RunDirectory:
         try:
             if fresh or _is_replaced(path, command, config):
                 delete_owned(path)
-            state, marker = _state(path), read_marker(path)
+            state, marker = _state(path, config), read_marker(path)
             if state == RunState.NEW or marker is None:
                 marker = Marker(command, run_id=secrets.token_hex(4))
                 write_json(path / MARKER, asdict(marker))
+            if state == RunState.RESUMABLE:
+                (path / FINISHED).unlink(missing_ok=True)  # it was finished at another length
             inputs.write(path, config)
             _write_config(path, command, config)
         except BaseException:
@@ -122,7 +124,7 @@ class RunDirectory:
         if not path.exists():
             return RunState.NEW
         refuse_foreign(path)
-        return RunState.NEW if fresh or _is_replaced(path, command, config) else _state(path)
+        return RunState.NEW if fresh or _is_replaced(path, command, config) else _state(path, config)
 
     @property
     def config_file(self) -> Path:
@@ -174,10 +176,12 @@ class RunDirectory:
         self.close()
 
 
-def _state(path: Path) -> RunState:
+def _state(path: Path, config: BaseModel) -> RunState:
+    """A finished run whose length has changed since can be resumed."""
     if read_marker(path) is None or not (path / CONFIG).is_file():  # new, or its creation was interrupted
         return RunState.NEW
-    return RunState.FINISHED if (path / FINISHED).is_file() else RunState.RESUMABLE
+    finished = (path / FINISHED).is_file() and not resolved.other_length(path / CONFIG, config)
+    return RunState.FINISHED if finished else RunState.RESUMABLE
 
 
 def _is_replaced(path: Path, command: str, config: BaseModel) -> bool:
@@ -187,7 +191,10 @@ def _is_replaced(path: Path, command: str, config: BaseModel) -> bool:
         UserError: it holds work.
     """
     marker = read_marker(path)
-    if marker is None or _state(path) == RunState.NEW or not (reason := belongs_to_another(path, marker, command, config)):
+    if marker is None or _state(path, config) == RunState.NEW:
+        return False
+    reason = belongs_to_another(path, marker, command, config)
+    if not reason:
         return False
     if holds_work(path):
         raise UserError(reason)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from r0.errors import UserError
-from r0.runs.checkpoint import Checkpoints
+from r0.runs.checkpoint import Checkpoints, sound_checkpoint
 from r0.storage.manifest import entry
 
 
@@ -190,3 +190,31 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     (path / "state.json").write_text(json.dumps({"format": 1, "step": 1}))
     with pytest.raises(UserError, match=r"format 1.*fresh=true"):
         checkpoints.restore(Counter())
+
+
+def test_a_new_run_starts_from_another_runs_checkpoint_or_its_newest_sound_one(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.jsonl").write_text('{"step": 1}\n')
+    old = Checkpoints(tmp_path / "old", keep=3)
+    first, newest = save(old, 10, 1), save(old, 20, 2)
+    for number, (folder, expected) in enumerate([(first, (1, 10)), (tmp_path / "old", (2, 20))]):
+        learner = Counter()
+        new = Checkpoints(tmp_path / f"new{number}", keep=1)
+        new.directory.mkdir(parents=True)
+        assert (new.restore(learner, folder), learner.value) == expected
+        assert (tmp_path / f"new{number}" / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    flip(newest / "value")
+    assert sound_checkpoint(tmp_path / "old") == first
+    assert newest.is_dir(), "another run's folders are not renamed"
+    with pytest.raises(UserError, match=r"checkpoint.resume: .*step-00000002 is damaged: the content of value"):
+        sound_checkpoint(newest)
+    with pytest.raises(UserError, match=r"neither a checkpoint nor a run"):
+        sound_checkpoint(tmp_path)
+
+
+def test_a_runs_own_checkpoint_goes_before_another_runs(tmp_path):
+    save(Checkpoints(tmp_path / "old", keep=3), 10, 1)
+    own = Checkpoints(tmp_path / "own", keep=3)
+    save(own, 50, 5)
+    learner = Counter()
+    assert (own.restore(learner, tmp_path / "old"), learner.value) == (5, 50)

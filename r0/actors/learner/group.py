@@ -87,9 +87,9 @@ class LearnerGroup:
         parts = self._all("saved_files", wait, deadline_s=self.config.ray.update_deadline_s)
         return None if None in parts else {name: file for part in parts for name, file in part.items()}
 
-    def load(self, folder: str) -> None:
-        """Load a checkpoint on every rank."""
-        self._all("load", folder, deadline_s=self.config.ray.update_deadline_s)
+    def load(self, folder: str) -> str | None:
+        """Load a checkpoint on every rank. Returns what is not as it was, in a sentence."""
+        return self._all("load", folder, deadline_s=self.config.ray.update_deadline_s)[0]
 
     def save_model(self, folder: str) -> None:
         """Write the policy as a Hugging Face folder."""

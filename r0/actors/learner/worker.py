@@ -16,6 +16,7 @@ import torch
 
 from r0.actors.learner.batch import Schedule
 from r0.actors.learner.comm import Comm
+from r0.actors.learner.layout import layout, reshaped
 from r0.actors.learner.networks import learner_dtype, load_networks
 from r0.actors.learner.shares import even_schedule
 from r0.actors.learner.state_file import State, read_state, write_state
@@ -24,6 +25,7 @@ from r0.actors.learner.zero import (
     engine_state,
     leave_distributed,
     load_engine_state,
+    master_weights,
     offload_optimizer,
     reload_optimizer,
     replicated,
@@ -40,6 +42,7 @@ from r0.records import TrainGroup
 from r0.storage.manifest import Entries, entry
 
 IDENTITY = "learner.json"  # settings that must be equal in a checkpoint and in the learner that loads it
+RESHAPED = {"learner.ranks", "learner.zero_stage"}  # these may differ
 
 
 class Learner:
@@ -180,9 +183,9 @@ class Learner:
         ``folder`` in the background; ``saved_files`` reports when it is done."""
         state: State = {"updates": self.updates, "random": random_states(self.device)}
         if self.rank == 0 or not replicated(self.networks.policy):  # otherwise the states of all ranks are the same
-            state["policy"] = engine_state(self.networks.policy)
+            state["policy"] = engine_state(self.networks.policy, self.rank)
             if self.networks.critic is not None:
-                state["critic"] = engine_state(self.networks.critic)
+                state["critic"] = engine_state(self.networks.critic, self.rank)
         self._writing = self._writer.submit(_write, Path(folder), self.rank, state, self._identity())
 
     def saved_files(self, wait: bool) -> Entries | None:
@@ -195,28 +198,39 @@ class Learner:
             return {}
         return self._writing.result() if wait or self._writing.done() else None
 
-    def load(self, folder: str) -> None:
-        """Restore the exact state of ``save``; collective.
+    def load(self, folder: str) -> str | None:
+        """Restore the exact state of ``save``; collective. A checkpoint of another number of ranks or ZeRO stage is reshaped:
+        weights and moments are the same, but the run does not repeat bit for bit. Returns that in a sentence.
 
         Raises:
-            UserError: the checkpoint has another number of ranks, ZeRO stage, dtype or algorithm.
+            UserError: the checkpoint is of another dtype, algorithm or rank of LoRA.
         """
         path = Path(folder)
-        saved = json.loads((path / IDENTITY).read_text())
-        for name, value in self._identity().items():
-            if saved.get(name) != value:
-                raise UserError(f"{folder} was written with {name}={saved.get(name)}, this run has {value}; resume with the same")
-        state = read_state(path / _state_name(self.rank))
-        full = state if "policy" in state else read_state(path / _state_name(0))
+        saved, mine = json.loads((path / IDENTITY).read_text()), self._identity()
+        other = {name: saved.get(name) for name, value in mine.items() if saved.get(name) != value}
+        for name in other.keys() - RESHAPED:
+            raise UserError(f"{folder} was written with {name}={other[name]}, this run has {mine[name]}; resume with the same")
+        count = int(saved["learner.ranks"]) if other else self.world
+        own = read_state(path / _state_name(min(self.rank, count - 1)))
         offloaded = bool(self._offloaded)
         self.reload()
-        load_engine_state(self.networks.policy, full["policy"])
-        if self.networks.critic is not None:
-            load_engine_state(self.networks.critic, full["critic"])
-        self.updates = state["updates"]
-        set_random_states(state["random"])
+        for name, engine in (("policy", self.networks.policy), ("critic", self.networks.critic)):
+            if engine is not None:
+                load_engine_state(engine, self._engine_state(name, engine, own, path, count if other else 0))
+        self.updates = own["updates"]
+        set_random_states(own["random"])
         if offloaded:
             self.offload()
+        differ = ", ".join(f"{name} {value} there, {mine[name]} here" for name, value in sorted(other.items()))
+        return f"{path.name} is reshaped ({differ}): the run does not repeat bit for bit what it was" if other else None
+
+    def _engine_state(self, name: str, engine: Any, own: State, folder: Path, ranks: int) -> State:
+        """This rank's state of an engine, or rank 0's where all are the same. Reshaped from ``ranks`` states if that is not 0."""
+        if not ranks:
+            return own[name] if name in own else read_state(folder / _state_name(0))[name]
+        states = [read_state(folder / _state_name(rank)) for rank in range(ranks)]
+        sizes = [tensor.numel() for tensor in master_weights(engine)]
+        return reshaped([state[name] for state in states if name in state], layout(engine, self.rank), sizes)
 
     def _identity(self) -> dict[str, Any]:
         learner = self.config.learner

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import functools
 import io
+import json
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from r0.actors.learner.layout import layout
 from r0.actors.learner.state_file import State
 from r0.actors.memory.states import BUCKET, effective_stage
 from r0.errors import UserError
@@ -166,13 +168,14 @@ def replicated(engine: Any) -> bool:
     return engine.optimizer is engine.basic_optimizer
 
 
-def engine_state(engine: Any) -> State:
-    """Weights and optimizer state of this rank, copied to the CPU."""
+def engine_state(engine: Any, rank: int) -> State:
+    """Weights and optimizer state of this rank, copied to the CPU, and how parameters lie in them."""
     inner = engine.basic_optimizer.state
     return {
         "masters": [tensor.detach().to("cpu", copy=True) for tensor in master_weights(engine)],
         "adam": [{k: v.detach().to("cpu", copy=True) for k, v in inner[tensor].items()} for tensor in master_weights(engine)],
         "steps": int(engine.global_steps),
+        "layout": json.dumps(layout(engine, rank)),
     }
 
 
@@ -183,18 +186,20 @@ def load_engine_state(engine: Any, state: State) -> None:
         UserError: the shapes differ (another model, number of ranks, ZeRO stage or LoRA rank).
     """
     mine = master_weights(engine)
-    if [tuple(t.shape) for t in mine] != [tuple(t.shape) for t in state["masters"]]:
+    if [t.numel() for t in mine] != [t.numel() for t in state["masters"]]:
         raise UserError(
-            "the checkpoint's weights have other shapes than this learner's; resume with the model, learner.ranks, "
-            "learner.zero_stage, learner.dtype and learner.lora of the run that wrote it, or start over with fresh=true"
+            "the checkpoint's weights have other shapes than this learner's; resume with the model, learner.dtype and "
+            "learner.lora of the run that wrote it, or start over with fresh=true"
         )
     inner = engine.basic_optimizer.state
     fused = bool(engine.basic_optimizer.param_groups[0].get("fused"))
     with torch.no_grad():
         for tensor, saved, adam in zip(mine, state["masters"], state["adam"], strict=True):
-            tensor.data.copy_(saved)
+            tensor.data.copy_(saved.view(tensor.shape))
             # AdamW's step counter is on the CPU; for the fused kernel it is on the device of the weights.
-            inner[tensor] = {k: v.to(tensor.device, copy=True) if v.dim() or fused else v.clone() for k, v in adam.items()}
+            for_scalars = tensor.device if fused else "cpu"
+            moments = {k: v.view(tensor.shape).to(tensor.device, copy=True) for k, v in adam.items() if v.dim()}
+            inner[tensor] = moments | {k: v.to(for_scalars, copy=True) for k, v in adam.items() if not v.dim()}
     engine.global_steps = state["steps"]
     _weights_from_masters(engine.optimizer)
 

@@ -64,6 +64,8 @@ def train(
     directory.folder("logs")
     job.clear(recorder.say)
     done = job.newest()[1]
+    if done > job.steps:
+        raise UserError(f"max_steps: the run has done {done} steps, more than {job.steps}; raise max_steps or epochs")
     recorder.resume(done)
     if before and not done:
         recorder.evaluation(0, before)
