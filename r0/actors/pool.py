@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r0.errors import RunFailed, UserError, reason
+from r0.process.deadline import DeadlineExceeded, interrupted_after
 
 CLOSE_S = 10.0  # seconds for a worker to close before it is ended
 
@@ -62,10 +63,16 @@ def attempt_each(
     the others their results.
 
     An exception that the method itself raised is raised here; if ``tolerant``, it is left in the list too, unless it is a
-    ``UserError``. ``numbers`` are the workers' own, for messages, where they are not all of a role.
+    ``UserError``. ``numbers`` are the workers' own, for messages, where they are not all of a role. Plain objects have the
+    deadline too, each call, as far as Python can be interrupted (see ``interrupted_after``).
     """
-    if not workers or not is_actor(workers[0]):
-        return call_each(workers, method, arguments, deadline_s, role)
+    if not workers:
+        return []
+    if not is_actor(workers[0]):
+        return [
+            _attempt(worker, method, args, deadline_s, f"{role} {index}")
+            for index, (worker, args) in enumerate(zip(workers, arguments, strict=True))
+        ]
     import ray
 
     refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
@@ -91,6 +98,14 @@ def _why(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line.partition("because")[2].strip() for line in lines if "because" in line]
     return next((cause for cause in causes if cause), lines[0] if lines else reason(error))
+
+
+def _attempt(worker: Any, method: str, args: tuple, deadline_s: float, who: str) -> Any:
+    try:
+        with interrupted_after(deadline_s):
+            return getattr(worker, method)(*args)
+    except DeadlineExceeded:
+        return RoleTimeout(f"{who}: {method} did not answer within {deadline_s:g} s")
 
 
 def is_actor(worker: Any) -> bool:
@@ -134,9 +149,16 @@ class Pool:
             UserError: a worker raised it.
         """
         workers = [self.workers[index] for index in arguments]
+        if workers and not is_actor(workers[0]):  # inline: nobody could take a worker's place
+            return dict(zip(arguments, call_each(workers, method, list(arguments.values()), deadline_s, self.role), strict=True))
         numbers = list(arguments)
         results = attempt_each(workers, method, list(arguments.values()), deadline_s, self.role, tolerant=True, numbers=numbers)
         return dict(zip(arguments, results, strict=True))
+
+    def attempt_on(self, index: int, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
+        """Call ``method`` on worker ``index`` with each of ``arguments``, one after the other; otherwise as ``attempt``. All
+        have the deadline together if it is an actor; what comes behind the call that hung or died has an error, too."""
+        return attempt_each([self.workers[index]] * len(arguments), method, arguments, deadline_s, self.role)
 
     def replace(self, index: int) -> None:
         """End worker ``index`` for good and start another in its place (its state is cold)."""

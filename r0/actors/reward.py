@@ -1,23 +1,41 @@
 """The reward role: sampled ids → text, verdict and named components, in processes of its own.
 
-Scoring is plain Python, and no timeout can stop Python from within its own process; hence a batch has a deadline, and a worker
-that hangs (or dies) is ended, replaced, and its share repeated once. Without Ray (inline) the worker is simply called.
+A reward may be somebody else's code. What it raises or returns wrongly is caught beside it (``CheckedReward``). What hangs or
+ends the process is not: hence a batch has a deadline, and a worker that exceeds it (or dies) is ended and replaced. Its share is
+scored again, one completion a call, so that the one to blame is known. Without Ray (inline) a signal interrupts a reward that
+hangs, but nothing survives one that ends the process.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from r0.actors.pool import Pool, RoleDied, RoleTimeout, attempt_each, call_each
+from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each
 from r0.config.sections import RewardBase
-from r0.records import Rollout, Scored
+from r0.errors import UserError
+from r0.records import Rollout, Scored, Verdict
 from r0.rewards import make_reward
+from r0.rewards.checked import CheckedReward, RewardFailed
 from r0.text.completion import CompletionReader
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A rollout that the reward could not score. ``reason`` continues "the reward …"."""
+
+    rollout: Rollout
+    text: str
+    verdict: Verdict
+    reason: str
+
+    def scored(self, value: float) -> Scored:
+        """Scored as ``value``."""
+        return Scored(self.rollout, self.text, self.verdict, {"failure": value}, value)
 
 
 class RewardWorker:
@@ -34,8 +52,7 @@ class RewardWorker:
     """
 
     def __init__(self, tokenizer: Any, section: RewardBase, eos_token_ids: Iterable[int] = ()):
-        self._reward = make_reward(section)
-        self._name = section.name
+        self._reward = CheckedReward(make_reward(section))
         if not hasattr(tokenizer, "decode"):
             tokenizer, more = _load(str(tokenizer))
             eos_token_ids = [*eos_token_ids, *more]
@@ -45,23 +62,25 @@ class RewardWorker:
         """Answers once the worker is ready."""
         return True
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Scored]:
-        """One ``Scored`` for each rollout, in order.
-
-        Raises:
-            ValueError: the reward gave a component that is not finite.
-        """
+    def score(self, rollouts: Sequence[Rollout]) -> list[Scored | Failed]:
+        """One outcome for each rollout, in order."""
         return [self._score(rollout) for rollout in rollouts]
 
-    def _score(self, rollout: Rollout) -> Scored:
-        sampled = rollout.sampled
-        task = rollout.task
-        text, verdict = self._reader.read(sampled.token_ids, rollout.prompt.prefix, sampled.finish, task.form, task.size)
-        components = self._reward(verdict, task.label)
-        total = math.fsum(components.values())  # exact, whatever the order of the components
-        if not math.isfinite(total):
-            raise ValueError(f"reward {self._name!r} is not finite for task {rollout.task.task_id}: {dict(components)}")
+    def fail(self, rollout: Rollout, reason: str) -> Failed:
+        """The outcome of a rollout that ``score`` did not come back from; the reward is not called."""
+        return Failed(rollout, *self._read(rollout), reason)
+
+    def _score(self, rollout: Rollout) -> Scored | Failed:
+        text, verdict = self._read(rollout)
+        try:
+            components, total = self._reward(verdict, rollout.task.label)
+        except RewardFailed as failed:
+            return Failed(rollout, text, verdict, str(failed))
         return Scored(rollout, text, verdict, components, total)
+
+    def _read(self, rollout: Rollout) -> tuple[str, Verdict]:
+        sampled, task = rollout.sampled, rollout.task
+        return self._reader.read(sampled.token_ids, rollout.prompt.prefix, sampled.finish, task.form, task.size)
 
 
 class RewardGroup:
@@ -69,18 +88,20 @@ class RewardGroup:
 
     Args:
         pool: of ``RewardWorker`` (plain objects or Ray actors).
-        deadline_s: seconds for a batch; again so many for the shares that are repeated.
+        section: the reward's name, deadline of a batch (again so long for the shares that are repeated), and what a completion
+            that it cannot score is worth.
         start_deadline_s: seconds in which a worker has to be ready, the first time and after it was replaced.
 
     Attributes:
         restarts: workers replaced so far (a metric).
     """
 
-    def __init__(self, pool: Pool, deadline_s: float, start_deadline_s: float = 600.0):
+    def __init__(self, pool: Pool, section: RewardBase, start_deadline_s: float = 600.0):
         self._pool = pool
-        self._deadline_s = deadline_s
+        self._section = section
         self._start_deadline_s = start_deadline_s
         self._started = False
+        self._names: frozenset[str] | None = None  # of components, over all workers
         self.restarts = 0
 
     def ready(self) -> None:
@@ -96,47 +117,77 @@ class RewardGroup:
         """One ``Scored`` for each rollout, in order; neighbours go to the same worker.
 
         Raises:
-            RoleTimeout: a worker hung, and so did its replacement; names the tasks of their share.
-            RoleDied: likewise, with processes that ended.
+            UserError: the reward failed twice on a rollout and ``failure_value`` is not set; names task and sample.
+            RoleTimeout, RoleDied: a replaced worker did not start.
         """
         if not self._started:
             self.ready()
         shares = _shares(rollouts, len(self._pool))
-        results = self._pool.attempt("score", [(share,) for share in shares], self._deadline_s)
-        failed = [index for index, result in enumerate(results) if isinstance(result, RoleTimeout | RoleDied)]
-        if failed:
-            for index in failed:
-                logger.warning("%s; it is replaced and its %d rollouts are scored again", results[index], len(shares[index]))
-                self._pool.replace(index)
-                self.restarts += 1
-            again = self._repeat(failed, [shares[index] for index in failed])
-            for index, result in zip(failed, again, strict=True):
-                results[index] = result
-        return [scored for share in results for scored in share]
-
-    def _repeat(self, indices: Sequence[int], shares: Sequence[Sequence[Rollout]]) -> list[list[Scored]]:
-        """Score ``shares`` on the replaced workers ``indices``; a second failure is final."""
-        workers = [self._pool.workers[index] for index in indices]
-        role = f"replaced {self._pool.role}"
-        call_each(workers, "ping", [()] * len(workers), self._start_deadline_s, role)
-        results = attempt_each(workers, "score", [(share,) for share in shares], self._deadline_s, role)
-        for result, share in zip(results, shares, strict=True):
+        results = self._pool.attempt("score", [(share,) for share in shares], self._section.deadline_s)
+        for index, (share, result) in enumerate(zip(shares, results, strict=True)):
             if isinstance(result, RoleTimeout | RoleDied):
-                kind = type(result)
-                raise kind(f"{result}, for the second time; its share of the batch: {_tasks(share)}") from result
-        return results
+                logger.warning("%s; it is replaced and its %d rollouts are scored again", result, len(share))
+                results[index] = self._one_by_one(index, share)
+        return [self._settle(outcome) for outcomes in results for outcome in outcomes]
+
+    def _one_by_one(self, index: int, share: Sequence[Rollout]) -> list[Scored | Failed]:
+        """Score a share whose worker hung or died. The next one to stop a worker is to blame: it has had a second try."""
+        outcomes: list[Scored | Failed] = []
+        suspect: int | None = None  # where a worker stopped before; None: somewhere
+        self._replace(index)
+        while len(outcomes) < len(share):
+            rest = share[len(outcomes) :]
+            results = self._pool.attempt_on(index, "score", [([rollout],) for rollout in rest], self._section.deadline_s)
+            for result in results:
+                if isinstance(result, RoleTimeout | RoleDied):
+                    break
+                outcomes += result
+            else:
+                break
+            self._replace(index)
+            at = len(outcomes)
+            if suspect in (None, at):
+                outcomes.append(self._stopped(index, share[at], result))
+                suspect = len(share)  # whoever is next has had no try of its own
+            else:
+                suspect = at
+        return outcomes
+
+    def _stopped(self, index: int, rollout: Rollout, error: RoleTimeout | RoleDied) -> Failed:
+        hung = isinstance(error, RoleTimeout)
+        reason = f"did not answer within {self._section.deadline_s:g} s, twice" if hung else "ended its process, twice"
+        return call_each([self._pool.workers[index]], "fail", [(rollout, reason)], self._start_deadline_s, self._pool.role)[0]
+
+    def _replace(self, index: int) -> None:
+        self._pool.replace(index)
+        self.restarts += 1
+        call_each([self._pool.workers[index]], "ping", [()], self._start_deadline_s, f"replaced {self._pool.role}")
+
+    def _settle(self, outcome: Scored | Failed) -> Scored:
+        """The outcome as scored.
+
+        Raises:
+            UserError: it failed and has no value.
+        """
+        if isinstance(outcome, Scored):
+            names = frozenset(outcome.components)
+            if self._names in (None, names):
+                self._names = names
+                return outcome
+            changed = f"returned the components {', '.join(sorted(names))}, but {', '.join(sorted(self._names or ()))} before"
+            outcome = Failed(outcome.rollout, outcome.text, outcome.verdict, changed)
+        rollout, name, value = outcome.rollout, self._section.name, self._section.failure_value
+        said = f"reward {name!r}, task {rollout.task.task_id}, sample {rollout.sample}: the reward {outcome.reason}"
+        if value is None:
+            raise UserError(f"{said}; mend it, or set reward.failure_value to go on")
+        logger.warning("%s; the sample is worth reward.failure_value=%g", said, value)
+        return outcome.scored(value)
 
 
 def _shares(rollouts: Sequence[Rollout], parts: int) -> list[Sequence[Rollout]]:
     """``rollouts`` in at most ``parts`` runs of nearly equal length, none empty."""
     parts = min(parts, len(rollouts))
     return [rollouts[len(rollouts) * part // parts : len(rollouts) * (part + 1) // parts] for part in range(parts)]
-
-
-def _tasks(share: Sequence[Rollout], most: int = 20) -> str:
-    ids = list(dict.fromkeys(rollout.task.task_id for rollout in share))
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return f"{len(share)} rollouts of task{'s' * (len(ids) > 1)} {', '.join(map(str, ids[:most]))}{more}"
 
 
 def _load(path: str) -> tuple[Any, list[int]]:

@@ -219,7 +219,7 @@ def _roles(
         config,
         engine,
         RolloutGroup(rollout, limits.sample_deadline_s, limits.start_deadline_s, restarts),
-        RewardGroup(reward, config.reward.deadline_s, limits.start_deadline_s),
+        RewardGroup(reward, config.reward, limits.start_deadline_s),
         LearnerGroup(learner, config),
         (rollout, reward, learner),
         restarts,

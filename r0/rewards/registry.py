@@ -80,11 +80,16 @@ def make_reward(section: RewardBase) -> Reward:
 
     Raises:
         UserError: the name is unknown, belongs to another stage, is claimed by several packages, or its entry point cannot be
-            loaded.
+            loaded, or what it builds cannot be called.
     """
     check_reward(section)
     factory, _ = _REGISTERED.get(section.name, (None, None))
-    return (factory or _load(section.name))(section)
+    reward = (factory or _load(section.name))(section)
+    if not callable(reward):
+        raise UserError(
+            f"reward.name: the factory of {section.name!r} returned {reward!r}, which is not a reward; fix its package"
+        )
+    return reward
 
 
 def _load(name: str) -> RewardFactory:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -163,7 +168,7 @@ def rollouts(count: int) -> list[Rollout]:
 @pytest.mark.parametrize("count", [0, 2, 7])
 def test_an_inline_group_scores_in_order(workers, count):
     pool = Pool("reward", lambda index: RewardWorker(tokenizer_of("added_tags"), SECTION), workers)
-    group = RewardGroup(pool, deadline_s=5)
+    group = RewardGroup(pool, SECTION)
     given = rollouts(count)
     scored = group.score(given)
     assert [one.rollout for one in scored] == given
@@ -183,10 +188,94 @@ def test_a_worker_loads_its_tokenizer_and_every_end_of_sequence_id(tmp_path):
     assert RewardWorker(tmp_path, SECTION).score([other])[0].verdict.well_formed
 
 
-def test_a_reward_that_is_not_finite_is_refused():
-    name = "not_finite"
-    if name not in reward_names():
-        register(name)(lambda section: lambda verdict, label: {"odd": float("nan")})
-    worker = RewardWorker(tokenizer_of("added_tags"), RewardSection(name=name))
-    with pytest.raises(ValueError, match="not finite for task 0"):
-        worker.score(rollouts(1))
+def group_of(fault, **section) -> RewardGroup:
+    """A group of one worker inline, whose reward calls ``fault`` for the label 1 and is right for 0."""
+    name = f"faulty{len(reward_names())}"
+    register(name)(lambda section: lambda verdict, label: fault() if label else {"good": 1.0})
+    made = RewardSection(name=name, **section)
+    return RewardGroup(Pool("reward", lambda _: RewardWorker(tokenizer_of("added_tags"), made), 1), made)
+
+
+def raising(error: BaseException):
+    def fault():
+        raise error
+
+    return fault
+
+
+def hanging():
+    while True:
+        with contextlib.suppress(Exception):  # as code that is careless about what it catches
+            time.sleep(0.01)
+
+
+FAULTS = {
+    "nan": (lambda: {"good": math.nan}, "returned numbers that are not finite: {'good': nan}, twice"),
+    "too large": (lambda: {"good": 1e308, "more": 1e308}, "raised OverflowError: intermediate overflow in fsum, twice"),
+    "none": (lambda: None, "returned NoneType None, not numbers by name, twice"),
+    "a number": (lambda: 1.0, "returned float 1.0, not numbers by name, twice"),
+    "a list": (lambda: [1.0], "returned list [1.0], not numbers by name, twice"),
+    "a text": (lambda: {"good": "1.0"}, "returned str '1.0' as component str 'good', not a number, twice"),
+    "a list inside": (lambda: {"good": [1.0]}, "returned list [1.0] as component str 'good', not a number, twice"),
+    "a name that is none": (lambda: {1: 1.0}, "returned float 1.0 as component int 1, not a number, twice"),
+    "other names": (lambda: {"good": 1.0, "new": 1.0}, "returned the components good, new, but good before, twice"),
+    "no names": (dict, "returned the components none, but good before, twice"),
+    "raises": (raising(KeyError("x")), "raised KeyError: 'x', twice"),
+    "exits": (raising(SystemExit(3)), "raised SystemExit: 3, twice"),
+    "recursion": (raising(RecursionError("deep")), "raised RecursionError: deep, twice"),
+    "hangs": (hanging, "did not answer within 0.2 s, twice"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_reward_that_fails_twice_stops_with_its_task_and_sample(name):
+    fault, said = FAULTS[name]
+    with pytest.raises(UserError) as error:
+        group_of(fault, deadline_s=0.2).score(rollouts(3))
+    assert re.fullmatch(r"reward 'faulty\d+', task 1, sample 0: the reward .*", str(error.value))
+    assert f"the reward {said}; mend it, or set reward.failure_value to go on" in str(error.value)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_reward_that_fails_twice_is_worth_the_failure_value(name):
+    group = group_of(FAULTS[name][0], deadline_s=0.2, failure_value=-0.5)
+    given = rollouts(5)
+    scored = group.score(given)
+    assert [one.rollout for one in scored] == given
+    assert [one.total for one in scored] == [1.0, -0.5, 1.0, -0.5, 1.0]
+    assert [dict(one.components) for one in scored[:2]] == [{"good": 1.0}, {"failure": -0.5}]
+    assert scored[1].verdict == scored[0].verdict
+    assert group.score(given[:1])[0].total == 1.0  # the next batch is as before
+
+
+def test_a_reward_that_fails_once_is_asked_again():
+    answers = iter([None, {"good": 2.0}])
+    assert [one.total for one in group_of(lambda: next(answers)).score(rollouts(2))] == [1.0, 2.0]
+
+
+def test_a_reward_that_hangs_once_is_asked_again():
+    first = iter([hanging])
+    group = group_of(lambda: next(first, lambda: {"good": 2.0})(), deadline_s=0.2)
+    assert [one.total for one in group.score(rollouts(2))] == [1.0, 2.0]
+    assert group.restarts == 1
+
+
+def test_workers_whose_components_differ_are_refused():
+    made = itertools.count()
+
+    def make(section):
+        own = f"part{next(made)}"
+        return lambda verdict, label: {own: 1.0}
+
+    name = "differs"
+    register(name)(make)
+    section = RewardSection(name=name)
+    pool = Pool("reward", lambda _: RewardWorker(tokenizer_of("added_tags"), section), 2)
+    with pytest.raises(UserError, match="task 1, sample 0: the reward returned the components part1, but part0 before"):
+        RewardGroup(pool, section).score(rollouts(2))
+
+
+def test_a_factory_that_makes_no_reward_is_refused():
+    register("nothing")(lambda section: None)
+    with pytest.raises(UserError, match="the factory of 'nothing' returned None, which is not a reward"):
+        make_reward(RewardSection(name="nothing"))
