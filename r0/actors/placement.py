@@ -1,7 +1,7 @@
-"""What a run needs, whether Ray has it, and where each role goes.
+"""The resources that a run needs, a check that Ray has them, and the placement of each role.
 
-The need is one bundle a worker. A need that the declared resources cannot hold is refused before anything loads; a Ray that r0
-starts itself declares what the configuration needs, and warns when that is more than the machine has.
+Each worker needs one bundle. If the declared resources are too small, the run is refused before anything loads. A Ray that r0
+starts itself declares what the configuration needs, with a warning if the machine has less.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Bundle:
 
     @property
     def resources(self) -> dict[str, float]:
-        """As Ray writes them."""
+        """In Ray's format."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
 def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
-    """One bundle a worker; learner ranks first, so that rank 0's node is the master."""
+    """One bundle per worker; learner ranks come first, so that rank 0's node is the master."""
     if isinstance(config, RankKeys):
         gpus = config.gpus if config.gpus is not None else float(has_gpus)
         return [Bundle("rank", config.cpus, gpus)] * config.ranks
@@ -55,26 +55,26 @@ def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
 
 
 def rollout_bundles(rollout: RolloutSection, has_gpus: bool) -> list[Bundle]:
-    """One bundle a sampling worker."""
+    """One bundle per sampling worker."""
     gpus = rollout.gpus if rollout.gpus is not None else float(rollout.tensor_parallel_size * has_gpus)
     return [Bundle("rollout", rollout.cpus, gpus)] * rollout.workers
 
 
 def phases(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[list[Bundle]]:
-    """What the run needs at one time, one after another: stage C's engines and ranks take turns."""
+    """The bundles that the run needs in each phase: stage C's engines and ranks run one after the other."""
     engines = [rollout_bundles(config.rollout, has_gpus)] if isinstance(config, StageCConfig) else []
     return [*engines, bundles(config, has_gpus)]
 
 
 def cluster_gpus() -> float:
-    """GPUs of the cluster that this process has joined, as far as the installed torch can use GPUs."""
+    """GPUs of the cluster that this process has joined; 0 if the installed torch cannot use GPUs."""
     import ray
 
     return 0.0 if torch_for_cpus() else ray.cluster_resources().get("GPU", 0.0)
 
 
 def warn_about_unused_gpus() -> None:
-    """Warn where there are GPUs and the installed torch cannot use any."""
+    """Warn if this machine has GPUs and the installed torch cannot use them."""
     if torch_for_cpus() and cards():
         logger.warning(
             "this machine has GPUs, but PyTorch's CPU build is installed, so everything runs on the CPU; "
@@ -83,10 +83,10 @@ def warn_about_unused_gpus() -> None:
 
 
 def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
-    """Join the cluster that the configuration or RAY_ADDRESS names, or start Ray here; returns what the run needs of it.
+    """Join the cluster named by the configuration or RAY_ADDRESS, or start Ray here. Returns the bundles of the last phase.
 
     Raises:
-        UserError: the cluster's declared resources cannot hold the need; it cannot be reached.
+        UserError: the cluster cannot be reached, or its declared resources are too small.
     """
     import ray
 
@@ -104,7 +104,7 @@ def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
     needs = phases(config, has_gpus=cluster_gpus() > 0)
     for need in needs:
         check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    check_engines(config, needs)  # after the GPUs that there are: vLLM's build is judged by them
+    check_engines(config, needs)  # after the check of GPUs, because the right build of vLLM depends on them
     return needs[-1]
 
 
@@ -115,10 +115,10 @@ def _start_here(need: Sequence[Bundle]) -> None:
     cpus = sum(bundle.cpus for bundle in need)
     if cpus > cores:
         logger.warning("the roles declare %g CPU cores and this machine has %d: they will take turns", cpus, cores)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says on every start that tokens are on
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it logs at every start that tokens are on
     gib = 2**30
     ray.init(
-        address="local",  # else Ray joins the newest one that was started on this machine
+        address="local",  # otherwise Ray joins the newest instance that was started on this machine
         num_cpus=max(cores, int(-(-cpus // 1))),
         include_dashboard=False,
         object_store_memory=gib,
@@ -129,10 +129,10 @@ def _start_here(need: Sequence[Bundle]) -> None:
 
 
 def check_engines(config: TrainingKeys | RankingKeys, needs: Sequence[Sequence[Bundle]]) -> None:
-    """Refuse a vLLM that cannot sample where its workers are placed, before they start.
+    """Check before workers start that the installed vLLM can sample on their devices.
 
     Raises:
-        UserError: with the remedy.
+        UserError: it cannot.
     """
     if not isinstance(config, RLConfig | StageCConfig) or config.rollout.engine != "vllm":
         return  # a reranker may be an encoder, which needs no vLLM
@@ -140,10 +140,10 @@ def check_engines(config: TrainingKeys | RankingKeys, needs: Sequence[Sequence[B
 
 
 def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
-    """Refuse a need that the declared resources cannot hold: in total, or because no node is large enough for a worker.
+    """Check that the declared resources suffice, in total and on each node.
 
     Raises:
-        UserError: with need and have.
+        UserError: they do not.
     """
     for kind, remedy in (("CPU", "cpus"), ("GPU", "gpus")):
         wanted = sum(bundle.resources.get(kind, 0.0) for bundle in need)
@@ -168,7 +168,7 @@ def check(need: Sequence[Bundle], nodes: Sequence[dict[str, float]]) -> None:
 
 
 def _could_share(need: Sequence[Bundle], kind: str, have: float) -> bool:
-    """Whether the need is one learner and one engine on a card each, and there is one card."""
+    """Whether one learner and one engine need a card each, and there is only one card."""
     on_gpus = [bundle for bundle in need if bundle.gpus]
     return kind == "GPU" and have == 1 and [(each.role, each.gpus) for each in on_gpus] == [("learner", 1.0), ("rollout", 1.0)]
 
@@ -180,11 +180,11 @@ def _sum_up(need: Sequence[Bundle], kind: str) -> str:
 
 
 def check_nodes(model: Path, output: Path | None = None) -> None:
-    """Check on every node of the cluster, before anything loads, that the model can be read and the output (where the workers
-    write it) written.
+    """Check on every node of the cluster, before anything loads, that the model can be read and the output can be written (if
+    workers write it).
 
     Raises:
-        UserError: with the node and the path.
+        UserError: a node cannot access one of them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -205,16 +205,16 @@ def check_nodes(model: Path, output: Path | None = None) -> None:
 
 
 def _missing_paths(model: str, output: str | None) -> list[str]:
-    """What this node cannot reach."""
+    """The paths that this node cannot access, as messages."""
     problems = [] if os.path.isfile(os.path.join(model, "config.json")) else [f"model {model} is not there"]
     return problems + ([] if output is None or os.access(output, os.W_OK) else [f"output {output} cannot be written"])
 
 
 class Placement:
-    """A placement group with one bundle a worker.
+    """A placement group with one bundle per worker.
 
     Raises:
-        UserError: the resources exist but are not free within ``deadline_s``.
+        UserError: the resources are not free within ``deadline_s`` seconds.
     """
 
     def __init__(self, need: Sequence[Bundle], deadline_s: float = 60.0):
@@ -232,7 +232,7 @@ class Placement:
             )
 
     def options(self, role: str, index: int, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Ray options for worker ``index`` of ``role``: its bundle, its threads, ``variables`` of its environment."""
+        """Ray options of worker ``index`` of ``role``: its bundle, threads and environment ``variables``."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         bundle = self.bundle_index(role, index)
@@ -246,7 +246,7 @@ class Placement:
         }
 
     def master(self) -> str:
-        """``host:port`` on learner rank 0's node, where the ranks meet."""
+        """``host:port`` on the node of learner rank 0, for the rendezvous of the ranks."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -254,11 +254,11 @@ class Placement:
         return ray.get(ray.remote(_free_address).options(num_cpus=0, scheduling_strategy=first).remote(), timeout=60)
 
     def bundle_index(self, role: str, index: int) -> int:
-        """Position of a worker's bundle in the group."""
+        """Index of a worker's bundle in the group."""
         return [place for place, bundle in enumerate(self.need) if bundle.role == role][index]
 
     def close(self) -> None:
-        """Give the resources back."""
+        """Release the resources."""
         from ray.util.placement_group import remove_placement_group
 
         remove_placement_group(self._group)

@@ -1,6 +1,6 @@
-"""A role's workers, called together: plain objects in the driver's process (inline), or Ray actors with a deadline on every call.
+"""Pools of workers: plain objects in the driver's process (inline), or Ray actors with a deadline on every call.
 
-The rest of r0 does not know which of the two it has, so the same code path runs under a debugger and on a cluster.
+The rest of r0 does not depend on which of the two it has, so the same code path runs in a debugger and on a cluster.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from r0.errors import RunFailed, UserError, reason
 from r0.process.deadline import DeadlineExceeded, interrupted_after
 
-CLOSE_S = 10.0  # seconds for a worker to close before it is ended
+CLOSE_S = 10.0  # seconds that a worker has to close before it is killed
 
 
 class RoleTimeout(RunFailed):
-    """A worker did not answer within its deadline. (One argument, so that the type survives Ray's pickling.)"""
+    """A worker did not answer within its deadline. (It has one argument, so that Ray can pickle it.)"""
 
 
 class RoleDied(RunFailed):
-    """A worker's process is gone."""
+    """A worker's process has ended."""
 
 
 def call_each(
@@ -30,7 +30,7 @@ def call_each(
     """Call ``workers[i].method(*arguments[i])`` for all i at the same time and return the results in order.
 
     Raises:
-        RoleTimeout: a Ray actor did not answer within ``deadline_s`` seconds (plain objects are simply called).
+        RoleTimeout: a Ray actor did not answer within ``deadline_s`` seconds (calls of plain objects have no deadline).
         RoleDied: a Ray actor's process ended.
     """
     if not workers:
@@ -59,8 +59,7 @@ def attempt_each(
     tolerant: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> list[Any]:
-    """As ``call_each``, but a worker that hangs or dies leaves its ``RoleTimeout`` or ``RoleDied`` in its place of the list, and
-    the others their results.
+    """Like ``call_each``, but if a worker hangs or dies, its ``RoleTimeout`` or ``RoleDied`` is its element of the result.
 
     An exception that the method itself raised is raised here; if ``tolerant``, it is left in the list too, unless it is a
     ``UserError``. ``numbers`` are the workers' own, for messages, where they are not all of a role. Plain objects have the
@@ -80,7 +79,7 @@ def attempt_each(
     results: list[Any] = []
     for index, ref in zip(numbers or range(len(refs)), refs, strict=True):
         try:
-            # What is ready may still have to come from another node; that has a deadline, too.
+            # A ready result may still have to be copied from another node, which needs a deadline too.
             results.append(ray.get(ref, timeout=deadline_s if ref in ready else 0))
         except ray.exceptions.GetTimeoutError:
             results.append(RoleTimeout(f"{role} {index}: {method} did not answer within {deadline_s:g} s"))
@@ -109,7 +108,7 @@ def _attempt(worker: Any, method: str, args: tuple, deadline_s: float, who: str)
 
 
 def is_actor(worker: Any) -> bool:
-    """Whether ``worker`` is a Ray actor handle (never imports Ray for a plain object)."""
+    """Whether ``worker`` is a Ray actor handle; does not import Ray."""
     return type(worker).__module__.startswith("ray.")
 
 
@@ -117,8 +116,8 @@ class Pool:
     """The workers of one role.
 
     Args:
-        role: name for messages.
-        make: makes worker ``i``: a plain object, or a Ray actor handle.
+        role: name in messages.
+        make: creates worker ``i``: a plain object, or a Ray actor handle.
         size: number of workers.
     """
 
@@ -135,11 +134,11 @@ class Pool:
         return call_each(self.workers, method, [args] * len(self.workers), deadline_s, self.role)
 
     def each(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
-        """Call ``method`` on worker i with ``arguments[i]``; fewer arguments than workers leave the last workers idle."""
+        """Call ``method`` on worker i with ``arguments[i]``; with fewer arguments than workers, the last are not called."""
         return call_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
     def attempt(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
-        """As ``each``, with the error of a worker that hung or died in its place."""
+        """Like ``each``, but with ``attempt_each``'s handling of workers that hang or die."""
         return attempt_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
     def attempt_some(self, method: str, arguments: Mapping[int, tuple], deadline_s: float) -> dict[int, Any]:
@@ -161,7 +160,7 @@ class Pool:
         return attempt_each([self.workers[index]] * len(arguments), method, arguments, deadline_s, self.role)
 
     def replace(self, index: int) -> None:
-        """End worker ``index`` for good and start another in its place (its state is cold)."""
+        """Kill worker ``index`` and start a new one in its place."""
         self._end(self.workers[index], gently=False)
         self.workers[index] = self._make(index)
 
@@ -172,7 +171,7 @@ class Pool:
         self.workers = [self._make(index) for index in range(len(self.workers))]
 
     def close(self) -> None:
-        """Let every worker close, then end it."""
+        """Close every worker, then kill it."""
         for worker in self.workers:
             self._end(worker, gently=True)
         self.workers = []
@@ -183,7 +182,7 @@ class Pool:
             import ray
 
             if gently and hasattr(worker, "close"):
-                with contextlib.suppress(ray.exceptions.RayError):  # dead or hung: it is ended anyway
+                with contextlib.suppress(ray.exceptions.RayError):  # dead or hung: it is killed anyway
                     ray.get(worker.close.remote(), timeout=CLOSE_S)
             ray.kill(worker, no_restart=True)
         elif hasattr(worker, "close"):
@@ -191,14 +190,14 @@ class Pool:
 
 
 def deferred_class(cls: type) -> type:
-    """``cls`` with its constructor's work moved to ``start()``, so that what it raises arrives with its type."""
+    """A subclass of ``cls`` whose constructor runs in ``start()``, so that its exceptions keep their types in Ray."""
 
     class Deferred(cls):
         def __init__(self, *arguments: Any):
             self._arguments = arguments
 
         def start(self) -> float:
-            """Do the constructor's work; returns its seconds."""
+            """Run the constructor; returns the seconds it took."""
             began = time.monotonic()
             super().__init__(*self._arguments)
             return time.monotonic() - began

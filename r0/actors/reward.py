@@ -1,4 +1,4 @@
-"""The reward role: sampled ids → text, verdict and named components, in processes of its own.
+"""The reward role: sampled ids → text, verdict and named components, in separate processes.
 
 A reward may be somebody else's code. What it raises or returns wrongly is caught beside it (``CheckedReward``). What hangs or
 ends the process is not: hence a batch has a deadline, and a worker that exceeds it (or dies) is ended and replaced. Its share is
@@ -42,10 +42,10 @@ class RewardWorker:
     """Scores rollouts. A plain class; as a Ray actor it is one process.
 
     Args:
-        tokenizer: a transformers tokenizer, or where to load one from (a folder, or a name on the Hub).
-        section: which reward, and its values.
-        eos_token_ids: ids that end a sequence, beside the tokenizer's own; a tokenizer loaded here brings those of the model's
-            generation configuration along.
+        tokenizer: a transformers tokenizer, or the folder or Hub name to load it from.
+        section: name and settings of the reward.
+        eos_token_ids: additional ids that end a sequence; for a tokenizer loaded here, those of the model's generation
+            configuration are added.
 
     Raises:
         UserError: ``section.name`` is not the name of a reward.
@@ -59,7 +59,7 @@ class RewardWorker:
         self._reader = CompletionReader(tokenizer, eos_token_ids)
 
     def ping(self) -> bool:
-        """Answers once the worker is ready."""
+        """Return once the worker is ready."""
         return True
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Scored | Failed]:
@@ -105,7 +105,7 @@ class RewardGroup:
         self.restarts = 0
 
     def ready(self) -> None:
-        """Wait until every worker has started (the first batch does so, too: starting does not count against its deadline).
+        """Wait until every worker has started. The first batch waits too, and its deadline begins afterwards.
 
         Raises:
             RoleTimeout, RoleDied: a worker did not start.
@@ -114,7 +114,7 @@ class RewardGroup:
         self._started = True
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Scored]:
-        """One ``Scored`` for each rollout, in order; neighbours go to the same worker.
+        """One ``Scored`` for each rollout, in order; adjacent rollouts go to the same worker.
 
         Raises:
             UserError: the reward failed twice on a rollout and ``failure_value`` is not set; names task and sample.
@@ -185,18 +185,18 @@ class RewardGroup:
 
 
 def _shares(rollouts: Sequence[Rollout], parts: int) -> list[Sequence[Rollout]]:
-    """``rollouts`` in at most ``parts`` runs of nearly equal length, none empty."""
+    """``rollouts`` split into at most ``parts`` contiguous, non-empty parts of nearly equal length."""
     parts = min(parts, len(rollouts))
     return [rollouts[len(rollouts) * part // parts : len(rollouts) * (part + 1) // parts] for part in range(parts)]
 
 
 def _load(path: str) -> tuple[Any, list[int]]:
-    """The tokenizer at ``path``, and the ids that its model's generation configuration ends a sequence with."""
+    """The tokenizer at ``path``, and the end-of-sequence ids of the model's generation configuration."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     try:
         ends = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # a model without one
+    except OSError:  # the model has none
         ends = None
     return tokenizer, [ends] if isinstance(ends, int) else list(ends or ())

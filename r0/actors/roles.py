@@ -1,4 +1,4 @@
-"""The roles of a run, built inline or on Ray, and what only concerns them together: starting, connecting, syncing, ending."""
+"""The roles of a run, created inline or on Ray, and the operations that involve several of them: start, connect, sync, close."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ logger = logging.getLogger(__name__)
 class Roles:
     """Rollout, reward and learner workers of one run.
 
-    Learner and engine on one card take turns where ``engine.sleep``: the engine sleeps while the learner learns; then the
-    learner's optimizers go to the CPU, and the sync wakes the engine. A sleeping engine has no weights, so nothing can be sampled
-    between ``learn`` and ``sync``; after a sync it stays awake until the next ``learn``.
+    With ``engine.sleep``, learner and engine take turns on one card: the engine sleeps while the learner updates; then the
+    learner's optimizers move to the CPU, and the sync wakes the engine. A sleeping engine has no weights, so nothing can be
+    sampled between ``learn`` and ``sync``; after a sync it stays awake until the next ``learn``.
     """
 
     config: RLConfig
@@ -52,11 +52,11 @@ class Roles:
         self.rollout.give_weights = self._give_weights
 
     def connect(self) -> None:
-        """Open the way for weights from the learner to the rollout workers."""
+        """Connect learner and rollout workers for weight syncs."""
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
     def learn(self, groups: Sequence[TrainGroup], step: int) -> dict[str, float]:
-        """Update on the rollouts of ``step``, sampled with the weights of version ``step``; see ``LearnerGroup.update``."""
+        """Update on the rollouts of ``step``, which were sampled with weight version ``step``; see ``LearnerGroup.update``."""
         if not self.engine.sleep:
             return self.learner.update(groups, version=step, step=step)
         self.rollout.sleep()
@@ -66,10 +66,10 @@ class Roles:
         return figures
 
     def sync(self, version: int) -> None:
-        """Hand the learner's weights to every rollout worker as ``version``. Workers that fail meanwhile are started again.
+        """Send the learner's weights to every rollout worker as ``version``. Workers that fail during the sync are restarted.
 
         Raises:
-            RuntimeError: a worker holds another version afterwards.
+            RuntimeError: a worker has another version afterwards.
             RunFailed: workers failed too often; a learner rank is lost.
         """
         self.version = version
@@ -109,7 +109,7 @@ class Roles:
         self.new_learner()
 
     def close(self) -> None:
-        """End every worker and give its resources back."""
+        """Close every worker and release its resources."""
         for pool in self.pools:
             pool.close()
         if self.placement is not None:
@@ -120,7 +120,7 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     """All roles as plain objects in this process.
 
     Raises:
-        UserError: a role refuses its part of the configuration; torch or vLLM cannot use the GPU.
+        UserError: a role cannot use its part of the configuration; torch or vLLM cannot use the GPU.
     """
     gpus = local_gpus() > 0 and cuda_available()
     engine = _engine_settings(config, model, gpus)
@@ -130,17 +130,18 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     device = "cpu" if config.learner.gpus == 0 else None
     learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), 1)
     if engine.sleep:
-        LearnerGroup(learner, config).offload()  # the engine then sees what it may take
+        LearnerGroup(learner, config).offload()  # before the engine measures the free memory
     rollout = Pool("rollout", lambda _: RolloutWorker(engine), 1)
     reward = Pool("reward", lambda _: RewardWorker(model, config.reward), 1)
     return _roles(config, engine, rollout, reward, learner)
 
 
 def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bundle]) -> Roles:
-    """All roles as Ray actors in one placement group, started at the same time; an engine after a learner on the same card.
+    """All roles as Ray actors in one placement group. They start at the same time, except an engine that shares a card with the
+    learner: it starts after the learner.
 
     Raises:
-        UserError: the resources are not free; a role refuses its part of the configuration.
+        UserError: the resources are not free; a role cannot use its part of the configuration.
         RoleTimeout: a role is not ready within ``ray.start_deadline_s``.
     """
     engine = _engine_settings(config, model, gpus=cluster_gpus() > 0)
@@ -191,11 +192,11 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
 
 
 def _engine_settings(config: RLConfig, model: str, gpus: bool) -> EngineSettings:
-    """The engine's settings. On a shared card it starts before the learner's first update makes AdamW's moments: the part of them
-    that will stay on the card is not free, although it looks so.
+    """The engine's settings. On a shared card the engine starts before the learner's first update allocates AdamW's moments, so
+    the part of them that will stay on the card must be subtracted from the free memory.
 
     Raises:
-        UserError: weights cannot go from the learner to the engines as configured.
+        UserError: weights cannot be sent from the learner to the engines as configured.
     """
     engine = EngineSettings.of(config, model, gpus)
     known = look_up_folder(Path(model)) if engine.shared_card else None

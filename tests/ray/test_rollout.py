@@ -106,7 +106,7 @@ def with_allowed(asked: list[SampleRequest]) -> list[SampleRequest]:
 
 
 def stepped(engine: Engine, asked: list[SampleRequest], *way) -> list[Sampled]:
-    """Half of the requests first, the others while those are in work."""
+    """Half of the requests first, the others while those are pending."""
     half = len(asked) // 2
     for key in range(half):
         engine.submit(key, asked[key], *way)
@@ -129,7 +129,7 @@ def engines(folder):
         engine.close()
 
 
-def test_requests_submitted_while_others_are_in_work_give_what_one_batch_gives(engines):
+def test_requests_submitted_while_others_are_pending_give_what_one_batch_gives(engines):
     vllm, hf = engines
     asked = with_allowed(requests())
     for way in ((0.8, 24, False), (1.0, 24, True)):
@@ -163,7 +163,7 @@ def test_a_key_or_an_allowed_id_given_twice_is_refused(engines):
     one = SampleRequest((3, 4, 5), 1)
     for engine in engines:
         engine.submit(0, one, 1.0, 4, True)
-        with pytest.raises(ValueError, match="in work already"):
+        with pytest.raises(ValueError, match="already pending"):
             engine.submit(0, one, 1.0, 4, True)
         while not engine.step():
             pass
@@ -172,7 +172,7 @@ def test_a_key_or_an_allowed_id_given_twice_is_refused(engines):
         assert engine.step() == []
     vllm, _ = engines
     vllm.submit(0, one, 1.0, 4, True)
-    with pytest.raises(RuntimeError, match="still in work"):
+    with pytest.raises(RuntimeError, match="are pending"):
         vllm.sample([one], 1.0, 4, True)
     while not vllm.step():
         pass

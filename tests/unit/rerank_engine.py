@@ -13,7 +13,7 @@ FORMS = {"Rank": Form.PERMUTATION, "Pick": Form.PICK, "Score": Form.SCORES}
 
 
 class ReadingEngine:
-    """Completes a random part of what is in work on each step, in a random order.
+    """Completes a random part of the pending requests on each step, in a random order.
 
     Args:
         write: (form, documents as shown) → the completion's text. For yes or no with allowed ids: the index of the likelier.

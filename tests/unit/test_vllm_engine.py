@@ -115,7 +115,7 @@ def test_a_call_that_fails_leaves_the_engine_unusable_and_it_says_so(worker, fai
     assert vllm.calls[-1] == fails
     with pytest.raises(RuntimeError, match="it sleeps, or its weights are incomplete"):
         made.sample([], 1.0, 4)
-    with pytest.raises(TransferError, match="the worker must be started anew"):
+    with pytest.raises(TransferError, match="the worker must be restarted"):
         sync(made, 2)
     assert vllm.calls[-1] == fails  # vLLM was not called again
     assert made.version() == -1

@@ -1,4 +1,4 @@
-"""A sampling engine: the calls that it answers, and the choice of one."""
+"""The interface of sampling engines, and the factory."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from r0.records import Sampled, SampleRequest
 
 
 class Engine(Protocol):
-    """The calls of an engine. The four about weights are vLLM's own weight transfer API, and the Hugging Face engine's too."""
+    """The interface of an engine. The four methods about weights are vLLM's weight transfer API."""
 
-    max_num_seqs: int  # completions in work at one time
+    max_num_seqs: int  # concurrent completions
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
         """Complete every request, in order."""
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
-        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has."""
+        """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests."""
 
     def step(self) -> list[tuple[int, Sampled]]:
-        """Work on what was submitted for a moment; gives what has become complete. Nothing in work: nothing happens."""
+        """Advance the pending requests by one step and return those that are complete; empty if none is pending."""
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group that ``info`` describes."""
 
     def sleep(self) -> None:
-        """Give the card's memory back, where the settings say so; then there are no weights before the next weight update."""
+        """Release the card's memory if the settings say so; then there are no weights until the next weight update."""
 
     def start_weight_update(self) -> None:
-        """Make ready for new weights."""
+        """Prepare for new weights."""
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights."""
 
     def finish_weight_update(self, version: int) -> None:
-        """Put the new weights to use as version ``version``, and forget what the old ones computed."""
+        """Activate the new weights as version ``version``, and drop caches of the old ones."""
 
     def version(self) -> int:
-        """Version of the weights in use; 0 for the model as loaded, −1 without complete weights."""
+        """Version of the active weights; 0 for the model as loaded, −1 without complete weights."""
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release the engine's memory."""
 
 
 def make_engine(settings: EngineSettings) -> Engine:
-    """The engine that the settings name.
+    """The engine named by the settings.
 
     Raises:
-        UserError: it is not installed; the model is too short for prompt and completion.
+        UserError: it is not installed, or the model has too few positions for prompt and completion.
     """
     if settings.engine == "hf":
         from r0.actors.rollout.hf_engine import HfEngine

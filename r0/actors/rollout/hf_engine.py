@@ -1,7 +1,7 @@
-"""Sampling with transformers alone, where vLLM cannot be installed. Same results contract as VllmEngine, an order slower.
+"""Sampling with transformers alone, where vLLM cannot be installed. Same interface as VllmEngine; ten times slower.
 
-Each request draws its randomness beforehand from its own generator: one uniform number a token, turned into a token by inverting
-the cumulative distribution. What else is in the batch changes nothing but float noise in the logits.
+Each request draws one uniform number per token in advance from its own generator; a number is turned into a token by inverting
+the cumulative distribution. Other requests in the batch change only the rounding of the logits.
 
 Dimensions: B requests, P prompt positions (padded on the left), U distinct prompts, V vocabulary.
 """
@@ -26,10 +26,10 @@ from r0.records import Finish, Sampled, SampleRequest
 
 @dataclass
 class _Row:
-    """A completion in the making."""
+    """An unfinished completion."""
 
     request: SampleRequest
-    noise: list[float]  # uniform in [0, 1), one a token
+    noise: list[float]  # uniform in [0, 1), one per token
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     stopped: bool = False
@@ -37,7 +37,7 @@ class _Row:
 
 
 class HfEngine:
-    """A transformers model on a CPU or one GPU. See ``r0.actors.rollout.engine.Engine`` for the calls."""
+    """A transformers model on a CPU or one GPU. See ``r0.actors.rollout.engine.Engine`` for the interface."""
 
     def __init__(self, settings: EngineSettings):
         if settings.transfer not in ("gloo", "local"):
@@ -63,10 +63,10 @@ class HfEngine:
 
     @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
-        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities are at temperature 1.
+        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities have temperature 1.
 
         Raises:
-            ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length.
+            ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
         """
         check_requests(requests, max_new_tokens, self._settings)
         rows = [_Row(request, _noise(request.seed, max_new_tokens)) for request in requests]
@@ -76,24 +76,24 @@ class HfEngine:
         return [self._sampled(row) for row in rows]
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
-        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has.
+        """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests.
 
         Raises:
-            ValueError: as ``sample``; or the key is in work.
+            ValueError: as ``sample``; or a request with this key is pending.
         """
         if key in self._pending:
-            raise ValueError(f"submit: {key} is in work already")
+            raise ValueError(f"submit: a request with key {key} is already pending")
         check_requests([request], max_new_tokens, self._settings)
         self._pending[key] = (request, (temperature, max_new_tokens, greedy))
 
     def step(self) -> list[tuple[int, Sampled]]:
-        """Complete the requests that have waited longest, as many as fit a batch and are to be sampled in the same way."""
+        """Complete the oldest pending requests: as many as fit a batch and have the same sampling settings."""
         if not self._pending:
             return []
-        way = next(iter(self._pending.values()))[1]
-        keys = [key for key, (_, wanted) in self._pending.items() if wanted == way][: self.max_num_seqs]
+        sampling = next(iter(self._pending.values()))[1]
+        keys = [key for key, (_, wanted) in self._pending.items() if wanted == sampling][: self.max_num_seqs]
         requests = [self._pending.pop(key)[0] for key in keys]
-        return list(zip(keys, self.sample(requests, *way), strict=True))
+        return list(zip(keys, self.sample(requests, *sampling), strict=True))
 
     def _complete(self, rows: list[_Row], temperature: float, max_new_tokens: int, greedy: bool) -> None:
         logits_BV, cache, mask_BP = self._prefill(rows)
@@ -159,7 +159,7 @@ class HfEngine:
         return Sampled(tuple(row.token_ids), tuple(row.logprobs), finish, self._version, row.allowed_logprobs)
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
-        """Join the transfer group that ``info`` describes (nothing to join for ``local``); a former group is left."""
+        """Join the transfer group described by ``info`` (``local`` has none); leave the previous group, if any."""
         if self._receiver is not None:
             self._receiver.close()
             self._receiver = None
@@ -168,17 +168,17 @@ class HfEngine:
             self._receiver = Receiver(rendezvous, rendezvous.rank)
 
     def sleep(self) -> None:
-        """Nothing: this engine keeps its memory."""
+        """Do nothing: this engine keeps its memory."""
 
     def start_weight_update(self) -> None:
-        """Make ready for new weights. Until they are complete the engine has no version."""
+        """Prepare for new weights. Until they are complete the engine has no version."""
         self._version = -1
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights and copy them into the model, rounding to its dtype.
 
         Raises:
-            TransferError: a parameter is unknown or of another shape, or one of the model's was not sent.
+            TransferError: a parameter is unknown or has another shape, or a parameter of the model was not sent.
         """
         try:
             if self._settings.transfer == "local":
@@ -189,7 +189,7 @@ class HfEngine:
                 self._load(self._receiver.weights())
         except BaseException:
             if self._receiver is not None:
-                self._receiver.close()  # ends the sender's wait
+                self._receiver.close()  # so that the sender stops waiting
             raise
 
     @torch.no_grad()
@@ -200,11 +200,11 @@ class HfEngine:
             own[name].copy_(tensor)
 
     def finish_weight_update(self, version: int) -> None:
-        """Put the new weights to use as version ``version``."""
+        """Activate the new weights as version ``version``."""
         self._version = version
 
     def version(self) -> int:
-        """Version of the weights in use; −1 while they are incomplete."""
+        """Version of the active weights; −1 while they are incomplete."""
         return self._version
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ def _noise(seed: int, count: int) -> list[float]:
 
 
 def _allow(logits_BV: torch.Tensor, allowed: list[tuple[int, ...]]) -> None:
-    """Leave each row, in place, only the ids that it allows, where it does not allow all."""
+    """Set the logits of ids that a row does not allow to −∞, in place; a row without allowed ids allows all."""
     for logits_V, ids in zip(logits_BV, allowed, strict=True):
         if ids:
             kept = logits_V[list(ids)]

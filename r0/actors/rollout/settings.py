@@ -1,6 +1,6 @@
-"""What both sampling engines have in common: their settings, what they refuse, and the ids that end a completion.
+"""Code shared by both sampling engines: settings, checks of requests, and the ids that end a completion.
 
-The settings are plain data, so that they travel to an actor; nothing here imports torch or vLLM.
+The settings are plain data that can be sent to an actor; nothing here imports torch or vLLM.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ INLINE_SHARE = 0.5  # of its card for an engine that is awake while the learner 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine is made from. ``transfer`` names the weight transfer backend: local, gloo, nccl or ipc.
+    """Settings of an engine. ``transfer`` is the weight transfer backend: local, gloo, nccl or ipc.
 
-    An engine with a ``shared_card`` was started after the learner and takes a key-value cache of a size, not what is left over.
+    An engine on a ``shared_card`` starts after the learner, with a key-value cache of a fixed size instead of all free memory.
     """
 
     model: str  # folder
@@ -41,17 +41,17 @@ class EngineSettings:
     kv_cache_gib: float | None = None  # None: what gpu_memory_utilization leaves on a GPU
     enforce_eager: bool = False
     shared_card: bool = False  # with the learner
-    learner_growth: int = 0  # bytes that a learner on the same card takes from its first update on: moments that stay there
-    sleep: bool = False  # gives the card's memory back when told to
+    learner_growth: int = 0  # bytes by which a learner on the same card grows in its first update: moments that stay on the card
+    sleep: bool = False  # whether ``sleep()`` releases the card's memory
 
     @property
     def batch(self) -> int:
-        """Completions, or documents of an encoder, at one time where no key-value cache decides it."""
+        """Concurrent completions, or documents of an encoder, if no key-value cache determines the number."""
         return self.max_num_seqs or CPU_NUM_SEQS
 
     @classmethod
     def of(cls, config: RLConfig, model: str, gpus: bool) -> EngineSettings:
-        """The settings that a configuration asks for.
+        """The settings for a configuration.
 
         Args:
             config: the configuration.
@@ -79,7 +79,7 @@ class EngineSettings:
     def of_rollout(
         cls, rollout: RolloutSection, model: str, max_model_len: int, transfer: str = "local", device: Device = "auto"
     ) -> EngineSettings:
-        """The settings that a section asks for, with prompts and completions of ``max_model_len`` tokens together."""
+        """The settings for a section, with ``max_model_len`` tokens for prompt and completion together."""
         return cls(
             model=model,
             max_model_len=max_model_len,
@@ -97,10 +97,10 @@ class EngineSettings:
 
 
 def check_requests(requests: Sequence[SampleRequest], max_new_tokens: int, settings: EngineSettings) -> None:
-    """Refuse what an engine cannot sample.
+    """Check that an engine can sample the requests.
 
     Raises:
-        ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length; an allowed id is given twice.
+        ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length; an allowed id is given twice.
     """
     longest = max((len(request.prompt_ids) for request in requests), default=0)
     if longest + max_new_tokens > (limit := settings.max_model_len):

@@ -1,4 +1,4 @@
-"""How much memory an engine's key-value cache takes, and how many completions it holds. Pure arithmetic.
+"""The size of an engine's key-value cache, and the number of completions that fit it. Pure arithmetic.
 
 Sizes are in bytes unless a name says otherwise.
 """
@@ -13,16 +13,16 @@ from r0.errors import UserError
 
 GIB = 2**30
 CPU_KV_CACHE = GIB  # of an engine on a CPU
-CPU_NUM_SEQS = 128  # completions at one time on a CPU, and in engines without vLLM
+CPU_NUM_SEQS = 128  # concurrent completions on a CPU, and in engines without vLLM
 MIN_NUM_SEQS, MAX_NUM_SEQS = 128, 1024  # of the automatic choice on a GPU; vLLM's own default on a large card is 1,024
-STEP_NUM_SEQS = 64  # the automatic choice is a multiple
-ENGINE_RESERVE = 4 * GIB  # of an engine beside weights and cache: activations, CUDA graphs, and the buffers of a weight sync
-SLACK = 0.05  # share of a card's free memory that stays free: fragments, and what the learner's process may still take
+STEP_NUM_SEQS = 64  # the automatic choice is a multiple of it
+ENGINE_RESERVE = 4 * GIB  # an engine's memory beside weights and cache: activations, CUDA graphs, buffers of a weight sync
+SLACK = 0.05  # share of a card's free memory that stays free, for fragmentation and growth of the learner's process
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU's memory in bytes. ``free`` is given where the learner is on it too."""
+    """A GPU's memory in bytes. ``free`` is set if the learner is on the same card."""
 
     total: int
     free: int | None = None
@@ -30,18 +30,18 @@ class Card:
 
 @dataclass(frozen=True)
 class CardSizes:
-    """What an engine is told: completions at one time, and the size of its cache (None: what vLLM finds left in its share)."""
+    """Concurrent completions of an engine, and the size of its cache (None: vLLM uses what is left of its share)."""
 
     num_seqs: int
     kv_cache_bytes: int | None
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype_bytes: int, tensor_parallel_size: int = 1) -> int:
-    """Bytes that one token takes in the key-value cache of one card.
+    """Bytes per token in the key-value cache of one card.
 
     Args:
         model_config: the model's ``config.json``.
-        dtype_bytes: size of a cached number, 2 for bf16.
+        dtype_bytes: bytes per cached element, 2 for bf16.
         tensor_parallel_size: cards that share the key-value heads; a card holds at least one head.
 
     Raises:
@@ -55,7 +55,7 @@ def kv_bytes_per_token(model_config: Mapping[str, Any], dtype_bytes: int, tensor
 
 
 def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> int:
-    """Completions that an engine on a GPU works on at one time: as many as its cache holds at full length.
+    """Concurrent completions of an engine on a GPU: as many as its cache holds at maximum length.
 
     Args:
         kv_cache_bytes: of one card.
@@ -63,14 +63,14 @@ def auto_num_seqs(kv_cache_bytes: int, token_bytes: int, max_model_len: int) -> 
         max_model_len: prompt and completion together, in tokens.
 
     Returns:
-        A multiple of 64 from 128 to 1,024. A cache that is too small for 128 makes completions wait, it does not fail.
+        A multiple of 64 from 128 to 1,024. If the cache is too small for 128, completions wait for space.
     """
     held = kv_cache_bytes // (token_bytes * max_model_len)
     return min(MAX_NUM_SEQS, max(MIN_NUM_SEQS, held // STEP_NUM_SEQS * STEP_NUM_SEQS))
 
 
 def upper_num_seqs(max_num_seqs: int | str, gpus: bool) -> int:
-    """Completions that an engine may work on at one time, as far as the driver knows: as configured, or the most of auto."""
+    """An upper bound of an engine's concurrent completions, for the driver: as configured, or the maximum of ``auto``."""
     if isinstance(max_num_seqs, int):
         return max_num_seqs
     return MAX_NUM_SEQS if gpus else CPU_NUM_SEQS
@@ -80,15 +80,15 @@ def auto_kv_cache(free_bytes: int, weight_bytes: int, token_bytes: int, max_mode
     """Size of the key-value cache of an engine that shares its card with the learner.
 
     Args:
-        free_bytes: what the engine may take of the card.
-        weight_bytes: of the engine's own copy of the model.
+        free_bytes: memory of the card that the engine may use.
+        weight_bytes: of the engine's copy of the model.
         token_bytes: of one token (``kv_bytes_per_token``).
         max_model_len: prompt and completion together, in tokens.
-        num_seqs: completions at one time; None: as many as ``auto_num_seqs`` may choose.
+        num_seqs: concurrent completions; None: the maximum of ``auto_num_seqs``.
 
     Returns:
-        What is left beside weights and reserve, at most what ``num_seqs`` completions of full length need. It may be less than
-        one completion needs, or negative: then the engine does not fit.
+        What is left after weights and reserve, at most what ``num_seqs`` completions of maximum length need. If it is less than
+        one completion needs (it may be negative), the engine does not fit.
     """
     room = int(free_bytes * (1 - SLACK)) - weight_bytes - ENGINE_RESERVE
     return min(room, token_bytes * max_model_len * (num_seqs or MAX_NUM_SEQS))
@@ -106,9 +106,9 @@ def card_sizes(
     """The sizes of an engine on a GPU.
 
     Args:
-        card: each of the engine's.
+        card: of the engine, or each of its cards.
         weight_bytes, token_bytes, max_model_len: see ``auto_kv_cache``.
-        share: of the card that the engine may take, at most.
+        share: maximum share of the card that the engine may use.
         kv_cache_gib, num_seqs: as configured; None: chosen here.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Sampling with vLLM. With vllm_transfer and vllm_sync the only files that import it: its interface changes every few releases.
+"""Sampling with vLLM. Only this file, vllm_transfer and vllm_sync import vLLM, because its API changes every few releases.
 
-What is set here and why: the engine lives in this process; each request has its own seed, which on a CPU needs prompts
-prefilled in one piece; log-probabilities are those of the sampled distribution; the prefix cache is reset after every update.
+The engine runs in this process. Each request has its own seed; on a CPU this requires that prompts are prefilled in one piece.
+Log-probabilities are those of the sampling distribution. The prefix cache is reset after every weight update.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from r0.records import Finish, Sampled, SampleRequest
 
 
 class VllmEngine:
-    """One vLLM engine on a CPU or on ``tensor_parallel_size`` GPUs. See ``r0.actors.rollout.engine.Engine`` for the calls.
+    """One vLLM engine on a CPU or on ``tensor_parallel_size`` GPUs. See ``r0.actors.rollout.engine.Engine`` for the interface.
 
     On a card that it shares with the learner it can sleep: weights and key-value cache are dropped, and the next weight update
-    takes memory for the weights, receives them, and takes memory for the cache, in this order. A call to vLLM that fails on the
-    way leaves the engine without a version, and no later update is taken.
+    allocates the weights, receives them, and allocates the cache, in this order. If a call to vLLM fails during an update, the
+    engine has no version, and further updates are refused.
     """
 
     def __init__(self, settings: EngineSettings):
@@ -40,18 +40,18 @@ class VllmEngine:
         self._announced = False  # an update has begun in vLLM
         self._asleep = False
         self._broken = False
-        self._pending: dict[str, SampleRequest] = {}  # submitted, by vLLM's name of the request
+        self._pending: dict[str, SampleRequest] = {}  # by vLLM's request id
         self._llm, self.max_num_seqs = _start(settings)
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
-        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities are at temperature 1.
+        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities have temperature 1.
 
         Raises:
-            ValueError: a prompt leaves less than ``max_new_tokens`` of the engine's length.
-            RuntimeError: submitted requests are still in work.
+            ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
+            RuntimeError: submitted requests are pending.
         """
         if self._pending:
-            raise RuntimeError(f"sample: {len(self._pending)} submitted requests are still in work; step until they are done")
+            raise RuntimeError(f"sample: {len(self._pending)} submitted requests are pending; call step until they are done")
         check_requests(requests, max_new_tokens, self._settings)
         parameters = [self._parameters(request, temperature, max_new_tokens, greedy) for request in requests]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
@@ -59,13 +59,13 @@ class VllmEngine:
         return [self._sampled(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
-        """Take a request in; ``step`` gives its completion back under ``key``, which no other request in work has.
+        """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests.
 
         Raises:
-            ValueError: as ``sample``; or the key is in work.
+            ValueError: as ``sample``; or a request with this key is pending.
         """
         if (name := str(key)) in self._pending:
-            raise ValueError(f"submit: {key} is in work already")
+            raise ValueError(f"submit: a request with key {key} is already pending")
         check_requests([request], max_new_tokens, self._settings)
         from vllm.inputs.engine import tokens_input
 
@@ -74,7 +74,7 @@ class VllmEngine:
         self._pending[name] = request
 
     def step(self) -> list[tuple[int, Sampled]]:
-        """One forward pass over what is in work (at most ``max_num_seqs`` requests); gives what has become complete."""
+        """Run one forward pass over the pending requests (at most ``max_num_seqs``), and return those that are complete."""
         if not self._pending:
             return []
         done = [output for output in self._llm.llm_engine.step() if output.finished]
@@ -90,8 +90,8 @@ class VllmEngine:
             max_tokens=max_new_tokens,
             stop_token_ids=self._stop_ids,
             allowed_token_ids=list(request.allowed_ids) or None,
-            logprobs=len(request.allowed_ids),  # beside the sampled token's: those of the ids that it was sampled from
-            flat_logprobs=True,  # one list of floats instead of a dictionary a token
+            logprobs=len(request.allowed_ids),  # of the allowed ids, in addition to the sampled token
+            flat_logprobs=True,  # one list of floats instead of a dictionary per token
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -108,11 +108,11 @@ class VllmEngine:
         )
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
-        """Join the transfer group that ``info`` describes."""
+        """Join the transfer group described by ``info``."""
         self._llm.init_weight_transfer_engine({"init_info": info})
 
     def sleep(self) -> None:
-        """Give weights and key-value cache back to the card, where ``settings.sleep``; the next update takes memory again."""
+        """Release the memory of weights and key-value cache if ``settings.sleep``; the next update allocates it again."""
         if not self._settings.sleep or self._asleep:
             return
         self._version = -1
@@ -121,10 +121,10 @@ class VllmEngine:
         self._asleep = True
 
     def start_weight_update(self) -> None:
-        """Make ready for new weights. Until they are complete the engine has no version.
+        """Prepare for new weights. Until they are complete the engine has no version.
 
         Raises:
-            TransferError: an earlier update broke off; what it left cannot be loaded over.
+            TransferError: an earlier update failed, so the engine cannot load weights any more.
         """
         self._version = -1
         with self._unless_broken():
@@ -141,7 +141,7 @@ class VllmEngine:
             self._llm.update_weights({"update_info": info})
 
     def finish_weight_update(self, version: int) -> None:
-        """Put the new weights to use, and drop the key-values that the old ones computed (vLLM does not by itself)."""
+        """Activate the new weights, and drop the cached keys and values of the old ones (vLLM does not do this by itself)."""
         with self._unless_broken():
             self._llm.finish_weight_update(weight_version=str(version))
             if not self._llm.reset_prefix_cache():
@@ -153,34 +153,34 @@ class VllmEngine:
 
     @contextlib.contextmanager
     def _unless_broken(self) -> Iterator[None]:
-        """Calls to vLLM that leave it unusable when one of them fails.
+        """Mark the engine as broken if a call to vLLM in the block fails.
 
         Raises:
-            TransferError: earlier ones failed.
+            TransferError: the engine is broken.
         """
         if self._broken:
-            raise TransferError("weight transfer: an earlier update of this engine broke off; the worker must be started anew")
+            raise TransferError("weight transfer: an earlier update of this engine failed; the worker must be restarted")
         self._broken = True
         yield
         self._broken = False  # not reached after an error
 
     def version(self) -> int:
-        """Version of the weights in use; −1 while they are incomplete, or given back."""
+        """Version of the active weights; −1 while they are incomplete or released."""
         return self._version
 
     def close(self) -> None:
         """Release the model and its caches."""
         if hasattr(self, "_llm"):
-            self._llm.llm_engine.engine_core.shutdown()  # now, not at exit: its process groups may be gone by then
+            self._llm.llm_engine.engine_core.shutdown()  # now, because at exit its process groups may be gone
             del self._llm
             gc.collect()
 
 
 def _start(settings: EngineSettings) -> tuple[Any, int]:
-    """A vLLM engine, and how many completions it works on at one time.
+    """A vLLM engine, and its number of concurrent completions.
 
     Raises:
-        UserError: vLLM is not installed, or its other build; the card is too small, or there are too few.
+        UserError: vLLM is not installed, or the build for another device; the card is too small, or there are too few cards.
     """
     on_gpu = settings.device != "cpu" and cuda_available()
     check_vllm(on_gpu)
@@ -202,7 +202,7 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
         _prepare_cpu()
     options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
     dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
-    # vLLM seeds the generators of the process that computes: this one, unless the processes of a tensor-parallel engine do.
+    # vLLM seeds the generators of the process that computes: this one, unless the engine is tensor-parallel.
     seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
     with torch.random.fork_rng(devices=seeded), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -213,7 +213,7 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
             enforce_eager=settings.enforce_eager or not on_gpu,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
-            generation_config="vllm",  # no sampling defaults from the model's folder
+            generation_config="vllm",  # ignore sampling defaults in the model's folder
             skip_tokenizer_init=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
@@ -221,7 +221,7 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
             worker_extension_cls="r0.actors.sync.vllm_transfer.WorkerExtension",
             **options,
         )
-    torch.set_num_threads = set_num_threads  # vLLM put a stub in its place
+    torch.set_num_threads = set_num_threads  # vLLM replaces it by a stub
     return llm, options["max_num_seqs"]
 
 
@@ -229,12 +229,12 @@ def _prepare_cpu() -> None:
     from vllm.v1.sample import sampler
 
     keep_freed_blocks()
-    # vLLM counts the rank of every sampled token with a kernel that it first compiles for 15 s. Nothing here reads ranks.
+    # vLLM computes the rank of every sampled token with a kernel that takes 15 s to compile. r0 does not use ranks.
     sampler.batched_count_greater_than = lambda logprobs, values: values.new_zeros(values.shape[0], dtype=int)
 
 
 def _card(settings: EngineSettings) -> Card:
-    """The memory of the engine's card, or of each of its cards.
+    """The memory of each of the engine's cards.
 
     Raises:
         UserError: there are fewer cards than the engine needs.
@@ -244,5 +244,5 @@ def _card(settings: EngineSettings) -> Card:
 
     if (have := torch.cuda.device_count()) < (size := settings.tensor_parallel_size):
         raise UserError(f"rollout.tensor_parallel_size: an engine of {size} GPUs sees only {have}; use at most {have}")
-    total = current_platform.get_device_total_memory()  # asks the driver: torch would take memory for a context
+    total = current_platform.get_device_total_memory()  # from the driver: torch would allocate a context
     return Card(total, free=torch.cuda.mem_get_info()[0] - settings.learner_growth if settings.shared_card else None)

@@ -1,4 +1,4 @@
-"""What vLLM is told of the engine's device: completions at one time, and how much memory to take. Does not import vLLM."""
+"""vLLM's options for the device of an engine: concurrent completions and memory. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from r0.actors.rollout.sizes import CPU_KV_CACHE, GIB, Card, card_sizes, kv_byte
 from r0.errors import UserError
 from r0.storage.models import parameters
 
-CPU_BLOCK = 32  # tokens a key-value block; the smallest the CPU kernel takes, so that short prompts share a prefix too
-MIN_MEMORY_CHECK = 0.01  # share of the card that vLLM is told to check for, where the size of its cache is given
+CPU_BLOCK = 32  # tokens per key-value block; the minimum of the CPU kernel, so that short prompts share a prefix too
+MIN_MEMORY_CHECK = 0.01  # free share of the card that vLLM checks for if the size of its cache is given
 
 
 def cpu_options(settings: EngineSettings) -> dict[str, Any]:
@@ -47,12 +47,12 @@ def gpu_options(settings: EngineSettings, card: Card) -> dict[str, Any]:
         "max_num_seqs": sizes.num_seqs,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "tensor_parallel_size": size,
-        # The actor owns all GPUs of its engine, on one node: its own child processes drive them.
+        # The actor owns all GPUs of its engine on one node, so its child processes use them.
         "distributed_executor_backend": "mp" if size > 1 else "uni",
         "enable_sleep_mode": settings.sleep,
     }
     if sizes.kv_cache_bytes is not None:
-        # vLLM then takes this size, but checks first that its share of the card is free: the learner may have most of it.
+        # vLLM uses this size, but first checks that its share of the card is free, and the learner may use most of the card.
         options |= {"kv_cache_memory_bytes": sizes.kv_cache_bytes, "gpu_memory_utilization": MIN_MEMORY_CHECK}
     return options
 

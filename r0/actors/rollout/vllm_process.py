@@ -1,4 +1,4 @@
-"""The process that vLLM runs in: its environment, its log, and modules that vLLM cannot start beside. Does not import vLLM."""
+"""Prepares a process for vLLM: environment, logging, and a module that vLLM cannot inspect. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Any
 
-# What vLLM warns about on every start and nobody can or should act on here.
-NOISE = (
+# Warnings that vLLM prints at every start and that need no action.
+IGNORED_WARNINGS = (
     "doesn't include CPU backend",
     "Triton is not installed",
     "requires Triton",
@@ -22,31 +22,31 @@ NOISE = (
     "Using None for BOS token id",
     "is already registered. Overwriting.",
     "VLLM_DIST_IDENT",  # set by vLLM itself
-    "The global random seed is set to",  # and set back below
+    "The global random seed is set to",  # vllm_engine restores it
     "Reset SSM cache type",
-    "RotaryEmbedding: Failed to load weights",  # has none
+    "RotaryEmbedding: Failed to load weights",  # it has none
 )
 
 
 def configure_logging() -> None:
-    """vLLM's warnings and errors on stderr, without the noise."""
+    """Print vLLM's warnings and errors on stderr, except the ignored ones."""
     logger = logging.getLogger("vllm")
     if logger.handlers:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("vllm %(levelname)s: %(message)s"))
-    handler.addFilter(lambda record: not any(noise in record.getMessage() for noise in NOISE))
+    handler.addFilter(lambda record: not any(text in record.getMessage() for text in IGNORED_WARNINGS))
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
 
 
 def patch_llvmlite() -> None:
-    """Let vLLM look at all modules. llvmlite's wrapper of its library has a function for every name, ``__dict__`` too, and vLLM's
-    walk over what is imported stumbles over that where something imported numba before (bm25s does)."""
+    """Let vLLM inspect all imported modules. llvmlite's library wrapper returns a function for every attribute, including
+    ``__dict__``, and vLLM fails on it if numba has been imported before (bm25s imports it)."""
     wrapper: Any = type(getattr(sys.modules.get("llvmlite.binding.ffi"), "lib", None))
     found = wrapper.__dict__.get("__getattr__")
-    if found is None or getattr(found, "settled", False):
+    if found is None or getattr(found, "patched", False):
         return
 
     def attribute(self: Any, name: str) -> Any:
@@ -54,15 +54,15 @@ def patch_llvmlite() -> None:
             raise AttributeError(name)
         return found(self, name)
 
-    attribute.settled = True  # type: ignore[attr-defined]
+    attribute.patched = True  # type: ignore[attr-defined]
     wrapper.__getattr__ = attribute
 
 
 def set_environment() -> None:
-    """What vLLM reads from the environment, before it is imported."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: no second copy of anything
+    """Set vLLM's environment variables, before it is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # run the engine in this process
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # several engines share few cores
-    # The processes of a tensor-parallel engine; vLLM's own choice, fork, fails where torch has looked at the GPUs before.
+    # For tensor-parallel engines; vLLM's default, fork, fails if torch has initialized CUDA before.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")  # see configure_logging
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -72,10 +72,11 @@ def set_environment() -> None:
 
 
 def without_expandable_segments() -> None:
-    """Take torch's expandable segments out of the environment: vLLM's sleep mode has memory of its own, which cannot lie in them.
+    """Remove torch's expandable segments from the environment: vLLM's sleep mode uses its own memory pool, which does not support
+    them.
 
-    Torch reads its allocator's settings when it first takes memory of a GPU. Where it has done so already (inline), vLLM switches
-    the segments off around what it allocates.
+    Torch reads its allocator's settings when it first allocates GPU memory. If it already has (inline), vLLM disables the
+    segments while it allocates.
     """
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         if settings := os.environ.pop(name, None):

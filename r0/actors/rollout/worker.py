@@ -1,4 +1,4 @@
-"""Sampling workers: a plain class around an engine, and the group of them that deals out requests."""
+"""Sampling workers: a plain class around an engine, and the group that distributes requests to the workers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PING_S = 30.0  # seconds in which a worker that is not at work answers
 
 
 class RolloutWorker:
-    """One sampling engine.
+    """A worker with one sampling engine.
 
     Args:
         settings: of the engine.
-        index: number of the worker.
+        index: of the worker.
 
     Raises:
-        UserError: the engine is not installed; the model is too short for prompt and completion.
+        UserError: the engine is not installed, or the model has too few positions for prompt and completion.
     """
 
     def __init__(self, settings: EngineSettings, index: int = 0):
@@ -40,11 +40,11 @@ class RolloutWorker:
         """Complete every request, in order.
 
         Args:
-            temperature: logits are divided by it; log-probabilities are of that distribution, in nats.
+            temperature: divides the logits; log-probabilities are those of the resulting distribution, in nats.
             greedy: take the likeliest token instead.
 
         Raises:
-            RuntimeError: the worker's weights are incomplete, or it sleeps.
+            RuntimeError: the worker sleeps, or its weights are incomplete.
         """
         if self._engine.version() < 0:
             raise RuntimeError(
@@ -55,15 +55,15 @@ class RolloutWorker:
         return self._engine.sample(requests, temperature, max_new_tokens, greedy)
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
-        """Join the transfer group that ``info`` describes."""
+        """Join the transfer group described by ``info``."""
         self._engine.init_weight_transfer_engine(info)
 
     def sleep(self) -> None:
-        """Give the card's memory back until the next weight update, where the settings say so."""
+        """Release the card's memory until the next weight update, if the settings say so."""
         self._engine.sleep()
 
     def start_weight_update(self) -> None:
-        """Make ready for new weights."""
+        """Prepare for new weights."""
         self._engine.start_weight_update()
 
     def update_weights(self, info: dict[str, Any]) -> None:
@@ -72,15 +72,15 @@ class RolloutWorker:
         self._engine.update_weights(info)
 
     def finish_weight_update(self, version: int) -> None:
-        """Put the new weights to use as version ``version``."""
+        """Activate the new weights as version ``version``."""
         self._engine.finish_weight_update(version)
 
     def version(self) -> int:
-        """Version of the weights in use; 0 for the model as loaded, −1 while incomplete."""
+        """Version of the active weights; 0 for the model as loaded, −1 while incomplete."""
         return self._engine.version()
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release the engine's memory."""
         self._engine.close()
 
 
@@ -116,22 +116,22 @@ class RolloutGroup:
         return self._pool.all("version", deadline_s=self._deadline_s)
 
     def sleep(self) -> None:
-        """Let every engine give its card's memory back until the next weight update, which finds those that cannot."""
+        """Release the memory of every engine's card until the next weight update, which detects workers that failed."""
         self._pool.attempt_some("sleep", dict.fromkeys(range(len(self._pool)), ()), self._deadline_s)
 
     def failed(self) -> dict[int, Exception]:
-        """The workers that do not answer, and those whose weights are incomplete: an update that broke off cannot be repeated on
-        the same engine."""
+        """The workers that do not answer or have incomplete weights, with the error: a failed update cannot be repeated on the
+        same engine."""
         deadline_s = min(PING_S, self._deadline_s)
         versions = self._pool.attempt_some("version", dict.fromkeys(range(len(self._pool)), ()), deadline_s)
         incomplete = {index: RuntimeError("its weights are incomplete") for index, version in versions.items() if version == -1}
         return incomplete | {index: answer for index, answer in versions.items() if isinstance(answer, Exception)}
 
     def restart(self, failed: Mapping[int, Exception]) -> None:
-        """Start the workers again that failed, until all hold the current weights.
+        """Restart the workers that failed, until all have the current weights.
 
         Raises:
-            RunFailed: it happened too often.
+            RunFailed: workers failed too often.
         """
         waiting = dict(failed)
         while waiting:
@@ -147,7 +147,7 @@ class RolloutGroup:
     def sample(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool = False
     ) -> list[Sampled]:
-        """Complete every request, in order: one call a worker, the requests of a prompt together.
+        """Complete every request, in order, with one call per worker; requests with the same prompt go to the same worker.
 
         Raises:
             RuntimeError: workers hold different weight versions.
@@ -172,10 +172,10 @@ class RolloutGroup:
 
 
 def assign_requests(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -> list[list[int]]:
-    """Positions of the requests of each worker; empty shares are left out.
+    """Indices of the requests of each worker; empty shares are omitted.
 
-    Neighbours with the same prompt stay together (they share its prefix). A block goes to the worker with the fewest tokens so
-    far, larger blocks first. Who samples what changes nothing: seeds are addressed.
+    Adjacent requests with the same prompt stay together, because they share its prefix. Such a block goes to the worker with the
+    fewest tokens so far, larger blocks first. The assignment does not change results: each request has its own seed.
     """
     blocks: list[list[int]] = []
     for i, request in enumerate(requests):
