@@ -1,1 +1,1 @@
-"""What is trained without RL, on Ray Train."""
+"""Supervised training on Ray Train."""

@@ -1,1 +1,1 @@
-"""What all supervised trainings share: driver, job, ranks, checkpoints."""
+"""Code shared by all supervised commands: driver, job, ranks, checkpoints."""

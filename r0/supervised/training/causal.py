@@ -1,4 +1,4 @@
-"""Training of a language model as it is: the model, the rows of all steps in their order, and transformers' Trainer over them."""
+"""Training of a causal language model: the model, the rows of all steps in order, and transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=OrderedTrainer)
 
 
 class Source(Protocol[Made]):
-    """Tasks by step, and what is made of each; ``pad_id`` is the token id of padding."""
+    """Tasks by step, and examples made from them; ``pad_id`` is the token id of padding."""
 
     pad_id: int
 
@@ -29,11 +29,11 @@ class Source(Protocol[Made]):
         """The tasks of a step."""
 
     def example(self, task: Task) -> Made:
-        """A task as what a micro-batch is collated from."""
+        """The example of a task, from which a micro-batch is collated."""
 
 
 class StepRows(Dataset, Generic[Made]):
-    """The rows of all steps in their order, each made when it is asked for.
+    """The rows of all steps in order, each created on access.
 
     Args:
         rows: the data.
@@ -75,13 +75,13 @@ def supports_logits_to_keep(model: Any) -> bool:
 
 
 def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[int, bool], Any]) -> Kind:
-    """The Trainer of a job over DeepSpeed, with the job's model.
+    """The Trainer of a job on DeepSpeed, with the job's model.
 
     Args:
-        kind: its class.
+        kind: the Trainer's class.
         job: the job.
-        rows: its data.
-        collate: makes what collates, from the id of padding and whether the model can be asked for the last logits only.
+        rows: the data.
+        collate: creates the collator from the token id of padding and whether the model supports ``logits_to_keep``.
 
     Raises:
         UserError: the model cannot be loaded; no module has one of the adapters' target names.

@@ -1,6 +1,6 @@
-"""Ray Train's driver: it starts one worker a rank and shows what rank 0 reports; each rank runs the function that the job names.
+"""The driver of Ray Train: starts one worker per rank and shows the reports of rank 0. Each rank runs the job's function.
 
-With ``ray.inline=true`` the one rank runs in this process.
+With ``ray.inline=true`` the single rank runs in this process.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from r0.process.signals import StopRequest
 from r0.runs import Recorder, RunDirectory
 from r0.supervised.training.job import Channel, FileChannel, Job, Kind, Report
 
-POLL_S = 0.25  # seconds between looks at what rank 0 reported
-GROUP_TIMEOUT_S = 1800.0  # a collective that a rank never joins fails after this
+POLL_S = 0.25  # seconds between checks for new reports of rank 0
+GROUP_TIMEOUT_S = 1800.0  # seconds after which a collective fails if a rank does not join
 
-# Ray Train's own: poll the ranks often enough for a run of seconds, and start no helpers that nobody reads.
+# Settings of Ray Train: poll often enough for a run of a few seconds, and start no unused helpers.
 TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -52,13 +52,13 @@ def end_if_asked(stop: StopRequest) -> None:
 def train(
     job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest, before: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Run the ranks of a job to the end, from its newest checkpoint if there is one; the figures of the run.
+    """Run the ranks of a job, from its newest checkpoint if there is one. Returns the metrics of the run.
 
-    ``before``: held-out figures of the starting model, which the record begins with.
+    ``before``: held-out metrics of the starting model; the first entry of the record.
 
     Raises:
-        UserError: what a rank raised as one; the cluster cannot hold the ranks.
-        Stopped: a signal asked the run to stop, and it is saved.
+        UserError: a rank raised one; the cluster has too few resources for the ranks.
+        Stopped: a signal asked the run to stop; its state is saved.
     """
     directory.folder("checkpoints")
     directory.folder("logs")
@@ -75,7 +75,7 @@ def train(
         _inline(job, handler)
     else:
         start_ray(job.config)
-        stop.install()  # Ray has handlers of its own
+        stop.install()  # Ray installs its own handlers
         end_if_asked(stop)
         check_nodes(Path(job.model), directory.path)
         _watch(job, handler)
@@ -85,7 +85,7 @@ def train(
 
 
 def _inline(job: Job, channel: Channel) -> None:
-    """The one rank of ``ray.inline=true``, in this process; its process group stays, for whoever needs one next."""
+    """Run the single rank of ``ray.inline=true`` in this process. Its process group is kept for later use."""
     from r0.actors.learner.zero import start_distributed
 
     start_distributed(0, 1, "127.0.0.1:0", process_device(job.config.gpus), timeout_s=GROUP_TIMEOUT_S)
@@ -93,20 +93,20 @@ def _inline(job: Job, channel: Channel) -> None:
 
 
 def _rank_function(job: Job) -> Callable[[Job, Channel], None]:
-    """What each rank of the job runs; imported in the rank, since it needs torch and transformers."""
+    """The function that each rank runs; imported in the rank, because it needs torch and transformers."""
     module, _, name = job.rank.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 class _ReportHandler:
-    """The channel of a rank in this process, and the end of the file channel: reports go to the run's record."""
+    """The channel of a rank in this process, and the receiving end of the file channel: writes reports to the run's record."""
 
     def __init__(self, recorder: Recorder, stop: StopRequest):
         self._recorder, self.stop_asked = recorder, stop
         self.figures: dict[str, float] | None = None
 
     def send(self, report: Report) -> None:
-        """Record and show."""
+        """Record and print a report."""
         if report.kind == Kind.STEP:
             for name, seconds in report.seconds.items():
                 self._recorder.clock.add(name, seconds)
@@ -121,11 +121,11 @@ class _ReportHandler:
 
 
 def _watch(job: Job, handler: _ReportHandler) -> None:
-    """Run Ray Train in a thread, so that signals reach this one, and show what rank 0 reports until it is done.
+    """Run Ray Train in a thread, so that this thread receives signals, and handle the reports of rank 0 until the end.
 
     Raises:
-        UserError: what a rank raised as one.
-        RuntimeError: anything else that went wrong in a rank, with its traceback.
+        UserError: a rank raised one.
+        RuntimeError: a rank failed otherwise; with its traceback.
     """
     channel = FileChannel(job)
     failed: list[BaseException] = []
@@ -151,14 +151,14 @@ def _watch(job: Job, handler: _ReportHandler) -> None:
 
 
 def _fit(job: Job) -> None:
-    """One Ray Train worker a rank."""
+    """Run one Ray Train worker per rank."""
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     class WithoutCleaner(TorchTrainer):
-        """Without the actor that gives a dead controller's placement group back: the group ends with the job, and the actor
-        needs a dashboard and seconds of start."""
+        """A TorchTrainer without the actor that releases a dead controller's placement group: the group ends with the job, and
+        the actor needs a dashboard and takes seconds to start."""
 
         def _create_default_callbacks(self) -> list:
             return [one for one in super()._create_default_callbacks() if type(one).__name__ != "PlacementGroupCleanerCallback"]
@@ -186,7 +186,7 @@ def _fit(job: Job) -> None:
 
 
 def _ray_rank(arguments: dict) -> None:
-    """A rank's own output goes to ``logs/rank-<r>.log``: libraries say much that is not the run's."""
+    """Run a rank. Its output goes to ``logs/rank-<r>.log``, because libraries print much that is unrelated to the run."""
     from ray.train import get_context
 
     job: Job = arguments["job"]
@@ -198,8 +198,8 @@ def _ray_rank(arguments: dict) -> None:
 
 @contextlib.contextmanager
 def _standard_streams(target: int) -> Iterator[None]:
-    """Standard output and error of this process and of the compilers it starts go to file descriptor ``target``."""
-    kept = os.dup(1), os.dup(2)
+    """Redirect standard output and error of this process and its child processes to file descriptor ``target``."""
+    saved = os.dup(1), os.dup(2)
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
@@ -207,6 +207,6 @@ def _standard_streams(target: int) -> Iterator[None]:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for number, before in zip((1, 2), kept, strict=True):
+        for number, before in zip((1, 2), saved, strict=True):
             os.dup2(before, number)
             os.close(before)

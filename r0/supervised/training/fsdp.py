@@ -1,4 +1,4 @@
-"""PyTorch's FSDP (``fully_shard``) under transformers' Trainer, through accelerate: on GPUs as it is, on CPUs after a nudge."""
+"""PyTorch's FSDP (``fully_shard``) in transformers' Trainer, through accelerate; on CPUs it must be enabled explicitly."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from transformers import Trainer
 
 
 def shard(trainer: Trainer, model: nn.Module) -> None:
-    """Make ``trainer`` split the weights of each layer of ``model`` over the ranks, and the rest of them together.
+    """Make ``trainer`` shard the weights of each layer of ``model`` over the ranks, and the remaining weights together.
 
-    Before training. ``model`` is the transformer itself: what sentence-transformers wraps around it names no layers. Accelerate
-    turns FSDP on for accelerators only and falls back to plain data parallelism without a word; gloo does all it needs.
+    Call it before training. ``model`` is the transformer itself, because sentence-transformers' wrapper does not name the layers.
+    Accelerate enables FSDP on accelerators only and silently falls back to plain data parallelism; gloo supports all that FSDP
+    needs.
     """
     state: Any = trainer.accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU:
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
-        # Both are shared objects, and each new look at the first copies the second.
+        # Both are shared: each new AcceleratorState copies the PartialState.
         state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         if state.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(state.mixed_precision)

@@ -1,4 +1,4 @@
-"""What the driver of a training without RL and its ranks agree on: the job, its checkpoints, and what rank 0 reports."""
+"""Data shared by the driver of a supervised run and its ranks: the job, its checkpoints, and the reports of rank 0."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Config = TypeVar("Config", bound=RankKeys, covariant=True)
 
 
 class Kind(StrEnum):
-    """What a report is about."""
+    """The kind of a report."""
 
     STEP = "step"
     EVALUATION = "evaluation"
     SAY = "say"
-    DONE = "done"  # the final model is there; values are the figures of the run
+    DONE = "done"  # the final model is written; values are the metrics of the run
 
 
 @dataclass(frozen=True)
 class Report:
-    """A line from rank 0 to the driver."""
+    """A message from rank 0 to the driver."""
 
     kind: Kind
     step: int
@@ -39,10 +39,10 @@ class Report:
 
 
 class Channel(Protocol):
-    """The way from a rank to the driver and back."""
+    """Communication between a rank and the driver."""
 
     def send(self, report: Report) -> None:
-        """Tell the driver (rank 0 only)."""
+        """Send a report to the driver (rank 0 only)."""
 
     def stop_asked(self) -> bool:
         """Whether the driver wants the run to stop and save."""
@@ -50,8 +50,8 @@ class Channel(Protocol):
 
 @dataclass(frozen=True)
 class Job(Generic[Config]):
-    """A training. ``model`` and ``run`` are folders that every rank can read and write; ``rank`` is what each rank runs, as
-    ``module:function`` of (job, channel)."""
+    """A training run. ``model`` and ``run`` are folders that every rank can read and write; ``rank`` is the function that each
+    rank runs with (job, channel), as ``module:function``."""
 
     config: Config
     model: str
@@ -62,7 +62,7 @@ class Job(Generic[Config]):
 
     @property
     def checkpoints(self) -> Path:
-        """Where transformers' Trainer keeps ``checkpoint-<step>``, each with a manifest once all ranks have written theirs."""
+        """The folder where transformers' Trainer writes ``checkpoint-<step>``, each with a manifest once all ranks are done."""
         return Path(self.run) / "checkpoints"
 
     @property
@@ -71,13 +71,13 @@ class Job(Generic[Config]):
         return self.config.save_every or self.steps_per_epoch
 
     def newest(self) -> tuple[Path | None, int]:
-        """The newest checkpoint that all ranks finished, and its step (none: 0)."""
+        """The newest complete checkpoint, and its step; (None, 0) if there is none."""
         found = self._found()
         return found[-1] if found else (None, 0)
 
     def clear(self, say: Callable[[str], None]) -> None:
-        """Delete what an interrupted run left half-written, rename damaged checkpoints that are newer than the newest sound one
-        and name them to ``say``, and delete what is between driver and ranks.
+        """Delete incomplete checkpoints of an interrupted run and the files of the channel, and rename damaged checkpoints that
+        are newer than the newest sound one; ``say`` prints their names.
 
         Raises:
             UserError: there are checkpoints, but none is sound.
@@ -90,7 +90,7 @@ class Job(Generic[Config]):
             path.unlink(missing_ok=True)
 
     def _found(self) -> list[tuple[Path, int]]:
-        """Complete checkpoints and their steps, oldest first. Transformers knows others by the name, and uses none of them."""
+        """Complete checkpoints and their steps, oldest first."""
         named = ((path, re.fullmatch(r"checkpoint-(\d+)", path.name)) for path in self.checkpoints.glob("checkpoint-*"))
         found = [(path, int(match[1])) for path, match in named if match and (path / MANIFEST).is_file()]
         return sorted(found, key=lambda one: one[1])
@@ -105,7 +105,7 @@ class Job(Generic[Config]):
 
 
 class FileChannel:
-    """Reports and the wish to stop, as files in the run directory: ranks and driver may be on different nodes."""
+    """Reports and stop requests as files in the run directory, because ranks and driver may be on different nodes."""
 
     def __init__(self, job: Job):
         self._reports, self._stop = job._reports, job._stop
@@ -121,11 +121,11 @@ class FileChannel:
         return self._stop.exists()
 
     def ask_to_stop(self) -> None:
-        """Tell the ranks to stop and save."""
+        """Ask the ranks to save and stop."""
         self._stop.touch()
 
     def receive(self) -> list[Report]:
-        """What came since the last call."""
+        """The reports since the last call."""
         if not self._reports.exists():
             return []
         with self._reports.open("rb") as stream:
@@ -138,13 +138,13 @@ class FileChannel:
 
 
 def micro_batch(config: RankKeys) -> int:
-    """Rows that a rank computes at one time: the largest divisor of its share of a batch up to ``micro_batch_size``.
+    """Rows per micro-batch of a rank: the largest divisor of its share of a batch up to ``micro_batch_size``.
 
     Raises:
-        UserError: the ranks cannot share a batch evenly.
+        UserError: a batch cannot be divided evenly among the ranks.
     """
-    share, rest = divmod(config.batch_size, config.ranks)
-    if rest:
+    share, remainder = divmod(config.batch_size, config.ranks)
+    if remainder:
         near = max(1, round(config.batch_size / config.ranks)) * config.ranks
         raise UserError(f"batch_size: {config.batch_size} rows cannot be shared by ranks={config.ranks}; use batch_size={near}")
     return next(size for size in range(min(share, config.micro_batch_size), 0, -1) if share % size == 0)

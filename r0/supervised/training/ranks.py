@@ -1,4 +1,4 @@
-"""What every rank of a training without RL shares: transformers' Trainer over DeepSpeed, its reports, its checkpoints, LoRA."""
+"""Code shared by the ranks of supervised runs: transformers' Trainer on DeepSpeed, reports, checkpoints, LoRA."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from r0.supervised.training.save import safe_torch_load
 
 
 def training_arguments(job: Job) -> dict[str, Any]:
-    """The Trainer's settings; accumulation makes up what ranks and micro-batches leave of a batch."""
+    """The Trainer's settings; gradient accumulation completes a batch from the micro-batches of all ranks."""
     config = job.config
     bf16 = uses_bf16(config)
     micro = micro_batch(config)
@@ -40,7 +40,7 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "max_grad_norm": config.max_grad_norm,
         "bf16": bf16,
         "gradient_checkpointing": checkpointed(config),
-        # With ZeRO-3 a recomputed layer sees its weights gathered, which the other way takes for a change.
+        # Reentrant with ZeRO-3: the other variant mistakes the gathered weights of a recomputed layer for a change.
         "gradient_checkpointing_kwargs": {"use_reentrant": config.zero_stage == 3},
         "deepspeed": deepspeed_config(config.zero_stage, bf16),
         "seed": config.seed,
@@ -68,16 +68,16 @@ def training_arguments(job: Job) -> dict[str, Any]:
 
 
 def deepspeed_config(zero_stage: int, bf16: bool) -> dict[str, Any]:
-    """DeepSpeed's settings; "auto" is filled from the Trainer's. torch's own AdamW needs no native build.
+    """DeepSpeed's settings; "auto" is filled in from the Trainer's. torch's AdamW needs no native build.
 
-    bf16 with stage 0 becomes stage 1: the same updates, but stage 0 keeps no float32 weights beside the bf16 ones. Optimizer and
-    gradients are as in RL (``zero.make_engine``): AdamW is fused but for ZeRO 3, gradients accumulate in float32.
+    bf16 with stage 0 becomes stage 1, because stage 0 has no float32 master weights; the updates are the same. Optimizer and
+    gradients are as in RL (``zero.make_engine``): AdamW is fused except in ZeRO 3, and gradients accumulate in float32.
     """
     stage = effective_stage(zero_stage, bf16)
     adam = {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto", "torch_adam": True, "adam_w_mode": True}
     adam["fused"] = stage != 3
     zero: dict[str, Any] = {"stage": stage, "reduce_bucket_size": 50_000_000, "overlap_comm": False}
-    if stage == 3:  # without the gather a save holds no weights at all
+    if stage == 3:  # without gathering, a saved model has no weights
         zero |= {"stage3_gather_16bit_weights_on_model_save": True, "stage3_prefetch_bucket_size": 50_000_000}
     return {
         "train_batch_size": "auto",
@@ -93,7 +93,7 @@ def deepspeed_config(zero_stage: int, bf16: bool) -> dict[str, Any]:
 
 
 def uses_bf16(config: RankKeys) -> bool:
-    """Whether the weights are bf16 while learning."""
+    """Whether the weights are bf16 during training."""
     return config.dtype == "bf16" or (config.dtype == "auto" and on_gpu(config))
 
 
@@ -103,20 +103,20 @@ def on_gpu(config: RankKeys) -> bool:
 
 
 def checkpointed(config: RankKeys) -> bool:
-    """Whether activations are computed again in the backward pass; ``auto``: on a GPU."""
+    """Whether activations are recomputed in the backward pass; ``auto``: on a GPU."""
     return on_gpu(config) if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
 
 
 def init_deepspeed() -> None:
-    """Tell DeepSpeed of the process group. Else ZeRO-3, which splits a model while it loads, takes each rank for the only one."""
+    """Initialize DeepSpeed with the process group. Otherwise ZeRO-3, which shards a model while it loads, assumes one rank."""
     import deepspeed
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that its native part was built
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints that its native part was built
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
 def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
-    """The model as it is trained: with the configuration's low-rank adapters in it, where they are not off.
+    """The model prepared for training: with the configured LoRA adapters, if any.
 
     Raises:
         UserError: no module has one of the target names.
@@ -135,33 +135,33 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=task_type
     )  # fmt: skip
     try:
-        # In the model's own dtype: ZeRO-3 wants one for all that is trained, and DeepSpeed keeps float32 copies beside bf16.
+        # Adapters in the model's dtype: ZeRO-3 requires one dtype for all trained weights; DeepSpeed has float32 copies.
         return get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {reason(error)}") from error
 
 
 class StepValues:
-    """A Trainer that may have more for the record of a step than its loss."""
+    """A Trainer with additional metrics of each step."""
 
     def step_values(self) -> dict[str, float]:
-        """Figures of the step that has just ended."""
+        """Metrics of the step that has just ended, in addition to the loss."""
         return {}
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: nobody reads it."""
+        """Return 0: the count is not used."""
         return 0
 
 
 class OrderedTrainer(StepValues, Trainer):
-    """Takes the rows in their own order: the source has shuffled them."""
+    """A Trainer that does not shuffle, because the rows are shuffled already."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
 class ReportCallback(TrainerCallback):
-    """Reports every step, marks whole checkpoints, and ends the run at a checkpoint when the driver asks."""
+    """Reports every step, writes the manifest of complete checkpoints, and ends the run at a checkpoint on a stop request."""
 
     def __init__(self, trainer: StepValues, job: Job, channel: Channel):
         self._trainer, self._job, self._channel = trainer, job, channel
@@ -173,7 +173,7 @@ class ReportCallback(TrainerCallback):
         self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """End at a checkpoint when the driver asks."""
+        """End the run at a checkpoint if the driver has asked for it."""
         if self.asked(args.device) and state.global_step < self._job.steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
@@ -184,7 +184,7 @@ class ReportCallback(TrainerCallback):
         return bool(asked.item())
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
-        """One report a step."""
+        """Report a step."""
         if "loss" not in logs or dist.get_rank() != 0:
             return
         values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if logs.get(name) is not None}
@@ -193,15 +193,15 @@ class ReportCallback(TrainerCallback):
         self._channel.send(Report(Kind.STEP, state.global_step, values, seconds))
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A checkpoint counts only once every rank has written its part."""
+        """Write the manifest of a checkpoint once every rank has written its part."""
         dist.barrier()
         if dist.get_rank() == 0:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
-    """Train, from the job's newest checkpoint if there is one. At the end ``finish`` saves the final model with the other ranks
-    and gives the figures of the run; a run that was asked to stop ends before."""
+    """Train, from the job's newest checkpoint if there is one. At the end ``finish`` saves the final model together with the
+    other ranks and returns the metrics of the run; it is not called if the run was stopped."""
     watch = ReportCallback(trainer, job, channel)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
@@ -223,7 +223,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, float]:
-    """Each value added up over the ranks; scalars on the GPU come back in one transfer."""
+    """The sum of each value over the ranks; all values are reduced and copied in one operation."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     total = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values()])
     dist.all_reduce(total)
@@ -231,7 +231,7 @@ def sum_over_ranks(values: Mapping[str, float | torch.Tensor]) -> dict[str, floa
 
 
 def silence_libraries() -> None:
-    """Only what a person should read: the libraries' progress is not the run's."""
+    """Suppress progress bars, warnings and log messages of the libraries."""
     import transformers
     from deepspeed.utils import logger
 

@@ -1,4 +1,4 @@
-"""One training without RL, from a checked configuration to a finished run directory."""
+"""A supervised run, from a checked configuration to a finished run directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from r0.supervised.training.job import Job, micro_batch
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from: updates of an epoch, facts for the model card, and what a person should know of it."""
+    """The training data: updates per epoch, facts for the model card, and a summary to print."""
 
     steps_per_epoch: int
     facts: Mapping[str, str | int | float]
@@ -27,7 +27,7 @@ class Data:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Held-out figures before and after, by name, and more facts for the model card."""
+    """Held-out metrics before and after training, by name, and additional facts for the model card."""
 
     before: Mapping[str, float]
     after: Mapping[str, float]
@@ -35,10 +35,10 @@ class TrainingResult:
 
 
 def check_ranks(config: RankKeys) -> None:
-    """Refuse ranks that cannot share a batch, and several of them in one process.
+    """Check that the ranks can divide a batch evenly, and that there is only one with ``ray.inline=true``.
 
     Raises:
-        UserError: with the remedy.
+        UserError: they cannot, or there are several.
     """
     micro_batch(config)
     if config.ray.inline and config.ranks > 1:
@@ -46,7 +46,7 @@ def check_ranks(config: RankKeys) -> None:
 
 
 def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> TrainingResult:
-    """Run the ranks. What they measured before the first step is in the run's record."""
+    """Run the ranks. The metrics before the first step are read from the run's record."""
     figures = driver.train(job, directory, recorder, stop)
     first = next((line for line in heldout_lines(directory.metrics_file) if line["step"] == 0), {})
     return TrainingResult({name: value for name, value in first.items() if name.startswith("heldout/")}, figures)
@@ -62,21 +62,21 @@ def run(
     write: Callable[[Path], None] | None = None,
     job_config: RankKeys | None = None,
 ) -> Path:
-    """Train, or resume; returns the run directory, with the final model in ``model/`` and, after LoRA, its adapter alone in
+    """Train, or resume; returns the run directory, with the final model in ``model/`` and, with LoRA, the adapter alone in
     ``adapter/``.
 
     Args:
-        command: whose run it is.
-        config: as it was given.
-        folder: of the model to start from.
-        rank: what each rank runs, as in ``Job``.
-        read: reads and checks the data, before the run directory is made; it is given that of a run that goes on.
-        learn: learns and measures.
-        write: puts the data into the run directory.
-        job_config: the configuration for the ranks, where it is not ``config``.
+        command: name of the command.
+        config: the configuration of the run.
+        folder: of the starting model.
+        rank: the function that each rank runs, as in ``Job``.
+        read: reads and checks the data before the run directory is created; its argument is the directory of a resumed run.
+        learn: trains and evaluates.
+        write: writes the data into the run directory.
+        job_config: the configuration of the ranks, if it differs from ``config``.
 
     Raises:
-        UserError: what is wrong with the output; what the driver or a rank finds.
+        UserError: the output directory cannot be used; the driver or a rank found an error.
         driver.Stopped: a signal asked the run to stop.
     """
     output = output_path(command, config)

@@ -1,4 +1,4 @@
-"""The final model as an ordinary Hugging Face folder; checkpoints are read without running what they pickle."""
+"""Writes the final model as an ordinary Hugging Face folder, and loads checkpoints without executing pickled code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from r0.storage.files import whole_folder
 from r0.supervised.training.job import Job
 
 Weights = Mapping[str, torch.Tensor]  # by name
-Write = Callable[[Path, Any, Weights | None], None]  # into a folder: a model, with the weights that were gathered (None: its own)
+Write = Callable[[Path, Any, Weights | None], None]  # writes a model into a folder, with gathered weights (None: the model's)
 
 
 def write_pretrained(folder: Path, model: Any, weights: Weights | None) -> None:
-    """Write a model, or its adapter, as its library does."""
+    """Write a model or its adapter with the library's ``save_pretrained``."""
     model.save_pretrained(folder, state_dict=weights)
 
 
@@ -31,7 +31,7 @@ def merged_causal(job: Job, dtype: torch.dtype) -> Any:
 
 
 def with_adapter(model: Any, job: Job) -> Any:
-    """A float32 model on the CPU with the adapter of the run in its weights; float32, since the update is small."""
+    """A float32 model on the CPU with the run's adapter merged; in float32 because the update is small."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(Path(job.run) / "adapter")).merge_and_unload()
@@ -44,9 +44,9 @@ def save_final(
     write_adapter: Write = write_pretrained,
     merged: Callable[[Job, torch.dtype], Any] = merged_causal,
 ) -> None:
-    """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``; rank 0 holds the gathered weights.
+    """Write ``model/`` (LoRA merged) and, with LoRA, ``adapter/``; collective. Rank 0 holds the gathered weights.
 
-    Each folder is written beside its place and renamed: it is whole or not there.
+    Each folder is written under a temporary name and renamed, so it is never incomplete.
     """
     split = job.config.zero_stage == 3 or trainer.is_fsdp_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # gathers; collective
@@ -62,7 +62,7 @@ def save_final(
 
 
 def causal_writer(tokenizer: Any, more: Callable[[Path], None]) -> Write:
-    """Writes a language model and its tokenizer; ``more`` adds to the folder."""
+    """A function that writes a language model and its tokenizer; ``more`` adds files to the folder."""
 
     def write(folder: Path, model: Any, weights: Weights | None) -> None:
         model.config.use_cache = True
@@ -75,9 +75,9 @@ def causal_writer(tokenizer: Any, more: Callable[[Path], None]) -> Write:
 
 @contextlib.contextmanager
 def safe_torch_load() -> Iterator[None]:
-    """Inside, ``torch.load`` builds tensors, plain containers and the classes below only, whatever its caller asks for.
+    """In the block, ``torch.load`` creates only tensors, plain containers and the classes below, whatever its caller asks for.
 
-    DeepSpeed loads its checkpoints with ``weights_only=False``, which would run any code that a file holds.
+    DeepSpeed loads its checkpoints with ``weights_only=False``, which would execute any code in the file.
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

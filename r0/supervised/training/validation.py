@@ -1,4 +1,4 @@
-"""Held-out figures while a training runs. Every rank takes its share."""
+"""Validation during a supervised run; every rank computes its share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from r0.supervised.training.job import Channel, Job, Kind, Report
 
 
 class Validation(TrainerCallback):
-    """Validates before the first step, whenever due and after the last step; ``newest`` are the last figures.
+    """Validates before the first step, at the configured interval and after the last step; ``newest`` are the last metrics.
 
     Args:
-        trainer: whose model is validated.
+        trainer: its model is validated.
         job: the job.
-        channel: where figures are reported.
-        measure: the figures by name; all ranks call it together, with the model in evaluation mode. None: nothing is held out.
-        title: what is reported before it begins, if anything.
+        channel: receives the metrics.
+        measure: computes the metrics by name; collective, with the model in evaluation mode. None: no data is held out.
+        title: message before each validation, if any.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Validation(TrainerCallback):
         self.newest: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Before the first step of a run that is not resumed."""
+        """Validate before the first step of a new run."""
         if state.global_step == 0:
             self._validate(0)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """When due, and after the last step."""
+        """Validate at the configured interval and after the last step."""
         if state.global_step % self._every == 0 or state.global_step == self._job.steps:
             self._validate(state.global_step)
 
@@ -62,10 +62,10 @@ class Validation(TrainerCallback):
 
 
 def batches_of_rank(count: int, micro: int, rank: int, world: int) -> list[tuple[list[int], bool]]:
-    """This rank's batches of ``count`` examples, ``micro`` or fewer; True where a batch is only to keep step.
+    """The batches of this rank over ``count`` examples, at most ``micro`` each; with True if a batch is a dummy.
 
-    Every rank has as many, and in each round as long ones: where ranks share the model a forward pass is collective, and a loss
-    with in-batch negatives makes as many passes as its batch has negatives.
+    All ranks have equally many batches of equal lengths: if ranks share the model, a forward pass is collective, and a loss with
+    in-batch negatives makes as many passes as its batch has negatives.
     """
     found, start = [], 0
     while start < count:
