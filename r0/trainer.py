@@ -1,4 +1,4 @@
-"""The loop: tasks → rollouts → scores → update → sync. It knows no vLLM, no DeepSpeed and no Ray; the roles do."""
+"""The training loop: tasks → rollouts → scores → update → sync. Independent of vLLM, DeepSpeed and Ray, which the roles use."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from r0.text.prompts import Prompter
 
 
 class Trainer:
-    """One run of stage A (and of every later stage: they differ in tasks, prompts, verdicts and rewards only).
+    """An RL run of stage A or B; the stages differ in tasks, prompts, verdicts and rewards only.
 
     Args:
         config: the resolved configuration.
         source: tasks by step, and held-out tasks.
-        prompter: tasks to token ids.
+        prompter: encodes tasks as token ids.
         roles: rollout, reward and learner workers.
         recorder: the run's record.
-        checkpoints: what is kept and how it survives.
-        stop: asked after every step; true ends the run with a checkpoint.
+        checkpoints: the checkpoints of the run.
+        stop: called after every step; true ends the run with a checkpoint.
     """
 
     def __init__(
@@ -144,7 +144,8 @@ class Trainer:
             self.checkpoints.publish(self.roles.learner, wait=stopping or step == steps)
 
     def _rollouts(self, step: int) -> list[Scored]:
-        """Scored completions of the step's prompts; groups without spread are refilled as the configuration allows."""
+        """Scored completions of the step's prompts. Groups whose rewards are all equal are replaced, up to ``refill_rounds``
+        times."""
         config = self.config
         scored = self._sample(self.source.batch(step, config.batch_size), step)
         rounds = config.section.refill_rounds if isinstance(config.section, GRPOSection) else 0
@@ -205,7 +206,7 @@ class Trainer:
         return values[best] if best else None
 
     def _check_gap(self, step: int, gap: float) -> None:
-        """Rollout and learner must give the sampled tokens the same log-probabilities, or the weights are not the same."""
+        """Check that rollout and learner give the sampled tokens the same log-probabilities; otherwise their weights differ."""
         sync = self.config.sync
         if gap > sync.gap_fatal:
             raise UserError(
@@ -217,5 +218,5 @@ class Trainer:
 
 
 def _due(step: int, every: int, last: int) -> bool:
-    """Whether something done every ``every`` steps (0: never but at the end) is due after ``step``."""
+    """Whether something done every ``every`` steps (0: only at the end) is due after ``step``."""
     return step == last or (every > 0 and step % every == 0)

@@ -1,1 +1,1 @@
-"""Environment, allocator and signals of a process."""
+"""Environment, devices, allocator and signals of a process."""

@@ -1,4 +1,4 @@
-"""How a process keeps freed memory: glibc on a CPU, torch's allocator on a GPU."""
+"""Allocator settings of a process: glibc on a CPU, torch's allocator on a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def keep_freed_blocks() -> None:
-    """Let glibc keep up to 512 MB of freed memory in this process. Activations and loaded layers are allocated and freed over and
-    over, and fresh pages from the kernel each time take longer than what is computed in them. Other C libraries go without.
+    """Let glibc keep up to 512 MB of freed memory in this process. Activations and loaded layers are allocated and freed
+    repeatedly, and getting new pages from the kernel each time takes longer than the computation. No effect with other C
+    libraries.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
@@ -20,9 +21,9 @@ def keep_freed_blocks() -> None:
 
 
 def learner_variables(transfer: str) -> dict[str, str]:
-    """Environment of a learner process on a GPU: segments that grow, because rows differ in length and fixed segments leave gaps.
+    """Environment of a learner process on a GPU: expandable segments, because rows of different lengths fragment fixed segments.
 
-    Not with ``ipc``: other processes can open such memory only with further rights. A setting of the user's is left alone.
+    Not with ``ipc``: other processes need additional permissions to open such memory. A setting of the user has priority.
     """
     if transfer == "ipc" or any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
         return {}

@@ -16,10 +16,10 @@ def process_device(gpus: float | None = None) -> torch.device:
     """The CPU, or the GPU of this process with its index.
 
     Args:
-        gpus: GPUs that the configuration gives this process; 0 means the CPU, even where torch sees GPUs. None: not said.
+        gpus: GPUs that the configuration gives this process; 0 means the CPU, even if torch sees GPUs. None: not specified.
 
     Raises:
-        UserError: there is a GPU, and its driver is too old for this torch.
+        UserError: there is a GPU, but its driver is too old for this torch.
     """
     import torch
 
@@ -40,18 +40,18 @@ def with_index(device: torch.device) -> torch.device:
 
 
 def prepare(device: torch.device) -> None:
-    """Tell DeepSpeed (which must not be imported yet) and torch's attention about the device of this process."""
+    """Configure DeepSpeed (which must not be imported yet) and torch's attention for the device of this process."""
     os.environ["DS_ACCELERATOR"] = device.type
     if device.type == "cuda":
         avoid_cudnn_attention()
 
 
 def avoid_cudnn_attention() -> None:
-    """Switch off cuDNN's attention in this process.
+    """Disable cuDNN's attention in this process.
 
     On Hopper and Blackwell torch prefers it, and cuDNN builds an execution plan for every new combination of shapes and strides.
-    r0's rows differ in length nearly every time, and a plan takes up to half a second (pytorch sdp_utils.cpp and MHA.cpp).
-    ``TORCH_CUDNN_SDPA_DEPRIORITIZED`` (environment.py) does the same, but reaches only processes that inherit it.
+    The lengths of r0's rows nearly always differ, and a plan takes up to half a second (pytorch sdp_utils.cpp and MHA.cpp).
+    ``TORCH_CUDNN_SDPA_DEPRIORITIZED`` (environment.py) has the same effect, but only in processes that inherit it.
     """
     import torch
 
@@ -59,7 +59,7 @@ def avoid_cudnn_attention() -> None:
 
 
 def _assigned_by_ray() -> list[str] | None:
-    """Ids of the GPUs that Ray gave this worker; None in a process that is no Ray actor."""
+    """Ids of the GPUs that Ray assigned to this worker; None in a process that is not a Ray actor."""
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return None
@@ -69,7 +69,7 @@ def _assigned_by_ray() -> list[str] | None:
 def _index(assigned: list[str] | None) -> int:
     """Index of the first assigned GPU among those that torch sees.
 
-    Ray leaves a worker only its own GPUs to see, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set.
+    Ray makes only a worker's own GPUs visible to it, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set.
     """
     if not assigned:
         return 0

@@ -1,4 +1,4 @@
-"""Environment of r0's processes: the libraries' start-up notices stay off the terminal, real warnings stay."""
+"""Environment variables of r0's processes: they suppress start-up notices of libraries, but not real warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from r0.process.gpus import cards
 
 VARIABLES = {
-    "TOKENIZERS_PARALLELISM": "false",  # each role has its cores
+    "TOKENIZERS_PARALLELISM": "false",  # each role has its own cores
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # the NUMA notice of DeepSpeed's native part
     "GLOO_LOG_LEVEL": "ERROR",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray: leave CUDA_VISIBLE_DEVICES of workers without a GPU as it is
@@ -16,12 +16,12 @@ VARIABLES = {
 }
 
 
-WORKER_VARIABLES = {**VARIABLES, "TQDM_DISABLE": "1"}  # bars of loading and saving weights, one a process
+WORKER_VARIABLES = {**VARIABLES, "TQDM_DISABLE": "1"}  # no progress bars of loading and saving weights in every process
 
 
 def prepare_environment() -> None:
-    """Set what is not set, in the driver; before torch or Ray is imported."""
+    """Set the variables that are not set yet, in the driver; call it before torch or Ray is imported."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     if not cards():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed says so at length otherwise
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed prints a long notice

@@ -18,18 +18,18 @@ WSL_TOOLS = "/usr/lib/wsl/lib"
 
 
 def cards() -> int:
-    """NVIDIA GPUs that this process may see, whatever torch is installed (0 where CUDA_VISIBLE_DEVICES hides them)."""
+    """Number of NVIDIA GPUs visible to this process, for any build of torch (0 if CUDA_VISIBLE_DEVICES hides them)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
     devices = [path for path in DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    found = max(len(list((DRIVER / "gpus").glob("*"))), len(devices))  # a sandbox may show one of the two only
-    # WSL2 shows neither, and the same /dev/dxg for the GPUs of all makers.
+    found = max(len(list((DRIVER / "gpus").glob("*"))), len(devices))  # a sandbox may have only one of the two
+    # WSL2 has neither, but /dev/dxg for the GPUs of all vendors.
     return found if found or not (DEVICES / "dxg").exists() else _listed()
 
 
 def _listed() -> int:
-    """GPUs that NVIDIA's own tool lists; 0 without it."""
+    """Number of GPUs listed by nvidia-smi; 0 if it is not installed."""
     tool = shutil.which("nvidia-smi", path=os.pathsep.join([os.environ.get("PATH", ""), WSL_TOOLS]))
     if tool is None:
         return 0
@@ -41,7 +41,7 @@ def _listed() -> int:
 
 
 def local_gpus() -> int:
-    """GPUs of this machine that the installed torch can use."""
+    """Number of GPUs of this machine that the installed torch can use."""
     return 0 if torch_for_cpus() else cards()
 
 
@@ -59,10 +59,10 @@ def vllm_build() -> Literal["cpu", "gpu"] | None:
 
 
 def check_vllm(on_gpu: bool) -> None:
-    """Refuse a vLLM that cannot sample on this kind of device.
+    """Check that the installed vLLM can sample on this kind of device.
 
     Raises:
-        UserError: none is installed, or the other build; with the remedy.
+        UserError: vLLM is not installed, or the build for the other device.
     """
     build = vllm_build()
     if build is None:
@@ -83,7 +83,7 @@ def cuda_available() -> bool:
     """Whether torch can use a GPU.
 
     Raises:
-        UserError: there is a GPU and torch was built for GPUs, but its driver is too old for this torch, or broken.
+        UserError: there is a GPU and torch was built for GPUs, but the driver is broken or too old for this torch.
     """
     import torch
 

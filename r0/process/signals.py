@@ -23,11 +23,11 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal, as shells have it; 0 when nothing was asked."""
+        """128 + the signal, as in shells; 0 without a signal."""
         return 128 + self.asked if self.asked else 0
 
     def install(self) -> None:
-        """Take the signals over; call it again after Ray has started, which installs handlers of its own."""
+        """Install the handlers; call it again after Ray has started, because Ray installs its own."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before.setdefault(number, signal.getsignal(number))
             signal.signal(number, self._asked)
