@@ -1,7 +1,7 @@
-"""The door: ``r0 COMMAND [CONFIG.yaml] [key=value …]``, or ``python -m r0.launch COMMAND …``, which is the same.
+"""The command line: ``r0 COMMAND [CONFIG.yaml] [key=value …]``, or equivalently ``python -m r0.launch COMMAND …``.
 
-Bad input is one sentence on stderr and exit code 2; an unexpected fault keeps its traceback. Neither torch nor vLLM is imported
-before a command runs, so that ``--help`` is immediate.
+Invalid input prints a one-sentence error on stderr and exits with code 2; unexpected errors keep their traceback. Neither torch
+nor vLLM is imported before a command runs, so that ``--help`` is immediate.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Trainer:
         self._done = 0  # steps whose state the learner holds and the record has
 
     def train(self, steps: int) -> bool:
-        """Run to ``steps`` updates, from the newest checkpoint if there is one. Returns whether all were done.
+        """Train for ``steps`` updates, from the newest checkpoint if there is one. Returns whether all are done.
 
         A learner that loses a rank starts again from the newest checkpoint, and the steps after it are repeated: they are pure
         functions of their number.
@@ -105,7 +105,7 @@ class Trainer:
         return not self.stop()
 
     def _rescue(self, save: bool) -> None:
-        """Before the run ends with an error: complete the checkpoint that is being written, or ``save`` the last whole step."""
+        """Before the run ends with an error: complete a checkpoint in progress, or ``save`` the last complete step."""
         with contextlib.suppress(Exception):  # the error that ends the run is the one to report
             if save and self._done:
                 self.recorder.sync()

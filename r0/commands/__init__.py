@@ -1,1 +1,1 @@
-"""One file a command of the door: ``run(config, dry_run) -> exit code``."""
+"""One file per command: ``run(config, dry_run) -> exit code``."""

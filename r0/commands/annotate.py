@@ -1,4 +1,4 @@
-"""``annotate``: a teacher writes a thought and a verdict for every pair; out come rows that ``sft`` learns from."""
+"""``annotate``: a teacher writes a thought and a verdict for every pair; the output is training data for ``sft``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ANNOTATIONS, SUMMARY = "annotations.jsonl", "summary.json"
 
 
 def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Annotate, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
+    """Annotate, or print the plan. Returns the exit code: 0 if done, 128 + signal if stopped (the same command resumes).
 
     Raises:
-        UserError: anything about the input that can be known before a model loads; in the end, that no thought could be kept.
+        UserError: invalid input that can be detected before a model loads; in the end, that no thought could be kept.
     """
     if dry_run:
         print(plan_engines("annotate", config, planned_keys(config), gpu_memory))
@@ -66,7 +66,7 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
 
 
 def report(totals: Totals, session: Session) -> str:
-    """The table of what the teacher said, and how fast."""
+    """The table of the teacher's verdicts, and its speed."""
     if not session.jobs:
         return totals.report()
     speed = f"{session.new_tokens / max(session.seconds, 1e-9):,.0f} tokens a second"

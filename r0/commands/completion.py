@@ -1,6 +1,6 @@
-"""``r0 completion bash|zsh|fish``: a script by which the shell completes commands, keys, and values that are words.
+"""``r0 completion bash|zsh|fish``: a completion script for commands, keys, and values that are words.
 
-The script is made from the configuration classes and needs no Python while it completes.
+The script is generated from the configuration classes and runs without Python.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ complete -c r0 -e
 
 
 def run(config: CompletionConfig, dry_run: bool) -> int:
-    """Print the script of the shell that was named."""
+    """Print the script of the given shell."""
     scripts = {"bash": bash, "zsh": zsh, "fish": fish}
     print(scripts[config.shell](), end="")
     return 0
 
 
 def words() -> dict[str, list[str]]:
-    """What can follow: nothing, a command (``stage_a``) or a key of a command (``stage_a algo=``)."""
+    """Completions by context: an empty command line, a command (``stage_a``), or a key of a command (``stage_a algo=``)."""
     from r0.launch import COMMANDS
 
     found: dict[str, list[str]] = {"": list(dict.fromkeys(name.split()[0] for name in COMMANDS))}
@@ -95,18 +95,18 @@ def words() -> dict[str, list[str]]:
 
 
 def bash() -> str:
-    """The script of bash."""
+    """The script for bash."""
     cases = "\n".join(f'    "{place}") echo "{" ".join(following)}" ;;' for place, following in words().items())
     return BASH % {"cases": cases}
 
 
 def zsh() -> str:
-    """The script of zsh: bash's, which has no way there to leave the space out behind ``key=`` alone."""
+    """The script for zsh: that of bash, without a space after all completions (zsh cannot omit it after ``key=`` only)."""
     return ZSH + bash().replace("complete -F", "complete -o nospace -F")
 
 
 def fish() -> str:
-    """The script of fish."""
+    """The script for fish."""
     from r0.launch import COMMANDS
 
     lines = [

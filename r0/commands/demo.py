@@ -1,4 +1,4 @@
-"""``demo``: a warm start from a faulty log, RL on top, and the table of what RL changed."""
+"""``demo``: a warm start on a faulty log, then RL, and a table of metrics before and after RL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = (
 
 
 def run(config: DemoConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Warm start, RL, table."""
+    """Run warm start and RL, and print the table."""
     if dry_run:
         print(plan("demo", config, gpu_memory))
         return 0
@@ -39,7 +39,7 @@ def run(config: DemoConfig, dry_run: bool, gpu_memory: float | None = None) -> i
 
 
 def _warm_start(config: DemoConfig, directory: RunDirectory) -> Path:
-    """The model that RL starts from: the base model, fine-tuned on the built-in task's warm-start log."""
+    """The starting model of RL: the base model, fine-tuned on the built-in task's warm-start log."""
     from r0.supervised.sft.run import run as sft
 
     output = directory.folder("warm_start")
@@ -50,7 +50,7 @@ def _warm_start(config: DemoConfig, directory: RunDirectory) -> Path:
 
 
 def warm_start_config(config: DemoConfig, output: Path) -> SftConfig:
-    """The supervised start as a configuration of ``sft``."""
+    """The warm start's configuration for ``sft``."""
     start = config.warm_start
     return SftConfig(
         model=config.model,

@@ -1,6 +1,6 @@
-"""``distill``: a small reranker learns from a large one. Four commands in one run directory, each in a folder of its own there.
+"""``distill``: a small reranker learns from a large one. Runs four commands, each in its own folder of the run directory.
 
-The same command again goes on where it was: a step that is finished is passed over, one that was interrupted resumes by itself.
+The same command resumes an interrupted run: finished steps are skipped, and an interrupted step resumes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ OWN_DATA = ("data", "data_type", "output", "fresh", "builtin_rows", "min_label",
 
 
 def run(config: DistillConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """All steps, or what would be done. Returns the exit code: 128 + signal when stopped (the same command goes on).
+    """Run all steps, or print the plan. Returns the exit code: 128 + signal if stopped (the same command resumes).
 
     Raises:
-        UserError: anything about input and models that can be known before the teacher is loaded.
+        UserError: invalid input or models, detected before the teacher is loaded.
     """
     check_preset("distill score", config.teacher)
     if dry_run:
@@ -60,7 +60,7 @@ def run(config: DistillConfig, dry_run: bool, gpu_memory: float | None = None) -
 
 
 def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
-    """What can be known before anything is written: the lists, and the student before its training where it has scores already.
+    """Checks before anything is written. Returns the lists, and the student before training if it already has scores.
 
     Raises:
         UserError: a model, its settings or the data cannot be used; no test query is new.
@@ -89,10 +89,10 @@ def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
 
 
 def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: str | None) -> Iterator[Step]:
-    """The steps in their order; a step is made when the one before it is done. Nothing of the test is in any but the last two.
+    """The steps in order; a step is created when the previous one is done. Only the last two steps use the test data.
 
     Raises:
-        UserError: the data is no longer what was scored.
+        UserError: the data has changed since it was scored.
     """
     from r0.commands import distill_eval, distill_score, distill_train, distill_triplets
     from r0.distill.check_scores import check_scores_match
@@ -113,21 +113,21 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
 
 
 def score_config(config: DistillConfig, data: str, output: Path, test: bool = False) -> ScoreConfig:
-    """The teacher's scoring of ``data``. Built-in tests are a tenth of the training lists, and others."""
+    """The configuration of the teacher's scoring of ``data``. A built-in test has a tenth as many lists, which are different."""
     keys = keys_in_common(config.teacher, ScoringKeys) | {"ray": config.ray, "seed": (config.teacher.seed + test) % (LARGEST + 1)}
     rows = max(8, config.builtin_rows // 10) if test else config.builtin_rows
     return ScoreConfig(**keys, data=data, builtin_rows=rows, output=str(output), skip_bad=config.skip_bad)  # type: ignore[arg-type]
 
 
 def train_config(config: DistillConfig, folder: Path) -> DistillTrainConfig:
-    """The student's training, from triplets or from the scores."""
+    """The configuration of the student's training, on triplets or on scores."""
     keys = {name: value for name, value in keys_in_common(config, DistillTrainConfig).items() if name not in OWN_DATA}
     name = "triplets.jsonl" if config.loss_type == "margin_mse" else "score/scores.jsonl"
     return DistillTrainConfig(**keys, data=str(folder / name), output=str(folder / "train"))  # type: ignore[arg-type]
 
 
 def eval_config(config: DistillConfig, folder: Path, before: str | None) -> DistillEvalConfig:
-    """Before and after on the test, beside the teacher."""
+    """The configuration of the evaluation on the test data: student before and after training, and teacher."""
     test = score_config(config, str(config.test), folder, test=True)
     formats = ("query_format", "document_format", "seq", "special_token", "system_prompt", "chat_template_kwargs")
     own = (*formats, "max_prompt_tokens", "ray", "format")

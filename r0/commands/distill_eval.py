@@ -15,7 +15,7 @@ TABLE = "gain.json"
 
 
 def run(config: DistillEvalConfig, dry_run: bool) -> int:
-    """Score and measure, or say what would be done. Returns the exit code: 128 + signal when stopped (the same goes on)."""
+    """Score and evaluate, or print the plan. Returns the exit code: 128 + signal if stopped (the same command resumes)."""
     output = output_path("distill eval", config)
     if dry_run:
         models = ", ".join(filter(None, (config.before, config.model)))

@@ -7,7 +7,7 @@ from r0.config import ScoreConfig
 
 
 def run(config: ScoreConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Score, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on)."""
+    """Score, or print the plan. Returns the exit code: 0 if done, 128 + signal if stopped (the same command resumes)."""
     if dry_run:
         print(plan_score(config, gpu_memory))
         return 0

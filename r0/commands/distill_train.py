@@ -7,5 +7,5 @@ from r0.config import DistillTrainConfig
 
 
 def run(config: DistillTrainConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Train, or say what would be done. Returns the exit code."""
+    """Train, or print the plan. Returns the exit code."""
     return finetune.run(config, dry_run, command="distill train", gpu_memory=gpu_memory)

@@ -1,4 +1,4 @@
-"""``distill triplets``: a teacher's scores to the triplets that MarginMSE learns from."""
+"""``distill triplets``: converts a teacher's scores to triplets for MarginMSE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from r0.config import DistillTripletsConfig
 
 
 def run(config: DistillTripletsConfig, dry_run: bool) -> int:
-    """Write them, and print what they say."""
+    """Write the triplets, and print a summary."""
     from r0.distill.triplets import write_triplets
 
     if dry_run:

@@ -1,4 +1,4 @@
-"""``esci``: a reranker of four classes."""
+"""``esci``: trains a reranker with four classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = (
 
 
 def run(config: EsciConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Train and show what it changed, or say what would be done. Returns the exit code."""
+    """Train and print metrics before and after, or print the plan. Returns the exit code."""
     if dry_run:
         print(plan("esci", config, gpu_memory))
         return 0

@@ -1,4 +1,4 @@
-"""``esci eval``: what a four-class reranker is worth on labelled rows."""
+"""``esci eval``: evaluates a four-class reranker on labelled rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from r0.config import EsciEvalConfig
 
 
 def run(config: EsciEvalConfig, dry_run: bool) -> int:
-    """Score, measure and print the tables."""
+    """Score, evaluate and print the tables."""
     if dry_run:
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
         data = Path(config.data).expanduser()

@@ -1,4 +1,4 @@
-"""``eval``: runs against judgements, the first stage always beside them."""
+"""``eval``: evaluates runs against judgements, always together with the first stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from r0.storage.files import write_atomic, writing
 
 
 def run(config: EvaluateConfig, dry_run: bool) -> int:
-    """Measure, print the table, and write the files that were asked for."""
+    """Evaluate, print the table, and write the requested files."""
     from r0.evaluation.report import DATASET, evaluate
     from r0.evaluation.table import per_query, render
 

@@ -7,7 +7,7 @@ from r0.config import FinetuneConfig
 
 
 def run(config: FinetuneConfig, dry_run: bool, command: str = "finetune", gpu_memory: float | None = None) -> int:
-    """Train, or say what would be done. Returns the exit code."""
+    """Train, or print the plan. Returns the exit code."""
     if dry_run:
         print(plan(command, config, gpu_memory))
         return 0

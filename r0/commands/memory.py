@@ -1,4 +1,4 @@
-"""What a dry run says of memory: the need of each role, whether it fits the cards, and which keys to change if not."""
+"""The memory section of a dry run: the memory of each role, whether it fits the cards, and which keys to change if not."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from r0.config import RankingKeys, RankKeys, RLConfig, StageCConfig, TrainingKey
 from r0.errors import UserError
 
 GIB = 2**30
-LENGTH = 4096  # of a prompt, where neither the configuration nor the model says
+LENGTH = 4096  # of a prompt, if neither the configuration nor the model specifies it
 Rows = list[tuple[str, float]]
 
 
 def memory_lines(config: TrainingKeys | RankingKeys, gpu_memory: float | None = None) -> list[str]:
-    """Lines about memory, for the cards of this machine or for cards of ``gpu_memory`` GB.
+    """The memory section, for the cards of this machine or for cards of ``gpu_memory`` GB.
 
     Raises:
         UserError: the model's name can only be a folder, and there is none.
@@ -57,7 +57,7 @@ def _on_card(config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any]
 
 
 def _without_card(config: TrainingKeys | RankingKeys, shape: ModelShape) -> list[str]:
-    """On CPUs: what there is in any case."""
+    """The memory on CPUs."""
     lines: list[str] = []
     if isinstance(config, RLConfig):
         rank = learner_rank(config, shape, config.gradient_checkpointing is True, gpus=False)
@@ -73,7 +73,7 @@ def _without_card(config: TrainingKeys | RankingKeys, shape: ModelShape) -> list
 
 
 def rl_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, found: Fit) -> list[str]:
-    """The tables of a run's roles, its phases, and whether they fit."""
+    """The tables of an RL run's roles and phases, and whether they fit."""
     checkpointing = "with" if found.checkpointing else "without"
     row = f"  learner rank, rows of {config.learner.row_tokens:,} tokens, {checkpointing} gradient checkpointing:"
     lines = [row, *table(rank_rows(found.learner))]
@@ -95,7 +95,7 @@ def rl_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
 
 
 def remedy_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, found: Fit) -> list[str]:
-    """Which keys to change, and what each saves."""
+    """The keys to change, and what each change saves."""
     listed = remedies(config, model_config, shape, found)
     if not listed:
         return ["  no key of r0 makes it fit; take a smaller model or larger cards"]
@@ -108,7 +108,7 @@ def remedy_lines(config: RLConfig, model_config: Mapping[str, Any], shape: Model
 
 
 def rank_rows(rank: RankBytes) -> Rows:
-    """The parts of a training rank at its fullest moment."""
+    """The parts of a training rank's memory at its maximum."""
     rows: Rows = []
     for name, one in (("policy", rank.policy), ("critic", rank.critic)):
         if one is None:
@@ -127,7 +127,7 @@ def _optimizer(gradients: int, masters: int, moments: int) -> Rows:
 
 
 def engine_rows(engine: EngineBytes) -> Rows:
-    """The parts of an engine."""
+    """The parts of an engine's memory."""
     return [
         ("weights", engine.weights),
         ("activations, graphs, buffers of a sync", engine.reserve),
@@ -136,13 +136,13 @@ def engine_rows(engine: EngineBytes) -> Rows:
 
 
 def table(rows: Sequence[tuple[str, float]], total: str = "together") -> list[str]:
-    """Lines of a name and GiB."""
+    """Lines with a name and GiB."""
     every = [*rows, (total, sum(size for _, size in rows))] if total else list(rows)
     return [f"    {name:<46}{_gib(size):>8}" for name, size in every]
 
 
 def _verdict(size: float, card: int, what: str = "", limit: int | None = None) -> str:
-    """One line; the limit, if not given, leaves a share of the card free."""
+    """A line that says whether ``size`` fits; the default limit leaves a share of the card free."""
     most = int(card * (1 - SLACK)) if limit is None else limit
     if size <= most:
         return f"  fits{what}: {_gib(card - size)} of {_gib(card)} GiB stay free"
@@ -154,10 +154,10 @@ def _gib(size: float) -> str:
 
 
 def check_fits(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape) -> str:
-    """A warning where a run does not fit this machine's cards by the estimate; empty where it does, or where there are none.
+    """A warning if the estimate of a run exceeds this machine's cards; empty if it fits, or if there are no cards.
 
     Raises:
-        UserError: it cannot fit, whatever the activations are; with numbers and the keys to change.
+        UserError: the run cannot fit even without activations.
     """
     cards = visible_cards()
     if not cards:

@@ -22,10 +22,10 @@ DATA, SCORES = "data", "queries.jsonl"
 
 
 def run(config: MineConfig, dry_run: bool) -> int:
-    """Mine, or say what would be done. Returns the exit code: 0 done, 128 + signal when a reranker was stopped.
+    """Mine, or print the plan. Returns the exit code: 0 if done, 128 + signal if a reranker was stopped.
 
     Raises:
-        UserError: anything about the input that can be known before a model loads; an epoch without any negative.
+        UserError: invalid input that can be detected before a model loads; an epoch without any negative.
     """
     if dry_run:
         print(_plan(config))
@@ -66,7 +66,7 @@ def run(config: MineConfig, dry_run: bool) -> int:
 def _with_reranker(
     config: MineConfig, collection: Collection, source: Source, folder: Path
 ) -> tuple[list[dict[str, Any]] | None, int]:
-    """The figures of mining by a reranker's scores; or None and the exit code, where a signal stopped it."""
+    """The statistics of mining with a reranker's scores; or None and the exit code, if a signal stopped it."""
     from r0.mining.mine import mine
     from r0.mining.rescored import Rescored
     from r0.process.signals import StopRequest

@@ -1,4 +1,4 @@
-"""``--dry-run``: the resolved configuration, what would be placed where, an estimate of memory, and what is missing."""
+"""``--dry-run``: the resolved configuration, the placement of workers, an estimate of memory, and what is missing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan_rerank(config: RerankConfig, gpu_memory: float | None = None) -> str:
 
 
 def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: RankingKeys, gpu_memory: float | None = None) -> str:
-    """The text of a dry run of a command whose workers are those of ``keys``. Nothing is loaded, started or written."""
+    """The text of a dry run of a command with workers as in ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
     gpus = gpu_memory is not None or local_gpus() > 0
@@ -81,7 +81,7 @@ def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
 
 
 def _memory(config: TrainingKeys | RankingKeys, missing: list[str], gpu_memory: float | None) -> list[str]:
-    """What the roles need of memory, and what is missing of the model."""
+    """The memory of the roles; adds a missing model to ``missing``."""
     try:
         folder = local_folder(config.model)
         if folder is None:
@@ -96,7 +96,7 @@ def _memory(config: TrainingKeys | RankingKeys, missing: list[str], gpu_memory: 
 
 
 def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
-    """What a worker of ``rerank`` is."""
+    """The kind of a worker of ``rerank``."""
     from r0.rerank.cross_encoder import is_cross_encoder
     from r0.rerank.late_interaction import is_late_interaction
 
@@ -110,7 +110,7 @@ def _scorer(config: RankingKeys, folder: Path, missing: list[str]) -> str:
 
 
 def _vectors(config: RankingKeys, missing: list[str]) -> list[str]:
-    """Where late interaction keeps the vectors of documents."""
+    """The folder where late interaction stores document vectors."""
     from r0.rerank.late_interaction import METHOD
     from r0.rerank.vector_cache import cache_folder
 

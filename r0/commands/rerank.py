@@ -1,4 +1,4 @@
-"""``rerank``: a model orders the candidates of a first stage; out comes a TREC run, beside what every query took."""
+"""``rerank``: a model orders the candidates of a first stage; writes a TREC run, and statistics of every query."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LISTED = 10  # refused queries that are listed
 
 
 def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Rerank, or say what would be done. Returns the exit code: 0 done, 128 + signal when stopped (the same command goes on).
+    """Rerank, or print the plan. Returns the exit code: 0 if done, 128 + signal if stopped (the same command resumes).
 
     Raises:
-        UserError: anything about the input that can be known before a model loads.
+        UserError: invalid input that can be detected before a model loads.
     """
     if dry_run:
         print(plan_rerank(config, gpu_memory))
@@ -67,7 +67,7 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
 
 
 def _work(config: RerankConfig, lists: CandidateLists, store: Store) -> Work[int]:
-    """The queries that are not in the store yet."""
+    """The work for the queries that are not in the store yet."""
     left = [index for index in range(len(lists)) if index not in store]
 
     def job(reranker: Reranker, index: int) -> Job:
@@ -84,7 +84,7 @@ def _work(config: RerankConfig, lists: CandidateLists, store: Store) -> Work[int
 
 
 def _inventory(lists: CandidateLists) -> str:
-    """How much there is, in words.
+    """A summary of the queries and candidates.
 
     Raises:
         UserError: an id cannot be written into a run.
@@ -102,7 +102,7 @@ def _inventory(lists: CandidateLists) -> str:
 
 
 def report(totals: Totals, session: Session) -> str:
-    """What the queries took and what failed, in words and as a table."""
+    """A summary of the answers, tokens, time and failures."""
     queries, asks = max(1, totals.queries), max(1, totals.asks)
     lines = [
         f"{totals.queries} queries, {totals.candidates} candidates, {totals.asks} answers",

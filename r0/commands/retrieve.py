@@ -1,4 +1,4 @@
-"""``retrieve``: a first stage by BM25."""
+"""``retrieve``: first-stage retrieval by BM25."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from r0.config import RetrieveConfig
 
 
 def run(config: RetrieveConfig, dry_run: bool) -> int:
-    """Retrieve, and say what was written."""
+    """Retrieve, and print a summary."""
     from r0.evaluation.first_stage import retrieve
 
     if dry_run:

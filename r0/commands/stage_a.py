@@ -9,7 +9,7 @@ from r0.runs.output_path import output_path
 
 
 def run(config: StageAConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Train, or say what would be done. Returns the exit code."""
+    """Train, or print the plan. Returns the exit code."""
     if dry_run:
         print(plan("stage_a", config, gpu_memory))
         return 0

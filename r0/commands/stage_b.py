@@ -20,7 +20,7 @@ ROWS = (
 
 
 def run(config: StageBConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
-    """Train and show what it changed, or say what would be done. Returns the exit code."""
+    """Train and print metrics before and after, or print the plan. Returns the exit code."""
     if dry_run:
         print(plan("stage_b", config, gpu_memory))
         return 0

@@ -1,4 +1,4 @@
-"""Held-out figures before and after a run, as a table on the terminal."""
+"""A table of held-out metrics before and after a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rows = Sequence[tuple[str, str]]  # (name of a held-out figure, title of its row
 
 
 def before_and_after(output: Path, rows: Rows, before: str = "before", after: str = "after RL") -> str:
-    """The first and the last held-out evaluation in the record of the run in ``output``; figures that it lacks are left out."""
+    """The first and the last held-out evaluation in the record of the run in ``output``; missing metrics are omitted."""
     lines = heldout_lines(output / "metrics.jsonl")
     if len(lines) < 2:
         return "no held-out evaluation was made (eval.every=0)"

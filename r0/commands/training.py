@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDirectory], Path] | None = None) -> int:
-    """One run of the loop in ``output``: 0 when it is done, 128 + signal when it was stopped and saved.
+    """Run RL in the directory ``output``. Returns 0 if it is done, 128 + signal if it was stopped and saved.
 
-    ``start`` makes the model to start from, where that is not ``config.model`` itself (the demo's warm start).
+    ``start`` creates the starting model if it is not ``config.model`` itself (the demo's warm start).
 
     Raises:
-        UserError: anything about the input that can be known before a model loads.
+        UserError: invalid input that can be detected before a model loads.
     """
     check_reward(config.reward)
     check_source(config)
@@ -60,7 +60,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
             _check_memory(config, folder)
         need = [] if config.ray.inline else start_ray(config)
-        stop.install()  # Ray has handlers of its own
+        stop.install()  # Ray installs its own handlers
         if start and not stop():
             folder = start(directory)
             prompter = _prompter(config, folder)
@@ -72,7 +72,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is about to train: ``folder`` is the model's, ``steps`` its updates."""
+    """A run before training: ``folder`` holds the starting model, ``steps`` is the number of updates."""
 
     command: str
     config: RLConfig

@@ -9,8 +9,8 @@ from typing import Self
 
 
 class StopRequest:
-    """Handles SIGINT and SIGTERM while its block runs (main thread only). ``asked`` is the signal, or None; ``what`` is done
-    about the first one, in words."""
+    """Handles SIGINT and SIGTERM while its block runs (main thread only). ``asked`` is the first signal, or None; ``what`` is the
+    message printed on the first signal."""
 
     def __init__(self, what: str = "stopping after this step, with a checkpoint") -> None:
         self.what = what
