@@ -74,3 +74,18 @@ def tiny_model(
     model.save_pretrained(path)
     tiny_tokenizer().save_pretrained(path)
     return str(path)
+
+
+def rewrite_model(path: str | Path, change=None, config: dict | None = None) -> str:
+    """Change a saved model: its tensors by ``change`` (a function from the dictionary of tensors to another), and keys of its
+    config.json; returns the path."""
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    file, settings = Path(path) / "model.safetensors", Path(path) / "config.json"
+    if change is not None:
+        save_file(change(load_file(file)), file, {"format": "pt"})
+    if config:
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | config))
+    return str(path)

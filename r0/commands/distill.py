@@ -68,14 +68,15 @@ def _check(config: DistillConfig) -> tuple[LabelledLists, str | None]:
     from r0.data.hashes import query_hash
     from r0.rerank.prompt_budget import check_model
     from r0.storage.models import model_folder
-    from r0.supervised.finetune.plan import has_scores, plan_model
+    from r0.supervised.finetune.plan import check_model as check_student
+    from r0.supervised.finetune.plan import has_scores
     from r0.supervised.training.run import check_ranks
     from r0.teacher.labelled_lists import LabelledLists
 
     student, teacher = model_folder(config.model), model_folder(config.teacher.model)
     training = train_config(config, Path())
     check_ranks(training)
-    scored = has_scores(training, plan_model(training, student), student)
+    scored = has_scores(training, check_student(training, student), student)
     asked = score_config(config, config.data, Path())
     check_model(asked.ranking(), teacher)
     lists = LabelledLists(asked.data, asked.builtin_rows, asked.seed, asked.skip_bad)

@@ -7,6 +7,7 @@ from pathlib import Path
 from r0.config import DistillEvalConfig
 from r0.data.jsonl import readable_file
 from r0.data.labelled import BUILTIN
+from r0.errors import UserError
 from r0.runs import RunDirectory, RunState
 from r0.runs.output_path import output_path
 from r0.storage.files import write_atomic
@@ -20,6 +21,8 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
     if dry_run:
         models = ", ".join(filter(None, (config.before, config.model)))
         print(f"would score {config.data} with {models} and measure; output: {output}")
+        missing = [line for model in (config.model, config.before) if model is not None and (line := _missing(config, model))]
+        print("\n".join(["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]))
         return 0
     from r0.commands import distill_score
     from r0.distill.evaluate import judged_lists, measure_gain, scoring_configs
@@ -48,3 +51,19 @@ def run(config: DistillEvalConfig, dry_run: bool) -> int:
             )
         print(render(gain, config.format), end="")
     return 0
+
+
+def _missing(config: DistillEvalConfig, model: str) -> str:
+    """What keeps a model from being scored with; empty if nothing does."""
+    from r0.commands.start_model import check_model
+    from r0.distill.evaluate import scoring_config
+    from r0.storage.models import local_folder
+
+    try:
+        folder = local_folder(model)
+        if folder is None:
+            return f"model: {model} is not on this machine; it would be downloaded from the Hugging Face Hub"
+        check_model(scoring_config(config, model, folder).ranking(), folder)
+    except UserError as error:
+        return str(error)
+    return ""

@@ -15,6 +15,7 @@ from r0.actors.memory.shape import ModelShape
 from r0.actors.rollout.sizes import CPU_KV_CACHE, SLACK
 from r0.config import RankingKeys, RankKeys, RLConfig, StageCConfig, TrainingKeys
 from r0.errors import UserError
+from r0.storage.positions import positions_of
 
 GIB = 2**30
 LENGTH = 4096  # of a prompt, if neither the configuration nor the model specifies it
@@ -49,7 +50,7 @@ def _on_card(config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any]
         left_out = "" if rank.activations.peak else ", activations left out: they depend on the data"
         lines += [f"  each rank{left_out}:", *table(rank_rows(rank)), _verdict(rank.peak, card.total)]
     if isinstance(config, RankingKeys | StageCConfig) and not shape.encoder:
-        length = (config.max_prompt_tokens or model_config.get("max_position_embeddings") or LENGTH) + config.max_new_tokens
+        length = (config.max_prompt_tokens or positions_of(model_config) or LENGTH) + config.max_new_tokens
         bf16 = uses_bf16(config.rollout.dtype, gpus=True)
         engine = engine_bytes(config.rollout, model_config, shape, length, card.total, bf16=bf16)
         lines += ["  each engine:", *table(engine_rows(engine)), _verdict(engine.minimum, card.total, " with the smallest cache")]

@@ -90,7 +90,7 @@ def _plan(config: MineConfig) -> str:
     missing += [f"{name}: there is no {path}" for name, path in named.items() if path and not Path(path).expanduser().exists()]
     for name in ("model", "reranker"):
         try:
-            _check_model(name, getattr(config, name), missing)
+            _check_model(name, config, missing)
         except UserError as error:
             missing.append(f"{name}: {error}")
     ranker = f"{config.source}, then {config.reranker} for the first {config.depth}" if config.reranker else config.source
@@ -100,8 +100,25 @@ def _plan(config: MineConfig) -> str:
     return "\n".join(parts)
 
 
-def _check_model(name: str, model: str | None, missing: list[str]) -> None:
+def _check_model(name: str, config: MineConfig, missing: list[str]) -> None:
+    """What is missing of the model that the key ``name`` gives.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    from r0.mining.dense import check_dense
+    from r0.mining.rescored import check_reranker
+    from r0.storage.model_checks import check_folder
     from r0.storage.models import local_folder
 
-    if model is not None and local_folder(model) is None:
+    model = getattr(config, name)
+    if model is None:
+        return
+    folder = local_folder(model)
+    if folder is None:
         missing.append(f"{name}: {model} is not on this machine; it would be downloaded from the Hugging Face Hub")
+    elif name == "reranker":
+        check_reranker(config)
+    else:
+        check_folder(folder)
+        check_dense(folder)

@@ -8,10 +8,12 @@ import yaml
 
 from r0.actors.placement import phases
 from r0.commands.memory import memory_lines
+from r0.commands.start_model import check_model
 from r0.config import AnnotateConfig, RankingKeys, RerankConfig, ScoreConfig, Section, TrainingKeys
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
 from r0.runs.output_path import output_path
+from r0.storage.model_checks import check_folder
 from r0.storage.models import local_folder
 
 
@@ -86,6 +88,9 @@ def _memory(config: TrainingKeys | RankingKeys, missing: list[str], gpu_memory: 
         folder = local_folder(config.model)
         if folder is None:
             missing.append(f"model: {config.model} is not on this machine; it would be downloaded from the Hugging Face Hub")
+        else:
+            check_folder(folder)
+            check_model(config, folder)
         lines = memory_lines(config, gpu_memory)
     except UserError as error:
         missing.append(str(error))

@@ -12,7 +12,6 @@ from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.rerank.job import Job, Outcome
-from r0.rerank.late_interaction import is_late_interaction
 from r0.rerank.prompt_budget import check_model
 from r0.rerank.reranker import Reranker
 from r0.rerank.session import Session, Work, finish
@@ -40,8 +39,7 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
     check_tag(config.tag)
     check_candidates(Path(config.data), Path(config.run) if config.run else None)
     folder = model_folder(config.model)
-    if not is_late_interaction(folder, config):
-        check_model(config, folder)
+    check_model(config, folder)
     output = output_path("rerank", config)
     config = with_date("rerank", config, folder)
     RunDirectory.look(output, "rerank", config, fresh=config.fresh)

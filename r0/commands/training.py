@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r0.actors.learner.start_model import check_start_model
 from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, check_nodes, start_ray
 from r0.commands.memory import check_fits
@@ -21,10 +22,11 @@ from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints, sound_checkpoint
 from r0.runs.prompt_date import with_date
-from r0.storage.model_checks import check_writes, model_config
 from r0.storage.models import model_folder
+from r0.storage.positions import positions
 from r0.text.prompt_file import save_prompt
 from r0.text.prompts import Prompter
+from r0.text.tokenizer import open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     check_reward(config.reward)
     check_source(config)
     folder = model_folder(config.model)
-    check_writes(folder)
-    check_lengths(config, folder)
+    check_model(config, folder)
     config = with_date(command, config, folder)
     state = RunDirectory.look(output, command, config, fresh=config.fresh)
     _check_resume(config.checkpoint.resume, output, state)
@@ -87,9 +88,7 @@ def _prompter(config: RLConfig, folder: Path) -> Prompter:
     Raises:
         UserError: its tokenizer or its template cannot be used, or the template lets the model write no thought.
     """
-    from transformers import AutoTokenizer
-
-    prompter = Prompter.of(config, AutoTokenizer.from_pretrained(folder), folder=folder)
+    prompter = Prompter.of(config, open_tokenizer(folder, pads=True), folder=folder)
     prompter.template.check_thinks()
     return prompter
 
@@ -152,20 +151,30 @@ def _check_memory(config: RLConfig, folder: Path) -> None:
         logger.warning(warning)
 
 
+def check_model(config: RLConfig, folder: Path) -> None:
+    """Refuse a model that RL cannot start from.
+
+    Raises:
+        UserError: with what is wrong and the remedy.
+    """
+    check_lengths(config, folder)
+    check_start_model(folder, config.learner.lora, "learner.lora")
+
+
 def check_lengths(config: RLConfig, folder: Path) -> None:
     """Refuse budgets that the model's positions cannot hold.
 
     Raises:
         UserError: with the numbers and the remedy.
     """
-    positions = model_config(folder).get("max_position_embeddings")
+    most = positions(folder)
     wanted = config.max_prompt_tokens + config.max_new_tokens
-    if isinstance(positions, int) and wanted > positions:
-        room = positions - config.max_new_tokens
+    if most is not None and wanted > most:
+        room = most - config.max_new_tokens
         remedy = f"lower max_prompt_tokens to at most {room}" if room > 0 else "lower max_new_tokens"
         raise UserError(
             f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={config.max_new_tokens} are {wanted} tokens, "
-            f"more than the {positions} positions of {folder.name}; {remedy}"
+            f"more than the {most} positions of {folder.name}; {remedy}"
         )
 
 

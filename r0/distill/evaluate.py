@@ -27,10 +27,10 @@ def scoring_configs(config: DistillEvalConfig, folder: Path) -> Mapping[str, Sco
         UserError: a model cannot be found.
     """
     models = {"after": config.model} | ({} if config.before is None else {"before": config.before})
-    return {name: _scoring(config, model, folder / name) for name, model in models.items()}
+    return {name: scoring_config(config, model, folder / name) for name, model in models.items()}
 
 
-def _scoring(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig:
+def scoring_config(config: DistillEvalConfig, model: str, output: Path) -> ScoreConfig:
     """The scoring configuration of one model: a sentence-transformers CrossEncoder uses its own format, a language model the
     configured one.
     """

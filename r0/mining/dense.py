@@ -11,7 +11,9 @@ import numpy as np
 from r0.errors import UserError, reason
 from r0.mining.collection import Collection, Query
 from r0.mining.ranked import Ranked, best_of
+from r0.rerank.prompt_budget import check_encoder
 from r0.runs.live import progress
+from r0.storage.loading import LOADING
 from r0.storage.model_checks import read_json
 from r0.storage.models import model_folder
 from r0.text.tags import control_token_texts, escape_control_tokens
@@ -28,8 +30,7 @@ class DenseSource:
 
     def __init__(self, model: str, collection: Collection):
         self.name, self._collection, self._folder = model, collection, model_folder(model)
-        if _scores_pairs(self._folder):
-            raise UserError(f"model: {model} is a cross-encoder; give it as reranker=, or give a SentenceTransformer")
+        check_dense(self._folder)
 
     def ranked(self, queries: Sequence[Query], depth: int) -> Iterator[Ranked]:
         """See ``Source``.
@@ -92,8 +93,19 @@ def _load(folder: Path) -> Any:
 
     try:
         return SentenceTransformer(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except LOADING as error:
         raise UserError(f"model: {folder} cannot be loaded as a SentenceTransformer ({reason(error)}); give another") from error
+
+
+def check_dense(folder: Path) -> None:
+    """Refuse a model that gives no vectors, or is not whole.
+
+    Raises:
+        UserError: with what is wrong and the remedy.
+    """
+    if _scores_pairs(folder):
+        raise UserError(f"model: {folder} is a cross-encoder; give it as reranker=, or give a SentenceTransformer")
+    check_encoder(folder, body=True)
 
 
 def _scores_pairs(folder: Path) -> bool:

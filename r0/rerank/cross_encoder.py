@@ -25,11 +25,13 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
+from r0.rerank.encoder_worker import EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.two_labels import check_labels, give_one_score
-from r0.storage.model_checks import read_json
+from r0.storage.loading import LOADING
+from r0.storage.model_checks import generates, read_json
+from r0.text.tokenizer import open_tokenizer
 
 
 def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
@@ -48,7 +50,7 @@ def is_cross_encoder(folder: Path, keys: RankingKeys) -> bool:
         if keys.thinking:
             raise UserError(f"thinking: {folder.name} has a score head and generates no text ({name}); remove thinking")
         check_labels(folder)
-    elif not name.endswith(("ForCausalLM", "ForConditionalGeneration")):
+    elif not generates(folder):
         what = name or "model of unknown kind"
         raise UserError(f"model: {folder} is a {what}, which can neither generate nor score; finetune it first")
     elif formats is not None:
@@ -112,7 +114,6 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     import torch
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
-    from transformers import AutoTokenizer
 
     # The softmax of an ESCI folder: its dimension cannot be saved, but the default is right for two dimensions.
     warnings.filterwarnings("ignore", message="Implicit dimension choice for softmax")
@@ -127,10 +128,10 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
 
     device, dtype = device_and_dtype(settings)
     formats, template = PairFormat.of(keys), {}
+    if formats is not None:
+        tokenizer = open_tokenizer(Path(settings.model), pads=True)
+        template = {"chat_template": formats.chat_template(tokenizer), "padding_side": "left"}
     try:
-        if formats is not None:
-            tokenizer = AutoTokenizer.from_pretrained(settings.model)
-            template = {"chat_template": formats.chat_template(tokenizer), "padding_side": "left"}
         model = Counting(
             settings.model,
             device=device,

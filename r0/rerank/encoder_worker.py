@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from r0.actors.rollout.settings import EngineSettings, positions
+from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError, reason
 from r0.process.device import avoid_cudnn_attention
@@ -21,13 +19,12 @@ from r0.rerank.fusion import fuse
 from r0.rerank.job import Job, Outcome
 from r0.rerank.protocol import Question, Ranking, Reply
 from r0.storage.model_checks import read_json
+from r0.storage.positions import positions
 from r0.text.tags import control_token_texts, escape_control_tokens
 
 SORTED = 8  # number of batches sorted by length together, to reduce padding
 # Models whose position embeddings start after the padding id.
 OFFSET_POSITIONS = ("camembert", "data2vec-text", "longformer", "roberta", "xlm-roberta", "xlm-roberta-xl", "xmod")
-# The exceptions of sentence-transformers for a folder that it cannot load.
-LOADING = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError)
 
 
 class EncoderWorker:

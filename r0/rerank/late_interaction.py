@@ -21,10 +21,11 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import RankingKeys
 from r0.errors import UserError
-from r0.rerank.encoder_worker import LOADING, EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
+from r0.rerank.encoder_worker import EncoderWorker, check_tokens, device_and_dtype, not_loaded, text_tokens
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.vector_cache import AUTO, VectorCache, cache_folder, model_hash
+from r0.storage.loading import LOADING
 from r0.storage.model_checks import read_json
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,12 @@ from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_inputs import Inputs, activated, by_query, check_others, pairs_of, returned, texts_of, valid_text
+from r0.rerank.prompt_budget import check_model
 from r0.rerank.protocol import with_tail
 from r0.rerank.start import start_workers
 from r0.rerank.worker import RerankGroup
 from r0.runs.live import progress
+from r0.storage.models import model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class Reranker:
             ray=RaySection(inline=workers == 1),
             **settings,
         )
+        check_model(keys, model_folder(keys.model))
         self._start(keys, device)
 
     @classmethod

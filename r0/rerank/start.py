@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r0.actors.pool import Pool, call_each, deferred_class
-from r0.actors.rollout.settings import Device, EngineSettings, positions
+from r0.actors.rollout.settings import Device, EngineSettings
 from r0.actors.rollout.sizes import upper_num_seqs
 from r0.config import RankingKeys
 from r0.process.gpus import local_gpus
@@ -17,6 +17,7 @@ from r0.rerank.prompt_budget import new_tokens, prompt_budget
 from r0.rerank.vector_cache import absolute
 from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
 from r0.storage.models import model_folder
+from r0.storage.positions import positions
 
 
 def start_workers(keys: RankingKeys, device: Device) -> RerankGroup:

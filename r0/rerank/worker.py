@@ -20,6 +20,7 @@ from r0.rerank.job import Job, Outcome
 from r0.rerank.judge import Judge
 from r0.rerank.scheduler import Scheduler
 from r0.text.prompt_file import load_system_prompt, template_variables
+from r0.text.tokenizer import open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,8 @@ class RerankWorker:
     """
 
     def __init__(self, keys: RankingKeys, settings: EngineSettings, max_prompt_tokens: int):
-        from transformers import AutoTokenizer
-
         folder = Path(settings.model)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = open_tokenizer(folder)
         variables = template_variables(folder, keys.chat_template_kwargs)
         judge = Judge(tokenizer, keys, max_prompt_tokens, stop_ids(folder), partial(load_system_prompt, folder), variables)
         self._engine = make_engine(settings)

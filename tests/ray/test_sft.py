@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from r0.config import LoraSection, RaySection, SftConfig
 from r0.errors import UserError
@@ -21,7 +22,7 @@ from r0.supervised.sft import run as sft
 from r0.supervised.sft.examples import Collate, OpenRows
 from r0.supervised.training.job import Job
 from r0.text.messages import SYSTEM_PROMPTS
-from tests.helpers import tiny_model
+from tests.helpers import rewrite_model, tiny_model
 from tests.launching import launch
 
 pytestmark = pytest.mark.ray
@@ -91,6 +92,17 @@ def test_zero_3_and_lora_save_merged_weights_and_the_adapter(model: str, tmp_pat
     sft.run(settings)
     check_model(tmp_path / "run", settings)
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_an_output_head_of_its_own_is_trained_and_saved_though_the_configuration_ties_it(tmp_path: Path, stage: int) -> None:
+    start = rewrite_model(tiny_model(tmp_path / "start", tied=False, scale=0.02), config={"tie_word_embeddings": True})
+    sft.run(config(start, tmp_path / "run", zero_stage=stage, max_steps=2, ray=INLINE))
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (start, tmp_path / "run" / "model"))
+    assert before.keys() == after.keys()
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 0.01  # two steps of 3e-3
+    assert not torch.equal(after["lm_head.weight"], after["model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -24,6 +24,7 @@ from r0.teacher.annotate_store import Annotations
 from r0.teacher.annotate_totals import Totals
 from r0.text.messages import SYSTEM_PROMPTS
 from r0.text.prompt_file import save_prompt
+from tests.architectures import build
 
 YES, NO = Answer.YES, Answer.NO
 ROWS = [("q", "a", 1), ("q", "b", 0), ("r", "a", 0), ("q", "c", 1), ("q", "d", 0), ("s", "a", None)]
@@ -195,8 +196,8 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, capsys, setti
 
 
 def test_a_model_that_only_scores_is_refused(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForSequenceClassification"]}))
-    assert launch.main(["annotate", f"model={tmp_path}", f"output={tmp_path / 'run'}"]) == 2
+    model = build("bert-base-uncased", tmp_path / "model", head="score")
+    assert launch.main(["annotate", f"model={model}", f"output={tmp_path / 'run'}"]) == 2
     assert "has a score head and generates no text" in capsys.readouterr().err
 
 

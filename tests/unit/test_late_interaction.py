@@ -304,7 +304,7 @@ def test_what_does_not_fit_gives_a_one_sentence_error(folder, tmp_path):
     (tmp_path / "damaged" / "1_Dense" / "model.safetensors").unlink()
     assert "cannot be loaded as a multi-vector encoder" in refusal(tmp_path / "damaged")
     (tmp_path / "damaged" / "model.safetensors").write_bytes(b"cut off")
-    assert "cannot be loaded as a multi-vector encoder" in refusal(tmp_path / "damaged")
+    assert "is damaged or incomplete" in refusal(tmp_path / "damaged")
 
 
 def test_a_dry_run_names_the_encoder_and_the_vector_cache(folder, home, tmp_path):

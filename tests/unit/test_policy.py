@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 from learner_models import VOCAB, plain_logprobs, random_groups, tiny_model
+from safetensors.torch import load_file
 
 from r0.actors.learner import attention
 from r0.actors.learner.attention import UnsupportedAttention
 from r0.actors.learner.batch import make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
-from r0.actors.learner.networks import add_adapters
+from r0.actors.learner.networks import add_adapters, load_causal
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
 from r0.actors.learner.rows import padded_rows, shared_rows
 from r0.actors.sync.weights import LearnerWeights, save_hf
@@ -22,6 +23,7 @@ from r0.algos.losses import POLICY_LOSSES, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
 from r0.config import StageAConfig
 from r0.errors import UserError
+from tests.helpers import rewrite_model
 
 KINDS = ("qwen2", "qwen3", "llama")
 SHAPES = [(9, [4, 7, 7, 2]), (5, [3, 3]), (12, [6]), (4, [1, 8, 5])]
@@ -225,6 +227,21 @@ def test_a_saved_model_reloads_equal(tied, lora, tmp_path):
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"temperature": 0.6}
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists() == lora
     assert again.config.use_cache
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_an_output_head_of_its_own_is_saved_though_the_configuration_ties_it(lora, tmp_path):
+    tiny_model(tied=False).save_pretrained(tmp_path / "base")
+    rewrite_model(tmp_path / "base", config={"tie_word_embeddings": True})
+    model = load_causal(str(tmp_path / "base"), torch.float32)
+    if lora:
+        add_adapters(model, StageAConfig(algo="grpo", learner={"lora": {"r": 4, "target_modules": ["q_proj"]}}))
+    weights = LearnerWeights(model, None, 10**6, 0)
+    save_hf(weights, str(tmp_path / "base"), tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: tensor.tolist() for name, tensor in weights} == {name: tensor.tolist() for name, tensor in saved.items()}
+    assert not torch.equal(saved["lm_head.weight"], saved["model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_the_saved_adapter_loads_with_peft(tmp_path):

@@ -23,6 +23,7 @@ from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
 from r0.supervised.stage_c.measure import EvaluationResult, calibration_error, measure
 from r0.supervised.training.job import Job
+from tests.architectures import build
 
 TASK = ListwiseTask(3, "which?", ("first text", "second text", "third text"), ListLabel((2.0, 0.0, 1.0), (1, 0, 2)), Form.SCORES)
 
@@ -111,8 +112,7 @@ def test_bad_input_gives_a_one_sentence_error_and_nothing_is_written(tmp_path, l
 
 
 def test_a_model_that_writes_nothing_is_refused(tmp_path):
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
+    build("bert-base-uncased", tmp_path / "bert", head="score")
     keys = {"model": str(tmp_path / "bert"), "output": str(tmp_path / "run")}
     for run in (lambda: stage_c.run(config(**keys)), lambda: sft.run(SftConfig(**keys))):
         with pytest.raises(UserError, match="bert is a BertForSequenceClassification, which generates no text; use a causal"):

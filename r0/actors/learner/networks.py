@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from r0.actors.learner import attention
+from r0.actors.learner.adapters import check_targets
 from r0.actors.learner.checkpointing import decide_checkpointing
 from r0.actors.learner.fused import fuse
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
 from r0.actors.learner.probe import prefix_sharing_problem
 from r0.actors.learner.zero import make_engine
 from r0.config import RLConfig
-from r0.errors import UserError
+from r0.storage.loading import load_model
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,14 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
 
 
 def load_causal(model_path: str, dtype: torch.dtype) -> Any:
-    """A decoder language model on the CPU."""
+    """A decoder language model on the CPU.
+
+    Raises:
+        UserError: it cannot be loaded whole.
+    """
     from transformers import AutoModelForCausalLM
 
-    try:
-        return AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise UserError(f"model={model_path} cannot be loaded as a causal language model: {error}") from error
+    return load_model(AutoModelForCausalLM, model_path, dtype=dtype, attn_implementation="sdpa")
 
 
 def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
@@ -117,19 +119,17 @@ def add_adapters(model: Any, config: RLConfig) -> Any:
     """Put LoRA layers into ``model`` (in place) and freeze the rest; returns the same model.
 
     Raises:
-        UserError: ``learner.lora.target_modules`` names nothing in this model.
+        UserError: ``learner.lora.target_modules`` names another module than a linear layer inside this model.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     lora = config.learner.lora
+    check_targets(model, lora.target_modules, "learner.lora")
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
     settings = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
     )
-    try:
-        inject_adapter_in_model(settings, model)
-    except ValueError as error:
-        raise UserError(f"learner.lora.target_modules: {error}") from error
+    inject_adapter_in_model(settings, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         parameter.data = parameter.data.to(model.dtype)

@@ -27,7 +27,7 @@ from r0.errors import UserError
 from r0.records import TrainCompletion, TrainGroup
 
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
-"""Tolerated float32 differences: in nats, or relative to the largest logit, whichever is larger."""
+"""Tolerated float32 differences at temperature 1: in nats, or relative to the largest logit, whichever is larger."""
 KERNEL_TOLERANCE = 0.1
 """Relative to the largest value; bf16 rounds by 0.004, and a wrong mask changes outputs by about their own size."""
 
@@ -64,7 +64,8 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
     Compares padded rows with the model's logits and, if ``wanted``, a shared-prefix row with the padded rows.
 
     Raises:
-        UserError: the model changes the logits of its output head (soft-capping, scaling), which r0 does not support.
+        UserError: the model changes the logits of its output head (soft-capping, scaling), which r0 does not support; or they
+            are not finite.
     """
     tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
     group = _group(tokens[:5], tokens[5:8], tokens[8:12])
@@ -74,8 +75,12 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
         padded = _by_item(module, padded_rows([group], 1), group)
         logits = model(torch.tensor([tokens[:8]]), use_cache=False).logits[0, 4:7].float() / temperature
         own = logits.log_softmax(-1).gather(1, torch.tensor(tokens[5:8])[:, None])[:, 0]
-        tolerance = max(ABSOLUTE, RELATIVE * float(logits.abs().max()))
-        if not float((own - padded[0]).abs().max()) <= tolerance:
+        # A temperature below 1 makes logits larger, and differences of rounding with them.
+        tolerance = max(ABSOLUTE / min(temperature, 1.0), RELATIVE * float(logits.abs().max()))
+        worst = float((own - padded[0]).abs().max())
+        if not math.isfinite(worst):
+            raise UserError(f"{type(model).__name__} gives log-probabilities that are not finite; check its config.json")
+        if worst > tolerance:
             raise UserError(f"{type(model).__name__} changes its logits after the output head, which r0's learner does not do")
         if not wanted:
             return ""

@@ -9,7 +9,8 @@ from typing import Any
 from r0.actors.memory.shape import ModelShape
 from r0.config.models import known_shape
 from r0.storage.model_checks import read_json
-from r0.storage.models import local_folder, parameters
+from r0.storage.models import local_folder
+from r0.storage.weight_files import parameters
 
 
 def look_up_model(model: str) -> tuple[Mapping[str, Any], ModelShape] | None:

@@ -22,6 +22,7 @@ from r0.errors import UserError
 from r0.process.device import avoid_cudnn_attention
 from r0.process.gpus import cuda_available
 from r0.records import Finish, Sampled, SampleRequest
+from r0.storage.loading import load_model
 
 
 @dataclass
@@ -53,7 +54,7 @@ class HfEngine:
             avoid_cudnn_attention()
         fits = torch.float32 if on_cpu else torch.bfloat16
         dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "auto": fits}[settings.dtype]
-        self._model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype).to(self._device).eval()
+        self._model = load_model(AutoModelForCausalLM, settings.model, dtype=dtype).to(self._device).eval()
         self._settings = settings
         self.max_num_seqs = settings.batch
         self._stop_ids = stop_ids(Path(settings.model))

@@ -16,6 +16,7 @@ from r0.config.cards import shares_card, transfer_backend
 from r0.errors import UserError
 from r0.records import SampleRequest
 from r0.storage.model_checks import read_json
+from r0.storage.positions import positions
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 INLINE_SHARE = 0.5  # of its card for an engine that is awake while the learner in the same process works
@@ -133,15 +134,12 @@ def model_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def positions(folder: Path) -> int | None:
-    """Positions that a model has, in tokens; None where its configuration does not say."""
-    found = model_config(folder).get("max_position_embeddings")
-    return found if isinstance(found, int) else None
-
-
 def stop_ids(folder: Path) -> frozenset[int]:
     """Ids that end a completion: those that the generation configuration, the model's configuration or the tokenizer call the
     end of sequence. (A chat model's list has several, and its tokenizer names one.)
+
+    Raises:
+        UserError: none of them names any: no completion would ever end.
     """
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
@@ -151,4 +149,26 @@ def stop_ids(folder: Path) -> frozenset[int]:
     text = token.get("content") if isinstance(token, dict) else token
     added = read_json(folder / "tokenizer.json").get("added_tokens") or []
     found.update(entry["id"] for entry in added if text is not None and entry.get("content") == text)
+    if not found and (default := _default_stop_id(folder)) is not None:
+        found.add(default)
+    if not found:
+        raise UserError(
+            f"model: {folder} names no end of sequence, so that no completion would end; set eos_token in "
+            "tokenizer_config.json, or eos_token_id in generation_config.json"
+        )
     return frozenset(found)
+
+
+def _default_stop_id(folder: Path) -> int | None:
+    """The end of sequence that the class of a tokenizer has by itself, if its vocabulary has that token: else transformers adds
+    it, and the model does not know it."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception:  # opening the tokenizer for prompts says what is wrong with it
+        return None
+    known = read_json(folder / "tokenizer.json")
+    vocabulary = dict((known.get("model") or {}).get("vocab") or tokenizer.get_vocab())  # Unigram lists pairs
+    named = {*vocabulary, *(entry.get("content") for entry in known.get("added_tokens") or [])}
+    return tokenizer.eos_token_id if tokenizer.eos_token in named else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
 from r0.process.gpus import check_vllm, cuda_available
 from r0.records import Finish, Sampled, SampleRequest
+from r0.storage.loading import refuse_quantized
+from r0.storage.positions import positions
 
 
 class VllmEngine:
@@ -201,12 +204,15 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
     if not on_gpu:
         _prepare_cpu()
     options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
+    if positions(Path(settings.model)) is not None:  # compared by check_length, which knows more kinds of rope scaling than vLLM
+        os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
     # vLLM seeds the generators of the process that computes: this one, unless the engine is tensor-parallel.
     seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
     with torch.random.fork_rng(devices=seeded), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        llm = LLM(
+        llm = _loaded(
+            LLM,
             settings.model,
             dtype=dtype,
             max_model_len=settings.max_model_len,
@@ -223,6 +229,19 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
         )
     torch.set_num_threads = set_num_threads  # vLLM replaces it by a stub
     return llm, options["max_num_seqs"]
+
+
+def _loaded(make: Any, folder: str, **options: Any) -> Any:
+    """vLLM with the model in ``folder``.
+
+    Raises:
+        UserError: the model is quantized in a way that vLLM does not load here.
+    """
+    try:
+        return make(folder, **options)
+    except Exception as error:
+        refuse_quantized(Path(folder), error)
+        raise
 
 
 def _prepare_cpu() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings, model_config
 from r0.actors.rollout.sizes import CPU_KV_CACHE, GIB, Card, card_sizes, kv_bytes_per_token
 from r0.errors import UserError
-from r0.storage.models import parameters
+from r0.storage.weight_files import parameters
 
 CPU_BLOCK = 32  # tokens per key-value block; the minimum of the CPU kernel, so that short prompts share a prefix too
 MIN_MEMORY_CHECK = 0.01  # free share of the card that vLLM checks for if the size of its cache is given

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from r0.actors.sync.checkpoint_format import CheckpointFormat, Group, ParamMeta
+from r0.storage.loading import state_tying
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,16 @@ class LearnerWeights:
     def metadata(self) -> list[ParamMeta]:
         """Metadata of every tensor, in the order of iteration; not collective."""
         return [meta for group in self._format.groups for meta in group.stored]
+
+    def second_names(self) -> list[str]:
+        """Names of tensors that are an earlier one once more, such as an output head that is the input embedding."""
+        seen: set[int] = set()
+        again: list[str] = []
+        for group in self._format.groups:
+            parts = {id(self._entries[name].parts[0]) for name in group.own}
+            again += [meta.name for meta in group.stored] if parts <= seen else []
+            seen |= parts
+        return again
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, full tensor). A tensor may be the weight itself: do not modify it, and read it before the next update.
@@ -152,10 +163,11 @@ def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     source = weights.model
+    state_tying(source)
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(source.config, dtype=source.dtype)
-    if source.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
+    for name in weights.second_names():
+        del state[name]
     shell.config.use_cache = True
     shell.save_pretrained(folder, state_dict=state, save_original_format=False)  # it has that form
     _copy_generation_settings(model_path, folder)

@@ -18,6 +18,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from r0.data.esci import CLASSES, WORDS
 from r0.errors import UserError, reason
+from r0.storage.model_checks import generates
 from r0.supervised.training.causal import load_causal
 
 SCORE = "score.weight"  # [4, H] in the classifier
@@ -51,8 +52,8 @@ def check_classifier(folder: Path) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model: {folder} cannot be read: {reason(error)}") from error
     name = next(iter(config.architectures or []), "a model of no known kind")
-    if not name.endswith("ForCausalLM"):
-        raise UserError(f"model: {folder.name} is {name}, and esci starts from a language model (…ForCausalLM); choose one")
+    if not generates(folder):
+        raise UserError(f"model: {folder.name} is {name}, and esci starts from a language model; choose one")
     why = f"transformers has no classifier of {config.model_type}" if type(config) not in _CLASSIFIERS else ""
     why = why or next((f"its logits are changed by {key}" for key in SCALED if getattr(config, key, None)), "")
     if not why:

@@ -11,18 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import AutoTokenizer
-
-from r0.actors.rollout.settings import positions
 from r0.data.jsonl import BadLine
-from r0.errors import UserError, reason
+from r0.errors import UserError
 from r0.records import PointwiseTask
+from r0.storage.positions import positions
 from r0.supervised.esci.prompt_file import PromptSettings
 from r0.supervised.finetune.template import PairFormat
 from r0.text.prompt_file import template_variables
 from r0.text.prompts import Prompter
 from r0.text.template import Template
 from r0.text.template_variables import rendered
+from r0.text.tokenizer import open_tokenizer
 
 CLOSED = "\n</think>\n\n"  # behind a thought that the template opened
 
@@ -60,10 +59,7 @@ class EsciPrompter(Prompter):
                 f"max_prompt_tokens: {settings.max_prompt_tokens} tokens are more than the {most} positions of {folder.name}; "
                 f"use max_prompt_tokens={most}, and longer items are cut"
             )
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
+        tokenizer = open_tokenizer(folder, pads=True)
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

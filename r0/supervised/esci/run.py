@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import AutoModelForCausalLM
+
+from r0.actors.learner.adapters import check_targets
 from r0.config import EsciConfig
 from r0.config.esci import COLUMNS
 from r0.data.jsonl import readable_file
 from r0.runs.prompt_date import with_date
+from r0.storage.loading import check_loads
+from r0.storage.model_checks import check_unquantized
 from r0.storage.models import model_folder
 from r0.supervised.esci.data import Counts, Preparation, prepared
 from r0.supervised.esci.model import check_classifier
@@ -32,9 +37,8 @@ def run(config: EsciConfig) -> Path:
     training.check_ranks(config)
     readable_file(Path(config.data), COLUMNS)
     folder = model_folder(config.model)
-    check_classifier(folder)
     config = with_date("esci", config, folder)
-    preparation = Preparation(config, EsciPrompter.open(folder, prompt_settings(config, None)))
+    preparation = Preparation(config, check_model(config, folder))
     found = Counts()
 
     def read(output: Path | None) -> training.Data:
@@ -50,3 +54,18 @@ def run(config: EsciConfig) -> Path:
             preparation.write(output / "data", found)
 
     return training.run("esci", config, folder, RANK, read, write=write)
+
+
+def check_model(config: EsciConfig, folder: Path) -> EsciPrompter:
+    """The prompts of a model that an ESCI training can start from.
+
+    Raises:
+        UserError: it cannot; with what is wrong and the remedy.
+    """
+    check_unquantized(folder)
+    check_classifier(folder)
+    prompter = EsciPrompter.open(folder, prompt_settings(config, None))
+    model = check_loads(AutoModelForCausalLM, folder)
+    if config.lora.r:
+        check_targets(model, config.lora.target_modules, "lora")
+    return prompter

@@ -16,7 +16,8 @@ from r0.config import EsciEvalConfig
 from r0.data.esci import EsciRow
 from r0.errors import UserError, reason
 from r0.process.device import avoid_cudnn_attention
-from r0.storage.model_checks import architecture
+from r0.storage.loading import load_model
+from r0.storage.model_checks import architecture, generates
 from r0.storage.models import model_folder
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.model import class_logits, open_causal
@@ -46,7 +47,7 @@ class Scorer:
             raise UserError(f"model: {self._folder} is a classifier without {FILE}; give the model/ of an esci run")
         if self._classifies and self._adapter:
             raise UserError("adapter: model is the trained one already; leave adapter out, or give the base model")
-        if not self._classifies and not kind.endswith("ForCausalLM"):
+        if not self._classifies and not generates(self._folder):
             raise UserError(f"model: {self._folder} is {kind or 'of no known kind'} and no language model; choose one")
         self.settings: PromptSettings = prompt_settings(config, known)
         self.prompter = EsciPrompter.open(self._folder, self.settings)
@@ -65,7 +66,7 @@ class Scorer:
         bf16 = config.dtype == "bf16" or (config.dtype == "auto" and self._gpu)
         weights = torch.bfloat16 if bf16 else torch.float32
         if self._classifies:
-            model = AutoModelForSequenceClassification.from_pretrained(self._folder, dtype=weights)
+            model = load_model(AutoModelForSequenceClassification, self._folder, dtype=weights)
             self._logits_to_keep = False
         else:
             model = open_causal(self._folder, bf16, config.no_flash_attn, weights)

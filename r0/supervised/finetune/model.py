@@ -17,11 +17,13 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from transformers import AutoModelForCausalLM
 
 from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
 from r0.errors import UserError, reason
 from r0.rerank.two_labels import give_one_score
+from r0.storage.loading import LOADING, check_finite, model_class, own_head, state_tying
 from r0.storage.model_checks import architecture
 from r0.supervised.finetune.plan import Plan
 from r0.supervised.training.ranks import prepare_model
@@ -30,19 +32,27 @@ HEAD = "sequence-classification"
 
 
 def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype, device: str) -> CrossEncoder:
-    """The cross-encoder, as it is trained.
+    """The cross-encoder, as it is trained. Its configuration says whether an output head is the input embedding.
 
     Raises:
-        UserError: the weights cannot be loaded as this type.
+        UserError: the weights cannot be loaded as this type, or one is not finite.
     """
+    model = _opened(config, folder, plan, dtype, device)
+    state_tying(model[0].model)
+    check_finite(model[0].model, folder)
+    return model
+
+
+def _opened(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype, device: str) -> CrossEncoder:
     activation = torch.nn.Sigmoid() if config.loss_type in POINTWISE else torch.nn.Identity()
     processor: dict[str, Any] = {"model_max_length": config.max_prompt_tokens}
     offline: dict[str, Any] = {"local_files_only": True}
     try:
         if plan.kind == "saved":
+            kind = model_class(folder)
             model = CrossEncoder(
                 str(folder), device=device, activation_fn=activation, model_kwargs={"dtype": dtype}, processor_kwargs=processor,
-                local_files_only=True,
+                config_kwargs={} if kind is None else own_head(kind, folder), local_files_only=True,
             )  # fmt: skip
             return _with_one_score(model, config, folder)
         if plan.pad_token is not None:
@@ -51,7 +61,9 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
             processor["chat_template"] = plan.chat_template
         task = "text-generation" if plan.kind == "yes_no" else HEAD
         has_labels = architecture(folder).endswith("ForSequenceClassification")
-        labels = {} if plan.kind == "yes_no" or has_labels else {"num_labels": 1}
+        labels = {} if has_labels else {"num_labels": 1}
+        if plan.kind == "yes_no":
+            labels = own_head(AutoModelForCausalLM, folder)
         transformer = Transformer(
             str(folder),
             transformer_task=task,
@@ -61,7 +73,7 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
         )
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except LOADING as error:
         raise UserError(f"model: {folder} cannot be loaded as a {plan.kind}: {reason(error)}") from error
     transformer.model.config.pad_token_id = transformer.tokenizer.pad_token_id
     modules: list[torch.nn.Module] = [transformer]
@@ -90,6 +102,6 @@ def add_adapters(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
         UserError: no module has one of the target names.
     """
     transformer = model[0]
-    causal = type(transformer.model).__name__.endswith("ForCausalLM")
+    causal = transformer.model.get_output_embeddings() is not None
     transformer.model = prepare_model(transformer.model, config, "CAUSAL_LM" if causal else "SEQ_CLS")
     return model

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from r0.actors.learner.adapters import check_targets
 from r0.config import FinetuneConfig
 from r0.config.finetune import FORMATS
-from r0.errors import UserError, reason
+from r0.errors import UserError
 from r0.records import Form
 from r0.rerank.encoder_worker import text_tokens
 from r0.rerank.two_labels import check_labels
-from r0.storage.model_checks import architecture
+from r0.storage.loading import check_loads, model_class
+from r0.storage.model_checks import architecture, check_unquantized, generates
 from r0.supervised.finetune.template import PairFormat, answer_words, pair_format
 from r0.text.prompt_file import load_system_prompt, template_variables
+from r0.text.tokenizer import open_tokenizer
+
+HEADED = ("bert_encoder", "llm_decoder")  # kinds with a score head
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
         return Plan("saved")
     kind = config.model_type
     if kind == "auto":
-        kind = "yes_no" if name.endswith("ForCausalLM") else "bert_encoder"
-    if kind in ("bert_encoder", "llm_decoder") and name.endswith("ForSequenceClassification"):
+        kind = "yes_no" if generates(folder) else "bert_encoder"
+    if kind in HEADED and name.endswith("ForSequenceClassification"):
         check_labels(folder)
     formats = [name for name in FORMATS if getattr(config, name) not in (None, "", "{}")]
     if kind == "bert_encoder" and formats:
@@ -53,13 +58,10 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
         raise UserError(
             "chat_template_kwargs: is for model_type=yes_no with r0's own prompt, and this format has no chat template; remove it"
         )
-    if kind == "yes_no" and not name.endswith("ForCausalLM"):
+    if kind == "yes_no" and not generates(folder):
         found = name or "of no known kind"
         raise UserError(f"model_type: yes_no needs a causal language model, and {folder.name} is {found}; use bert_encoder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
+    tokenizer = open_tokenizer(folder, pads=True)
     pad = tokenizer.pad_token or tokenizer.eos_token
     if pad is None:
         raise UserError("model: its tokenizer has neither a padding nor an end token; set pad_token in tokenizer_config.json")
@@ -74,6 +76,24 @@ def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
     template = pair.chat_template(tokenizer)
     _check_prompt(config, tokenizer, pair, pad)
     return Plan(kind, pad, template, words)
+
+
+def check_model(config: FinetuneConfig, folder: Path) -> Plan:
+    """How a model is opened, after checking that it can be trained.
+
+    Raises:
+        UserError: as ``plan_model``; it is quantized, its files lack weights, or it has no layer that an adapter can go on.
+    """
+    check_unquantized(folder)
+    plan = plan_model(config, folder)
+    kind = AutoModelForCausalLM if plan.kind == "yes_no" else AutoModelForSequenceClassification
+    if plan.kind == "saved":
+        kind = model_class(folder)
+    new_head = plan.kind in HEADED and not architecture(folder).endswith("ForSequenceClassification")
+    model = None if kind is None else check_loads(kind, folder, new_head=new_head)
+    if model is not None and config.lora.r:
+        check_targets(model, config.lora.target_modules, "lora")
+    return plan
 
 
 def has_scores(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:

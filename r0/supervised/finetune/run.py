@@ -11,7 +11,7 @@ from r0.config import FinetuneConfig
 from r0.runs.prompt_date import with_date
 from r0.storage.models import model_folder
 from r0.supervised.finetune.data import Preparation, check_loss, prepared
-from r0.supervised.finetune.plan import plan_model
+from r0.supervised.finetune.plan import check_model
 from r0.supervised.training import run as training
 
 RANK = "r0.supervised.finetune.rank:train_rank"
@@ -28,7 +28,7 @@ def run(config: FinetuneConfig, command: str = "finetune") -> Path:
     check_loss(config)
     folder = model_folder(config.model)
     config = with_date(command, config, folder)
-    plan_model(config, folder)
+    check_model(config, folder)
     resolved, kind = check_loss(config)
     preparation = Preparation(resolved, kind)
 

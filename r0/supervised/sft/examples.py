@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from r0.config import SftConfig
 from r0.data.builtin.lists import warm_start_list_completion
 from r0.data.builtin.pairs import warm_start_completion
 from r0.data.readers import DataKind
 from r0.data.source import TaskSource, open_source
-from r0.errors import UserError, reason
 from r0.records import ListwiseTask, Task
 from r0.supervised.training.job import Job
 from r0.text.prompts import Prompter
+from r0.text.tokenizer import open_tokenizer
 
 IGNORED = -100  # label of positions without loss
 
@@ -50,11 +49,7 @@ def open_prompter(config: SftConfig, folder: Path) -> Prompter:
     Raises:
         UserError: its tokenizer or its template cannot be used.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: the tokenizer of {folder} cannot be loaded: {reason(error)}") from error
-    return Prompter.of(config, tokenizer, folder=folder)
+    return Prompter.of(config, open_tokenizer(folder, pads=True), folder=folder)
 
 
 class OpenRows:

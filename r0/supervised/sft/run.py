@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from r0.actors.learner.start_model import check_start_model
 from r0.config import SftConfig
 from r0.data.formats import check_source
+from r0.errors import UserError
 from r0.runs.prompt_date import with_date
-from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.sft.examples import open_prompter, open_rows
 from r0.supervised.training import run as training
@@ -25,7 +26,7 @@ def run(config: SftConfig) -> Path:
     training.check_ranks(config)
     check_source(config)
     folder = model_folder(config.model)
-    check_writes(folder)
+    check_model(config, folder)
     prompter = open_prompter(config, folder)
     prompter.template.check_thinks()
 
@@ -35,3 +36,14 @@ def run(config: SftConfig) -> Path:
         return training.Data(source.steps_per_epoch(config.batch_size), source.facts(), summary)
 
     return training.run("sft", with_date("sft", config, folder), folder, RANK, read)
+
+
+def check_model(config: SftConfig, folder: Path) -> None:
+    """Refuse a model that a warm start cannot train.
+
+    Raises:
+        UserError: with what is wrong and the remedy.
+    """
+    tokenizer = check_start_model(folder, config.lora, "lora")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model: the tokenizer of {folder} has no end of sequence; set eos_token in tokenizer_config.json")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-from r0.actors.rollout.settings import positions, stop_ids
+from r0.actors.rollout.settings import stop_ids
 from r0.config import StageCConfig
 from r0.errors import UserError
 from r0.records import Form, ListwiseTask, Prompt
+from r0.storage.positions import positions
 from r0.supervised.finetune.template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
 from r0.text.answer_position import ANSWER_PREFIX_TOKENS, UNREADABLE, AnswerPosition, AnswerPositions
@@ -18,6 +17,7 @@ from r0.text.completion import CompletionReader
 from r0.text.lenient_answers import read_lenient
 from r0.text.prompt_file import load_system_prompt, template_variables
 from r0.text.prompts import Prompter
+from r0.text.tokenizer import open_tokenizer
 
 
 class ListPrompter:
@@ -31,7 +31,7 @@ class ListPrompter:
 
     def __init__(self, config: StageCConfig, folder: Path):
         _check_length(config, folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = open_tokenizer(folder, pads=True)
         system = config.system_prompt or load_system_prompt(folder, Form.YES_NO)
         variables = template_variables(folder, config.chat_template_kwargs)
         self.prompter = Prompter(self.tokenizer, system, config.max_prompt_tokens, variables=variables)

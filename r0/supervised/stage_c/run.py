@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
+from r0.actors.learner.start_model import check_start_model
 from r0.actors.placement import check_nodes, start_ray
 from r0.config import StageCConfig
 from r0.data.formats import check_source
@@ -22,7 +23,6 @@ from r0.records import ListwiseTask
 from r0.runs import Recorder, RunDirectory
 from r0.runs.live import progress
 from r0.runs.prompt_date import with_date
-from r0.storage.model_checks import check_writes
 from r0.storage.models import model_folder
 from r0.supervised.stage_c.completions import CompletionFile, rows_of, sample_completions
 from r0.supervised.stage_c.engines import engines
@@ -51,9 +51,8 @@ def run(config: StageCConfig) -> Path:
     training.check_ranks(config)
     check_source(config)
     folder = model_folder(config.model)
-    check_writes(folder)
     config = with_date("stage_c", config, folder)
-    list_prompter = ListPrompter(config, folder)
+    list_prompter = check_model(config, folder)
     source: TaskSource
 
     def read(_: Path | None) -> training.Data:
@@ -78,6 +77,16 @@ def run(config: StageCConfig) -> Path:
         return training.TrainingResult(before.values, values, figures)
 
     return training.run("stage_c", config, folder, RANK, read, learn)
+
+
+def check_model(config: StageCConfig, folder: Path) -> ListPrompter:
+    """The prompts of a model that stage C can start from.
+
+    Raises:
+        UserError: it cannot; with what is wrong and the remedy.
+    """
+    check_start_model(folder, config.lora, "lora")
+    return ListPrompter(config, folder)
 
 
 def _prepare(

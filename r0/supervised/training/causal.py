@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
-from r0.errors import UserError, reason
 from r0.records import Task
+from r0.storage.loading import load_model
 from r0.supervised.training.job import Job
 from r0.supervised.training.ranks import OrderedTrainer, init_deepspeed, prepare_model, training_arguments, uses_bf16
 
@@ -62,10 +62,7 @@ def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any
     Raises:
         UserError: it cannot be loaded as one.
     """
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=weights, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"model: {folder} cannot be loaded: {reason(error)}") from error
+    return load_model(AutoModelForCausalLM, folder, dtype=weights, **options)
 
 
 def supports_logits_to_keep(model: Any) -> bool:

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
+from r0.actors.learner.adapters import check_targets
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
-from r0.errors import UserError, reason
 from r0.process.device import process_device
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
@@ -119,7 +119,7 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
     """The model prepared for training: with the configured LoRA adapters, if any.
 
     Raises:
-        UserError: no module has one of the target names.
+        UserError: a target name is that of another module than a linear layer inside the model.
     """
     if checkpointed(config):
         model.config.use_cache = False
@@ -130,15 +130,13 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
     lora = config.lora
     if checkpointed(config):
         model.enable_input_require_grads()
+    check_targets(model, lora.target_modules, "lora")
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
     settings = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=task_type
     )  # fmt: skip
-    try:
-        # Adapters in the model's dtype: ZeRO-3 requires one dtype for all trained weights; DeepSpeed has float32 copies.
-        return get_peft_model(model, settings, autocast_adapter_dtype=False)
-    except ValueError as error:
-        raise UserError(f"lora.target_modules: {', '.join(lora.target_modules or ())}: {reason(error)}") from error
+    # Adapters in the model's dtype: ZeRO-3 requires one dtype for all trained weights; DeepSpeed has float32 copies.
+    return get_peft_model(model, settings, autocast_adapter_dtype=False)
 
 
 class StepValues:

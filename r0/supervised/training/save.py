@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from r0.storage.files import whole_folder
+from r0.storage.loading import load_model
 from r0.supervised.training.job import Job
 
 Weights = Mapping[str, torch.Tensor]  # by name
@@ -27,7 +28,7 @@ def write_pretrained(folder: Path, model: Any, weights: Weights | None) -> None:
 def merged_causal(job: Job, dtype: torch.dtype) -> Any:
     """The language model that the job starts from with the adapter of the run in its weights."""
     unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
-    return with_adapter(AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32), job).to(dtype)
+    return with_adapter(load_model(AutoModelForCausalLM, job.model, dtype=torch.float32), job).to(dtype)
 
 
 def with_adapter(model: Any, job: Job) -> Any:
