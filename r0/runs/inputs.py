@@ -6,6 +6,7 @@ its size or its times have changed since. Where a file lies does not count.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -18,12 +19,14 @@ from pydantic import BaseModel
 
 from r0.config.describe import keys
 from r0.config.types import names_files
+from r0.data.beir import find_qrels
+from r0.data.table import folder_file
 from r0.errors import UserError
 from r0.runs.resolved import NAMES_OF_R0, flat
 from r0.storage.files import write_json
 
 INPUTS = "inputs.json"
-FOLDER = ("corpus.jsonl", "queries.jsonl")  # what is read of a BEIR folder, besides judgements
+FOLDER = ("corpus", "queries")  # what is read of a BEIR folder, besides judgements
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,23 @@ def _files(config: BaseModel) -> dict[str, list[Path]]:
         marked, value = names_files(field), values.get(name)
         if marked is not None and marked.content:
             named = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-            found[name] = [path for text in named for path in _named(text, str(values.get("data", "")))]
+            judged = Path(str(values.get("data"))) if name == "qrels" else None
+            found[name] = [path for text in named for path in _named(text, judged)]
     return {name: paths for name, paths in found.items() if paths}
 
 
-def _named(text: str, data: str) -> list[Path]:
-    """The files that exist under a name: one, those of all epochs, of a BEIR folder, or judgements of the folder ``data``."""
-    path, split = Path(text), Path(data) / "qrels" / f"{text}.tsv"
+def _named(text: str, judged: Path | None) -> list[Path]:
+    """The files that exist under a name: one, those of all epochs, of a BEIR folder, or judgements of the folder ``judged``."""
+    path = Path(text)
     if text in NAMES_OF_R0:
         return []
     if "{}" in text:
         return list(itertools.takewhile(Path.is_file, (Path(text.replace("{}", str(number))) for number in itertools.count(1))))
-    if data not in NAMES_OF_R0 and split.is_file():
-        return [split]
-    if path.is_dir():
-        return [path / name for name in FOLDER if (path / name).is_file()]
+    if judged is not None and judged.is_dir():
+        with contextlib.suppress(UserError):  # whoever reads them says what is missing
+            path = find_qrels(text, judged)
+    elif path.is_dir():
+        return [file for name in FOLDER if (file := folder_file(path, name)).is_file()]
     return [path] if path.is_file() else []
 
 

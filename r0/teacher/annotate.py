@@ -64,7 +64,7 @@ def check_teacher(config: AnnotateConfig) -> RankingKeys:
     folder = model_folder(config.model)
     keys = teacher_keys(config, folder)
     check_model(keys, folder)
-    open_template(keys, folder).check_thinks()
+    open_template(keys, folder).check_thinks(unless_chosen=False)
     return keys
 
 

@@ -73,13 +73,14 @@ class Template:
         """The ids of a text written by r0: tags in it are real tags."""
         return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
 
-    def check_thinks(self) -> None:
-        """Refuse a template that closes the thought where a thought is wanted and none of its variables was set to do so.
+    def check_thinks(self, unless_chosen: bool = True) -> None:
+        """Refuse a template that closes the thought where a thought is wanted; ``unless_chosen``: not if its variable for thinking
+        was set, so that it was asked to.
 
         Raises:
             UserError: with the remedy.
         """
-        if self.closed and not self._given:
+        if self.closed and not (unless_chosen and self._given):
             raise UserError(
                 "model: its chat template closes the thought before the model writes, so no thought is taught or sampled; set "
                 "its variable for thinking with chat_template_kwargs, or take the closed thought out of the template"

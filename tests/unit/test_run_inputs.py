@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_every_file_of_a_folder_that_is_read_counts(beir, tmp_path, name):
     RunDirectory.open(tmp_path / "out", "command", config).close()
     (beir / name).write_text("changed\n")
     assert "is not what this run read when it began" in refused(tmp_path / "out", config)
+
+
+def test_a_folder_whose_files_are_compressed_is_known_too(beir, tmp_path):
+    for name in ("corpus.jsonl", "qrels/test.tsv"):
+        (beir / f"{name}.gz").write_bytes(gzip.compress((beir / name).read_bytes()))
+        (beir / name).unlink()
+    config = StageAConfig(data=str(beir), run=str(tmp_path / "bm25.trec"))
+    begun(tmp_path / "out", config)
+    for name in ("corpus.jsonl.gz", "qrels/test.tsv.gz"):
+        before = (beir / name).read_bytes()
+        (beir / name).write_bytes(gzip.compress(b"changed"))
+        assert f"{beir / name} is not what this run read" in refused(tmp_path / "out", config)
+        (beir / name).write_bytes(before)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ def test_thinking_that_is_switched_off_stays_off_and_is_said(template):
     assert found.closed
     assert found.note == f"the chat template closes the thought ({name}=false), so that the model writes none"
     found.check_thinks()  # it was asked for
+    with pytest.raises(UserError, match="closes the thought"):
+        found.check_thinks(unless_chosen=False)  # of a teacher, whose thoughts are all that is wanted
 
 
 def test_a_template_that_always_closes_the_thought_is_refused_where_a_thought_is_wanted():
