@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether a command line, without its command, asks for the command's keys: ``--help`` anywhere, or ``help`` alone."""
-    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not Path("help").is_file())
+    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not Path("help").exists())
 
 
 def _command(arguments: list[str]) -> str:

@@ -66,7 +66,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
             folder = start(directory)
             prompter = _prompter(config, folder)
         if stop():
-            print("stopped before the first step; the same command begins again")
+            print("stopped before a step; the same command goes on from here")
             return stop.exit_code
         return _train(Run(command, config, directory, folder, steps), source, prompter, stop, need)
 

@@ -49,6 +49,7 @@ def write_rows(path: Path, word: str = "text") -> Path:
         ("stage_c", {"data": "rowz.jsonl"}, "rowz.jsonl: no such file"),
         ("sft", {"data": "rowz.jsonl"}, "rowz.jsonl: no such file"),
         ("finetune", {"data": "rowz.jsonl"}, "rowz.jsonl: no such file"),
+        ("finetune", {"validation": "rowz.jsonl"}, "rowz.jsonl: no such file"),
         ("esci", {"data": "rowz.parquet"}, "rowz.parquet: no such file"),
         ("annotate", {"data": "rowz.jsonl"}, "rowz.jsonl: no such file"),
         ("rerank", {"data": "rowz.jsonl"}, "rowz.jsonl: no such file"),

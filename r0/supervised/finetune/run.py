@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from r0.config import FinetuneConfig
+from r0.data.jsonl import readable_file
+from r0.data.labelled import BUILTIN
 from r0.runs.prompt_date import with_date
 from r0.storage.models import model_folder
 from r0.supervised.finetune.data import Preparation, check_loss, prepared
@@ -26,6 +28,8 @@ def run(config: FinetuneConfig, command: str = "finetune") -> Path:
     """
     training.check_ranks(config)
     check_loss(config)
+    if config.validation not in (None, BUILTIN):
+        readable_file(Path(str(config.validation)), "a JSONL file of labelled documents, or validation=builtin")
     folder = model_folder(config.model)
     config = with_date(command, config, folder)
     check_model(config, folder)
