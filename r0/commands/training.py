@@ -51,6 +51,8 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         prompter = _prompter(config, folder)
         source = open_source(config, config.seed)
         steps = config.steps(source.steps_per_epoch(config.batch_size))
+        if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
+            _check_memory(config, folder)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
         if prompter is None or source is None:
             finished = directory.finished()
@@ -58,8 +60,6 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
             print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
             return 0
         print("\n".join(filter(None, (source.summary(), prompter.template_note))))
-        if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
-            _check_memory(config, folder)
         need = [] if config.ray.inline else start_ray(config)
         stop.install()  # Ray installs its own handlers
         if start and not stop():

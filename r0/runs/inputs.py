@@ -62,12 +62,14 @@ class Input:
         return found.st_size == self.size and (untouched or Input.of(path).sha256 == self.sha256)
 
 
-def write(run: Path, config: BaseModel) -> None:
-    """Keep what a run reads, where it is not kept yet.
+def write(run: Path, config: BaseModel, anew: bool) -> None:
+    """Keep what a run reads; unless ``anew``, only where it is not kept yet.
 
     Raises:
         UserError: a file cannot be read, or the run's directory not be written.
     """
+    if anew:
+        (run / INPUTS).unlink(missing_ok=True)
     if not (run / INPUTS).is_file() and (files := _files(config)):
         content = {name: [asdict(Input.of(path)) for path in paths] for name, paths in files.items()}
         write_json(run / INPUTS, content)

@@ -106,7 +106,7 @@ class RunDirectory:
                 write_json(path / MARKER, asdict(marker))
             if state == RunState.RESUMABLE:
                 (path / FINISHED).unlink(missing_ok=True)  # it was finished at another length
-            inputs.write(path, config)
+            inputs.write(path, config, anew=state == RunState.NEW)
             _write_config(path, command, config)
         except BaseException:
             release(lock)

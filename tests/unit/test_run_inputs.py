@@ -170,6 +170,17 @@ def test_a_run_of_an_earlier_version_learns_its_files_when_it_goes_on(tmp_path):
     assert "is not what this run read" in refused(tmp_path / "run", config)
 
 
+def test_a_start_that_was_interrupted_does_not_leave_the_inputs_of_another(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("one\n")
+    config = StageAConfig(data=str(rows))
+    begun(tmp_path / "run", config, work=False)
+    (tmp_path / "run" / "config.yaml").unlink()
+    rows.write_text("two\n")
+    begun(tmp_path / "run", config)
+    assert RunDirectory.look(tmp_path / "run", "command", config) is RunState.RESUMABLE
+
+
 def test_the_built_in_task_reads_no_file(tmp_path):
     begun(tmp_path / "run", StageAConfig())
     assert not (tmp_path / "run" / "inputs.json").exists()
