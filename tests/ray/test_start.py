@@ -20,10 +20,18 @@ pytestmark = pytest.mark.ray
 SWITCHED = CHAT_TEMPLATE.replace(
     "assistant\n{% endif", "assistant\n{% if enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}{% endif"
 )
-SFT = {"ray.inline": "true", "zero_stage": 0, "batch_size": 4, "heldout_share": 0, "max_prompt_tokens": 256}
+SFT = {
+    "ray.inline": "true",
+    "zero_stage": 0,
+    "batch_size": 4,
+    "heldout_share": 0,
+    "max_prompt_tokens": 400,
+    "system_prompt": "Judge.",
+}
 STAGE_A = {
     "ray.inline": "true", "rollout.engine": "hf", "batch_size": 4, "heldout_share": 0, "eval.every": 0, "max_new_tokens": 8,
-    "max_prompt_tokens": 256, "reward.min_think_tokens": 0, "learning_rate": 1e-4, "checkpoint.every": 1,
+    "max_prompt_tokens": 400, "system_prompt": "Judge.", "reward.min_think_tokens": 0, "learning_rate": 1e-4,
+    "checkpoint.every": 1,
 }  # fmt: skip
 
 
@@ -119,7 +127,7 @@ def test_a_model_that_cannot_think_is_refused_before_anything_is_claimed(model, 
         CHAT_TEMPLATE.replace("assistant\n{% endif", "assistant\n<think></think>{% endif")
     )
     rows: Mapping[str, object] = {"data": write_rows(tmp_path / "rows.jsonl"), "output": tmp_path / "run"}
-    for name, settings in (("sft", SFT), ("stage_a", STAGE_A), ("annotate", {})):
+    for name, settings in (("sft", SFT), ("stage_a", STAGE_A), ("annotate", {"max_new_tokens": 64})):
         assert "closes the thought before the model writes" in refused(capsys, name, {**settings, **rows, "model": folder})
         assert not (tmp_path / "run").exists()
     off = {**SFT, **rows, "model": model, "max_steps": 1, "chat_template_kwargs.enable_thinking": "false"}
