@@ -12,6 +12,8 @@ def run(config: ConvertConfig, dry_run: bool) -> int:
     """Convert, and print what was written."""
     from r0.data.builtin.convert import convert_builtin
     from r0.data.convert import convert
+    from r0.data.esci import is_esci
+    from r0.data.esci_convert import convert_esci
 
     builtin = config.input == DataKind.BUILTIN
     if dry_run and builtin:
@@ -20,5 +22,8 @@ def run(config: ConvertConfig, dry_run: bool) -> int:
         state = "exists" if Path(config.input).is_file() else "is missing"
         print(f"would convert {config.input} (which {state}) to {config.output}")
     else:
-        print(convert_builtin(config) if builtin else convert(config).summary())
+        if builtin:
+            print(convert_builtin(config))
+        else:
+            print(convert_esci(config) if is_esci(Path(config.input)) else convert(config).summary())
     return 0

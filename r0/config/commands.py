@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from r0.config.esci_source import EsciSourceKeys
 from r0.config.lists import ListKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import (
@@ -135,13 +136,18 @@ class SftConfig(ListKeys, ScheduleKeys, RankKeys, RunKeys):
         return Form(self.answer)
 
 
-class ConvertConfig(Section):
-    """Convert raw production logs to pointwise rows (convert IN OUT), or write the built-in lists as a BEIR folder (convert
-    builtin FOLDER).
+class ConvertConfig(EsciSourceKeys):
+    """Convert raw production logs to pointwise rows, or ESCI examples to groups (convert IN OUT), or write the built-in lists as
+    a BEIR folder (convert builtin FOLDER).
     """
 
-    input: PathText = key(..., "raw log, JSONL: query, response, response_thinking, rejected_response; or `builtin`")
-    output: PathText = key(..., "file for the pointwise rows; with `builtin`: a new BEIR folder")
+    input: PathText = key(
+        ..., "raw log, JSONL: query, response, response_thinking, rejected_response; ESCI examples, as `esci` reads them; or "
+        "`builtin`"
+    )  # fmt: skip
+    output: PathText = key(
+        ..., "file for the rows or groups; a new BEIR folder with `builtin`, and for ESCI examples if not named .jsonl"
+    )
     max_think_chars: Count = key(1_200_000, "maximum length of a thought in characters; longer ones are cut")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
     rows: Count = key(100, "with `builtin`: number of lists")

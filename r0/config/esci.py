@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from r0.config.commands import PlainRankKeys, ScheduleKeys
+from r0.config.esci_source import COLUMNS, EsciSourceKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
 from r0.config.types import CountFrom0, DataText, PathText
 
 BASE = "Qwen/Qwen3-0.6B"
-COLUMNS = "a parquet file with the columns query, item_text and esci_label (E, S, C, I or the words)"
 
 
 class EsciLoraSection(LoraSection):
@@ -44,7 +44,7 @@ def _short_for(values: dict[str, Any]) -> None:
         values |= {"gradient_accumulation_steps": None, "batch_size": micro * steps * ranks}
 
 
-class EsciConfig(ScheduleKeys, PlainRankKeys):
+class EsciConfig(EsciSourceKeys, ScheduleKeys, PlainRankKeys):
     """Train a reranker with four classes (exact, substitute, complement, irrelevant) on Ray Train, with or without DeepSpeed."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -66,6 +66,7 @@ class EsciConfig(ScheduleKeys, PlainRankKeys):
 
     model: PathText = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
     data: DataText = key(..., COLUMNS)
+    split: Literal["train", "test", "all"] = key("train", "only rows of this split, where the table has a column split")
     heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
     system_prompt: str = key("", "system message; empty: r0's default")
     max_prompt_tokens: Count = key(512, "maximum prompt length in tokens; item texts are cut to fit")
@@ -85,7 +86,7 @@ class EsciConfig(ScheduleKeys, PlainRankKeys):
     _resolve = rewriting(_short_for)
 
 
-class EsciEvalConfig(ModelKeys):
+class EsciEvalConfig(EsciSourceKeys, ModelKeys):
     """Evaluate an ESCI reranker on labelled rows: a base model with an adapter, or the folder of a trained model."""
 
     ALIASES: ClassVar[Mapping[str, str]] = {
@@ -98,6 +99,7 @@ class EsciEvalConfig(ModelKeys):
     model: PathText = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
     adapter: PathText | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
     data: PathText = key(..., COLUMNS)
+    split: Literal["train", "test", "all"] = key("test", "only rows of this split, where the table has a column split")
     skip_bad: bool = key(False, "skip bad rows; count and list them")
     system_prompt: str = key("", "system message; empty: the one the model was trained with, or r0's default")
     max_prompt_tokens: Count | None = key(None, "maximum prompt length in tokens; empty: as in training, or 512")

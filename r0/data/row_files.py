@@ -223,7 +223,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 _KNOWN_COLUMNS = {
-    "query", "anchor", "question", "sentence1", "sentence_1", "text1", "_id", "id", "query-id", "query_id", "qid"
+    "query", "anchor", "question", "sentence1", "sentence_1", "text1", "_id", "id", "query-id", "query_id", "qid", "product_id"
 }  # fmt: skip
 _CONVERTED = {
     "array": _array,

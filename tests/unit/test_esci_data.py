@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r0.config import EsciConfig
-from r0.data.esci import EsciRow, read_esci
+from r0.config import ConvertConfig, EsciConfig, EsciEvalConfig, EvaluateConfig
+from r0.data.candidates import open_candidates
+from r0.data.esci import EsciRow, Selection, read_esci
+from r0.data.esci_convert import convert_esci
 from r0.data.jsonl import BadLines
+from r0.data.labelled import LabelBounds
+from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.errors import UserError
+from r0.evaluation.report import evaluate
 from r0.supervised.esci.data import HELDOUT, TRAIN, Preparation, Rows, ShuffledRows, prepared
 from r0.supervised.esci.prompt import EsciPrompter
 from r0.supervised.esci.prompt_file import PromptSettings
@@ -58,7 +64,7 @@ def test_many_row_groups_are_read_in_order(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named_with_what_there_is(tmp_path: Path) -> None:
     said = refusal(esci_file(tmp_path / "x.parquet", [{"query": "a", "title": "b", "esci_label": "E"}]))
-    assert "the column item_text is missing (it has query, title, esci_label); rename its columns to query, item_text" in said
+    assert "the column item_text is missing (it has query, title, esci_label); give a table with the columns query" in said
 
 
 def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path) -> None:
@@ -67,8 +73,6 @@ def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path) -> None
 
 
 def test_a_file_that_is_not_parquet_gives_a_one_sentence_error(tmp_path: Path) -> None:
-    (tmp_path / "x.parquet").write_text("query,item_text,esci_label\n")
-    assert "is not a readable parquet file" in refusal(str(tmp_path / "x.parquet"))
     whole = Path(esci_file(tmp_path / "y.parquet", esci_rows(500))).read_bytes()
     (tmp_path / "y.parquet").write_bytes(whole[: len(whole) // 2])  # a copy that was interrupted
     assert "is not a readable parquet file" in refusal(str(tmp_path / "y.parquet"))
@@ -77,6 +81,137 @@ def test_a_file_that_is_not_parquet_gives_a_one_sentence_error(tmp_path: Path) -
     assert "no such file" in refusal(str(tmp_path / "none.parquet"))
     assert "is a directory" in refusal(str(tmp_path))
     assert "contains no rows" in refusal(_empty(tmp_path / "e.parquet"))
+
+
+EXAMPLES = [
+    {"query": "shoe", "query_id": query, "product_id": product, "product_locale": locale, "esci_label": label, "split": split}
+    | {"small_version": small, "large_version": 1}
+    for query, product, locale, label, split, small in (
+        (1, "B1", "us", "E", "train", 1), (1, "B2", "us", "S", "train", 0), (1, "B3", "us", "I", "test", 1),
+        (2, "B1", "es", "C", "train", 1),
+    )
+]  # fmt: skip
+PRODUCTS = [
+    {"product_id": "B1", "product_locale": "us", "product_title": "Shoe", "product_brand": "Acme", "product_color": None}
+    | {"product_bullet_point": "red\nlight", "product_description": " <b>good</b> "},
+    {"product_id": "B2", "product_locale": "us", "product_title": "Boot"},
+    {"product_id": "B3", "product_locale": "us", "product_title": "Sock"},
+    {"product_id": "B1", "product_locale": "es", "product_title": "Zapato"},
+]
+
+
+def amazon(tmp_path: Path, examples: list[dict] = EXAMPLES, products: list[dict] = PRODUCTS, kind: str = "parquet") -> list[Path]:
+    """The two tables as Amazon publishes them."""
+    import csv
+
+    found = []
+    for name, rows in (("examples", examples), ("products", products)):
+        found.append(tmp_path / f"{name}.{kind}")
+        names = list(rows[0])
+        if kind == "parquet":
+            pq.write_table(pa.table({key: [row.get(key) for row in rows] for key in names}), found[-1])
+            continue
+        with found[-1].open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_amazons_examples_are_joined_with_its_products(tmp_path: Path, kind: str) -> None:
+    examples, products = amazon(tmp_path, kind=kind)
+    rows = list(read_esci(examples, BadLines(), selection=Selection(str(products))))
+    assert [(row.query, row.label, row.query_id, row.product_id) for row in rows] == [
+        ("shoe", 0, "1", "B1"), ("shoe", 1, "1", "B2"), ("shoe", 3, "1", "B3"), ("shoe", 2, "2", "B1")
+    ]  # fmt: skip
+    assert [row.item for row in rows] == ["Shoe\nAcme\nred\nlight\n<b>good</b>", "Boot", "Sock", "Zapato"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "items"),
+    [
+        ({"locale": "us"}, ["Shoe", "Boot", "Sock"]),
+        ({"locale": "us", "split": "train"}, ["Shoe", "Boot"]),
+        ({"split": "train", "version": "small"}, ["Shoe", "Zapato"]),
+        ({"version": "large", "split": "test"}, ["Sock"]),
+    ],
+)
+def test_rows_are_selected_by_locale_split_and_version(tmp_path: Path, keys: dict, items: list[str]) -> None:
+    examples, products = amazon(tmp_path)
+    bad = BadLines()
+    rows = list(read_esci(examples, bad, selection=Selection(str(products), **keys)))
+    assert [row.item.partition("\n")[0] for row in rows] == items
+    assert f"rows of another locale, split or version are left out (rows: {4 - len(items)})" in bad.summary()
+
+
+def test_examples_that_hold_their_products_need_no_other_table(tmp_path: Path) -> None:
+    merged = [example | product for example, product in zip(EXAMPLES, PRODUCTS, strict=True)]
+    examples, _ = amazon(tmp_path, merged)
+    assert [row.item for row in read_esci(examples, BadLines())][1:] == ["Boot", "Sock", "Zapato"]
+
+
+@pytest.mark.parametrize(
+    ("examples", "products", "keys", "reason"),
+    [
+        (
+            EXAMPLES,
+            PRODUCTS,
+            {"products": None},
+            r"products: .*examples\.parquet has no texts of items, only ids of products",
+        ),
+        (EXAMPLES, PRODUCTS[1:], {}, r'examples\.parquet:1: the product "B1" of the locale "us" is not in .*products\.parquet'),
+        (
+            EXAMPLES,
+            [{"product_id": "B1"}],
+            {},
+            r"products\.parquet: the column product_locale is missing; give Amazon's",
+        ),
+        (
+            EXAMPLES,
+            PRODUCTS,
+            {"locale": "jp"},
+            r"none of its 4 rows is of locale=jp, split=all and version=all; select",
+        ),
+        ([GOOD], PRODUCTS, {"locale": "us"}, r"locale: .* has no column product_locale .*; remove locale"),
+        ([GOOD], PRODUCTS, {"version": "small"}, r"version: .* has no column small_version .*; remove version"),
+        ([{"query": "q", "esci_label": "E"}], PRODUCTS, {}, r"the column item_text is missing"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, examples: list, products: list, keys: dict, reason: str) -> None:
+    tables = amazon(tmp_path, examples, products)
+    with pytest.raises(UserError, match=reason) as caught:
+        list(read_esci(tables[0], BadLines(), selection=Selection(**{"products": str(tables[1]), **keys})))
+    assert "\n" not in str(caught.value)
+
+
+def test_examples_become_groups_or_a_beir_folder_with_the_chosen_gains(tmp_path: Path) -> None:
+    examples, products = map(str, amazon(tmp_path))
+    keys = {"input": examples, "products": products, "locale": "us"}
+    said = convert_esci(ConvertConfig(output=str(tmp_path / "new" / "groups.jsonl"), gains="official", **keys))
+    assert "groups.jsonl: 1 queries with 3 items" in said
+    kind = kind_of_labelled(tmp_path / "new" / "groups.jsonl", False)
+    (one,) = read_labelled(tmp_path / "new" / "groups.jsonl", kind, LabelBounds(), BadLines())
+    assert (one.documents[1:], one.labels) == (("Boot", "Sock"), (1.0, 0.1, 0.0))
+    said = convert_esci(ConvertConfig(output=str(tmp_path / "folder"), gains="official", **keys))
+    assert "folder: 1 queries, 3 items, 3 judgements" in said
+    (tmp_path / "run.trec").write_text("1 Q0 B2 1 2 t\n1 Q0 B1 2 1 t\n")
+    lists = open_candidates(tmp_path / "folder", tmp_path / "run.trec")
+    assert (lists.query(0), lists.document(0, 0)) == ("shoe", "Boot")
+    report = evaluate(
+        EvaluateConfig(qrels=(str(tmp_path / "folder/qrels/test.tsv"),), runs=(str(tmp_path / "run.trec"),), test="t")
+    )
+    dcg, ideal = 0.1 + 1 / math.log2(3), 1 + 0.1 / math.log2(3)
+    assert report.datasets[0].runs[0].means["nDCG@10"] == pytest.approx(dcg / ideal)
+    with pytest.raises(UserError, match="folder already exists"):
+        convert_esci(ConvertConfig(output=str(tmp_path / "folder"), **keys))
+    with pytest.raises(UserError, match=r"examples\.parquet:4: the product B1 has another text in a line above; select"):
+        convert_esci(ConvertConfig(output=str(tmp_path / "all"), **{**keys, "locale": None}))
+    assert not (tmp_path / "all").exists()
+
+
+def test_training_reads_the_split_to_train_on_and_evaluation_that_to_test_on(tmp_path: Path) -> None:
+    assert (EsciConfig(data="x").split, EsciEvalConfig(data="x", model="m").split) == ("train", "test")
 
 
 def _empty(path: Path) -> str:

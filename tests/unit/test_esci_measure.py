@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from r0.data.esci import GAIN_SETS
 from r0.supervised.esci.evaluate import table
 from r0.supervised.esci.measure import measure, scores_of
 
@@ -90,3 +91,12 @@ def test_the_table_shows_every_figure() -> None:
         "mean over 2 queries",
     ):
         assert line in text, text
+
+
+def test_the_official_gains_change_ndcg_and_nothing_else() -> None:
+    linear, official = measure(PROBABILITIES, LABELS, QUERIES), measure(PROBABILITIES, LABELS, QUERIES, GAIN_SETS["official"])
+    b = (0.01 + 1 / math.log2(3)) / (1 + 0.01 / math.log2(3))  # "a" is in order; "b" shows C before E
+    assert official.ndcg == pytest.approx((1 + b) / 2, abs=1e-6)
+    assert official.accuracy == linear.accuracy
+    assert official.mean_scores == linear.mean_scores
+    assert "(gains 1, 0.1, 0.01, 0; mean over 2 queries" in table(official)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from r0.config import EsciConfig
-from r0.data.esci import WORDS, EsciRow, read_esci
+from r0.data.esci import WORDS, EsciRow, Selection, read_esci
 from r0.data.hashes import Shuffle, hash_key, query_hash
 from r0.data.jsonl import BadLine, BadLines
 from r0.data.source import held_out
@@ -45,13 +45,13 @@ def prepared(folder: Path) -> Counts | None:
         return None
 
 
-def checked_rows(path: Path, prompter: EsciPrompter, bad: BadLines, title: str = "") -> Iterator[EsciRow]:
-    """The rows of a file that have a prompt; others go to ``bad``.
+def checked_rows(path: Path, selection: Selection, prompter: EsciPrompter, bad: BadLines, title: str = "") -> Iterator[EsciRow]:
+    """The selected rows of a file that have a prompt; others go to ``bad``.
 
     Raises:
         UserError: as ``read_esci``; a query that leaves no room for an item, where ``bad`` does not skip it.
     """
-    for row in read_esci(path, bad, title):
+    for row in read_esci(path, bad, title, selection):
         try:
             prompter.check_query(row.query)
         except BadLine as error:
@@ -65,7 +65,7 @@ class Preparation:
 
     def __init__(self, config: EsciConfig, prompter: EsciPrompter):
         self._config, self._prompter = config, prompter
-        self._path = Path(config.data).expanduser()
+        self._path, self._selection = Path(config.data).expanduser(), Selection(**config.selection())
         self._held: frozenset[int] = frozenset()  # hashes of the held-out queries
 
     def check(self) -> Counts:
@@ -75,7 +75,7 @@ class Preparation:
             UserError: the file or a row is bad; too few rows for one update.
         """
         bad, queries, classes = BadLines(self._config.skip_bad), Counter[int](), Counter[int]()
-        for row in checked_rows(self._path, self._prompter, bad, f"reading {self._path.name}"):
+        for row in checked_rows(self._path, self._selection, self._prompter, bad, f"reading {self._path.name}"):
             queries[query_hash(row.query)] += 1
             classes[row.label] += 1
         hashes = np.fromiter(queries, np.uint64, len(queries))
@@ -90,7 +90,9 @@ class Preparation:
 
     def write(self, folder: Path, counts: Counts) -> None:
         """Make ``folder`` with the data of ``check`` in it; it is whole or not there."""
-        rows = checked_rows(self._path, self._prompter, BadLines(self._config.skip_bad), f"copying {self._path.name}")
+        rows = checked_rows(
+            self._path, self._selection, self._prompter, BadLines(self._config.skip_bad), f"copying {self._path.name}"
+        )
         with whole_folder(folder) as partial:
             with _ArrowWriter(partial / TRAIN) as train, _ArrowWriter(partial / HELDOUT) as heldout:
                 for row in rows:

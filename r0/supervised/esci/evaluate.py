@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from r0.config import EsciEvalConfig
-from r0.data.esci import CLASSES, WORDS, EsciRow
+from r0.data.esci import CLASSES, GAIN_SETS, WORDS, EsciRow, Selection
 from r0.data.jsonl import BadLines
 from r0.errors import UserError
 from r0.runs.live import progress
@@ -32,7 +32,7 @@ def evaluate(config: EsciEvalConfig) -> tuple[EvaluationResult, BadLines]:
     if target is not None and target.exists():
         raise UserError(f"save_scores_path: {target} is there already; delete it, or choose another name")
     scorer, path, bad = Scorer(config), Path(config.data).expanduser(), BadLines(config.skip_bad)
-    rows = list(checked_rows(path, scorer.prompter, bad, f"reading {path.name}"))
+    rows = list(checked_rows(path, Selection(**config.selection()), scorer.prompter, bad, f"reading {path.name}"))
     scorer.load()
     probabilities_N4 = np.zeros((len(rows), len(CLASSES)))
     steps = -(-len(rows) // config.batch_size)
@@ -40,11 +40,13 @@ def evaluate(config: EsciEvalConfig) -> tuple[EvaluationResult, BadLines]:
         probabilities_N4[places] = found.numpy()
     if target is not None:
         _write_scores(target, rows, probabilities_N4)
-    return measure(probabilities_N4, np.array([row.label for row in rows]), [row.query for row in rows]), bad
+    labels_N, queries = np.array([row.label for row in rows]), [row.query for row in rows]
+    return measure(probabilities_N4, labels_N, queries, GAIN_SETS[config.gains]), bad
 
 
 def table(found: EvaluationResult) -> str:
     """The figures as text."""
+    gains = ", ".join(f"{gain:g}" for gain in found.gains)
     blocks = [
         [f"{found.rows} rows of {found.queries} queries", f"accuracy {found.accuracy:.4f}   cross-entropy {found.loss:.4f} nats"],
         _confusion(found),
@@ -52,7 +54,7 @@ def table(found: EvaluationResult) -> str:
         [f"{'score, mean of':<20}{_cells(WORDS)}", f"{'':<20}{_cells(map(_shown, found.mean_scores))}"],
         [
             "AUC of exact against the rest, by score: " + _shown(found.auc, "not defined, since the rows are all on one side"),
-            f"nDCG {_shown(found.ndcg)}   nDCG@{CUTOFF} {_shown(found.ndcg_10)}   (gains 3, 2, 1, 0; mean over "
+            f"nDCG {_shown(found.ndcg)}   nDCG@{CUTOFF} {_shown(found.ndcg_10)}   (gains {gains}; mean over "
             f"{found.compared} queries whose items differ in class)",
         ],
     ]

@@ -34,6 +34,7 @@ class EvaluationResult:
     auc: float | None  # of exact against the rest, by score
     ndcg: float | None  # over all ranks
     ndcg_10: float | None
+    gains: tuple[float, ...]  # [4] of the classes, in nDCG
 
     def figures(self) -> dict[str, float]:
         """The single numbers, by name."""
@@ -47,13 +48,16 @@ def scores_of(probabilities_N4: np.ndarray) -> np.ndarray:
     return probabilities_N4 @ (np.array(GAINS, dtype=np.float64) / max(GAINS))
 
 
-def measure(probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequence[str]) -> EvaluationResult:
+def measure(
+    probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequence[str], gains: Sequence[float] = GAINS
+) -> EvaluationResult:
     """Figures of predictions.
 
     Args:
         probabilities_N4: of the classes, in the order of ``CLASSES``.
         labels_N: the right classes, as places in ``CLASSES``.
         queries: [N] rows with the same text are of one query.
+        gains: [4] of the classes, in nDCG.
     """
     classes = list(range(len(WORDS)))
     predicted_N, scores_N = probabilities_N4.argmax(axis=1), scores_of(probabilities_N4)
@@ -62,30 +66,31 @@ def measure(probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequenc
     report = classification_report(
         labels_N, predicted_N, labels=classes, target_names=list(WORDS), output_dict=True, zero_division=0.0
     )
-    gains = _ndcg(scores_N, labels_N, queries)
+    found = _ndcg(scores_N, labels_N, queries, gains)
     return EvaluationResult(
         rows=len(labels_N),
         queries=len(set(queries)),
-        compared=len(gains),
+        compared=len(found),
         accuracy=float(accuracy_score(labels_N, predicted_N)),
         loss=float(-np.log(np.maximum(right_N, SMALLEST)).mean()),
         confusion=confusion_matrix(labels_N, predicted_N, labels=classes),
         report={name: values for name, values in report.items() if isinstance(values, dict)},
         mean_scores=tuple(float(scores_N[labels_N == one].mean()) if (labels_N == one).any() else None for one in classes),
         auc=float(roc_auc_score(exact_N, scores_N)) if exact_N.any() and not exact_N.all() else None,
-        ndcg=float(gains[:, 0].mean()) if len(gains) else None,
-        ndcg_10=float(gains[:, 1].mean()) if len(gains) else None,
+        ndcg=float(found[:, 0].mean()) if len(found) else None,
+        ndcg_10=float(found[:, 1].mean()) if len(found) else None,
+        gains=tuple(gains),
     )
 
 
-def _ndcg(scores_N: np.ndarray, labels_N: np.ndarray, queries: Sequence[str]) -> np.ndarray:
+def _ndcg(scores_N: np.ndarray, labels_N: np.ndarray, queries: Sequence[str], gains: Sequence[float]) -> np.ndarray:
     """[queries whose items differ in class, 2] nDCG over all ranks, and at 10; equal scores are tied."""
     rows: dict[str, list[int]] = {}
     for place, query in enumerate(queries):
         rows.setdefault(query, []).append(place)
     found = []
     for places in rows.values():
-        grades = [GAINS[labels_N[place]] for place in places]
+        grades = [gains[labels_N[place]] for place in places]
         if len(set(grades)) > 1:
             groups = groups_of(scores_N[places].tolist())
             found.append((ndcg(grades, groups, len(places)), ndcg(grades, groups, CUTOFF)))

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from r0.config import EsciConfig
+from r0.data.esci import GAIN_SETS
 from r0.supervised.esci.data import TRAIN, Rows, ShuffledRows
 from r0.supervised.esci.examples import EsciCollate
 from r0.supervised.esci.folder import folder_writers
@@ -40,7 +41,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     collate = EsciCollate(prompter, supports_logits_to_keep(model))
     trainer = EsciTrainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
     trainer.prepare(prompter.words)
-    held_out = HeldOut(trainer, data)
+    held_out = HeldOut(trainer, data, GAIN_SETS[job.config.gains])
     validation = Validation(trainer, job, channel, held_out.figures if len(held_out) else None, held_out.title)
     trainer.add_callback(validation)
 

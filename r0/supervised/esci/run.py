@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from r0.actors.learner.adapters import check_targets
 from r0.config import EsciConfig
-from r0.config.esci import COLUMNS
+from r0.config.esci_source import COLUMNS
 from r0.data.jsonl import readable_file
 from r0.runs.prompt_date import with_date
 from r0.storage.loading import check_loads

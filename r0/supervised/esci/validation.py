@@ -5,6 +5,7 @@ Dimensions: N held-out rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ ROWS = 16  # computed at one time
 class HeldOut:
     """The held-out rows in the folder ``data``, and what the model of ``trainer`` makes of them."""
 
-    def __init__(self, trainer: EsciTrainer, data: Path):
-        self._trainer, self._rows = trainer, Rows(data / HELDOUT)
+    def __init__(self, trainer: EsciTrainer, data: Path, gains: Sequence[float]):
+        self._trainer, self._rows, self._gains = trainer, Rows(data / HELDOUT), gains
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -36,7 +37,7 @@ class HeldOut:
 
     def figures(self) -> dict[str, float]:
         """By name; every rank takes its share and has them all."""
-        found = measure(self._probabilities(), np.array(self._rows.column("label")), self._rows.column("query"))
+        found = measure(self._probabilities(), np.array(self._rows.column("label")), self._rows.column("query"), self._gains)
         return {f"heldout/{name}": value for name, value in found.figures().items()}
 
     def _probabilities(self) -> np.ndarray:
