@@ -17,6 +17,7 @@ from r0.errors import RunFailed, UserError
 from r0.process.faults import reached
 from r0.records import Scored, Task
 from r0.runs import Recorder
+from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.metrics import rollout_metrics
 from r0.runs.probes import probes
@@ -48,6 +49,7 @@ class Trainer:
     ):
         self.config, self.source, self.prompter, self.roles = config, source, prompter, roles
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
+        self.bad_batches = BadBatches(config.on_nan, recorder)
         self.heldout = source.heldout(config.eval.tasks) if config.eval.every else []
         self._done = 0  # steps whose state the learner holds and the record has
 
@@ -118,10 +120,13 @@ class Trainer:
             with clock("total"):
                 reached("driver.step")
                 scored = self._rollouts(step)
+                self.bad_batches.check_logprobs(step + 1, scored)
                 self._done = 0  # until the update is complete, the learner's state is not to be saved
                 with clock("learn"):
                     stats = self.roles.learn(sampling.train_groups(scored), step)
-                self._check_gap(step, stats["gap"])
+                self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.trouble)
+                if "gap" in stats:  # an update was made
+                    self._check_gap(step, stats["gap"])
                 values = {**rollout_metrics(scored), **stats}
                 reached("driver.learned")
                 with clock("sync"):
@@ -208,7 +213,7 @@ class Trainer:
     def _check_gap(self, step: int, gap: float) -> None:
         """Check that rollout and learner give the sampled tokens the same log-probabilities; otherwise their weights differ."""
         sync = self.config.sync
-        if gap > sync.gap_fatal:
+        if not gap <= sync.gap_fatal:  # NaN is not, either
             raise UserError(
                 f"step {step + 1}: rollout and learner log-probabilities differ by {gap:.3f} nats in the mean, above "
                 f"sync.gap_fatal={sync.gap_fatal:g}: the engines do not hold the learner's weights; the last checkpoint is good"

@@ -47,6 +47,11 @@ class RLConfig(RunKeys):
     kl_coef: NonNegative = key(0.0, "weight of the KL to the reference model; 0: no reference model is loaded")
     max_new_tokens: Count = key(256, "maximum completion length in tokens")
     temperature: Positive = key(1.0, "sampling temperature; all log-probabilities are of this distribution")
+    on_nan: Literal["stop", "skip"] = key(
+        "stop",
+        "if a loss or gradient is NaN or infinite: stop the run, or skip the update and go on (in at most 3 steps in a row); "
+        "either way no weight changes, and the batch is kept in OUTPUT/bad_batches",
+    )
     top_p: float = key(1.0, "must be 1: truncating the distribution in training biases the probability ratio")
     reward: RewardBase = key(..., "the rule reward")
     ppo: PPOSection | None = key(None, "PPO")

@@ -32,6 +32,7 @@ OWNED = (
     "metrics.jsonl",
     "timings.jsonl",
     "rollouts",
+    "bad_batches",
     "queries.jsonl",
     "run.trec",
     "annotations.jsonl",

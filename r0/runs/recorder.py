@@ -16,6 +16,7 @@ from r0.runs.resolved import Value
 from r0.runs.rollout_log import RolloutLog
 from r0.runs.run_directory import RunDirectory
 
+BAD_BATCHES = "bad_batches"
 AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured after the step's line was written, but part of that step
 
 
@@ -41,6 +42,7 @@ class Recorder:
         self.clock = Clock()
         self.metrics, self.timings = Record(run.metrics_file), Record(run.timings_file)
         self.rollouts = RolloutLog(run.folder("rollouts"), decode)
+        self._run, self._decode = run, decode
         self._writer = ThreadPoolExecutor(1, "r0-rollouts")
         self._writing: Future[Path] | None = None
         self._total, self._every = total, tracking.rollouts_every
@@ -56,6 +58,7 @@ class Recorder:
         lost = self.metrics.resume(step)
         self.timings.resume(step)
         self.rollouts.resume(step)
+        RolloutLog(self._run.path / BAD_BATCHES).resume(step)
         self._line = LiveLine(self._total, step)
         self._pending = (step, {})
         if step:
@@ -86,6 +89,10 @@ class Recorder:
         for mode in dict.fromkeys(name.rpartition("/")[0] for name in metrics if name.rpartition("/")[2] == "format_rate"):
             figures = [f"{name} {metrics[f'{mode}/{name}']:.3f}" for name in shown if f"{mode}/{name}" in metrics]
             self.say(f"step {step}/{self._total}  {mode or 'held-out'}: {'  '.join(figures)}")
+
+    def keep_bad(self, step: int, scored: Sequence[Scored]) -> Path:
+        """Store the rollouts of a step that the learner could not use, in the format of ``rollouts/``; returns the file."""
+        return RolloutLog(self._run.folder(BAD_BATCHES), self._decode).write(step, scored)
 
     def say(self, text: str) -> None:
         """Print a line for the user."""

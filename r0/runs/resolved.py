@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "gradient_checkpointing",
     "cpus",
     "gpus",
+    "on_nan",
     "reward.workers",
     "reward.deadline_s",
     "learner.ranks",  # the state is reshaped, as for zero_stage

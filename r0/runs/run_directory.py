@@ -6,6 +6,7 @@
     metrics.jsonl   the record: only values that a repeated run reproduces
     timings.jsonl   seconds, tokens per second, memory
     rollouts/       sampled completions with verdicts and rewards, one file per step
+    bad_batches/    those of steps that the learner could not use, in the same format
     queries.jsonl   rerank, distill score: one line per finished query; a resumed run skips these
     run.trec        rerank: the result
     annotations.jsonl   annotate: the annotation of each finished pair; a resumed run skips these

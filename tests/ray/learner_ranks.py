@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import math
 import multiprocessing
 import socket
@@ -25,13 +27,16 @@ Batches = list[list[TrainGroup]]
 
 @dataclass(frozen=True)
 class Job:
-    """Updates on some batches: the weights after them, or whether a resumed learner ends with the same."""
+    """Updates on some batches: the weights after them, or whether a resumed learner ends with the same; or, with ``poison``,
+    what a first and a second update leave that a gradient or a token keeps from being made.
+    """
 
     name: str
     config: dict
     batches: Batches
     model: Path
     resume: bool = False
+    poison: str = ""  # policy, critic: a gradient of that network is NaN on the last rank; a number: that token has no embedding
 
 
 def run_ranks(world: int, jobs: list[Job], folder: Path) -> dict[str, dict]:
@@ -57,7 +62,8 @@ def _rank(rank: int, world: int, port: int, jobs: list[Job], folder: Path) -> No
     torch.set_num_threads(1)
     results = {}
     for job in jobs:
-        results[job.name] = (_resume if job.resume else _train)(job, rank, world, f"127.0.0.1:{port}", folder / job.name)
+        work = _poisoned if job.poison else _resume if job.resume else _train
+        results[job.name] = work(job, rank, world, f"127.0.0.1:{port}", folder / job.name)
     if rank == 0:
         torch.save(results, folder / "results.pt")
 
@@ -97,6 +103,49 @@ def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
     second.load(str(folder))
     figures.append(_update(second, job, 1))
     return {"first": _weights(first), "second": _weights(second), "figures": figures}
+
+
+def _poisoned(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
+    """Three updates on the first batch: poisoned, good, poisoned again. ``changed``: on how many ranks."""
+    learner = _learner(job, rank, world, master)
+    states, figures, troubles = [_everything(learner)], [], []
+    for poisoned in (True, False, True):
+        with _poison(learner, job.poison) if poisoned else contextlib.nullcontext():
+            figures.append(_update(learner, job, 0))
+        states.append(_everything(learner))
+        troubles.append((learner.trouble().reason, learner.trouble().samples))
+    changed = [len(a) != len(b) or not all(map(torch.equal, a, b)) for a, b in itertools.pairwise(states)]
+    told = torch.tensor(changed, dtype=torch.long)
+    if world > 1:
+        torch.distributed.all_reduce(told)
+    return {"changed": told.tolist(), "figures": figures, "troubles": troubles}
+
+
+def _everything(learner) -> list[torch.Tensor]:
+    """Copies of all weights and moments of this rank."""
+    from r0.actors.learner.zero import masters
+
+    found = list(_weights(learner).values())
+    for engine in filter(None, (learner.networks.policy, learner.networks.critic)):
+        found += [tensor.clone() for tensor in masters(engine)]
+        found += [v.clone() for each in engine.basic_optimizer.state.values() for v in each.values()]
+    return found
+
+
+@contextlib.contextmanager
+def _poison(learner, what: str):
+    if what.isdigit():
+        (weight,) = (p for n, p in learner.networks.policy.module.named_parameters() if n.endswith("embed_tokens.weight"))
+        row = weight.data[int(what)].clone()
+        weight.data[int(what)] = math.nan
+        yield
+        weight.data[int(what)] = row
+        return
+    parameter = next(getattr(learner.networks, what).module.parameters())
+    last = learner.rank == learner.world - 1
+    hook = parameter.register_hook(lambda gradient: gradient * (math.nan if last else 1.0))
+    yield
+    hook.remove()
 
 
 def plain_training(config: StageAConfig, model, batches: Batches) -> dict[str, torch.Tensor]:
@@ -149,7 +198,7 @@ def _first_passes(config, model, reference, values, groups) -> dict:
     if config.algo == "ppo":
         every = torch.cat([entry["advantage"] for entry in known.values()])
         for entry in known.values():
-            entry["advantage"] = (entry["advantage"] - every.mean()) / (every.var(unbiased=False) + 1e-8).sqrt()
+            entry["advantage"] = (entry["advantage"] - every.mean()) / (every.var() + 1e-8).sqrt()
     return known
 
 

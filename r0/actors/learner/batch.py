@@ -70,7 +70,7 @@ def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int)
 
     Raises:
         StaleRollout: a completion's weight version is not in [version − max_staleness, version].
-        UserError: a reward is NaN or infinite.
+        UserError: a reward or a log-probability is NaN or infinite.
         ValueError: a completion has different numbers of tokens and log-probabilities.
     """
     for g, group in enumerate(groups):
@@ -81,6 +81,9 @@ def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int)
                 raise ValueError(f"group {g}, sample {s}: {length} tokens but {len(completion.logprobs)} log-probabilities")
             if not math.isfinite(completion.reward):
                 raise UserError(f"group {g}, sample {s} has reward {completion.reward}; a reward must return finite numbers")
+            if not all(map(math.isfinite, completion.logprobs)):
+                bad = next(value for value in completion.logprobs if not math.isfinite(value))
+                raise UserError(f"group {g}, sample {s}: the engine gave a log-probability of {bad}; its weights are broken")
 
 
 def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:

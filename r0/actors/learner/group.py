@@ -9,6 +9,7 @@ from typing import Any
 
 from r0.actors.learner.batch import check_groups
 from r0.actors.learner.shares import assign_groups
+from r0.actors.learner.trouble import Trouble
 from r0.actors.pool import Pool, RoleDied
 from r0.config import RLConfig
 from r0.errors import RunFailed, UserError, reason
@@ -36,6 +37,7 @@ class LearnerGroup:
     def __init__(self, pool: Pool, config: RLConfig):
         self.pool = pool
         self.config = config
+        self._places: list[list[int]] = []  # of each rank's groups in the newest batch
 
     def update(self, groups: Sequence[TrainGroup], version: int, step: int) -> dict[str, float]:
         """Distribute a batch over the ranks, balanced by tokens, update, and return the metrics (the same on every rank).
@@ -47,15 +49,22 @@ class LearnerGroup:
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
-            UserError: a reward is not finite.
+            UserError: a reward or a rollout's log-probability is not finite.
             LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``.
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
         shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
+        self._places = [share.places for share in shares]
         with self._whole():
             return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
+
+    def trouble(self) -> Trouble:
+        """What was wrong with the newest batch, where figures have ``skipped_updates``; (group, sample) by place in the batch."""
+        found = self._all("trouble", deadline_s=self.config.ray.update_deadline_s)
+        samples = [(places[g], s) for places, each in zip(self._places, found, strict=True) for g, s in each.samples]
+        return Trouble(found[0].reason, tuple(sorted(samples)))
 
     def offload(self) -> None:
         """Free memory of a card that an engine shares."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from r0.actors.learner.comm import Comm
@@ -47,6 +49,14 @@ class UpdateMetrics:
         """Add a row of the critic."""
         self.value_sums = self.value_sums + sums
 
+    def begin(self) -> None:
+        """An optimizer update begins: ``undo`` goes back to here."""
+        self._before = copy.deepcopy({name: value for name, value in vars(self).items() if name != "_before"})
+
+    def undo(self) -> None:
+        """Forget the rows of an update that was not made."""
+        vars(self).update(self._before)
+
     def step(self, loss: float, grad_norm: float, critic_norm: float | None = None) -> None:
         """Add an optimizer update: its loss over all ranks, and the gradient norms before clipping."""
         self.losses.append(loss)
@@ -59,12 +69,14 @@ class UpdateMetrics:
         self.counts += torch.tensor([tokens, rows, row_tokens], dtype=torch.float64)
 
     def reduce(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
-        """All metrics of the update, over all ranks and steps; collective."""
+        """All metrics of the update, over all ranks and steps; collective. Only counts if no step was made."""
         sums = self.sums.reduced(comm.sum)
         rest = comm.sum(torch.cat([self.gap.cpu(), self.entropy.cpu()[None], self.counts]))
         ratio_max, gap_max = comm.max(self.largest).tolist()
         gap, fresh, entropy, tokens, rows, row_tokens = rest.tolist()
         means = sums.means()
+        if not self.losses:
+            return {"tokens": tokens, "rows": rows, "row_tokens": row_tokens}
         found = {
             "loss": _mean(self.losses),
             "policy_loss": _mean(self.losses),

@@ -12,9 +12,10 @@ from r0.records import TrainGroup
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The groups of a rank and their mini-batches."""
+    """The groups of a rank, their places in the batch, and their mini-batches."""
 
     groups: list[TrainGroup]
+    places: list[int]
     schedule: Schedule
 
 
@@ -44,7 +45,7 @@ def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_ba
     for rank, members in enumerate(mine):
         place = {group: i for i, group in enumerate(members)}
         schedule = [[[place[i] for i in mini if rank_of[i] == rank] for mini in minis] for minis in plan]
-        shares.append(Share([groups[i] for i in members], schedule))
+        shares.append(Share([groups[i] for i in members], members, schedule))
     return shares
 
 

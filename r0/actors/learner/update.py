@@ -13,9 +13,11 @@ import torch
 
 from r0.actors.learner.batch import Batch, MiniBatch, Schedule, Slice, make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
+from r0.actors.learner.gradients import LIMIT, drop_gradients
 from r0.actors.learner.metrics import UpdateMetrics
 from r0.actors.learner.networks import Networks
 from r0.actors.learner.policy import run_row
+from r0.actors.learner.trouble import Pass, Trouble, in_rows, in_tokens
 from r0.algos.advantages import ADVANTAGES, reinforce_pp
 from r0.algos.gae import gae, token_rewards
 from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
@@ -24,10 +26,6 @@ from r0.algos.value import ValueInputs, value_loss
 from r0.config import GRPOSection, PPOSection, RLConfig
 from r0.process.faults import reached
 from r0.records import TrainGroup
-
-
-class BadLoss(RuntimeError):
-    """The loss or the gradient norm is NaN or infinite."""
 
 
 def loss_settings(config: RLConfig) -> LossSettings:
@@ -62,26 +60,37 @@ class Updater:
         self.settings = loss_settings(config)
         name = self.section.loss if isinstance(self.section, GRPOSection) else "ppo_clip"
         self.policy_loss = POLICY_LOSSES[name]
+        self.trouble = Trouble()
 
     def __call__(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule) -> dict[str, float]:
         """Update on this rank's groups; collective. Returns metrics over all ranks (the same on each).
 
+        A NaN or an infinity in what the networks give, in the loss or in a gradient keeps all ranks from the optimizer update
+        that it would go into. ``skipped_updates`` counts them, ``trouble`` says more. With ``on_nan=stop`` no update follows.
+
         Raises:
             StaleRollout: see ``make_batch``.
-            BadLoss: a loss is not finite.
         """
         config = self.config
         batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
         metrics = UpdateMetrics(self.comm.device)
+        self.trouble = Trouble()
         self._first_passes(batch, plan)
-        self._advantages(batch)
-        for epoch, minis in enumerate(plan):
-            for mini in minis:
-                self._step(batch, mini, metrics, first=epoch == 0)
+        updates = [(epoch, mini) for epoch, minis in enumerate(plan) for mini in minis]
+        skipped = 0
+        if self._usable(batch):
+            self._advantages(batch)
+            for epoch, mini in updates:
+                skipped += not self._step(batch, mini, metrics, first=epoch == 0)
+                if skipped and config.on_nan == "stop":
+                    break
+        else:
+            skipped = len(updates)
         rows = [part for mini in plan[0] for part in mini.slices if part.completions]
         metrics.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
-        return metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
+        found = metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
+        return found | {"skipped_updates": float(skipped)}
 
     # Without gradient -------------------------------------------------------------------------------------------------------
 
@@ -108,6 +117,17 @@ class Updater:
                 if part.completions:
                     out_T[part.at_C] = out[0] if isinstance(out, tuple) else out
         return out_T
+
+    def _usable(self, batch: Batch) -> bool:
+        """Whether the first passes gave finite values, on all ranks."""
+        known = [values_T for values_T in (batch.old_T, batch.ref_T, batch.value_T) if values_T is not None]
+        if not known:
+            return True
+        bad_T = ~torch.stack(known).isfinite().all(dim=0)
+        if not float(self.comm.sum(bad_T.sum())):
+            return True
+        self.trouble = in_tokens("the networks' first passes are NaN or infinite", batch, bad_T.nonzero()[:, 0])
+        return False
 
     def _advantages(self, batch: Batch) -> None:
         """Fill ``advantage_T`` (and ``return_T`` for the critic) from rewards, KL and values."""
@@ -141,37 +161,47 @@ class Updater:
 
     # With gradient ----------------------------------------------------------------------------------------------------------
 
-    def _step(self, batch: Batch, mini: MiniBatch, metrics: UpdateMetrics, first: bool) -> None:
-        """One optimizer update of the policy, and of the critic."""
-        policy, critic = self.networks.policy, self.networks.critic
-        policy.train()
-        total = torch.zeros((), dtype=torch.float64, device=self.comm.device)
-        for part in mini.slices:
-            loss = self._policy_row(batch, mini, part, metrics, first)
-            total += loss.detach()
-            policy.backward(loss * self.comm.world)
-        if critic is not None:
-            critic.train()
+    def _step(self, batch: Batch, mini: MiniBatch, metrics: UpdateMetrics, first: bool) -> bool:
+        """One optimizer update of the policy, and of the critic; false if it was not made, and nothing changed."""
+        engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
+        metrics.begin()
+        passes: list[Pass] = []
+        for engine in engines:
+            engine.train()
             for part in mini.slices:
-                loss = self._value_row(batch, mini, part, metrics)
-                total += loss.detach()
-                critic.backward(loss * self.comm.world)
-        loss_sum = float(self.comm.sum(total))
-        if not math.isfinite(loss_sum):
-            raise BadLoss(f"the loss is {loss_sum}; no weight was changed by it; a lower learning_rate may help")
+                if engine is self.networks.policy:
+                    loss, out_C = self._policy_row(batch, mini, part, metrics, first)
+                else:
+                    loss, out_C = self._value_row(batch, mini, part, metrics)
+                engine.backward(loss * self.comm.world)
+                passes.append(Pass(part, loss.detach(), out_C.detach(), engine.gradient_sum.take(self.comm.device)))
+        total = torch.zeros(2, dtype=torch.float64, device=self.comm.device)
+        for row in passes:
+            total += torch.stack([row.loss, row.gradients])
+        loss_sum, gradient_sum = self.comm.sum(total).tolist()
+        if not (math.isfinite(loss_sum) and gradient_sum <= LIMIT):  # not so for NaN either
+            metrics.undo()
+            reason = "a gradient is NaN or infinite" if math.isfinite(loss_sum) else f"the loss is {loss_sum}"
+            self.trouble |= in_rows(reason, batch, passes)
+            for engine in engines:
+                drop_gradients(engine)
+            return False
         reached("learner.step")
-        policy.step()
-        if critic is not None:
-            critic.step()
-        norms = [float(engine.get_global_grad_norm()) for engine in (policy, critic) if engine is not None]
-        if not all(map(math.isfinite, norms)):
-            raise BadLoss(f"the gradient norm is {max(norms)}; go back to the last checkpoint with a lower learning_rate")
+        for engine in engines:
+            engine.step()
+        norms = [float(engine.get_global_grad_norm()) for engine in engines]
+        if not all(map(math.isfinite, norms)):  # it was seen in no gradient
+            raise RuntimeError(f"the gradient norms are {norms}; the weights may be broken, the last checkpoint is good")
         metrics.step(loss_sum, *norms)
+        return True
 
-    def _policy_row(self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics, first: bool) -> torch.Tensor:
+    def _policy_row(
+        self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics, first: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a row, and the log-probabilities of its tokens."""
         logp_C, entropy_C = run_row(self.networks.policy, part.row)
         if not part.completions:
-            return logp_C.sum() * 0.0
+            return logp_C.sum() * 0.0, logp_C
         at = part.at_C
         if batch.advantage_T is None:
             raise RuntimeError("the update has no advantages yet")
@@ -187,16 +217,19 @@ class Updater:
         )
         outputs = self.policy_loss(inputs, self.settings)
         metrics.policy(outputs.sums, logp_C.detach(), entropy_C, inputs, batch.fresh_T[at] if first else None)
-        return outputs.loss
+        return outputs.loss, logp_C
 
-    def _value_row(self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics) -> torch.Tensor:
+    def _value_row(
+        self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a row, and the values of its tokens."""
         value_C = run_row(self.networks.critic, part.row)
         if not part.completions:
-            return value_C.sum() * 0.0
+            return value_C.sum() * 0.0, value_C
         if batch.value_T is None or batch.return_T is None or not isinstance(self.section, PPOSection):
             raise RuntimeError("the update has no values yet")
         at = part.at_C
         inputs = ValueInputs(value_C, batch.value_T[at], batch.return_T[at], part.seq_C, part.completions, mini.tokens)
         loss, sums = value_loss(inputs, self.section.cliprange_value)
         metrics.values(sums)
-        return loss * self.section.vf_coef
+        return loss * self.section.vf_coef, value_C

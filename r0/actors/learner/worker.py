@@ -20,6 +20,7 @@ from r0.actors.learner.layout import layout, reshaped
 from r0.actors.learner.networks import learner_dtype, load_networks
 from r0.actors.learner.shares import even_schedule
 from r0.actors.learner.state_file import State, read_state, write_state
+from r0.actors.learner.trouble import Trouble
 from r0.actors.learner.update import Updater
 from r0.actors.learner.zero import (
     engine_state,
@@ -101,11 +102,11 @@ class Learner:
             schedule: groups of each mini-batch of each epoch (see ``batch.Schedule``); None: distributed evenly in order.
 
         Returns:
-            Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …
+            Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …; ``skipped_updates`` counts those that a NaN or an
+            infinity kept from changing any weight (see ``trouble``).
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
-            BadLoss: a loss is NaN or infinite (before any weight changes).
         """
         rate = self.learning_rate(self.config.learning_rate)
         set_learning_rate(self.networks.policy, rate)
@@ -121,6 +122,10 @@ class Learner:
         reached("learner.stepped")
         self.updates += 1
         return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
+
+    def trouble(self) -> Trouble:
+        """What was wrong with the newest batch; its samples are those of this rank's share."""
+        return self.updater.trouble
 
     def learning_rate(self, peak: float) -> float:
         """Learning rate of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or

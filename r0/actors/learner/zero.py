@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from r0.actors.learner.gradients import GradientSum
 from r0.actors.learner.layout import layout
 from r0.actors.learner.state_file import State
 from r0.actors.memory.states import BUCKET, effective_stage
@@ -88,7 +89,8 @@ def _release_groups() -> None:
 def make_engine(
     module: nn.Module, zero_stage: int, bf16: bool, max_grad_norm: float, weight_decay: float, offload: bool = False
 ) -> Any:
-    """A DeepSpeed engine with AdamW for the parameters that require a gradient; set the learning rate before every step.
+    """A DeepSpeed engine with AdamW for the parameters that require a gradient; set the learning rate before every step. Its
+    ``gradient_sum`` is the ``GradientSum`` of the module.
 
     ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in host memory and updates there.
     """
@@ -119,8 +121,10 @@ def make_engine(
         on_gpu = next(module.parameters()).is_cuda  # copies from pinned memory are faster; without a GPU there is none
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
         config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeed's CPU Adam is compiled at start; torch's is fused on CPUs too
+    gradients = GradientSum(module)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints that its native part was built
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    engine.gradient_sum = gradients
     if replicated(engine):  # DeepSpeed clips here too, but does not store the norm
         engine.clip_fp32_gradients = functools.partial(_clip, engine, max_grad_norm)
     return engine

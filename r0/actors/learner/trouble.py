@@ -1,0 +1,57 @@
+"""What was wrong with a batch that the learner could not use, and which of its samples it comes from.
+
+Dimensions: T completion tokens of the rank's share, C tokens of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from r0.actors.learner.batch import Batch, Slice
+from r0.actors.learner.gradients import LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an update was not made, and the (group, sample) it comes from: those whose own values are not finite, or all of their
+    row. None on a rank whose rows are all finite."""
+
+    reason: str = ""
+    samples: tuple[tuple[int, int], ...] = ()
+
+    def __or__(self, other: Trouble) -> Trouble:
+        """The first reason, and the samples of both."""
+        return Trouble(self.reason or other.reason, tuple(sorted({*self.samples, *other.samples})))
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A row that went forward and backward: its loss, what the network gave for its tokens, the sum of its gradients' norms."""
+
+    part: Slice
+    loss: torch.Tensor
+    out_C: torch.Tensor
+    gradients: torch.Tensor
+
+    def wrong(self) -> torch.Tensor:
+        """The tokens to blame, by place on the T axis: those without a finite output, or all."""
+        bad_C = ~self.out_C.isfinite()
+        return self.part.at_C[bad_C] if bool(bad_C.any()) else self.part.at_C
+
+
+def in_tokens(reason: str, batch: Batch, at: torch.Tensor) -> Trouble:
+    """Trouble with the completions of some tokens, given by place on the T axis."""
+    addresses = list(batch.first)
+    return Trouble(reason, tuple(addresses[n] for n in batch.seq_T[at].unique().tolist()))
+
+
+def in_rows(reason: str, batch: Batch, passes: Sequence[Pass]) -> Trouble:
+    """Trouble in an update over some rows: those whose loss is not finite; else the first after which a gradient was not."""
+    bad = [row for row in passes if not bool(row.loss.isfinite())] or [row for row in passes if not bool(row.gradients <= LIMIT)][
+        :1
+    ]
+    wrong = [row.wrong() for row in bad if row.part.completions]
+    return in_tokens(reason, batch, torch.cat(wrong)) if wrong else Trouble(reason)
