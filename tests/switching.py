@@ -38,6 +38,9 @@ class Switching:
     def sleep(self) -> None:
         self.worker.sleep()
 
+    def received(self) -> str:
+        return self.worker.received()
+
     def version(self) -> int:
         return self.worker.version()
 

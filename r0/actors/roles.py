@@ -18,9 +18,10 @@ from r0.actors.restarts import Restarts
 from r0.actors.reward import RewardGroup, RewardWorker
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
+from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.config import RLConfig
-from r0.errors import reason
+from r0.errors import RunFailed, reason
 from r0.process.allocator import learner_variables
 from r0.process.gpus import check_vllm, cuda_available, local_gpus
 from r0.records import TrainGroup
@@ -69,8 +70,8 @@ class Roles:
         """Send the learner's weights to every rollout worker as ``version``. Workers that fail during the sync are restarted.
 
         Raises:
-            RuntimeError: a worker has another version afterwards.
-            RunFailed: workers failed too often; a learner rank is lost.
+            RunFailed: workers failed too often; a learner rank is lost; a worker has another version afterwards, or has not
+                received what the learner sent.
         """
         self.version = version
         try:
@@ -83,7 +84,13 @@ class Roles:
             self.rollout.restart(failed)
         held = self.rollout.versions()
         if set(held) != {version}:
-            raise RuntimeError(f"after the sync of version {version} the rollout workers hold {held}")
+            raise RunFailed(f"after the sync of version {version} the rollout workers hold {held}; run the same command again")
+        sent, received = self.learner.sent(), self.rollout.received()
+        if sent == NOTHING or set(received) != {sent}:
+            raise RunFailed(
+                f"after the sync of version {version} the rollout workers have received {received}, the learner sent {sent} "
+                "(tensors and their hash): the engines do not hold the learner's weights; run the same command again"
+            )
 
     def _give_weights(self) -> dict[int, Exception]:
         """Connect anew and send the current weights; the rollout workers that failed meanwhile."""

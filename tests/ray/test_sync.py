@@ -10,10 +10,15 @@ import psutil
 import pytest
 import torch
 
+from r0.actors import roles
 from r0.actors.pool import RoleDied, RoleTimeout, call_each
+from r0.actors.rollout.hf_engine import HfEngine
 from r0.actors.rollout.settings import EngineSettings
+from r0.actors.sync.digest import Noted
 from r0.actors.sync.sync import make_sender
 from r0.actors.sync.transfer import TransferError
+from r0.config import StageAConfig
+from r0.errors import RunFailed
 from r0.records import SampleRequest
 from tests.helpers import tiny_model
 from tests.logprob_gap import gap, load
@@ -56,9 +61,12 @@ def test_after_every_sync_the_workers_hold_the_learners_weights(workers, tmp_pat
     before = everywhere(workers, "sample", requests(), 1.0, 24, False)[0]
     assert gap(load(folder), requests(), before) < 1e-3
     assert gap(learner, requests(), before) > 0.5
-    sender = make_sender("gloo", ModelWeights(learner), workers, 0, 1, 60.0, BUCKET)
+    source = Noted(ModelWeights(learner))
+    sender = make_sender("gloo", source, workers, 0, 1, 60.0, BUCKET)
     for version in (1, 2):
+        source.digest.take()
         sender.send(version)
+        assert everywhere(workers, "received") == [source.digest.value()] * 2
         for sampled in everywhere(workers, "sample", requests(), 1.0, 24, False):
             assert {one.version for one in sampled} == {version}
             assert gap(learner, requests(), sampled) < 1e-3
@@ -138,3 +146,24 @@ def test_a_stopped_worker_raises_at_the_deadline_and_a_dead_one_at_once(ray_sess
     sender = None
     with pytest.raises((RoleDied, RoleTimeout, TransferError)):
         make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 5.0, BUCKET)
+
+
+@pytest.mark.parametrize(
+    ("method", "stand_in"),
+    [
+        ("update_weights", lambda engine, info: None),  # nothing was loaded, and the version is the new one
+        ("_load", lambda engine, weights: next(iter(engine._digest.through(weights)))),  # only the first tensor was
+    ],
+)
+def test_a_sync_that_leaves_the_old_weights_is_an_error_however_small_the_gap(tmp_path, monkeypatch, method, stand_in):
+    settings = {"algo": "grpo", "learner": {"dtype": "fp32"}, "rollout": {"engine": "hf"}, "ray": {"inline": True}}
+    team = roles.inline(StageAConfig(**settings, max_prompt_tokens=64, max_new_tokens=16), str(tiny_model(tmp_path / "model")), 1)
+    team.connect()
+    team.sync(version=0)
+    monkeypatch.setattr(HfEngine, method, stand_in)
+    with pytest.raises(RunFailed, match="after the sync of version 1 the rollout workers have received"):
+        team.sync(version=1)
+    assert team.rollout.versions() == [1]  # the version alone would not have said it
+    monkeypatch.undo()
+    team.sync(version=2)
+    team.close()

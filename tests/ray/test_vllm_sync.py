@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from r0.actors.sync.digest import NOTHING, Digest
 from r0.actors.sync.transfer import TransferError
 from r0.config.models import NAMES
 from r0.config.sections import SyncSection
@@ -162,7 +163,7 @@ def receive(monkeypatch, backend: str, buckets: list[list[str]]) -> Model:
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
     from vllm.model_executor.model_loader import reload
 
-    import r0.actors.sync.vllm_transfer  # noqa: F401  # registers
+    from r0.actors.sync.vllm_transfer import WorkerExtension  # the import registers, too
 
     monkeypatch.setattr(reload, "initialize_layerwise_reload", lambda model: None)
     monkeypatch.setattr(reload, "finalize_layerwise_reload", lambda model, config: None)
@@ -189,6 +190,9 @@ def receive(monkeypatch, backend: str, buckets: list[list[str]]) -> Model:
         shapes = {"names": names, "shapes": [[1]] * many, "dtype_names": ["float32"] * many, "tensor_sizes": [1] * many}
         engine.receive_weights(SimpleNamespace(**shapes, ipc_handles={}))
     engine.finish_weight_update()
+    sent = Digest()
+    list(sent.through(tensors([name for names in buckets for name in names])))
+    assert WorkerExtension.take_digest(SimpleNamespace(weight_transfer_engine=engine)) == sent.value() != NOTHING
     return model
 
 

@@ -7,7 +7,7 @@ from r0.actors.placement import bundles
 from r0.actors.pool import Pool
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import StageAConfig
-from r0.errors import UserError
+from r0.errors import RunFailed, UserError
 from r0.process import gpus
 
 
@@ -29,6 +29,14 @@ class Recorded:
 
     def versions(self):
         return [1]
+
+    def sent(self):
+        return "3-abc"
+
+    def received(self):
+        return self.digest
+
+    digest = "3-abc"  # of what arrived
 
 
 @pytest.fixture
@@ -100,6 +108,14 @@ def test_on_a_shared_card_the_learner_starts_and_makes_room_before_the_engine_st
 def test_on_a_shared_card_the_engine_sleeps_while_the_learner_works_and_wakes_in_the_sync(monkeypatch, recorded):
     team = on_ray(monkeypatch, **HALVES)
     assert learned(team, recorded) == ["engine sleep", "learner reload", "learner update", "learner offload", "learner sync"]
+
+
+@pytest.mark.parametrize("arrived", ["0", "2-abc", "3-abd"])
+def test_a_sync_that_did_not_bring_the_learners_weights_is_an_error(monkeypatch, recorded, arrived):
+    team = on_ray(monkeypatch, cards=2.0)
+    monkeypatch.setattr(Recorded, "digest", arrived)
+    with pytest.raises(RunFailed, match=rf"have received \['{arrived}'\], the learner sent 3-abc"):
+        team.sync(version=1)
 
 
 def test_without_sleep_the_learner_still_starts_first_and_nobody_moves(monkeypatch, recorded):

@@ -82,6 +82,10 @@ class LearnerGroup:
         """Send the weights as ``version``; returns the seconds of the slowest rank."""
         return max(self._all("sync", version, deadline_s=self._sync_deadline_s))
 
+    def sent(self) -> str:
+        """The digest of the weights that the newest sync sent."""
+        return self.pool.all("sent", deadline_s=self._sync_deadline_s)[0]
+
     @property
     def _sync_deadline_s(self) -> float:
         """Longer than the ranks' own deadline, because their error says more than a timeout here."""

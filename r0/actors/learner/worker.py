@@ -33,6 +33,7 @@ from r0.actors.learner.zero import (
     set_learning_rate,
     start_distributed,
 )
+from r0.actors.sync.digest import NOTHING, Noted
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
 from r0.errors import UserError
@@ -87,6 +88,7 @@ class Learner:
         self.updates = 0
         seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
         self._sender: Any = None
+        self._source: Noted | None = None
         self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
         self._writer = ThreadPoolExecutor(1, "r0-checkpoint")
         self._writing: Future[Entries] | None = None
@@ -170,16 +172,20 @@ class Learner:
         rollout = learner_dtype(self.config, self.device) if self.config.rollout.dtype == "auto" else None
         dtype = rollout or (torch.bfloat16 if self.config.rollout.dtype == "bf16" else torch.float32)
         processes = self.config.rollout.tensor_parallel_size
-        self._sender = make_sender(
-            backend, self.weights(dtype), workers, self.rank, self.world, sync.deadline_s, bucket, processes
-        )
+        self._source = Noted(self.weights(dtype))
+        self._sender = make_sender(backend, self._source, workers, self.rank, self.world, sync.deadline_s, bucket, processes)
 
     def sync(self, version: int) -> float:
         """Send the weights to all rollout workers as ``version``; collective. Returns the seconds it took."""
-        if self._sender is None:
+        if self._sender is None or self._source is None:
             raise RuntimeError("sync before connect")
         reached("learner.sync")
+        self._source.digest.take()
         return self._sender.send(version)
+
+    def sent(self) -> str:
+        """The digest of what the newest sync took from this rank (see ``sync.digest``); only rank 0's is of whole weights."""
+        return self._source.digest.value() if self._source is not None else NOTHING
 
     # Checkpoints and the final model ----------------------------------------------------------------------------------------
 

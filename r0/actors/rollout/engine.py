@@ -38,6 +38,9 @@ class Engine(Protocol):
     def finish_weight_update(self, version: int) -> None:
         """Activate the new weights as version ``version``, and drop caches of the old ones."""
 
+    def received(self) -> str:
+        """The digest of the weights that came with the newest update (see ``sync.digest``)."""
+
     def version(self) -> int:
         """Version of the active weights; 0 for the model as loaded, −1 without complete weights."""
 

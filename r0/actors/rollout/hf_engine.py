@@ -17,6 +17,7 @@ import torch
 
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.sync.checkpoint_format import CheckpointFormat, ParamMeta
+from r0.actors.sync.digest import NOTHING, Digest
 from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 from r0.errors import UserError
 from r0.process.device import avoid_cudnn_attention
@@ -60,6 +61,7 @@ class HfEngine:
         self._stop_ids = stop_ids(Path(settings.model))
         self._receiver: Receiver | None = None
         self._version = 0
+        self._digest, self._received = Digest(), NOTHING
         self._pending: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
 
     @torch.inference_mode()
@@ -174,6 +176,7 @@ class HfEngine:
     def start_weight_update(self) -> None:
         """Prepare for new weights. Until they are complete the engine has no version."""
         self._version = -1
+        self._digest.take()
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights and copy them into the model, rounding to its dtype.
@@ -197,12 +200,16 @@ class HfEngine:
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         own = self._model.state_dict()  # the live tensors; a tied head under both its names
         form = CheckpointFormat(self._model, [ParamMeta(name, p.dtype, tuple(p.shape)) for name, p in own.items()])
-        for name, tensor in form.read(weights):
+        for name, tensor in form.read(self._digest.through(weights)):
             own[name].copy_(tensor)
 
     def finish_weight_update(self, version: int) -> None:
         """Activate the new weights as version ``version``."""
-        self._version = version
+        self._version, self._received = version, self._digest.take()
+
+    def received(self) -> str:
+        """The digest of the weights that came with the newest update."""
+        return self._received
 
     def version(self) -> int:
         """Version of the active weights; −1 while they are incomplete."""

@@ -18,6 +18,7 @@ from r0.actors.rollout.settings import EngineSettings, check_length, check_reque
 from r0.actors.rollout.sizes import Card
 from r0.actors.rollout.vllm_options import cpu_options, gpu_options
 from r0.actors.rollout.vllm_process import configure_logging, patch_llvmlite, set_environment, without_expandable_segments
+from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
@@ -40,6 +41,7 @@ class VllmEngine:
         self._settings = settings
         self._stop_ids = sorted(stop_ids(Path(settings.model)))
         self._version = 0
+        self._received = NOTHING
         self._announced = False  # an update has begun in vLLM
         self._asleep = False
         self._broken = False
@@ -147,12 +149,17 @@ class VllmEngine:
         """Activate the new weights, and drop the cached keys and values of the old ones (vLLM does not do this by itself)."""
         with self._unless_broken():
             self._llm.finish_weight_update(weight_version=str(version))
+            self._received = "/".join(sorted(set(self._llm.collective_rpc("take_digest"))))  # of all its processes the same
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("vLLM did not reset its prefix cache after a weight update")
             if self._asleep and not self._llm.wake_up(tags=["kv_cache"]):
                 raise RuntimeError("vLLM did not wake up after a weight update")
         self._asleep = self._announced = False
         self._version = int(self._llm.get_weight_version())
+
+    def received(self) -> str:
+        """The digest of the weights that came with the newest update."""
+        return self._received
 
     @contextlib.contextmanager
     def _unless_broken(self) -> Iterator[None]:

@@ -75,6 +75,10 @@ class RolloutWorker:
         """Activate the new weights as version ``version``."""
         self._engine.finish_weight_update(version)
 
+    def received(self) -> str:
+        """The digest of the weights that came with the newest update."""
+        return self._engine.received()
+
     def version(self) -> int:
         """Version of the active weights; 0 for the model as loaded, −1 while incomplete."""
         return self._engine.version()
@@ -114,6 +118,10 @@ class RolloutGroup:
     def versions(self) -> list[int]:
         """Weight version of every worker."""
         return self._pool.all("version", deadline_s=self._deadline_s)
+
+    def received(self) -> list[str]:
+        """For every worker the digest of the weights that came with its newest update."""
+        return self._pool.all("received", deadline_s=self._deadline_s)
 
     def sleep(self) -> None:
         """Release the memory of every engine's card until the next weight update, which detects workers that failed."""

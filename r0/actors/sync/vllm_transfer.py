@@ -19,11 +19,17 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
+from r0.actors.sync.digest import Digest
 from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
 
 
 class WorkerExtension:
-    """Makes vLLM import this module (``worker_extension_cls``); adds nothing to the worker."""
+    """Makes vLLM import this module (``worker_extension_cls``), and answers for its worker."""
+
+    def take_digest(self) -> str:
+        """The digest of the weights that came with this update."""
+        engine: Any = self.weight_transfer_engine  # type: ignore[attr-defined]
+        return engine.digest.take()
 
 
 @dataclass
@@ -67,6 +73,7 @@ class _LayerwiseReload(WeightTransferEngine[Any, Any]):
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self._names = {name for name, _ in self.model.named_parameters()}
+        self.digest = Digest()
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
@@ -84,7 +91,7 @@ class _LayerwiseReload(WeightTransferEngine[Any, Any]):
         from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 
         with disable_mtp_completeness_check():
-            loaded = self.model.load_weights(weights)
+            loaded = self.model.load_weights(self.digest.through(weights))
         if isinstance(loaded, set):
             _check_complete(self._names - loaded)
 
@@ -145,6 +152,7 @@ class _CompletenessCheck:
     def start_weight_update(self) -> None:
         """Record the parameters that must be received."""
         self._missing = {name for name, _ in self.model.named_parameters()}
+        self.digest = Digest()
         super().start_weight_update()  # type: ignore[misc]
 
     def receive_weights(self, update_info: Any) -> None:
@@ -168,7 +176,7 @@ class _CompletenessCheck:
         load = model.load_weights
 
         def recorded(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
-            loaded = load(weights)
+            loaded = load(self.digest.through(weights))
             if isinstance(loaded, set):
                 self._missing -= loaded
             else:
