@@ -64,6 +64,19 @@ def loss_of(folder: Path | str, settings: SftConfig) -> float:
         return net(**batch).loss.item()
 
 
+@pytest.mark.parametrize(
+    ("learning_rate", "said"),
+    [(1e30, "step 2: the loss is NaN or infinite"), (1e39, "step 1: a weight is NaN or infinite, so no checkpoint is written")],
+)
+def test_a_run_that_diverges_ends_before_it_saves_what_is_no_number(model, tmp_path, learning_rate, said):
+    settings = config(model, tmp_path, learning_rate=learning_rate, save_every=1, ray=INLINE)
+    with pytest.raises(UserError, match=said):
+        sft.run(settings)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert kept == (["checkpoint-1"] if learning_rate == 1e30 else [])
+    assert not (tmp_path / "model").exists()
+
+
 def check_model(run: Path, settings: SftConfig) -> None:
     """The folder is complete and its weights are the trained ones."""
     from transformers import AutoTokenizer

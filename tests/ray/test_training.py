@@ -2,13 +2,18 @@
 default.
 """
 
+import math
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
+from r0.actors.learner.update import Updater
+from r0.actors.rollout.hf_engine import HfEngine
+from r0.launch import main
 from tests import launching
 from tests.helpers import tiny_model
 from tests.launching import command, environment, here, record, refused, steps
@@ -123,3 +128,52 @@ def assert_loads(folder):
         "assert all(p.numel() and p.isfinite().all() for p in m.parameters()); assert t.chat_template"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment())
+
+
+def inline(settings, model, output) -> int:
+    """The run in this process, so that parts of it can be made to fail; returns its exit code."""
+    given = {"model": model, "output": output, **settings, **INLINE}
+    return main(["stage_a", *(f"{key}={value}" for key, value in given.items())])
+
+
+@pytest.mark.parametrize("settings", [GRPO, PPO], ids=["grpo", "ppo"])
+def test_log_probabilities_that_are_no_numbers_end_a_run_before_they_are_learned(model, tmp_path, monkeypatch, capsys, settings):
+    sampled = HfEngine._sampled
+
+    def spoilt(engine, row):
+        one = sampled(engine, row)
+        return replace(one, logprobs=(math.nan, *one.logprobs[1:])) if one.version == 1 else one
+
+    monkeypatch.setattr(HfEngine, "_sampled", spoilt)
+    assert inline({**settings, "eval.every": 0}, model, tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "step 2: the engine gave task " in said
+    assert "Traceback" not in said
+    assert len(steps(tmp_path / "run")) == 1
+    (kept,) = (tmp_path / "run" / "bad_batches").iterdir()
+    assert kept.name == "step-000002.jsonl.gz"
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_a_loss_that_is_no_number_stops_a_run_or_is_skipped(model, tmp_path, monkeypatch, capsys, on_nan):
+    row, steps_seen = Updater._policy_row, []
+
+    def spoilt(updater, batch, *rest):
+        if batch not in steps_seen:
+            steps_seen.append(batch)
+        loss, logp_C = row(updater, batch, *rest)
+        return loss * (math.nan if len(steps_seen) == 2 else 1.0), logp_C
+
+    monkeypatch.setattr(Updater, "_policy_row", spoilt)
+    code = inline({**GRPO, "on_nan": on_nan, "eval.every": 0}, model, tmp_path / "run")
+    said = capsys.readouterr()
+    lines = record(tmp_path / "run")
+    assert "step 2: the loss is nan (task " in said.err + said.out
+    assert "Traceback" not in said.err
+    assert [path.name for path in (tmp_path / "run" / "bad_batches").iterdir()] == ["step-000002.jsonl.gz"]
+    if on_nan == "stop":
+        assert (code, [line["step"] for line in lines]) == (2, [1])
+    else:
+        assert (code, [line["skipped_updates"] for line in lines]) == (0, [0.0, 1.0, 0.0])
+        assert "loss" not in lines[1]
+        assert_loads(tmp_path / "run" / "model")

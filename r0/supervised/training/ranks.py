@@ -19,8 +19,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from r0.actors.learner.adapters import check_targets
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
+from r0.errors import UserError
 from r0.process.device import process_device
 from r0.storage.manifest import write_manifest
+from r0.supervised.training.finite import LOWER, finite, on_any_rank
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.save import safe_torch_load
 
@@ -140,7 +142,16 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
 
 
 class StepValues:
-    """A Trainer with additional metrics of each step."""
+    """A Trainer with additional metrics of each step, which notes a loss that is NaN or infinite."""
+
+    broken: torch.Tensor | None = None  # whether a loss of this rank was; not copied from the device before a step ends
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """Unchanged, but for the note."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)  # type: ignore[misc]
+        bad = ~loss.detach().isfinite().all()
+        self.broken = bad if self.broken is None else self.broken | bad
+        return loss
 
     def step_values(self) -> dict[str, float]:
         """Metrics of the step that has just ended, in addition to the loss."""
@@ -170,10 +181,18 @@ class ReportCallback(TrainerCallback):
         """Start the step's clock."""
         self._began = time.monotonic()
 
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """End the run at a checkpoint if the driver has asked for it."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
+        """End the run at a checkpoint if the driver has asked for it, and without one if there is a NaN on any rank.
+
+        Raises:
+            UserError: a loss is NaN or infinite, or a weight that is about to be saved.
+        """
+        if any(on_any_rank(args.device, bool(self._trainer.broken))):
+            raise UserError(f"step {state.global_step}: the loss is NaN or infinite; {LOWER}")
         if self.asked(args.device) and state.global_step < self._job.steps:
             self.stopped = control.should_save = control.should_training_stop = True
+        if control.should_save and any(on_any_rank(args.device, not finite(model))):
+            raise UserError(f"step {state.global_step}: a weight is NaN or infinite, so no checkpoint is written; {LOWER}")
 
     def asked(self, device: torch.device) -> bool:
         """Whether the driver wants the run to stop; all ranks see the same wish, rank 0's."""
