@@ -11,9 +11,10 @@ from r0.storage.files import write_atomic, writing
 
 def run(config: EvaluateConfig, dry_run: bool) -> int:
     """Evaluate, print the table, and write the requested files."""
-    from r0.evaluation.report import DATASET, evaluate
+    from r0.evaluation.report import DATASET, evaluate, measures_of
     from r0.evaluation.table import per_query, render
 
+    measures_of(config)  # names are checked before anything is read
     if dry_run:
         first = () if config.first_stage is None else (config.first_stage,)
         patterns = (*config.qrels, *config.excluded, *first, *config.runs)

@@ -10,7 +10,9 @@ from r0.config import RerankConfig
 from r0.data.candidates import CandidateLists, check_candidates, open_candidates
 from r0.data.runfile import check_id, check_tag, write_run
 from r0.errors import UserError
+from r0.evaluation.identical_ids import said
 from r0.process.signals import StopRequest
+from r0.rerank.identical_candidates import without_identical
 from r0.rerank.job import Job, Outcome
 from r0.rerank.prompt_budget import check_model
 from r0.rerank.reranker import Reranker
@@ -44,7 +46,8 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
     config = with_date("rerank", config, folder)
     RunDirectory.look(output, "rerank", config, fresh=config.fresh)
     lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
-    inventory = _inventory(lists)
+    lists, identical = without_identical(config, lists)
+    inventory = "\n".join(filter(None, [_inventory(lists), said(identical)]))
     what = "stopping; finished queries are kept, and the same command goes on from them"
     with RunDirectory.open(output, "rerank", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
         if directory.state == RunState.FINISHED:

@@ -12,6 +12,7 @@ from r0.config import RetrieveConfig
 def run(config: RetrieveConfig, dry_run: bool) -> int:
     """Retrieve, and print a summary."""
     from r0.evaluation.first_stage import retrieve
+    from r0.evaluation.identical_ids import said
 
     if dry_run:
         from r0.data.table import folder_file
@@ -27,6 +28,8 @@ def run(config: RetrieveConfig, dry_run: bool) -> int:
     if written.bad.summary():
         print(written.bad.summary(), file=sys.stderr)
     print(f"{written.path}: {written.candidates} candidates of {written.queries} queries in {time.monotonic() - start:.1f} s")
+    if sentence := said(written.identical):
+        print(sentence)
     if written.unmatched:
         print(f"{written.unmatched} queries have no document to rank and are not in it")
     return 0

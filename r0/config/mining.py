@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from r0.config.ranking import IDENTICAL, IgnoreIdentical
 from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
 from r0.config.types import DataText, PathText, Seed, TemplateVariables
 
@@ -43,6 +44,7 @@ class MineConfig(Section):
     )
     relative_margin: Share | None = key(None, "as margin, but as a share of the positive's score (its magnitude)")
     sampling: Literal["random", "top"] = key("random", "within the ranks: random, or the top ones")
+    ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     seed: Seed = key(42, "seed of the draws")
     output: PathText | None = key(None, "output folder; the files are in its data/; empty: runs/mine-<hash of the configuration>")
     fresh: bool = key(False, "start over: delete this run's files in the output folder")

@@ -16,6 +16,13 @@ Names = tuple[str, ...]
 Paths = tuple[PathText, ...]
 
 
+IgnoreIdentical = bool | Literal["auto"]
+IDENTICAL = (
+    "drop the document that has the id of the query itself (ArguAna); auto: where every query id is the id of a document, unless "
+    "all ids are numbers, which may agree by chance, or the document is judged relevant"
+)
+
+
 class RetrieveConfig(Section):
     """Rank a BEIR corpus with BM25, as a first stage, and write a TREC run."""
 
@@ -28,6 +35,7 @@ class RetrieveConfig(Section):
     b: Share = key(0.75, "BM25 length normalization b")
     stemmer: Literal["english", "none"] = key("none", "Snowball stemmer; helps many collections, hurts queries about names")
     stopwords: Literal["english", "none"] = key("english", "stop words to ignore")
+    ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     tag: str = key("bm25", "name of the run, for its last column")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 
@@ -118,6 +126,7 @@ class RerankConfig(OutputKeys, RankingKeys):
 
     data: DataText = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
     run: DataText | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
+    ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     tag: str = key("r0", "name of the run, for its last column")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
 
@@ -137,5 +146,11 @@ class EvaluateConfig(Section):
     per_query: PathText | None = key(None, "write the measures of each query to this file (JSONL)")
     test: Literal["t", "permutation"] = key("t", "paired two-sided significance test against the first stage")
     alpha: Annotated[float, Field(gt=0, lt=1)] = key(0.05, "significance level for marking differences")
+    measures: Names = key(
+        (), "measures by their names in ir_measures, such as nDCG@20,P@5,R@1000,AP,RR@10,AP(rel=2); runs are compared by the "
+        "first; empty: nDCG@1, 5, 10, MAP, MRR@10, Recall@10, 100, Hit@1, 5, 10 and judged@10, compared by nDCG@10", strict=False
+    )  # fmt: skip
+    relevance_level: Count = key(1, "lowest grade of a relevant document, for all measures but nDCG; TREC Deep Learning's is 2")
+    ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     exponential_gain: bool = key(False, "add columns of nDCG with gains 2^grade − 1")
     skip_bad: bool = key(False, "skip bad lines; count and list them")

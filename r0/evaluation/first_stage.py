@@ -17,6 +17,7 @@ from r0.data.runfile import read_run, write_run
 from r0.data.table import document_text, folder_file
 from r0.errors import UserError
 from r0.evaluation.bm25 import Bm25
+from r0.evaluation.identical_ids import drops_identical, grades_of_folder
 from r0.evaluation.judgements import open_judgements
 from r0.runs.live import progress
 
@@ -31,6 +32,7 @@ class Retrieved:
     queries: int
     candidates: int
     unmatched: int  # queries that share no word with any document; they are not in the run
+    identical: int  # documents dropped because they have the id of their query
     bad: BadLines
 
 
@@ -47,21 +49,25 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:
         given.drop_unknown(queries, QUERY)
+    named = queries.keys()
     queries = _wanted(config, folder, queries, given, bad)
     corpus = ((name, text) for name, text, _ in read_texts(folder_file(folder, "corpus"), bad, document_text, _FOLDER))
     index = Bm25(corpus, config.k1, config.b, config.stemmer, config.stopwords)
     if given is not None:
         given.drop_unknown(index, DOCUMENT)
-    lists = {}
+    drops = drops_identical(config.ignore_identical_ids, named, lambda: index, lambda: grades_of_folder(folder))
+    lists, identical = {}, 0
     for query, text in progress(queries.items(), "ranking", len(queries)):
-        found = index.search(text, config.depth) if given is None else index.rank(text, given.documents(query))
-        if found:
-            lists[query] = found[: config.depth]
+        found = index.search(text, config.depth + drops) if given is None else index.rank(text, given.documents(query))
+        others = [one for one in found if not (drops and one[0] == query)]
+        identical += len(found) - len(others)
+        if others:
+            lists[query] = others[: config.depth]
     if not lists:
         raise UserError(f"data: no query of {folder} has a document to rank, so no run is written")
     path = Path(config.output).expanduser()
     write_run(path, lists.items(), config.tag)
-    return Retrieved(path, len(lists), sum(map(len, lists.values())), len(queries) - len(lists), bad)
+    return Retrieved(path, len(lists), sum(map(len, lists.values())), len(queries) - len(lists), identical, bad)
 
 
 class _Given:

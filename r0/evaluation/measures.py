@@ -3,7 +3,7 @@
 pytrec_eval is called directly, not through ir_measures, because some measures have other providers there, which break ties
 differently. Here all measures use trec_eval's order (score as a 32-bit float, descending; equal scores by document id,
 descending). nDCG has linear gain; exponential gain has its own column names. Means are over all judged queries (``trec_eval
--c``): queries missing from a run count as 0. Documents are relevant from grade 1; negative grades count as 0.
+-c``): queries missing from a run count as 0. Documents are relevant from ``relevance_level``; negative grades count as 0.
 
 trec_eval's grades are integers. Others, such as 0.5, are multiplied by a common factor, which changes no nDCG.
 """
@@ -11,7 +11,7 @@ trec_eval's grades are integers. Others, such as 0.5, are multiplied by a common
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,26 +20,15 @@ import pytrec_eval
 
 from r0.data.jsonl import shown
 from r0.errors import UserError
+from r0.evaluation.measure_names import KINDS, Measure, read_measures
 
 Run = dict[str, dict[str, float]]  # query id → document id → score
 Grades = Mapping[str, Mapping[str, float]]  # query id → document id → grade
 
-MAIN = "nDCG@10"  # the measure of differences and tests
-MEASURES = {
-    "nDCG@1": "ndcg_cut_1",
-    "nDCG@5": "ndcg_cut_5",
-    "nDCG@10": "ndcg_cut_10",
-    "MAP": "map",
-    "MRR@10": "recip_rank",
-    "Recall@10": "recall_10",
-    "Recall@100": "recall_100",
-    "Hit@1": "success_1",
-    "Hit@5": "success_5",
-    "Hit@10": "success_10",
-}
-EXPONENTIAL = {f"nDCG_exp@{cutoff}": f"ndcg_cut_{cutoff}" for cutoff in (1, 5, 10)}
-JUDGED = "judged@10"
-_CUTOFF = 10
+MAIN = "nDCG@10"  # the measure of differences and tests, if none are chosen
+_NAMES = ("nDCG@1", "nDCG@5", "nDCG@10", "MAP", "MRR@10", "Recall@10", "Recall@100", "Hit@1", "Hit@5", "Hit@10", "judged@10")
+MEASURES = read_measures(_NAMES)
+EXPONENTIAL = read_measures([f"nDCG_exp@{cutoff}" for cutoff in (1, 5, 10)])
 _MOST = 1_000_000  # trec_eval allocates a counter for each grade up to the highest
 _MOST_EXPONENT = 19
 _FINEST = 10_000  # the largest factor that makes grades whole numbers: four decimals
@@ -59,13 +48,14 @@ class Measured:
         return float(self.values[measure].mean())
 
 
-def names(exponential_gain: bool = False) -> tuple[str, ...]:
-    """The names of the measures, in table order."""
-    return (*MEASURES, *(EXPONENTIAL if exponential_gain else ()), JUDGED)
+def measure(run: Run, grades: Grades, measures: Sequence[Measure] = MEASURES, relevance_level: int = 1) -> Measured:
+    """Compute measures of a run for each judged query.
 
-
-def measure(run: Run, grades: Grades, exponential_gain: bool = False) -> Measured:
-    """Compute all measures of a run for each judged query.
+    Args:
+        run: scores of documents.
+        grades: the judgements.
+        measures: what to compute.
+        relevance_level: lowest grade of a relevant document, for measures that divide documents into two.
 
     Raises:
         UserError: no query of the run is judged, or a grade is too large.
@@ -82,18 +72,48 @@ def measure(run: Run, grades: Grades, exponential_gain: bool = False) -> Measure
     factor = _factor(linear)
     whole = {query: {document: round(grade * factor) for document, grade in of.items()} for query, of in linear.items()}
     _check(whole, _MOST, f"times {factor}, to be a whole number, the grade")
-    found = _evaluate(ranked, whole, set(MEASURES.values()), factor)
-    values = {name: _column(found, judged, key) for name, key in MEASURES.items()}
-    values["MRR@10"] = np.where(values["MRR@10"] >= 1 / _CUTOFF, values["MRR@10"], 0.0)
-    if exponential_gain:
+    gains: Mapping[str, dict[str, int]] = {}
+    if any(one.kind == "nDCG_exp" for one in measures):
         if factor > 1:
             raise UserError("exponential_gain: some grades are not whole numbers; remove exponential_gain")
         _check(whole, _MOST_EXPONENT, "with exponential_gain the grade")
         gains = {query: {document: 2**grade - 1 for document, grade in of.items()} for query, of in whole.items()}
-        found = _evaluate(ranked, gains, set(EXPONENTIAL.values()))
-        values |= {name: _column(found, judged, key) for name, key in EXPONENTIAL.items()}
-    values[JUDGED] = _judged_share(ranked, judged)
-    return Measured(tuple(judged), {name: values[name] for name in names(exponential_gain)}, missing, len(run) - len(ranked))
+    values: dict[str, np.ndarray] = {}
+    for level in {one.level or relevance_level for one in measures}:
+        some = [one for one in measures if (one.level or relevance_level) == level]
+        plain = [one for one in some if one.kind not in ("nDCG_exp", "Judged", "Bpref")]
+        values |= _columns(ranked, judged, whole, plain, level * factor)
+        values |= _columns(
+            ranked, judged, _not_negative(whole, judged), [one for one in some if one.kind == "Bpref"], level * factor
+        )
+        values |= _columns(ranked, judged, gains, [one for one in some if one.kind == "nDCG_exp"], 1)
+        values |= {one.name: _judged_share(ranked, judged, one.cutoff or 0) for one in some if one.kind == "Judged"}
+    return Measured(tuple(judged), {one.name: values[one.name] for one in measures}, missing, len(run) - len(ranked))
+
+
+def _not_negative(whole: Mapping[str, dict[str, int]], judged: Grades) -> dict[str, dict[str, int]]:
+    """The grades without negative ones, which for trec_eval's bpref are no judgements."""
+    return {query: {name: grade for name, grade in of.items() if judged[query][name] >= 0} for query, of in whole.items()}
+
+
+def _columns(
+    run: Run, judged: Grades, grades: Mapping[str, dict[str, int]], measures: Sequence[Measure], level: int
+) -> dict[str, np.ndarray]:
+    """trec_eval's measures by name; documents are relevant from grade ``level``."""
+    if not measures:
+        return {}
+    found = _evaluate(run, grades, {_key(one) for one in measures}, level)
+    values = {one.name: _column(found, judged, _key(one)) for one in measures}
+    for one in measures:
+        if one.kind == "RR" and one.cutoff is not None:  # trec_eval has no cutoff here
+            values[one.name] = np.where(values[one.name] >= 1 / one.cutoff, values[one.name], 0.0)
+    return values
+
+
+def _key(measure: Measure) -> str:
+    """trec_eval's name."""
+    kind = KINDS[measure.kind]
+    return kind.plain if measure.cutoff is None or measure.kind == "RR" else f"{kind.cut}_{measure.cutoff}"
 
 
 def _evaluate(run: Run, grades: Mapping[str, dict[str, int]], keys: set[str], level: int = 1) -> dict[str, dict[str, float]]:
@@ -124,15 +144,15 @@ def _column(found: dict[str, dict[str, float]], judged: Grades, key: str) -> np.
     return np.array([found[query][key] if query in found else 0.0 for query in judged])
 
 
-def _judged_share(run: Run, judged: Grades) -> np.ndarray:
-    """float64 [judged queries]: the judged share of a query's top 10 (or of all its documents, if fewer).
+def _judged_share(run: Run, judged: Grades, cutoff: int) -> np.ndarray:
+    """float64 [judged queries]: the judged share of the first ``cutoff`` documents of a query (or of all, if fewer).
 
     Computed as precision with every judged document relevant, so that ties are broken as for all other measures.
     """
     everything = {query: dict.fromkeys(documents, 1) for query, documents in judged.items()}
-    precision_Q = _column(_evaluate(run, everything, {f"P_{_CUTOFF}"}), judged, f"P_{_CUTOFF}")
-    shown_Q = np.array([min(_CUTOFF, len(run.get(query, ()))) for query in judged])
-    return precision_Q * _CUTOFF / np.maximum(shown_Q, 1)
+    precision_Q = _column(_evaluate(run, everything, {f"P_{cutoff}"}), judged, f"P_{cutoff}")
+    shown_Q = np.array([min(cutoff, len(run.get(query, ()))) for query in judged])
+    return precision_Q * cutoff / np.maximum(shown_Q, 1)
 
 
 def _check(grades: Grades, most: int, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ from r0.config import EvaluateConfig
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_run
 from r0.errors import UserError
+from r0.evaluation.identical_ids import drops_identical
 from r0.evaluation.judgements import Judgements, drop_excluded, open_judgements
-from r0.evaluation.measures import MAIN, Measured, measure, names
+from r0.evaluation.measure_names import Measure, read_measures
+from r0.evaluation.measures import EXPONENTIAL, MAIN, MEASURES, Measured, measure
 from r0.evaluation.significance import p_value
 
 DATASET = "{}"  # placeholder for the data set's name in paths
@@ -27,11 +29,12 @@ class RunReport:
     name: str
     first_stage: bool
     means: dict[str, float]
-    difference: float | None = None  # of nDCG@10 from the first stage; None for the first stage itself
+    difference: float | None = None  # of the main measure from the first stage; None for the first stage itself
     p_value: float | None = None
     significant: bool = False
     measured: Measured | None = None
     excluded: int = 0  # candidates dropped because BRIGHT's query files exclude them
+    identical: int = 0  # candidates dropped because they have the id of their query
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Report:
     datasets: tuple[DatasetReport, ...]
     mean: tuple[RunReport, ...]  # over data sets with equal weights; empty for a single one
     measures: tuple[str, ...]
+    main: str  # the measure of differences and tests
+    relevance_level: int
     test: str
     alpha: float
     bad: BadLines
@@ -62,13 +67,28 @@ def evaluate(config: EvaluateConfig) -> Report:
     Raises:
         UserError: a file cannot be used, keys contradict each other, or a run and the judgements have no query in common.
     """
-    patterns = _patterns(config)
+    patterns, measures = _patterns(config), measures_of(config)
     labels = _labels(patterns)
     bad = BadLines(config.skip_bad)
-    datasets = tuple(_dataset(config, name, patterns, labels, bad) for name in config.datasets or ("",))
+    datasets = tuple(_dataset(config, name, patterns, labels, measures, bad) for name in config.datasets or ("",))
     mean = tuple(_over_datasets([dataset.runs[at] for dataset in datasets]) for at in range(len(patterns)))
-    columns = names(config.exponential_gain)
-    return Report(datasets, mean if config.datasets else (), columns, config.test, config.alpha, bad)
+    names, main = tuple(measure.name for measure in measures), _main(config, measures)
+    shown = mean if config.datasets else ()
+    return Report(datasets, shown, names, main, config.relevance_level, config.test, config.alpha, bad)
+
+
+def measures_of(config: EvaluateConfig) -> tuple[Measure, ...]:
+    """The measures in table order.
+
+    Raises:
+        UserError: one of the chosen ones does not exist.
+    """
+    chosen = read_measures(config.measures) or MEASURES
+    return tuple(dict.fromkeys((*chosen, *(EXPONENTIAL if config.exponential_gain else ()))))
+
+
+def _main(config: EvaluateConfig, measures: Sequence[Measure]) -> str:
+    return measures[0].name if config.measures else MAIN
 
 
 def _patterns(config: EvaluateConfig) -> list[str]:
@@ -113,7 +133,9 @@ def _labels(patterns: Sequence[str]) -> list[str]:
     return labels
 
 
-def _dataset(config: EvaluateConfig, name: str, patterns: list[str], labels: list[str], bad: BadLines) -> DatasetReport:
+def _dataset(
+    config: EvaluateConfig, name: str, patterns: list[str], labels: list[str], measures: Sequence[Measure], bad: BadLines
+) -> DatasetReport:
     def here(paths: Sequence[str]) -> list[Path]:
         return [Path(path.replace(DATASET, name)).expanduser() for path in paths]
 
@@ -121,32 +143,51 @@ def _dataset(config: EvaluateConfig, name: str, patterns: list[str], labels: lis
     runs: list[RunReport] = []
     first: Measured | None = None
     for path, label in zip(here(patterns), labels, strict=True):
-        measured, excluded = _measure(path, judgements, config, bad)
-        runs.append(_run_report(label, measured, excluded, first, config))
+        measured, dropped = _measure(path, judgements, measures, config, bad)
+        report = _run_report(label, measured, first, _main(config, measures), config)
+        runs.append(replace(report, excluded=dropped[0], identical=dropped[1]))
         first = first or measured
     relevant = [any(grade > 0 for grade in documents.values()) for documents in judgements.grades.values() if documents]
     return DatasetReport(name, len(relevant), relevant.count(False), tuple(runs))
 
 
-def _measure(path: Path, judgements: Judgements, config: EvaluateConfig, bad: BadLines) -> tuple[Measured, int]:
-    """The measures of a run, and the number of its excluded candidates."""
+def _measure(
+    path: Path, judgements: Judgements, measures: Sequence[Measure], config: EvaluateConfig, bad: BadLines
+) -> tuple[Measured, tuple[int, int]]:
+    """The measures of a run, and the numbers of its candidates that were excluded and that have the id of their query."""
     run = read_run(path, bad)
-    excluded = drop_excluded(run, judgements.excluded)
+    dropped = drop_excluded(run, judgements.excluded), _drop_identical(run, judgements, config)
     try:
-        return measure(run, judgements.grades, config.exponential_gain), excluded
+        return measure(run, judgements.grades, measures, config.relevance_level), dropped
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _run_report(name: str, measured: Measured, excluded: int, first: Measured | None, config: EvaluateConfig) -> RunReport:
+def _drop_identical(run: dict[str, dict[str, float]], judgements: Judgements, config: EvaluateConfig) -> int:
+    """Remove the candidates that have the id of their query; return their number."""
+    identical = [query for query, documents in run.items() if query in documents]
+    queries = run.keys() & judgements.grades.keys()
+
+    def documents() -> set[str]:
+        lists = (*run.values(), *judgements.grades.values())
+        return {name for listed in lists for name in listed if name in queries}
+
+    if not identical or not drops_identical(config.ignore_identical_ids, queries, documents, lambda: judgements.grades):
+        return 0
+    for query in identical:
+        del run[query][query]
+    return len(identical)
+
+
+def _run_report(name: str, measured: Measured, first: Measured | None, main: str, config: EvaluateConfig) -> RunReport:
     """The report of a run compared with the ``first`` stage, or of the first stage itself if that is None."""
     means = {measure: measured.mean(measure) for measure in measured.values}
     if first is None:
-        return RunReport(name, True, means, measured=measured, excluded=excluded)
-    mine_Q, others_Q = measured.values[MAIN], first.values[MAIN]
+        return RunReport(name, True, means, measured=measured)
+    mine_Q, others_Q = measured.values[main], first.values[main]
     chance = p_value(mine_Q, others_Q, config.test)
     significant = chance is not None and chance < config.alpha
-    return RunReport(name, False, means, float((mine_Q - others_Q).mean()), chance, significant, measured, excluded)
+    return RunReport(name, False, means, float((mine_Q - others_Q).mean()), chance, significant, measured)
 
 
 def _over_datasets(runs: Sequence[RunReport]) -> RunReport:

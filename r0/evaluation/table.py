@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
-from r0.evaluation.measures import MAIN
+from r0.evaluation.identical_ids import said
 from r0.evaluation.report import DatasetReport, Report, RunReport
 
 _TESTS = {"t": "two-sided paired t-test", "permutation": "two-sided paired permutation test"}
@@ -71,15 +71,15 @@ def _escaped(text: str) -> str:
 
 def _tables(report: Report) -> list[tuple[str, list[list[str]]]]:
     """(title, rows of cells, header first) of each table; with several data sets the last table shows them side by side."""
-    head = ["run", *report.measures, f"Δ {MAIN}", "p"]
+    head = ["run", *report.measures, f"Δ {report.main}", "p"]
     tables = [(title, [head, *(_cells(run, report.measures) for run in runs)]) for title, runs in _blocks(report)]
     if report.mean:
         rows = [["run", *(dataset.name for dataset in report.datasets), "mean"]]
         for at, mean in enumerate(report.mean):
             means = [dataset.runs[at] for dataset in report.datasets]
-            marked = [f"{run.means[MAIN]:.4f}{'*' if run.significant else ' '}" for run in means]
-            rows.append([_name(mean), *marked, f"{mean.means[MAIN]:.4f}"])
-        tables.append((f"{MAIN} by data set", rows))
+            marked = [f"{run.means[report.main]:.4f}{'*' if run.significant else ' '}" for run in means]
+            rows.append([_name(mean), *marked, f"{mean.means[report.main]:.4f}"])
+        tables.append((f"{report.main} by data set", rows))
     return tables
 
 
@@ -98,10 +98,12 @@ def _notes(report: Report) -> list[str]:
     notes = []
     for dataset in report.datasets:
         notes += _dataset_notes(dataset)
+    if report.relevance_level > 1:
+        notes.append(f"relevant: grade {report.relevance_level} or higher, except for nDCG, which uses all grades")
     comparisons = len(report.datasets[0].runs) - 1
     if comparisons:
         several = f", not corrected for {comparisons} comparisons" if comparisons > 1 else ""
-        notes.append(f"Δ and p: {MAIN} against the first stage, {_TESTS[report.test]}; * p < {report.alpha:g}{several}")
+        notes.append(f"Δ and p: {report.main} against the first stage, {_TESTS[report.test]}; * p < {report.alpha:g}{several}")
     return notes
 
 
@@ -118,13 +120,15 @@ def _dataset_notes(dataset: DatasetReport) -> list[str]:
             notes.append(f"{where}{run.name} has {measured.unjudged} queries without judgements; they are ignored")
         if run.excluded:
             notes.append(f"{where}{run.excluded} excluded documents were dropped from {run.name}")
+        if run.identical:
+            notes.append(f"{where}{run.name}: {said(run.identical)}")
     return notes
 
 
 def _csv(report: Report) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    extra = ("difference", "p_value", "significant", "queries", "missing", "unjudged", "excluded")
+    extra = ("difference", "p_value", "significant", "queries", "missing", "unjudged", "excluded", "identical")
     writer.writerow(["dataset", "run", "first_stage", *report.measures, *extra])
     for dataset in report.datasets:
         for run in dataset.runs:
@@ -160,5 +164,5 @@ def _record(run: RunReport, queries: int | None) -> dict[str, object]:
     row["difference"] = run.difference
     if run.measured is not None:
         row |= {"p_value": run.p_value, "significant": run.significant, "queries": queries, "missing": len(run.measured.missing)}
-        row |= {"unjudged": run.measured.unjudged, "excluded": run.excluded}
+        row |= {"unjudged": run.measured.unjudged, "excluded": run.excluded, "identical": run.identical}
     return row

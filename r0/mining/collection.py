@@ -21,6 +21,7 @@ from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.qrels import read_all
 from r0.data.table import document_text, folder_file
 from r0.errors import UserError
+from r0.evaluation.identical_ids import drops_identical
 from r0.evaluation.judgements import open_judgements
 from r0.mining.texts import BLANK, FileTexts, MemoryTexts, Texts
 
@@ -46,6 +47,7 @@ class Collection:
     query_ids: Container[str] = ()  # of all queries, including those without a positive
     queries: list[Query] = field(default_factory=list)
     unanswered: int = 0  # judged queries without a positive
+    drops_identical: bool = False  # whether a document with the id of a query is none for this query
     _relevant: dict[int, set[int]] = field(default_factory=dict)  # relevant texts by query hash
 
     def add(self, query: str, text: str, labels: Mapping[str, float], excluded: frozenset[str], threshold: float) -> None:
@@ -114,6 +116,8 @@ def _of_beir(config: MineConfig, folder: Path) -> Collection:
     documents = FileTexts(folder_file(folder, "corpus"), bad, document_text)
     found = Collection(str(folder), documents, bad, queries)
     _refuse_unknown(qrels, judged.grades, config.relevance_threshold, queries, documents, bad)
+    key = config.ignore_identical_ids
+    found.drops_identical = drops_identical(key, queries.ids, lambda: documents, lambda: judged.grades)
     for query in queries.ids:
         if query in judged.grades:
             labels = {name: grade for name, grade in judged.grades[query].items() if name in documents}

@@ -1,10 +1,10 @@
 """Selects the negatives of a query from its ranking: a pure function of the ranking, the judgements and the seed.
 
 A negative is never judged relevant, never has the text of a relevant document under another id, is not excluded for the
-query, and has text; no two negatives of a query have the same text. With a margin its score s is below that of the query's
-lowest positive p: s <= p - margin and s <= p - relative_margin * |p|. (sentence-transformers' ``mine_hard_negatives`` applies
-this to each pair of a query and one positive; here all positives of a query share its negatives, so the lowest positive
-decides.)
+query, does not have its id (``r0.evaluation.identical_ids``), and has text; no two negatives of a query have the same text.
+With a margin its score s is below that of the query's lowest positive p: s <= p - margin and s <= p - relative_margin * |p|.
+(sentence-transformers' ``mine_hard_negatives`` applies this to each pair of a query and one positive; here all positives of a
+query share its negatives, so the lowest positive decides.)
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Dropped(StrEnum):
     MARGIN = "within the margin"
     REPEATED = "repeated texts"
     EXCLUDED = "excluded"
+    IDENTICAL = "with the id of the query"
     BLANK = "without text"
 
 
@@ -117,6 +118,8 @@ class Selection:
             return Dropped.POSITIVE if name in query.positives else Dropped.SAME_TEXT
         if name in query.excluded:
             return Dropped.EXCLUDED
+        if name == query.id and self._collection.drops_identical:
+            return Dropped.IDENTICAL
         return Dropped.BLANK if same == BLANK else None
 
     def _drawn(self, query: Query, within: set[str], seen: set[int], epoch: int) -> list[Hit]:

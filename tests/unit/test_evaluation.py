@@ -297,3 +297,18 @@ def test_the_given_order_of_musique100_has_the_known_ndcg(capsys):
     (run,) = json.loads(out)["datasets"][0]["runs"]
     assert code == 0
     assert run["measures"]["nDCG@10"] == pytest.approx(0.315, abs=0.001)
+
+
+def test_chosen_measures_are_the_columns_and_the_first_is_compared(files, capsys):
+    runs = [f"qrels={files / 'qrels.tsv'}", f"runs={files / 'bm25.trec'},{files / 'good.trec'}"]
+    code, out, _ = command(capsys, *runs, "measures=P@2,nDCG@20,RR@10,AP(rel=2)", "relevance_level=2")
+    assert code == 0
+    head, first, good = out.splitlines()[:3]
+    assert head.split() == ["run", "P@2", "nDCG@20", "RR@10", "AP(rel=2)", "Δ", "P@2", "p"]
+    assert first.split()[3:7] == ["0.0000", "0.6273", "0.1111", "0.1111"]  # a, the only one of grade 2, is third for q1
+    assert good.split()[1:6] == ["0.1667", "1.0000", "0.3333", "0.3333", "+0.1667"]
+    assert "relevant: grade 2 or higher, except for nDCG, which uses all grades" in out
+    assert "Δ and p: P@2 against the first stage" in out
+    for dry in ([], ["--dry-run"]):
+        code, _, error = command(capsys, *runs, "measures=NDGC@20", *dry)
+        assert (code, error) == (2, "r0: measures: there is no NDGC@20; did you mean nDCG@20?\n")

@@ -1,5 +1,4 @@
-"""Measures against pytrec_eval and against direct implementations of their definitions; significance tests against known values.
-"""
+"""Measures against pytrec_eval and against implementations of their definitions; significance tests against known values."""
 
 import math
 import random
@@ -10,10 +9,18 @@ import pytrec_eval
 from scipy import stats
 
 from r0.errors import UserError
-from r0.evaluation.measures import JUDGED, MEASURES, measure, names
+from r0.evaluation.measure_names import read_measures
+from r0.evaluation.measures import EXPONENTIAL, MEASURES, measure
 from r0.evaluation.significance import p_value
 
 CUTOFFS = (1, 5, 10)
+KEYS = {
+    **{f"nDCG@{cutoff}": f"ndcg_cut_{cutoff}" for cutoff in CUTOFFS},
+    **{f"Hit@{cutoff}": f"success_{cutoff}" for cutoff in CUTOFFS},
+    **{f"Recall@{cutoff}": f"recall_{cutoff}" for cutoff in (10, 100)},
+    "MAP": "map",
+    "MRR@10": "recip_rank",
+}
 
 
 def plain(run, grades, exponential=False):
@@ -68,21 +75,91 @@ def test_a_thousand_random_runs_equal_pytrec_eval_and_the_definitions_to_1e_9():
     keys = {"ndcg_cut_1,5,10", "map", "recip_rank", "recall_10,100", "success_1,5,10"}
     for seed in range(1_000):
         run, grades = random_case(seed)
-        found = measure(run, grades, exponential_gain=True)
+        found = measure(run, grades, (*MEASURES, *EXPONENTIAL))
         theirs = pytrec_eval.RelevanceEvaluator(grades, keys).evaluate(run)
         assert found.missing == {"elsewhere"}
         assert found.unjudged == 1
         for at, query in enumerate(found.query_ids):
-            mine = {name: found.values[name][at] for name in names(exponential_gain=True)}
+            mine = {name: values_Q[at] for name, values_Q in found.values.items()}
             if query == "elsewhere":
                 assert set(mine.values()) == {0.0}
                 continue
-            for name, key in MEASURES.items():
+            for name, key in KEYS.items():
                 expected = theirs[query][key]
                 if name == "MRR@10" and expected < 0.1:
                     expected = 0.0
                 assert mine[name] == pytest.approx(expected, abs=1e-9), (seed, query, name)
             assert mine == pytest.approx(plain(run[query], grades[query], exponential=True), abs=1e-9), (seed, query)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_chosen_measures_equal_pytrec_eval_at_any_relevance_level(level):
+    keys = {
+        "nDCG@20": "ndcg_cut_20",
+        "nDCG": "ndcg",
+        "P@5": "P_5",
+        "R@1000": "recall_1000",
+        "AP": "map",
+        "AP@7": "map_cut_7",
+        "RR": "recip_rank",
+        "Success@3": "success_3",
+        "Rprec": "Rprec",
+        "Bpref": "bpref",
+    }
+    measures = read_measures([*keys, "AP(rel=2)", "P(rel=3)@5", "Judged@4"])
+    for seed in range(40):
+        run, grades = random_case(seed)
+        judged = {query: {name: grade for name, grade in of.items() if grade >= 0} for query, of in grades.items()}
+        found = measure(run, grades, measures, relevance_level=level)
+        assert list(found.values) == [*keys, "AP(rel=2)", "P(rel=3)@5", "Judged@4"]
+        theirs = pytrec_eval.RelevanceEvaluator(judged, set(keys.values()), relevance_level=level).evaluate(run)
+        fixed = {rel: pytrec_eval.RelevanceEvaluator(judged, {"map", "P_5"}, relevance_level=rel).evaluate(run) for rel in (2, 3)}
+        for at, query in enumerate(found.query_ids):
+            if query in theirs:
+                for name, key in keys.items():
+                    assert found.values[name][at] == pytest.approx(theirs[query][key], abs=1e-9), (seed, query, name)
+                assert found.values["AP(rel=2)"][at] == pytest.approx(fixed[2][query]["map"], abs=1e-9)
+                assert found.values["P(rel=3)@5"][at] == pytest.approx(fixed[3][query]["P_5"], abs=1e-9)
+
+
+def test_a_measure_has_the_names_of_ir_measures_of_trec_eval_and_of_papers():
+    same = [
+        ("nDCG@10", "ndcg@10", "NDCG@10", "ndcg_cut_10", "ndcg_cut.10"),
+        ("AP", "MAP", "map", "ap"),
+        ("AP@100", "MAP@100", "map_cut_100"),
+        ("RR@10", "MRR@10", "mrr@10"),
+        ("RR", "recip_rank"),
+        ("R@1000", "Recall@1000", "recall_1000"),
+        ("P@5", "P_5", "precision@5"),
+        ("Success@1", "Hit@1", "success_1"),
+        ("Judged@10", "judged@10"),
+    ]
+    for names in same:
+        assert len({measure[1:] for name in names for measure in read_measures([name])}) == 1, names
+    assert [measure.name for measure in read_measures(["ndcg@10", "map", "nDCG@10", " P@05 "])] == ["nDCG@10", "MAP", "P@5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NDGC@20", "measures: there is no NDGC@20; did you mean nDCG@20?"),
+        ("Recal@5", "measures: there is no Recal@5; did you mean Recall@5?"),
+        ("Rpre", "measures: there is no Rpre; did you mean Rprec?"),
+        ("nDCG@ten", "measures: there is no nDCG@ten; did you mean nDCG?"),
+        ("ERR@x!", "measures: there is no ERR@x!; did you mean RR?"),
+        ("zzz", "measures: there is no zzz; measures: nDCG@10, nDCG_exp@10, AP@10"),
+        ("P", "measures: P needs a cutoff; write P@10"),
+        ("Rprec@5", "measures: Rprec has no cutoff; write Rprec instead of Rprec@5"),
+        ("P@0", "measures: P@0 counts no document; the lowest cutoff is P@1"),
+        ("nDCG(rel=2)@5", "measures: nDCG needs no lowest relevant grade; remove the parentheses from nDCG(rel=2)@5"),
+        ("AP(rel=0)", "the lowest level is 1"),
+        ("", "measures: there is no ; measures: nDCG@10"),
+    ],
+)
+def test_an_unknown_measure_is_refused_with_the_nearest_name(name, message):
+    with pytest.raises(UserError) as error:
+        read_measures([name])
+    assert message in str(error.value)
 
 
 def test_ties_are_broken_by_document_id_last_first_and_scores_count_in_single_precision():
@@ -109,20 +186,20 @@ def test_a_judged_query_that_the_run_lacks_counts_zero():
 
 def test_judged_is_the_share_of_what_is_shown_and_a_grade_of_zero_is_a_judgement():
     grades = {"q": {"a": 0, "b": -1, "c": 2}}
-    assert measure({"q": {"a": 3.0, "b": 2.0, "x": 1.0, "y": 0.5}}, grades).mean(JUDGED) == 0.5
+    assert measure({"q": {"a": 3.0, "b": 2.0, "x": 1.0, "y": 0.5}}, grades).mean("judged@10") == 0.5
     long = {f"x{at}": float(at) for at in range(100, 120)} | {"a": 500.0, "c": 1.0}
-    assert measure({"q": long}, grades).mean(JUDGED) == pytest.approx(0.1)
+    assert measure({"q": long}, grades).mean("judged@10") == pytest.approx(0.1)
 
 
 def test_queries_without_relevant_documents_or_without_candidates_count_zero():
     found = measure({"q1": {"a": 1.0}, "q2": {}}, {"q1": {"a": 0}, "q2": {"a": 1}})
-    assert all(found.mean(name) == 0.0 for name in MEASURES)
-    assert found.mean(JUDGED) == 0.5
+    assert all(found.mean(name) == 0.0 for name in KEYS)
+    assert found.mean("judged@10") == 0.5
     assert not found.missing
 
 
 def test_exponential_gain_has_its_own_columns_and_the_plain_one_stays_linear():
-    found = measure({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 1, "b": 3}}, exponential_gain=True)
+    found = measure({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 1, "b": 3}}, (*MEASURES, *EXPONENTIAL))
     discount = 1 / math.log2(3)
     assert found.mean("nDCG@10") == pytest.approx((1 + 3 * discount) / (3 + discount))
     assert found.mean("nDCG_exp@10") == pytest.approx((1 + 7 * discount) / (7 + discount))
@@ -135,9 +212,9 @@ def test_no_common_query_and_grades_that_are_not_grades_are_refused():
     with pytest.raises(UserError, match='query "q", document "a": the grade 1000000000 is above'):
         measure({"q": {"a": 1.0}}, {"q": {"a": 10**9}})
     with pytest.raises(UserError, match="with exponential_gain the grade 40"):
-        measure({"q": {"a": 1.0}}, {"q": {"a": 40}}, exponential_gain=True)
+        measure({"q": {"a": 1.0}}, {"q": {"a": 40}}, (*MEASURES, *EXPONENTIAL))
     with pytest.raises(UserError, match="exponential_gain: some grades are not whole numbers"):
-        measure({"q": {"a": 1.0}}, {"q": {"a": 0.5}}, exponential_gain=True)
+        measure({"q": {"a": 1.0}}, {"q": {"a": 0.5}}, (*MEASURES, *EXPONENTIAL))
     with pytest.raises(UserError, match=r'query "q", document "a": the grade 0\.123456 has too many decimals'):
         measure({"q": {"a": 1.0}}, {"q": {"a": 0.123456}})
 

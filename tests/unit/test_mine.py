@@ -115,7 +115,8 @@ def test_texts_of_positives_repeats_and_documents_without_text_are_never_negativ
     (figures,) = statistics(tmp_path, tmp_path / "out")
     dropped = {name.partition(": ")[2]: value for name, value in figures.items() if name.startswith("dropped")}
     assert dropped == {
-        "positives": 3, "texts of positives": 1, "within the margin": 0, "repeated texts": 1, "excluded": 0, "without text": 1
+        "positives": 3, "texts of positives": 1, "within the margin": 0, "repeated texts": 1, "excluded": 0,
+        "with the id of the query": 0, "without text": 1
     }  # fmt: skip
 
 
