@@ -1,6 +1,6 @@
 """BM25 over a corpus (bm25s, Lucene's variant; Kamphuis et al., 2020): a first stage without Java.
 
-Words follow bm25s: runs of at least two letters and digits, in lower case. Texts are streamed; only the ids of the documents,
+Words are those of ``r0.evaluation.words``, in lower case. Texts are streamed; only the ids of the documents,
 their words as numbers, and the index are held in memory.
 """
 
@@ -16,6 +16,7 @@ import Stemmer
 from bm25s.tokenization import Tokenizer
 
 from r0.errors import UserError
+from r0.evaluation.words import words
 from r0.runs.live import progress
 
 
@@ -42,15 +43,17 @@ class Bm25:
         stopwords: Literal["english", "none"] = "english",
     ):
         stem = None if stemmer == "none" else Stemmer.Stemmer(stemmer)
-        self._tokenizer = Tokenizer(stopwords=None if stopwords == "none" else stopwords, stemmer=stem)
+        self._tokenizer = Tokenizer(splitter=words, stopwords=None if stopwords == "none" else stopwords, stemmer=stem)
         self.document_ids: list[str] = []
-        words = _Words(self._tokenizer.streaming_tokenize(self._texts(documents), update_vocab=True, allow_empty=False))
+        words_of_documents = _Words(
+            self._tokenizer.streaming_tokenize(self._texts(documents), update_vocab=True, allow_empty=False)
+        )
         vocabulary = len(self._tokenizer.get_vocab_dict())
         if not vocabulary:
             raise UserError("no document contains a word; give a corpus with texts")
         self._place = {document: at for at, document in enumerate(self.document_ids)}
         self._bm25 = bm25s.BM25(k1=k1, b=b, method="lucene", csc_backend="scipy")
-        self._bm25.scores = self._bm25.build_index_from_ids(range(vocabulary), words, show_progress=False)
+        self._bm25.scores = self._bm25.build_index_from_ids(range(vocabulary), words_of_documents, show_progress=False)
 
     def __len__(self) -> int:
         return len(self.document_ids)
@@ -97,8 +100,8 @@ class _Words:
 
     def __init__(self, documents: Iterable[list[int]]):
         self._words, self._ends = array("i"), array("q", [0])
-        for words in documents:
-            self._words.extend(words)
+        for document in documents:
+            self._words.extend(document)
             self._ends.append(len(self._words))
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from r0.errors import UserError
 from r0.evaluation.bm25 import Bm25
 from r0.evaluation.first_stage import retrieve
 from r0.evaluation.measures import measure
+from r0.evaluation.words import words
 from r0.launch import main
 
 MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
@@ -206,3 +207,37 @@ def test_figures_on_musique100(tmp_path):
     assert ndcg(read_run(given, BadLines())) == pytest.approx(0.315, abs=0.001)
     assert ndcg(run_of(retrieve(RetrieveConfig(**keys("whole.trec"))))) >= 0.54
     assert ndcg(run_of(retrieve(RetrieveConfig(**keys("own.trec"), candidates=str(given))))) >= 0.60
+
+
+# Two documents a language, of which the first is about what the query asks.
+UNSPACED = {
+    "Chinese": ("为什么天空是蓝色的", "天空是蓝色的，因为空气散射阳光。", "今天的股票市场下跌了。"),
+    "Japanese": ("なぜ空は青いのか", "空が青いのは光が散乱するからです。", "株式市場は今日下落した。"),
+    "half width": ("コーヒーの作り方", "おいしいｺｰﾋｰを淹れる方法。", "紅茶の歴史について。"),
+    "Korean": ("하늘이 파란 이유", "하늘은 빛의 산란 때문에 파랗다.", "주식 시장이 하락했다."),
+    "Thai": ("ทำไมท้องฟ้าเป็นสีฟ้า", "ท้องฟ้าเป็นสีฟ้าเพราะแสงกระเจิง", "ตลาดหุ้นร่วงลงวันนี้"),
+    "Khmer": ("ហេតុអ្វីមេឃពណ៌ខៀវ", "មេឃពណ៌ខៀវដោយសារពន្លឺ", "ទីផ្សារភាគហ៊ុនធ្លាក់ចុះ"),
+    "mixed": ("Python入門", "はじめてのPython3入門書です。Pythonを学ぶ", "Javaの歴史。"),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_languages_without_blanks_are_retrieved(tmp_path, language):
+    query, right, wrong = UNSPACED[language]
+    corpus = {"z": ("", wrong), "right": ("", right), **CORPUS}
+    written = retrieve(config(folder(tmp_path, corpus, {"q": query}), depth=1))
+    assert list(run_of(written)["q"]) == ["right"]
+
+
+def test_words_are_pairs_of_characters_in_scripts_without_blanks_as_in_cjk_analyzer():
+    assert words("东京都 は tokyo駅です ＡＢＣ１２") == ["东京", "京都", "は", "tokyo", "駅で", "です", "abc12"]
+    assert words("ﾃｽﾄ、人・一人") == ["テス", "スト", "人", "一人"]
+    assert words("学 a bc") == ["学", "bc"]
+
+
+def test_words_of_other_languages_are_bm25s_own():
+    from bm25s.tokenization import Tokenizer
+
+    split = Tokenizer().splitter
+    for text in ("The cat's 3rd über-mouse, naïve_x!", "привет мир", "γειά σου", "שלום עולם", "नमस्ते दुनिया", "مرحبا", "", "a I x"):
+        assert words(text) == split(text)
