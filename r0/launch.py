@@ -49,7 +49,7 @@ from r0.process.environment import prepare_environment
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its configuration, what it does, the function that does it, and its positional keys (none: CONFIG.yaml)."""
+    """A command: configuration class, summary, function, and positional keys (without any, the positional is CONFIG.yaml)."""
 
     config: type[Section]
     summary: str
@@ -129,7 +129,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 2 bad input, 130/143 interrupted and saved)."""
+    """Run one command; returns the exit code (0 done, 2 invalid input, 130/143 interrupted and saved)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     asked = bool(arguments) and arguments[0] in HELP
     if asked:
@@ -168,7 +168,7 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 
 def _command(arguments: list[str]) -> str:
-    """The command that a command line begins with, of one word or two (``esci eval``); it is taken off.
+    """Remove and return the command at the beginning of a command line, of one or two words (``esci eval``).
 
     Raises:
         UserError: there is no such command.
@@ -188,7 +188,7 @@ def _command(arguments: list[str]) -> str:
 
 
 def _gpu_memory(arguments: list[str]) -> float | None:
-    """The gigabytes that ``--gpu-memory`` names; it is taken off.
+    """Remove ``--gpu-memory`` and return its value in GB.
 
     Raises:
         UserError: it names no positive number.
@@ -210,7 +210,7 @@ def _gpu_memory(arguments: list[str]) -> float | None:
 
 
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
-    """The configuration that a command line asks for, and whether it is a dry run.
+    """The configuration of a command line, and whether it is a dry run.
 
     ``--some-key V`` and ``--some-key=V`` are the same as ``some_key=V``; a bare ``--some-key`` is ``some_key=true``.
 
@@ -236,7 +236,7 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
 
 
 def _shipped(name: str, overrides: Sequence[str]) -> Path:
-    """The shipped configuration for a command line: lists have another prompt than pairs, and so a file of their own in sft."""
+    """The shipped configuration for a command line. ``sft`` has a second one for lists, with another prompt."""
     answers = [override.partition("=")[2].strip() for override in overrides if override.partition("=")[0].strip() == "answer"]
     lists = default_config(f"{name}_lists")
     return lists if answers and answers[-1] != "yes_no" and lists.is_file() else default_config(name)

@@ -1,4 +1,4 @@
-"""The data of an ESCI training: checked by the driver, kept as Arrow files in the run directory, mapped by the ranks."""
+"""The data of an ESCI run: checked by the driver, stored as Arrow files in the run directory, memory-mapped by the ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS_A_BATCH = 4096
 
 @dataclass(frozen=True)
 class Counts:
-    """What the prepared data holds: rows to train on, held-out rows and their queries, and what a person should know."""
+    """Counts of the prepared data: training rows, held-out rows and queries; and notes to print."""
 
     rows: int = 0
     heldout_rows: int = 0
@@ -37,7 +37,7 @@ class Counts:
 
 
 def prepared(folder: Path) -> Counts | None:
-    """What ``Preparation.write`` left in ``folder``; None where it did not come to its end."""
+    """The counts of the data that ``Preparation.write`` wrote to ``folder``; None if it is incomplete."""
     try:
         values = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
         return Counts(**{**values, "notes": tuple(values["notes"])})
@@ -101,7 +101,7 @@ class Preparation:
 
 
 class _ArrowWriter:
-    """An Arrow file that is written some thousand rows at a time."""
+    """Writes an Arrow file, some thousand rows at a time."""
 
     def __init__(self, path: Path):
         self._sink = pa.OSFile(str(path), "wb")
@@ -127,7 +127,7 @@ class _ArrowWriter:
 
 
 class Rows:
-    """The rows of one file of a prepared folder, mapped."""
+    """The memory-mapped rows of one Arrow file."""
 
     def __init__(self, path: Path):
         self._table = Dataset.from_file(str(path))
@@ -144,7 +144,7 @@ class Rows:
 
 
 class ShuffledRows:
-    """Rows of all steps: each epoch is a shuffle of its own by (seed, epoch), cut to whole updates.
+    """The rows of all steps: each epoch is shuffled by (seed, epoch) and truncated to whole updates.
 
     Args:
         rows: the training rows.

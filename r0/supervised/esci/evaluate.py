@@ -1,4 +1,4 @@
-"""``esci eval``: every row of a file scored, the figures as text, and the scores as a file of their own.
+"""``esci eval``: scores every row of a file, formats the metrics as text, and writes the scores to a file.
 
 Dimensions: N rows.
 """
@@ -23,7 +23,7 @@ from r0.supervised.esci.scorer import Scorer
 
 
 def evaluate(config: EsciEvalConfig) -> tuple[EvaluationResult, BadLines]:
-    """Score all rows, write them where that is asked for, and measure.
+    """Score all rows, write the scores if requested, and compute the metrics.
 
     Raises:
         UserError: model, adapter, data or the scores' place cannot be used; what can be checked before the model loads is.
@@ -45,7 +45,7 @@ def evaluate(config: EsciEvalConfig) -> tuple[EvaluationResult, BadLines]:
 
 
 def table(found: EvaluationResult) -> str:
-    """The figures as text."""
+    """The metrics as text."""
     gains = ", ".join(f"{gain:g}" for gain in found.gains)
     blocks = [
         [f"{found.rows} rows of {found.queries} queries", f"accuracy {found.accuracy:.4f}   cross-entropy {found.loss:.4f} nats"],

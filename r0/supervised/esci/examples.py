@@ -1,4 +1,4 @@
-"""Rows as the tensors of a micro-batch: prompts, left-padded, and their classes."""
+"""Collates rows to a micro-batch: left-padded prompts and their classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EsciCollate:
 
     Args:
         prompter: of the model.
-        logits_to_keep: whether the model can be asked for the last logits only (``logits_to_keep``).
+        logits_to_keep: whether the model supports the argument ``logits_to_keep``.
     """
 
     def __init__(self, prompter: EsciPrompter, logits_to_keep: bool):
@@ -25,7 +25,7 @@ class EsciCollate:
         self._collate = Collate(int(prompter.tokenizer.pad_token_id), logits_to_keep)
 
     def __call__(self, rows: Sequence[EsciRow]) -> dict[str, Any]:
-        """``inputs`` (what goes into the model) and ``classes`` [B]."""
+        """``inputs`` (of the model) and ``classes`` [B]."""
         prompts = [self._prompter.ids(row.query, row.item) for row in rows]
         return {"inputs": self.inputs(prompts), "classes": torch.tensor([row.label for row in rows])}
 

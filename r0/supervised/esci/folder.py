@@ -1,7 +1,7 @@
 """The folder of a trained ESCI model: a classifier for transformers, and for sentence-transformers a cross-encoder of one score.
 
-Behind the four logits stand two modules of the library's own: softmax, and (3P(E) + 2P(S) + P(C)) / 3. So its ``CrossEncoder``
-predicts the score in 0…1 and ranks by it, as ``r0.rerank`` does.
+Two modules of the library follow the four logits: softmax, and (3P(E) + 2P(S) + P(C)) / 3. So its ``CrossEncoder`` predicts the
+score in 0…1 and ranks by it, like ``r0.rerank``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from r0.text.template import DEFAULT_CHAT_TEMPLATE
 
 
 def folder_writers(prompter: EsciPrompter) -> tuple[Write, Write]:
-    """What writes the folders of the final model and of its adapter."""
+    """Functions that write the folders of the final model and of its adapter."""
 
     def write(folder: Path, model: Any, gathered: Weights | None) -> None:
         unset_hf_deepspeed_config()  # else ZeRO-3 would split the models that are made here too
@@ -39,22 +39,22 @@ def folder_writers(prompter: EsciPrompter) -> tuple[Write, Write]:
 
 
 def write_model(folder: Path, model: Any, prompter: EsciPrompter) -> None:
-    """Write classifier, tokenizer and what other libraries read into ``folder``."""
+    """Write classifier, tokenizer and the files of other libraries into ``folder``."""
     tokenizer = pair_tokenizer(prompter)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     transformer = Transformer(str(folder), transformer_task="sequence-classification", model_kwargs={"dtype": model.dtype})
     modules = [transformer, *score_modules()]
-    inner = ["1.linear", "2.linear"]  # two thirds are no number of bf16
+    inner = ["1.linear", "2.linear"]  # bf16 cannot represent 2/3
     encoder = CrossEncoder(modules=modules, device="cpu", activation_fn=torch.nn.Identity(), keep_in_fp32_modules=inner)
     encoder.save_pretrained(str(folder), create_model_card=False)
     prompter.settings.save(folder)
 
 
 def pair_tokenizer(prompter: EsciPrompter) -> Any:
-    """The model's tokenizer with a chat template that writes pairs as well. It is the prompter's own, changed."""
+    """The tokenizer of ``prompter``, changed in place: its chat template renders pairs too."""
     tokenizer = prompter.tokenizer
-    if not tokenizer.chat_template:  # r0's own is used, behind the token that begins a text, if there is one
+    if not tokenizer.chat_template:  # r0's default template, after the bos token if there is one
         begins = prompter.template.head.startswith(tokenizer.bos_token or "\0")
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + DEFAULT_CHAT_TEMPLATE
     tokenizer.chat_template = prompter.pair.chat_template(tokenizer)
@@ -63,7 +63,7 @@ def pair_tokenizer(prompter: EsciPrompter) -> Any:
 
 
 def score_modules() -> list[torch.nn.Module]:
-    """From logits [B, 4] to probabilities, and from these to the score [B, 1]."""
+    """The modules that map logits [B, 4] to probabilities, and probabilities to the score [B, 1]."""
     share = torch.tensor([[gain / max(GAINS) for gain in GAINS]])
     softmax = Dense(
         len(GAINS), len(GAINS), bias=False, activation_function=torch.nn.Softmax(), init_weight=torch.eye(len(GAINS)),

@@ -1,4 +1,4 @@
-"""What a four-class reranker is worth on labelled rows: as a classifier, and as an order of each query's items.
+"""Evaluation of a four-class reranker on labelled rows: as a classifier, and as a ranking of each query's items.
 
 The score of an item is (3 P(E) + 2 P(S) + P(C)) / 3, in 0…1. Dimensions: N rows.
 """
@@ -15,13 +15,13 @@ from r0.data.esci import GAINS, WORDS
 from r0.ranking import groups_of, ndcg
 
 CUTOFF = 10
-SMALLEST = 1e-12  # probability whose logarithm is taken instead of that of less
+SMALLEST = 1e-12  # lower bound of probabilities before taking the logarithm
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
     """``confusion`` [4, 4] counts rows by label (first) and prediction. ``report`` holds precision, recall, f1-score and support
-    by class and as macro and weighted means. ``mean_scores`` and ``auc`` are None where there is nothing to measure."""
+    by class and as macro and weighted means. Entries of ``mean_scores`` and ``auc`` are None if they are undefined."""
 
     rows: int
     queries: int
@@ -37,7 +37,7 @@ class EvaluationResult:
     gains: tuple[float, ...]  # [4] of the classes, in nDCG
 
     def figures(self) -> dict[str, float]:
-        """The single numbers, by name."""
+        """The scalar metrics, by name."""
         known = {"loss": self.loss, "accuracy": self.accuracy, "macro_f1": self.report["macro avg"]["f1-score"]}
         maybe = {"auc_exact": self.auc, "ndcg": self.ndcg, "ndcg@10": self.ndcg_10}
         return known | {name: value for name, value in maybe.items() if value is not None}
@@ -51,13 +51,13 @@ def scores_of(probabilities_N4: np.ndarray) -> np.ndarray:
 def measure(
     probabilities_N4: np.ndarray, labels_N: np.ndarray, queries: Sequence[str], gains: Sequence[float] = GAINS
 ) -> EvaluationResult:
-    """Figures of predictions.
+    """Metrics of predictions.
 
     Args:
         probabilities_N4: of the classes, in the order of ``CLASSES``.
-        labels_N: the right classes, as places in ``CLASSES``.
-        queries: [N] rows with the same text are of one query.
-        gains: [4] of the classes, in nDCG.
+        labels_N: the true classes, as indices into ``CLASSES``.
+        queries: [N] query texts; rows with equal texts belong to one query.
+        gains: [4] gains of the classes in nDCG.
     """
     classes = list(range(len(WORDS)))
     predicted_N, scores_N = probabilities_N4.argmax(axis=1), scores_of(probabilities_N4)

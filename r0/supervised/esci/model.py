@@ -1,4 +1,4 @@
-"""The model of four classes: a language model read at the four label tokens, or the classifier that is made of it.
+"""The four-class model: a language model whose logits are read at the four label tokens, or the classifier built from it.
 
 Dimensions: B rows, T tokens of the longest prompt, V words of the vocabulary, H hidden size.
 """
@@ -22,7 +22,11 @@ from r0.storage.model_checks import generates
 from r0.supervised.training.causal import load_causal
 
 SCORE = "score.weight"  # [4, H] in the classifier
-SCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # what some models do to logits, and classifiers do not
+SCALED = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+)  # changes of the logits in some language models, which their classifiers lack
 
 
 def open_causal(folder: Path, bf16: bool, no_flash_attn: bool, weights: torch.dtype) -> Any:
@@ -42,10 +46,10 @@ def class_logits(model: Any, inputs: Mapping[str, Any], words: tuple[int, ...]) 
 
 
 def check_classifier(folder: Path) -> None:
-    """Refuse a model of which no classifier can be made that gives the same logits; nothing is loaded.
+    """Check that a classifier with the same logits can be built from the model, without loading weights.
 
     Raises:
-        UserError: with what is in the way.
+        UserError: it cannot; with the reason.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -74,7 +78,7 @@ def classifier(config: PreTrainedConfig, weights: Mapping[str, Tensor], head: Te
         config: of the language model.
         weights: of the language model, by name.
         head: [4, H] the rows of its head at the label tokens.
-        pad_id: token id of padding, behind which the classifier does not look.
+        pad_id: token id of padding, which the classifier ignores.
     """
     settings = _of_classes(config)
     settings.pad_token_id = pad_id

@@ -1,4 +1,4 @@
-"""What each rank of an ESCI training does: rows, model, transformers' Trainer plain or over DeepSpeed, the final folders."""
+"""A rank of an ESCI run: rows, model, transformers' Trainer with or without DeepSpeed, the final folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     """Train as one rank of an initialised ``torch.distributed`` group, and save the final model with the others.
 
     Raises:
-        UserError: what is wrong with the model.
+        UserError: the model cannot be used.
     """
     silence_libraries()
     config, folder, data = job.config, Path(job.model), Path(job.run) / "data"
@@ -53,7 +53,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
 
 
 def _open(config: EsciConfig, folder: Path) -> Any:
-    """The language model with its adapters. Weights that are trained without DeepSpeed stay float32: there bf16 is autocast."""
+    """The language model with its adapters. Without DeepSpeed, trained weights are float32, and bf16 is used by autocast."""
     if config.zero_stage:
         init_deepspeed()
     frozen = config.lora.r > 0

@@ -1,4 +1,4 @@
-"""Training of a four-class ESCI reranker, on Ray Train.
+"""Training of a four-class ESCI reranker on Ray Train.
 
 The driver checks data and model before anything is written, keeps the rows in the run directory and starts the ranks.
 """
@@ -31,7 +31,7 @@ def run(config: EsciConfig) -> Path:
     r0.rerank load; after LoRA the adapter of the language model lies beside it, in ``adapter/``.
 
     Raises:
-        UserError: bad input, whether the driver or a rank found it.
+        UserError: invalid input, found by the driver or by a rank.
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)

@@ -1,4 +1,4 @@
-"""An ESCI model that is used: a classifier of r0's, or a language model with or without an adapter. On one device.
+"""Inference with an ESCI model on one device: a classifier trained by r0, or a language model with or without an adapter.
 
 Dimensions: B rows of a batch, N rows.
 """
@@ -31,7 +31,7 @@ SORTED = 16  # batches whose rows are sorted by length together, so that a batch
 
 
 class Scorer:
-    """Everything that can be known before the weights are loaded is checked here; ``load`` loads them.
+    """Scores rows. The constructor checks everything that needs no weights; ``load`` loads them.
 
     Raises:
         UserError: model, adapter or tokenizer cannot be used.
@@ -76,7 +76,7 @@ class Scorer:
         self._model: Any = model.to(self._device).eval()
 
     def probabilities(self, rows: Sequence[EsciRow]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Places in ``rows`` and their class probabilities [B, 4], batch by batch until all rows are done.
+        """Yield indices into ``rows`` and their class probabilities [B, 4], batch by batch.
 
         Raises:
             UserError: a query leaves no room for its item.
@@ -99,7 +99,7 @@ class Scorer:
 
 
 def _adapter_folder(given: str | None) -> Path | None:
-    """The folder of the adapter: the one that is given, or the one in the run that is given."""
+    """The folder of the adapter: the given folder, or ``adapter/`` in the given run."""
     if given is None:
         return None
     folder = Path(given).expanduser()

@@ -1,4 +1,4 @@
-"""transformers' Trainer with the loss of an ESCI reranker.
+"""transformers' Trainer with the loss of a four-class reranker.
 
 Dimensions: B rows of a micro-batch.
 """
@@ -19,12 +19,12 @@ class EsciTrainer(OrderedTrainer):
     """Cross-entropy over the four label tokens."""
 
     def prepare(self, words: tuple[int, ...]) -> None:
-        """Take the label tokens."""
+        """Set the label tokens."""
         self._words = words
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: accumulation divides it
 
     def class_logits(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
-        """[B, 4]."""
+        """Logits [B, 4] of the classes."""
         return class_logits(model, inputs, self._words)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:

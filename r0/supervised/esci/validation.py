@@ -1,4 +1,4 @@
-"""What is measured on held-out rows during an ESCI training.
+"""Evaluation on held-out rows during an ESCI run.
 
 Dimensions: N held-out rows.
 """
@@ -18,11 +18,11 @@ from r0.supervised.esci.measure import measure
 from r0.supervised.esci.trainer import EsciTrainer
 from r0.supervised.training.validation import batches_of_this_rank
 
-ROWS = 16  # computed at one time
+ROWS = 16  # rows per forward pass
 
 
 class HeldOut:
-    """The held-out rows in the folder ``data``, and what the model of ``trainer`` makes of them."""
+    """Evaluates the model of ``trainer`` on the held-out rows in the folder ``data``."""
 
     def __init__(self, trainer: EsciTrainer, data: Path, gains: Sequence[float]):
         self._trainer, self._rows, self._gains = trainer, Rows(data / HELDOUT), gains
@@ -32,16 +32,16 @@ class HeldOut:
 
     @property
     def title(self) -> str:
-        """What is being done, in words."""
+        """The message before the evaluation."""
         return f"measuring {len(self)} held-out rows"
 
     def figures(self) -> dict[str, float]:
-        """By name; every rank takes its share and has them all."""
+        """Metrics by name; collective. Every rank computes its share and gets all metrics."""
         found = measure(self._probabilities(), np.array(self._rows.column("label")), self._rows.column("query"), self._gains)
         return {f"heldout/{name}": value for name, value in found.figures().items()}
 
     def _probabilities(self) -> np.ndarray:
-        """[N, 4]; every rank has them all. Ranks compute as many batches; those without a share of their own count nothing."""
+        """[N, 4] on every rank. All ranks compute equally many batches; dummy batches are ignored."""
         found_N4 = torch.zeros(len(self._rows), len(CLASSES), dtype=torch.float64, device=self._trainer.args.device)
         for mine, dummy in batches_of_this_rank(len(self._rows), ROWS):
             batch = self._trainer._prepare_inputs(self._trainer.data_collator([self._rows[place] for place in mine]))

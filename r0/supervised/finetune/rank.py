@@ -31,7 +31,7 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
     """Train as one rank of an initialised ``torch.distributed`` group, and save the final model with the others.
 
     Raises:
-        UserError: what is wrong with the model.
+        UserError: the model cannot be used.
     """
     silence_libraries()
     config, folder, data = job.config, Path(job.model), Path(job.run) / "data"

@@ -23,7 +23,7 @@ def run(config: FinetuneConfig, command: str = "finetune") -> Path:
     """Train, or resume; returns the run directory. Its ``model/`` is what sentence-transformers, transformers and r0.rerank load.
 
     Raises:
-        UserError: bad input, whether the driver or a rank found it.
+        UserError: invalid input, found by the driver or by a rank.
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)

@@ -1,4 +1,4 @@
-"""Rows of the data as examples of the warm start: prompt and completion as token ids, padded together for a step.
+"""Examples of the warm start: prompt and completion as token ids, and their collation to a micro-batch.
 
 Dimensions: B rows of a micro-batch, T tokens of its longest row, K positions of its longest completion + 1.
 """
@@ -26,7 +26,7 @@ IGNORED = -100  # label of positions without loss
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row."""
+    """A training example."""
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
@@ -35,10 +35,10 @@ class Example:
 
 
 def open_rows(config: SftConfig) -> TaskSource:
-    """The rows to imitate. Rows without a thought are left out and counted: who imitates them learns not to think.
+    """The training rows. Rows without a thought are dropped and counted: training on them would teach the model not to think.
 
     Raises:
-        UserError: what is wrong with the data.
+        UserError: the data cannot be used.
     """
     return open_source(config, config.seed, with_thought=True)
 
@@ -53,10 +53,10 @@ def open_prompter(config: SftConfig, folder: Path) -> Prompter:
 
 
 class OpenRows:
-    """The data of a job, opened: tasks by step, and each as an example.
+    """The data of a job: tasks by step, and each task as an example.
 
     Raises:
-        UserError: what is wrong with data or tokenizer.
+        UserError: data or tokenizer cannot be used.
     """
 
     def __init__(self, job: Job[SftConfig]):
@@ -89,13 +89,13 @@ class OpenRows:
 
 
 def _careless(task: Task, seed: int) -> str:
-    """What the built-in log holds for a task."""
+    """The completion of the built-in log for a task."""
     return warm_start_list_completion(task, seed) if isinstance(task, ListwiseTask) else warm_start_completion(task, seed)
 
 
 @dataclass
 class Counts:
-    """What happened to the rows of one rank."""
+    """Counts over the rows of one rank."""
 
     rows: int = 0
     cut: int = 0  # completions cut at max_new_tokens
@@ -103,11 +103,11 @@ class Counts:
 
 
 class Collate:
-    """Examples as the tensors of a micro-batch, left-padded so that completions end together and only their logits are needed.
+    """Collates examples to a micro-batch, left-padded so that completions end together and only their logits are needed.
 
     Args:
         pad_id: token id of padding.
-        logits_to_keep: whether the model can be asked for the last logits only (``logits_to_keep``).
+        logits_to_keep: whether the model supports the argument ``logits_to_keep``.
     """
 
     def __init__(self, pad_id: int, logits_to_keep: bool):

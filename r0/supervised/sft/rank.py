@@ -1,4 +1,4 @@
-"""What each rank of a warm start does: rows, model, transformers' Trainer over DeepSpeed, the final model."""
+"""A rank of ``sft``: rows, model, transformers' Trainer on DeepSpeed, the final model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
     """Train as one rank of an initialised ``torch.distributed`` group, and save the final model with the others.
 
     Raises:
-        UserError: what is wrong with the model or the data.
+        UserError: the model or the data cannot be used.
     """
     silence_libraries()
     rows = OpenRows(job)
@@ -45,23 +45,23 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
 
 
 class _Trainer(OrderedTrainer):
-    """Keeps the number of trained tokens of a step for the record."""
+    """Records the number of trained tokens of each step."""
 
     tokens = 0
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
-        """The micro-batches of a step, and its tokens over all ranks."""
+        """The micro-batches of a step, and its number of tokens over all ranks."""
         batches, tokens = super().get_batch_samples(*args, **kwargs)
         self.tokens = 0 if tokens is None else int(tokens)
         return batches, tokens
 
     def step_values(self) -> dict[str, float]:
-        """The tokens of the step that has just ended."""
+        """The number of tokens of the step that has just ended."""
         return {"tokens": float(self.tokens)}
 
 
 def _heldout_loss(trainer: Trainer, rows: OpenRows, job: Job[SftConfig]) -> dict[str, float]:
-    """Mean loss of a held-out completion token, in nats; nothing when no rows are held out. Every rank computes as many rows."""
+    """Mean loss per held-out completion token, in nats; empty if no rows are held out. Collective."""
     examples = [rows.example(task) for task in rows.heldout(HELDOUT_TASKS)]
     if not examples:
         return {}

@@ -20,7 +20,7 @@ def run(config: SftConfig) -> Path:
     """Train, or resume; returns the run directory. Its ``model/`` is an ordinary Hugging Face folder that RL starts from.
 
     Raises:
-        UserError: bad input, whether the driver or a rank found it.
+        UserError: invalid input, found by the driver or by a rank.
         driver.Stopped: a signal asked the run to stop.
     """
     training.check_ranks(config)

@@ -45,7 +45,7 @@ class OpenLists:
     """The data of a job: its lists by step, and each list as an example.
 
     Raises:
-        UserError: what is wrong with data or tokenizer.
+        UserError: data or tokenizer cannot be used.
     """
 
     def __init__(self, job: Job[StageCConfig]):
@@ -104,7 +104,7 @@ class ListCollate:
 
     Args:
         pad_id: token id of padding.
-        logits_to_keep: whether the model can be asked for the last logits only.
+        logits_to_keep: whether the model supports the argument ``logits_to_keep``.
     """
 
     def __init__(self, pad_id: int, logits_to_keep: bool):

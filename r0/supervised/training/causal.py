@@ -66,7 +66,7 @@ def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any
 
 
 def supports_logits_to_keep(model: Any) -> bool:
-    """Whether a model can be asked for the last logits only (``logits_to_keep``)."""
+    """Whether the model supports the argument ``logits_to_keep``."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
