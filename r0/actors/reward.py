@@ -1,9 +1,9 @@
 """The reward role: sampled ids → text, verdict and named components, in separate processes.
 
-A reward may be somebody else's code. What it raises or returns wrongly is caught beside it (``CheckedReward``). What hangs or
-ends the process is not: hence a batch has a deadline, and a worker that exceeds it (or dies) is ended and replaced. Its share is
-scored again, one completion a call, so that the one to blame is known. Without Ray (inline) a signal interrupts a reward that
-hangs, but nothing survives one that ends the process.
+A reward may be third-party code. ``CheckedReward`` catches exceptions and invalid results. A reward can also hang or end its
+process, so a batch has a deadline, and a worker that exceeds it or dies is killed and replaced. Its share is scored again, one
+completion per call, to find the completion that causes it. Without Ray (inline) a signal interrupts a reward that hangs, but the
+run does not survive one that ends the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Failed:
     reason: str
 
     def scored(self, value: float) -> Scored:
-        """Scored as ``value``."""
+        """The rollout with the score ``value``."""
         return Scored(self.rollout, self.text, self.verdict, {"failure": value}, value)
 
 
@@ -67,7 +67,7 @@ class RewardWorker:
         return [self._score(rollout) for rollout in rollouts]
 
     def fail(self, rollout: Rollout, reason: str) -> Failed:
-        """The outcome of a rollout that ``score`` did not come back from; the reward is not called."""
+        """The outcome of a rollout for which ``score`` did not return; the reward is not called."""
         return Failed(rollout, *self._read(rollout), reason)
 
     def _score(self, rollout: Rollout) -> Scored | Failed:
@@ -88,9 +88,9 @@ class RewardGroup:
 
     Args:
         pool: of ``RewardWorker`` (plain objects or Ray actors).
-        section: the reward's name, deadline of a batch (again so long for the shares that are repeated), and what a completion
-            that it cannot score is worth.
-        start_deadline_s: seconds in which a worker has to be ready, the first time and after it was replaced.
+        section: name of the reward, deadline of a batch (and of repeated shares), and the value of completions that it cannot
+            score.
+        start_deadline_s: seconds for a worker to become ready, at first and after a replacement.
 
     Attributes:
         restarts: workers replaced so far (a metric).
@@ -117,7 +117,7 @@ class RewardGroup:
         """One ``Scored`` for each rollout, in order; adjacent rollouts go to the same worker.
 
         Raises:
-            UserError: the reward failed twice on a rollout and ``failure_value`` is not set; names task and sample.
+            UserError: the reward failed twice on a rollout and ``failure_value`` is not set.
             RoleTimeout, RoleDied: a replaced worker did not start.
         """
         if not self._started:
@@ -131,9 +131,9 @@ class RewardGroup:
         return [self._settle(outcome) for outcomes in results for outcome in outcomes]
 
     def _one_by_one(self, index: int, share: Sequence[Rollout]) -> list[Scored | Failed]:
-        """Score a share whose worker hung or died. The next one to stop a worker is to blame: it has had a second try."""
+        """Score a share whose worker hung or died. A rollout fails if it stops a worker in its second attempt."""
         outcomes: list[Scored | Failed] = []
-        suspect: int | None = None  # where a worker stopped before; None: somewhere
+        suspect: int | None = None  # index of the rollout that stopped the previous worker; None: unknown
         self._replace(index)
         while len(outcomes) < len(share):
             rest = share[len(outcomes) :]
@@ -148,7 +148,7 @@ class RewardGroup:
             at = len(outcomes)
             if suspect in (None, at):
                 outcomes.append(self._stopped(index, share[at], result))
-                suspect = len(share)  # whoever is next has had no try of its own
+                suspect = len(share)  # the next rollout has had no attempt yet
             else:
                 suspect = at
         return outcomes
@@ -164,10 +164,10 @@ class RewardGroup:
         call_each([self._pool.workers[index]], "ping", [()], self._start_deadline_s, f"replaced {self._pool.role}")
 
     def _settle(self, outcome: Scored | Failed) -> Scored:
-        """The outcome as scored.
+        """The outcome as ``Scored``.
 
         Raises:
-            UserError: it failed and has no value.
+            UserError: it failed and ``failure_value`` is not set.
         """
         if isinstance(outcome, Scored):
             names = frozenset(outcome.components)
