@@ -74,8 +74,8 @@ class Template:
         return self._without_lead.encode(text, add_special_tokens=False).ids if text else []
 
     def check_thinks(self, unless_chosen: bool = True) -> None:
-        """Refuse a template that closes the thought where a thought is wanted; ``unless_chosen``: not if its variable for thinking
-        was set, so that it was asked to.
+        """Refuse a template that closes the thought where a thought is wanted; ``unless_chosen``: but not if its variable for
+        thinking was set, since it was asked to.
 
         Raises:
             UserError: with the remedy.

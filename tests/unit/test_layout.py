@@ -48,3 +48,11 @@ def test_another_models_state_is_refused():
         reshaped(LAID_OUT["plain"], [[Segment("c", 0, 0, 5)]], [5])
     with pytest.raises(UserError, match=r"no parameter b of this size"):
         reshaped(LAID_OUT["plain"], [[Segment("b", 0, 0, 5)]], [5])
+
+
+def test_a_state_without_moments_is_reshaped_too():
+    (plain,) = LAID_OUT["plain"]
+    bare = {name: value for name, value in plain.items() if name != "adam"}
+    found = reshaped([bare], [[Segment("a", 0, 0, 4)]], [4])
+    torch.testing.assert_close(found["masters"], [A[:4]], rtol=0, atol=0)
+    assert found["adam"] == [{}]

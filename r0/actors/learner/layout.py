@@ -73,10 +73,11 @@ def reshaped(states: Sequence[State], wanted: Layout, sizes: Sequence[int]) -> S
     Raises:
         UserError: they are of other parameters.
     """
-    kinds = ["masters", *(name for name, value in states[0]["adam"][0].items() if value.dim())]
+    first = states[0].get("adam", [{}])[0]  # empty before a first step
+    kinds = ["masters", *(name for name, value in first.items() if value.dim())]
     whole = {kind: _whole(states, kind) for kind in kinds}
     cut = {kind: [_cut(whole[kind], segments, size) for segments, size in zip(wanted, sizes, strict=True)] for kind in kinds}
-    scalars = {name: value for name, value in states[0]["adam"][0].items() if not value.dim()}  # the same for all parameters
+    scalars = {name: value for name, value in first.items() if not value.dim()}  # the same for all parameters
     adam = [{**scalars, **{kind: cut[kind][index] for kind in kinds[1:]}} for index in range(len(sizes))]
     return {"masters": cut["masters"], "adam": adam, "steps": states[0]["steps"]}
 

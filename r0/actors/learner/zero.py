@@ -198,7 +198,8 @@ def load_engine_state(engine: Any, state: State) -> None:
     inner = engine.basic_optimizer.state
     fused = bool(engine.basic_optimizer.param_groups[0].get("fused"))
     with torch.no_grad():
-        for tensor, saved, adam in zip(mine, state["masters"], state["adam"], strict=True):
+        moments_of = state.get("adam", [{}] * len(mine))  # none before a first step, where all were skipped
+        for tensor, saved, adam in zip(mine, state["masters"], moments_of, strict=True):
             tensor.data.copy_(saved.view(tensor.shape))
             # AdamW's step counter is on the CPU; for the fused kernel it is on the device of the weights.
             for_scalars = tensor.device if fused else "cpu"
