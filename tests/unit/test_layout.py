@@ -29,6 +29,10 @@ LAID_OUT = {
 }
 
 
+def values(state, kind):
+    return state["masters"] if kind == "masters" else [each[kind] for each in state["adam"]]
+
+
 @pytest.mark.parametrize("there", LAID_OUT)
 @pytest.mark.parametrize("here", LAID_OUT)
 def test_the_values_are_the_same(there, here):
@@ -36,8 +40,7 @@ def test_the_values_are_the_same(there, here):
         layout = [[Segment(*segment) for segment in segments] for segments in json.loads(expected["layout"])]
         found = reshaped(LAID_OUT[there], layout, [tensor.numel() for tensor in expected["masters"]])
         for kind in ("masters", "exp_avg", "exp_avg_sq"):
-            pick = (lambda one: one["masters"]) if kind == "masters" else (lambda one: [each[kind] for each in one["adam"]])
-            for mine, theirs, segments in zip(pick(found), pick(expected), layout, strict=True):
+            for mine, theirs, segments in zip(values(found, kind), values(expected, kind), layout, strict=True):
                 for _, _, place, length in segments:
                     torch.testing.assert_close(mine[place : place + length], theirs[place : place + length], rtol=0, atol=0)
         assert all(float(each["step"]) == 7.0 for each in found["adam"])
