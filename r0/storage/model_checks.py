@@ -11,6 +11,7 @@ from r0.storage.weight_files import check_pointers, check_weight_files, has_weig
 
 QUANTIZERS = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}  # by their files
 ADAPTER = "adapter_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = (
     "tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "tekken.json", "vocab.json", "vocab.txt", "spiece.model",
     "sentencepiece.bpe.model", "spm.model", "vocab.spm",
@@ -129,12 +130,35 @@ def check_folder(folder: Path) -> None:
     _check_adapter(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"model: {folder} contains no config.json, so it is not a Hugging Face model folder; give another")
-    model_config(folder)
+    _check_code(folder)
     check_weight_files(folder)
     if not any((folder / name).is_file() for name in TOKENIZERS) and not any(folder.glob("*.tiktoken")):
         raise UserError(
             f"model: {folder} contains no tokenizer (tokenizer.json); copy the tokenizer files of the model it was made from"
         )
+
+
+def _check_code(folder: Path) -> None:
+    """Refuse a model or tokenizer whose classes are Python files of the folder: transformers would ask on the terminal whether to
+    run them, and r0 runs no code that a model brings along."""
+    config = model_config(folder)
+    if "auto_map" in config:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+            raise UserError(
+                f"model: {folder}/config.json names classes in Python files of the folder, which r0 does not run, and the "
+                f"installed transformers has no model type {config.get('model_type')!r}; give a model whose type it has"
+            )
+    stated = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    if "auto_map" in stated:
+        import transformers
+
+        if not hasattr(transformers, str(stated.get("tokenizer_class"))):
+            raise UserError(
+                f"model: {folder}/{TOKENIZER_CONFIG} names a tokenizer in a Python file of the folder, which r0 does not run; "
+                "save the tokenizer as tokenizer.json (transformers: PreTrainedTokenizerFast) and remove auto_map"
+            )
 
 
 def _check_adapter(folder: Path) -> None:

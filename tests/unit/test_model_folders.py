@@ -158,7 +158,24 @@ def longer_template(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def own_code(folder: Path) -> None:
+    """Its classes are a Python file beside the weights, which leaves a trace when it runs."""
+    classes = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    rewrite_model(folder, config={"model_type": "own", "auto_map": classes})
+    (folder / "modeling_own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+
+
+def own_tokenizer(folder: Path) -> None:
+    """So is its tokenizer."""
+    file = folder / "tokenizer_config.json"
+    stated = json.loads(file.read_text()) | {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    file.write_text(json.dumps(stated))
+    (folder / "own.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+
+
 BROKEN = {
+    own_code: "names classes in Python files of the folder, which r0 does not run",
+    own_tokenizer: "names a tokenizer in a Python file of the folder, which r0 does not run",
     garbage: "model.safetensors is damaged or incomplete",
     truncated: "model.safetensors is damaged or incomplete",
     no_bytes: "model.safetensors is damaged or incomplete",
@@ -192,6 +209,7 @@ def test_a_broken_folder_gives_one_sentence_from_every_command_and_its_dry_run(
     assert len(set(said.values())) == 1, said
     assert BROKEN[spoil] in said["sft"]
     assert str(copy) in said["sft"]
+    assert not (copy / "ran").exists(), "code of the folder was run"
 
 
 @pytest.mark.parametrize(
