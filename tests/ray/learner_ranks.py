@@ -123,11 +123,11 @@ def _poisoned(job: Job, rank: int, world: int, master: str, folder: Path) -> dic
 
 def _everything(learner) -> list[torch.Tensor]:
     """Copies of all weights and moments of this rank."""
-    from r0.actors.learner.zero import masters
+    from r0.actors.learner.zero import master_weights
 
     found = list(_weights(learner).values())
     for engine in filter(None, (learner.networks.policy, learner.networks.critic)):
-        found += [tensor.clone() for tensor in masters(engine)]
+        found += [tensor.clone() for tensor in master_weights(engine)]
         found += [v.clone() for each in engine.basic_optimizer.state.values() for v in each.values()]
     return found
 
