@@ -15,7 +15,7 @@ from r0.actors.rollout.settings import EngineSettings, stop_ids
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
-from tests.helpers import tiny_model
+from tests.helpers import rewrite_model, tiny_model
 from tests.logprob_gap import gap, load
 
 pytestmark = pytest.mark.ray
@@ -186,3 +186,22 @@ def test_a_prompt_that_leaves_no_room_is_refused(pool):
 def test_vllm_refuses_a_model_with_too_few_positions_before_it_loads(folder):
     with pytest.raises(UserError, match="has 2048 positions"):
         RolloutWorker(EngineSettings(folder, 4096))
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "yarn", "original_max_position_embeddings": 256}, {"rope_type": "linear"}])
+def test_vllm_takes_prompts_beyond_the_positions_before_rope_scaling(tmp_path, scaling):
+    folder = tiny_model(tmp_path / "model", positions=256)
+    rewrite_model(folder, config={"rope_parameters": {"rope_theta": 1e4, "factor": 8.0, **scaling}})
+    worker = RolloutWorker(EngineSettings(folder, 1024))
+    dice = random.Random(3)
+    asked = [SampleRequest(tuple(dice.randrange(3, 259) for _ in range(900)), seed) for seed in range(2)]
+    sampled = worker.sample(asked, 1.0, 16, False)
+    worker.close()
+    assert gap(load(folder), asked, sampled) < 1e-3
+
+
+def test_vllm_names_the_quantization_that_it_does_not_load(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    rewrite_model(folder, config={"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
+    with pytest.raises(UserError, match=r"is quantized \(bitsandbytes\) and cannot be loaded here .*; give the original model in bf16"):
+        RolloutWorker(EngineSettings(folder, 256))

@@ -169,3 +169,31 @@ def test_the_learner_asks_before_the_model_is_on_its_device(monkeypatch):
     with pytest.raises(InterruptedError):
         networks.load_networks(config, "", torch.device("cuda", 0))
     assert asked == [("cpu", "cuda", False)]
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-3, 0.01, 0.1, 2.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_temperature_is_no_change_of_the_logits(kind, temperature):
+    assert probe(tiny_model(kind), temperature) == ""
+
+
+def test_logits_that_are_not_finite_are_called_so():
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="gives log-probabilities that are not finite"):
+        probe(model, 1.0)
+
+
+def test_a_capped_head_is_still_found_at_a_small_temperature():
+    model = tiny_model()
+    forward = model.forward
+
+    def capped(*arguments, **options):
+        out = forward(*arguments, **options)
+        out.logits = 0.5 * torch.tanh(out.logits / 0.5)
+        return out
+
+    model.forward = capped
+    with pytest.raises(UserError, match="changes its logits after the output head"):
+        probe(model, 1e-3)
