@@ -29,6 +29,7 @@ from r0.config import (
     EsciEvalConfig,
     EvaluateConfig,
     FinetuneConfig,
+    FuseConfig,
     MineConfig,
     RerankConfig,
     RetrieveConfig,
@@ -120,6 +121,7 @@ COMMANDS = {
     "rerank": Command(
         RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", "rank", shipped=False
     ),
+    "fuse": Command(FuseConfig, "several runs as one, by their ranks", "r0.commands.fuse:run", "rank", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", "look", ("run",)),
     "completion": Command(

@@ -22,7 +22,7 @@ from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.mining import MineConfig
-from r0.config.ranking import EvaluateConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
+from r0.config.ranking import EvaluateConfig, FuseConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -56,6 +56,7 @@ __all__ = [
     "EvalSection",
     "EvaluateConfig",
     "FinetuneConfig",
+    "FuseConfig",
     "GRPOSection",
     "LearnerSection",
     "ListKeys",

@@ -14,8 +14,6 @@ from r0.records import Form
 
 Names = tuple[str, ...]
 Paths = tuple[PathText, ...]
-
-
 IgnoreIdentical = bool | Literal["auto"]
 IDENTICAL = (
     "drop the document that has the id of the query itself (ArguAna); auto: where every query id is the id of a document, unless "
@@ -38,6 +36,25 @@ class RetrieveConfig(Section):
     ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     tag: str = key("bm25", "name of the run, for its last column")
     skip_bad: bool = key(False, "skip bad lines; count and list them")
+
+
+class FuseConfig(Section):
+    """Fuse several TREC runs into one by the ranks of their documents (reciprocal rank fusion)."""
+
+    runs: Paths = key(..., "TREC runs, at least two", strict=False)
+    output: PathText = key(..., "file for the TREC run")
+    k: NonNegative = key(
+        60.0, "a document's score is the sum of 1 / (k + rank) over the runs"
+    )
+    depth: Count = key(1000, "maximum documents per query")
+    tag: str = key("rrf", "name of the run, for its last column")
+    skip_bad: bool = key(False, "skip bad lines; count and list them")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.runs) < 2:
+            raise ValueError("runs: give at least two runs, separated by commas")
+        return self
 
 
 class ScoringKeys(ModelKeys):
