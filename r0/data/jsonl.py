@@ -60,9 +60,13 @@ class BadLines:
         if count:
             self.notes[path, what] += count
 
+    def noted(self, what: str) -> bool:
+        """Whether ``what`` was noted of any file."""
+        return any(said == what for _, said in self.notes)
+
     def unread(self, path: Path, keys: Iterable[str]) -> None:
         """Note keys of a row that nothing reads."""
-        for name in keys:
+        for name in sorted(keys):
             self.notes[path, f"the key {shown(name)} is not read"] += 1
 
     def summary(self) -> str:

@@ -22,6 +22,9 @@ POOL = ("documents", "candidates", "docs", "passages")  # of all documents of a 
 LABELS = ("labels", "scores")
 CONTRADICTION = "a text is both positive and negative of its query; it is kept as a positive"
 MARGIN = ("score_diff", "margin", *LABEL)
+_TEACHERS = {
+    key: f'the key "{key}" is not read; data_type=scored of finetune learns from it' for key in ("pos_scores", "neg_scores")
+}
 _NUMBERED = re.compile(r"(negatives?|neg)_?(\d+)")
 
 
@@ -35,8 +38,8 @@ class Keys:
 
     def tell(self, bad: BadLines, path: Path) -> None:
         """Note what was not read of the row of a file, and the notes."""
-        bad.unread(path, self.left)
-        for note in self.notes:
+        bad.unread(path, self.left - _TEACHERS.keys())
+        for note in (*self.notes, *(_TEACHERS[key] for key in sorted(self.left & _TEACHERS.keys()))):
             bad.note(path, note)
 
     def find(self, names: Sequence[str]) -> str | None:

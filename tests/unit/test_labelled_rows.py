@@ -108,7 +108,11 @@ FLAG = {"query": "q", "pos": ["a"], "neg": ["b", "c"], "pos_scores": [1.0], "neg
 def test_keys_that_are_not_read_are_named_once_with_their_count(tmp_path: Path) -> None:
     *_, notes = read(write(tmp_path, FLAG, FLAG, {"query": "q", "pos": ["a"], "neg": ["b"], "meta": {}}))
     assert set(notes.splitlines()) == {
-        *(f'x: the key "{key}" is not read (rows: 2)' for key in ("pos_scores", "neg_scores", "prompt", "type")),
+        *(f'x: the key "{key}" is not read (rows: 2)' for key in ("prompt", "type")),
+        *(
+            f'x: the key "{side}_scores" is not read; data_type=scored of finetune learns from it (rows: 2)'
+            for side in ("pos", "neg")
+        ),
         'x: the key "meta" is not read (rows: 1)',
     }
     *_, notes = read(write(tmp_path, {"query": "q", "hits": [{"content": "a", "label": 1, "rank": 3}], "id": 1}))
@@ -169,6 +173,9 @@ def test_a_row_whose_only_negative_is_its_positive_is_dropped_and_counted(tmp_pa
     notes = Preparation(*check_loss(FinetuneConfig(data=str(path), batch_size=1))).check().notes
     assert notes[0].startswith("1 queries dropped: no two of their documents differ in label; ")
     assert notes[1].replace(str(path), "x") == CONTRADICTION
+    path = write(tmp_path, {"query": "q", "pos": ["a", "a"], "neg": ["a"]})
+    with pytest.raises(UserError, match="a text is both positive and negative of its query"):
+        Preparation(*check_loss(FinetuneConfig(data=str(path), batch_size=1))).check()
 
 
 def test_queries_without_positives_or_negatives_are_dropped_and_counted_for_a_teacher(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from r0.data.labelled import (
     epoch_files,
 )
 from r0.data.labelled_rows import kind_of_labelled, read_labelled
+from r0.data.row_keys import CONTRADICTION
 from r0.data.source import held_out
 from r0.errors import UserError
 from r0.storage.files import whole_folder
@@ -126,8 +127,8 @@ class Preparation:
         parts = tuple(sum(1 for _ in part) for part in self._training(left, bad, side.places))
         count = min(parts)
         if count < self._config.batch_size:
-            size, dropped = self._config.batch_size, left.summary()
-            why = f" ({dropped})" if dropped else ""
+            size, said = self._config.batch_size, [left.summary(), CONTRADICTION if bad.noted(CONTRADICTION) else ""]
+            why = f" ({'; '.join(filter(None, said))})" if any(said) else ""
             remedy = "lower it" if count else "give queries with documents of different labels"
             if not count and self._sources.train == LabelledKind.POSITIVES:
                 remedy += ", or use loss_type=in_batch_negatives, which needs no negatives"
