@@ -32,13 +32,12 @@ def run_columns(text: str) -> list[str]:
     Raises:
         BadLine: there are no six columns, or it is open which of them holds a blank.
     """
-    tabbed = _tabbed(text)
-    if len(tabbed) == 6:
+    if "\t" in text and len(tabbed := _tabbed(text)) == 6:
         return tabbed
-    words = [*_WORD.finditer(text)]
-    columns = [word[0] for word in words]
-    if len(words) == 6:
+    columns = _WORD.findall(text)
+    if len(columns) == 6:
         return columns
+    words = [*_WORD.finditer(text)]
     if len(words) > 6:
         q0 = next((place for place, word in enumerate(columns) if place and word.upper() == "Q0"), 0)
         ranks = [place for place in range(q0 + 2, len(words) - 2) if _is_rank(columns[place : place + 2])]
@@ -56,13 +55,12 @@ def judgement_columns(text: str) -> list[str]:
     Raises:
         BadLine: there are neither three nor four columns, or it is open which of them holds a blank.
     """
-    tabbed = _tabbed(text)
-    if len(tabbed) in (3, 4):
+    if "\t" in text and len(tabbed := _tabbed(text)) in (3, 4):
         return [tabbed[0], *tabbed[-2:]]
-    words = [*_WORD.finditer(text)]
-    columns = [word[0] for word in words]
-    if len(words) == 3:
+    columns = _WORD.findall(text)
+    if len(columns) == 3:
         return columns
+    words = [*_WORD.finditer(text)]
     if len(words) >= 4 and _ITERATION.fullmatch(columns[1]):
         return [columns[0], text[words[2].start() : words[-2].end()], columns[-1]]
     if len(words) == 4:

@@ -13,6 +13,7 @@ from r0.data.fields import value_of
 from r0.data.jsonl import BadLine, Row, shown, type_name
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LARGEST = 1 << 53  # of whole numbers: larger ones are not exact as floats
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
@@ -25,7 +26,9 @@ def grade_of(row: Row, key: str, where: str = "") -> float:
     value = value_of(row, key, where)
     if not isinstance(value, bool | int | float | str):
         raise BadLine(f"{where}{shown(key)} must be a number, not {type_name(value)}")
-    return as_number(value, f"{where}{shown(key)}")
+    if isinstance(value, float):
+        return value
+    return float(value) if isinstance(value, int) and abs(value) <= _LARGEST else as_number(value, f"{where}{shown(key)}")
 
 
 def as_number(value: float | str, what: str = "the grade") -> float:
@@ -36,15 +39,14 @@ def as_number(value: float | str, what: str = "the grade") -> float:
     """
     if isinstance(value, str):
         text = value.strip(" \t")
-        if text.lower() in _WORDS:
-            return _WORDS[text.lower()]
-        if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            raise BadLine(f"{what} {shown(text)} is not finite")
         if not _NUMBER.fullmatch(text):
-            raise BadLine(f"{what} {shown(text)} is not a number")
+            if text.lower() in _WORDS:
+                return _WORDS[text.lower()]
+            infinite = text.lower().lstrip("+-") in ("nan", "inf", "infinity")
+            raise BadLine(f"{what} {shown(text)} is not {'finite' if infinite else 'a number'}")
         value = float(text)
         if not math.isfinite(value):
             raise BadLine(f"{what} {shown(text)} is not finite")
-    if isinstance(value, int) and abs(value) > 1 << 53:
+    if isinstance(value, int) and abs(value) > _LARGEST:
         raise BadLine(f"{what} is too large")
     return float(value)

@@ -7,9 +7,8 @@ ordered by score, and equal scores keep the order of the line; otherwise all do.
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
-
-import numpy as np
 
 from r0.data.fields import id_of, number_of, objects_of, text_of, text_or_empty, with_title
 from r0.data.jsonl import BadLine, Row, shown
@@ -58,7 +57,8 @@ def request(row: Row) -> Request:
             scores[document_id] = number_of(candidate, "score", where)
     if len(scores) < len(documents):
         scores = {document_id: float(len(documents) - place) for place, document_id in enumerate(documents)}
-    order = sorted(scores, key=lambda document_id: -np.float32(scores[document_id]))  # stable
+    single = dict(zip(scores, array("f", scores.values()), strict=True))
+    order = sorted(scores, key=lambda document_id: -single[document_id])  # stable
     return Request(query_id, text, tuple(order), tuple(scores[i] for i in order), tuple(documents[i] for i in order))
 
 

@@ -100,13 +100,12 @@ def _form(path: Path) -> str:
     head = head_of(path)
     if head.startswith(PARQUET) and binary_format(head):
         return "parquet"
+    names = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in SUFFIXES]
+    if names and names[-1] in (".csv", ".tsv"):
+        return names[-1][1:]
     start = head.removeprefix(_BOM).lstrip()
-    if start[:1] == b"{":
-        return "lines"
-    if start[:1] == b"[":
-        return "array" if start[1:].lstrip()[:1] in (b"{", b"[", b"]", b"") else "lines"
-    names = [suffix for suffix in path.suffixes if suffix.lower() not in SUFFIXES]
-    return names[-1].lower()[1:] if names and names[-1].lower() in (".csv", ".tsv") else "lines"
+    is_array = start[:1] == b"[" and start[1:].lstrip()[:1] in (b"{", b"[", b"]", b"")
+    return "array" if is_array else "lines"
 
 
 def _lines(path: Path) -> Iterator[RawRow]:

@@ -32,21 +32,25 @@ class Keys:
     """A row without its nulls; ``left`` has the keys that nobody has read, ``notes`` what else a person should know."""
 
     def __init__(self, row: Row, where: str = ""):
-        self.row: Row = {name: value for name, value in row.items() if value is not None}
+        self.row: Row = {name: value for name, value in row.items() if value is not None} if None in row.values() else row
         self.where, self.left, self.notes = where, set(self.row), list[str]()
         self._given = row  # to say null where a text is null
 
     def tell(self, bad: BadLines, path: Path) -> None:
         """Note what was not read of the row of a file, and the notes."""
+        if not self.left and not self.notes:
+            return
         bad.unread(path, self.left - _TEACHERS.keys())
         for note in (*self.notes, *(_TEACHERS[key] for key in sorted(self.left & _TEACHERS.keys()))):
             bad.note(path, note)
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of ``names`` that the row has; it counts as read."""
-        found = next((name for name in names if name in self.row), None)
-        self.ignore(found or "")
-        return found
+        for name in names:
+            if name in self.row:
+                self.left.discard(name)
+                return name
+        return None
 
     def name(self, names: Sequence[str]) -> str:
         """As ``find``; the first of ``names`` if the row has none, for the message that it is missing."""
@@ -75,7 +79,9 @@ class Keys:
         Raises:
             BadLine: there is none, or it is no text or blank.
         """
-        return with_title(text_or_empty(self.row, self.name(("title",)), self.where), self.text(names))
+        if self.find(("title",)) is None:
+            return self.text(names)
+        return with_title(text_or_empty(self.row, "title", self.where), self.text(names))
 
     def texts(self, names: Sequence[str]) -> tuple[str, ...]:
         """The texts at the first of ``names``: one, or a list of them; none if the row has none of the names.
