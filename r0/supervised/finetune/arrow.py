@@ -1,4 +1,4 @@
-"""Arrow files of a fine-tuning: the columns that each loss reads, and a writer that holds a thousand rows at a time."""
+"""Arrow files of ``finetune``: the columns that each loss reads, and a writer that buffers a thousand rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS_A_BATCH = 1000
 
 
 def columns(shape: Shape, size: int) -> pa.Schema:
-    """The columns of examples of a shape; ``size`` is the number of documents of tuples and scored groups."""
+    """The columns of examples of a shape; ``size`` is the number of documents in tuples and scored groups."""
     text, number = pa.string(), pa.float64()
     if shape == Shape.PAIR:
         return pa.schema({"query": text, "document": text, "label": number})
@@ -28,7 +28,7 @@ def columns(shape: Shape, size: int) -> pa.Schema:
 
 @contextmanager
 def writer(path: Path, schema: pa.Schema) -> Iterator[Any]:
-    """Gives a function that writes rows to an Arrow file, and counts them."""
+    """Yields a function that writes rows to an Arrow file and returns their number."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
 
         def write(rows: Iterator[dict[str, Any]]) -> int:

@@ -1,4 +1,4 @@
-"""The loss of each ``loss_type``: sentence-transformers' losses, set as the formulas are written.
+"""The loss of each ``loss_type``: sentence-transformers' losses, configured to match the published formulas.
 
 Dimensions: B queries of a micro-batch, M documents of a group.
 """
@@ -18,10 +18,10 @@ AT_ONCE = -1  # all documents of a micro-batch in one forward pass
 
 
 class LabelGap(BaseWeightingScheme):
-    """Weights that make ``LambdaLoss``, with natural logarithms, RankNet weighted by the gap of the labels, summed over pairs.
+    """Weights with which ``LambdaLoss``, with natural logarithms, is RankNet weighted by the label gap and summed over pairs.
 
-    Σ over pairs with r_i < r_j of (r_j − r_i) · log(1 + exp(s_i − s_j)), the mean over queries. LambdaLoss divides by the number
-    of pairs of the whole micro-batch, which is multiplied back here. Labels must be at least 0.
+    Σ over pairs with r_i < r_j of (r_j − r_i) · log(1 + exp(s_i − s_j)), averaged over queries. LambdaLoss divides by the number
+    of pairs of the micro-batch; the weights compensate for it. Labels must be at least 0.
     """
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class LabelGap(BaseWeightingScheme):
 
 
 def make_loss(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
-    """The loss that the configuration names, around ``model``."""
+    """The configured loss for ``model``."""
     makers: Mapping[str, Callable[[], nn.Module]] = {
         "pointwise_bce": lambda: losses.BinaryCrossEntropyLoss(model),
         "pointwise_mse": lambda: losses.MSELoss(model, activation_fn=nn.Sigmoid()),
@@ -46,9 +46,8 @@ def make_loss(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
 
 
 def _in_batch(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
-    """With cached gradients, ``micro_batch_size`` pairs at a time; where ranks share the model, by one backward pass, without.
-
-    The loss is the same."""
+    """In-batch negatives with cached gradients, ``micro_batch_size`` pairs at a time; without caching, in one backward pass, if
+    ranks share the model. The loss is the same."""
     if config.zero_stage or config.fsdp:
         return losses.MultipleNegativesRankingLoss(model, num_negatives=config.negatives)
     return losses.CachedMultipleNegativesRankingLoss(
@@ -57,5 +56,5 @@ def _in_batch(model: CrossEncoder, config: FinetuneConfig) -> nn.Module:
 
 
 def sees_whole_batch(loss_type: str) -> bool:
-    """Whether a rank's share of an update has to be one batch, because its queries are compared with one another."""
+    """Whether a rank's share of an update must be one batch, because its queries are compared with one another."""
     return loss_type == "in_batch_negatives"

@@ -96,7 +96,7 @@ def _with_one_score(model: CrossEncoder, config: FinetuneConfig, folder: Path) -
 
 
 def add_adapters(model: CrossEncoder, config: FinetuneConfig) -> CrossEncoder:
-    """The model with the configuration's low-rank adapters in it; a new score head is trained whole beside them.
+    """The model with the configured LoRA adapters; a new score head is trained completely.
 
     Raises:
         UserError: no module has one of the target names.

@@ -1,4 +1,4 @@
-"""What each rank of a fine-tuning does: sentence-transformers' CrossEncoderTrainer over plain ranks, DeepSpeed or FSDP."""
+"""A rank of ``finetune``: sentence-transformers' CrossEncoderTrainer with plain ranks, DeepSpeed or FSDP."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
 
 
 def _arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArguments:
-    """The Trainer's settings: warm-up, stable, cosine; ``order`` as batch sampler."""
+    """The Trainer's settings: a schedule of warm-up, constant rate and cosine decay; a batch sampler from ``_sampler``."""
     config = job.config
     warmup = round(config.warmup_ratio * job.steps)
     settings = training_arguments(job)
@@ -88,10 +88,10 @@ def _parts(job: Job[FinetuneConfig]) -> tuple[int, ...]:
 
 
 def _sampler(batch_size: int, parts: Sequence[int]) -> type[DefaultBatchSampler]:
-    """A batch sampler class: whole updates of examples whose order is a function of (seed, epoch) and not of the ranks.
+    """A batch sampler class that yields whole updates; their order depends on (seed, epoch), not on the ranks.
 
-    Epoch after epoch takes the next of the ``parts`` that the examples are in, and then stays with the last; all epochs are as
-    long as the smallest part has it.
+    Each epoch uses the next of the ``parts`` of the examples; after the last part, all epochs use it. The length of every epoch
+    is that of the smallest part.
     """
     length = min(parts) // batch_size * batch_size
 

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a reranker on labelled documents, on Ray Train with sentence-transformers.
+"""Supervised fine-tuning of a reranker on labelled documents with Ray Train and sentence-transformers.
 
 The driver checks data and model before anything is written, prepares the data in the run directory and starts the ranks.
 """

@@ -1,4 +1,4 @@
-"""What is written at the end of a fine-tuning: cross-encoder and adapter."""
+"""Writes the final cross-encoder and adapter of ``finetune``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from r0.supervised.training.save import Weights, save_final, with_adapter, write
 
 
 def save_model(trainer: Trainer, job: Job[FinetuneConfig], plan: Plan) -> None:
-    """All ranks together write ``model/`` (LoRA merged) and, after LoRA, ``adapter/``."""
+    """Write ``model/`` (LoRA merged) and, with LoRA, ``adapter/``; collective."""
 
     def write(folder: Path, model: CrossEncoder, weights: Weights | None) -> None:
         transformer_of(model).model.config.use_cache = True  # sentence-transformers had switched it off

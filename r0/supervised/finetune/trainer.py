@@ -1,5 +1,5 @@
-"""sentence-transformers' CrossEncoderTrainer as r0 runs it, and a cross-encoder on the disk: a folder that sentence-transformers
-and transformers load, with the weights that were gathered."""
+"""sentence-transformers' CrossEncoderTrainer with r0's saving, and the writing of a cross-encoder's folder, which
+sentence-transformers and transformers load."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainer
 
 from r0.supervised.training.ranks import StepValues
 
-INNER = "0.model."  # where the weights of the transformer stand in those of the cross-encoder
+INNER = "0.model."  # prefix of the transformer's weights in the cross-encoder's state dict
 
 
 class Trainer(StepValues, CrossEncoderTrainer):
-    """sentence-transformers' own, but for what it saves: the gathered weights (its own are empty under ZeRO-3), and no pickle."""
+    """sentence-transformers' Trainer that saves gathered weights (the library's are empty under ZeRO-3), without pickles."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """None: r0 writes the card."""
+        """Add none: r0 writes the model card."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         save_cross_encoder(self.cross_encoder, Path(output_dir or self.args.output_dir), state_dict)
@@ -40,17 +40,17 @@ class Trainer(StepValues, CrossEncoderTrainer):
 
     @property
     def cross_encoder(self) -> CrossEncoder:
-        """The model itself, whatever it is wrapped in."""
+        """The model without wrappers."""
         return self.accelerator.unwrap_model(self.model)
 
 
 def save_cross_encoder(model: CrossEncoder, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write ``folder``.
+    """Write a cross-encoder to ``folder``.
 
     Args:
-        model: whose format and settings are written.
-        folder: where to.
-        weights: by name as in ``model.state_dict()``; None: the model's own. Under ZeRO-3 those are empty.
+        model: its format and settings are written.
+        folder: the folder.
+        weights: by name as in ``model.state_dict()``; None: the model's weights, which are empty under ZeRO-3.
     """
     transformer = transformer_of(model)
     inner = transformer.model

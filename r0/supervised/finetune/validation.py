@@ -1,4 +1,4 @@
-"""What is measured of validation data during a fine-tuning: the loss, and how well scores order the documents of a query.
+"""Validation during ``finetune``: the loss, and ranking metrics of each query's documents.
 
 Dimensions: P pairs of all validation queries.
 """
@@ -21,11 +21,11 @@ from r0.supervised.training.ranks import sum_over_ranks, to_device
 from r0.supervised.training.validation import batches_of_this_rank
 
 CUTOFF = 10  # of nDCG
-PAIRS = 32  # scored at one time
+PAIRS = 32  # pairs per forward pass
 
 
 class HeldOut:
-    """The validation data of a job, and what the model of ``trainer`` makes of it."""
+    """Evaluates the model of ``trainer`` on the validation data of a job."""
 
     def __init__(self, trainer: Trainer, job: Job[FinetuneConfig]):
         self._trainer, self._config, data = trainer, job.config, Path(job.run) / "data"
@@ -33,13 +33,13 @@ class HeldOut:
         self._examples = Dataset.from_file(str(data / VALIDATION_LOSS))
 
     def figures(self) -> dict[str, float]:
-        """By name; every rank takes its share and has them all."""
+        """Metrics by name; collective. Every rank computes its share and gets all metrics."""
         with torch.random.fork_rng(enabled=True):
-            torch.manual_seed(self._config.seed)  # in-batch negatives are drawn: the same ones every time
+            torch.manual_seed(self._config.seed)  # in-batch negatives are drawn at random: use the same ones every time
             return {"heldout/loss": self._loss(), **self._order()}
 
     def _loss(self) -> float:
-        """Mean loss of a validation example. Ranks compute as many batches; those without a share of their own count nothing."""
+        """Mean loss per validation example. All ranks compute equally many batches; dummy batches are ignored."""
         trainer = self._trainer
         loss, count = 0.0, 0
         for mine, dummy in batches_of_this_rank(len(self._examples), micro_batch(self._config)):
@@ -52,9 +52,9 @@ class HeldOut:
         return total["loss"] / max(1.0, total["count"])
 
     def _order(self) -> dict[str, float]:
-        """nDCG@10 and reciprocal rank of the first relevant document, means over the queries whose documents differ in label.
+        """nDCG@10 and reciprocal rank of the first relevant document, averaged over queries whose documents differ in label.
 
-        A document is relevant from the middle of the query's labels on.
+        A document is relevant if its label is above the middle of the query's smallest and largest label.
         """
         scores_P = self._scores().tolist()
         start, found = 0, []
@@ -73,7 +73,7 @@ class HeldOut:
         return {"heldout/ndcg@10": sum(gains) / len(found), "heldout/mrr": sum(reciprocal) / len(found)}
 
     def _scores(self) -> torch.Tensor:
-        """Logits [P] of all validation documents, query by query; every rank has them all."""
+        """Logits [P] of all validation documents, query by query, on every rank."""
         lengths = [len(labels) for labels in self._queries["labels"]]
         places = [(query, document) for query, length in enumerate(lengths) for document in range(length)]
         device = self._trainer.args.device
