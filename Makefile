@@ -1,12 +1,12 @@
-# Everything runs in .venv, which the first target that needs it makes. PYTHON=… chooses the interpreter, ARGS="key=value …"
-# goes to the program. gpu-check makes no environment: it runs in the active one (RUN=… chooses another).
+# Everything runs in .venv, which is created by the first target that needs it. PYTHON=… selects the interpreter, ARGS="key=value …"
+# is passed to the program. gpu-check creates no environment: it runs in the active one (RUN=… selects another).
 SHELL := /bin/bash
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Two files at a time, each process with one thread; ARGS="-n 0" runs everything in one process, for breakpoint().
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 ARGS ?=
-# The first that is 3.11 or 3.12 and can make virtual environments; 3.11 first, since all versions were tried with it.
+# The first interpreter that is 3.11 or 3.12 and can create virtual environments; 3.11 first, since r0 is tested with it.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
@@ -23,7 +23,7 @@ help:
 	@echo "make bench      the measurements under benchmarks/"
 	@echo "make gpu-check  does r0 work on this GPU? a table of claims (ARGS=\"--out FOLDER\", RUN=/path/to/python)"
 	@echo "make docs       the documentation as a site, in site/"
-	@echo "make tiny       train the embedded model r0-tiny anew"
+	@echo "make tiny       train the embedded model r0-tiny again"
 
 setup: $(VENV)/ready
 
@@ -64,7 +64,7 @@ lint: setup
 bench: $(VENV)/ready-bench
 	@for script in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
 
-# .venv has PyTorch's CPU build unless it was made otherwise, so an active environment comes first.
+# .venv normally has PyTorch's CPU build, so an active environment has priority.
 gpu-check: RUN = $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python,$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(or $(PYTHON),python3)))
 gpu-check:
 	@$(RUN) benchmarks/gpu_check.py $(ARGS)

@@ -1,1 +1,1 @@
-"""Programs that make what r0 ships; nothing at run time imports them."""
+"""Programs for set-up and for creating shipped files; not imported at run time."""

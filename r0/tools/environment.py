@@ -1,11 +1,11 @@
 """Make the virtual environment: ``PYTHON r0/tools/environment.py VENV EXTRA…``. Standard library only: it runs first.
 
-The packages come from where pip of this machine is told to find them (uv does not read pip's settings, so they are handed over
-at run time; nothing of them is written down), with the versions of constraints.txt. torch is the CPU build: from those places
-where they have it, elsewhere from PyTorch's own index.
+The packages come from the indexes in this machine's pip settings, with the versions of constraints.txt. uv does not read pip's
+settings, so they are passed to it at run time and stored nowhere. torch is the CPU build, from these indexes if they have it,
+else from PyTorch's index.
 
-The terminal shows a few lines. What pip and uv print goes to setup.log in the environment; where a step fails, its last lines
-are shown.
+The terminal shows a few lines. The output of pip and uv goes to setup.log in the environment; if a step fails, its last lines are
+shown.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class SetupError(Exception):
-    """One sentence: what is missing, and the remedy."""
+    """A one-sentence error with the remedy."""
 
 
 def main(arguments: list[str]) -> int:
-    """Make or complete the environment; returns the exit code."""
+    """Create or complete the environment; returns the exit code."""
     venv, extras = Path(arguments[0]), arguments[1:]
     try:
         if sys.version_info[:2] not in SUPPORTED:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_venv(venv: Path) -> Path:
-    """The environment's Python, with pip and uv in it; an environment of another Python is made anew."""
+    """The environment's Python, with pip and uv installed; an environment of another Python is recreated."""
     python = venv / "bin" / "python"
     if not _same_python(python):
         shutil.rmtree(venv, ignore_errors=True)
@@ -60,7 +60,7 @@ def make_venv(venv: Path) -> Path:
 
 
 def install(python: Path, extras: list[str]) -> None:
-    """Install r0 (editable) with ``extras`` as constraints.txt says."""
+    """Install r0 (editable) with ``extras`` and the versions of constraints.txt."""
     venv = python.parent.parent
     environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(venv.resolve())}
     uv = [str(python.parent / "uv"), "pip"]
@@ -76,7 +76,7 @@ def install(python: Path, extras: list[str]) -> None:
 
 
 def run(command: list[str], log: Path, remedy: str, environment: Mapping[str, str] | None = None) -> None:
-    """Run one step; what it prints is appended to ``log``.
+    """Run one step; its output is appended to ``log``.
 
     Raises:
         SetupError: the last lines that it printed, and ``remedy``.
@@ -92,7 +92,7 @@ def run(command: list[str], log: Path, remedy: str, environment: Mapping[str, st
 
 
 def has_cpu_torch(uv: list[str], environment: Mapping[str, str]) -> bool:
-    """Whether the configured places have torch's CPU build for this Python (where there is a separate one: Linux)."""
+    """Whether the configured indexes have torch's CPU build for this Python (a separate build exists only for Linux)."""
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
         return True
     command = [*uv, "compile", "-", "--no-deps", "--quiet", "--python-version", "{}.{}".format(*sys.version_info[:2])]
@@ -135,7 +135,7 @@ def uv_settings(pip: Mapping[str, str]) -> dict[str, str]:
 
 
 def say(what: str) -> None:
-    """One line of progress."""
+    """Print a line of progress."""
     print(f"make setup: {what}", flush=True)
 
 

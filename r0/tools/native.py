@@ -1,4 +1,4 @@
-"""DeepSpeed's native part for CPU ranks (the shared-memory all-reduce beside gloo), built once and before a run needs it.
+"""Builds DeepSpeed's native part for CPU ranks (the shared-memory all-reduce in addition to gloo) in advance.
 
 ``python -m r0.tools.native`` builds it into torch's extensions folder. Without it the first rank of the first run would build it
 (about 30 s) while the others wait.
@@ -17,7 +17,7 @@ from r0.process.environment import prepare_environment
 
 
 def use_environment_tools() -> None:
-    """Put the environment's own programs (ninja) on PATH, so that an environment that was not activated can load native parts."""
+    """Put the environment's programs (ninja) on PATH, so that native parts load in an environment that is not activated."""
     tools = str(Path(sys.executable).parent)
     places = os.environ.get("PATH", "").split(os.pathsep)
     if tools not in places:
@@ -25,7 +25,7 @@ def use_environment_tools() -> None:
 
 
 def build() -> float:
-    """Build what is not built yet; returns the seconds it took.
+    """Build it if necessary; returns the seconds it took.
 
     Raises:
         UserError: no C++ compiler, no Python headers, or the compiler failed.
@@ -61,7 +61,7 @@ def _check_tools() -> None:
 
 
 def main() -> int:
-    """Build and say how long it took; returns the exit code."""
+    """Build, print the seconds it took, and return the exit code."""
     try:
         seconds = build()
     except UserError as error:

@@ -33,12 +33,12 @@ EASY_STEPS = 120  # the first batches have documents of two or three sentences a
 
 
 def stage_of(step: int, easy: int) -> Stage:
-    """What a batch of the base training holds."""
+    """The kind of rows in a batch of the base training."""
     return Stage.EASY if step < easy else Stage.LONG if step % LONG_EVERY == LONG_EVERY - 1 else Stage.USUAL
 
 
 def stage_of_lists(step: int) -> Stage:
-    """What a batch of the further training holds: three of four are lists, the fourth keeps what the model can do."""
+    """The kind of rows in a batch of the further training: three of four are lists, the fourth preserves other skills."""
     if step % 4 < 3:
         return Stage.EASY_LIST if step < EASY_LIST_STEPS else Stage.LIST
     return stage_of(step // 4, 0)
@@ -109,7 +109,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, args: arg
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write beside and rename, so that a reader never sees half a model."""
+    """Write to a temporary folder and rename it, so that a reader never sees an incomplete model."""
     beside = out.with_name(out.name + ".new")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)

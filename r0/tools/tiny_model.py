@@ -1,10 +1,10 @@
 """r0-tiny's shape and its weights before training.
 
-Left to the usual small random weights, a model of this size spends most of its training before it copies its first word. So the
-start is tilted towards what the task needs, as mimetic initialization does (Trockman & Kolter, 2023): a token looks for tokens
-like itself (queries and keys begin equal), what is looked at is passed on as it is (output begins as the transpose of value),
-two heads of the first layer begin by looking one and two tokens back, and two of the second by matching what those saw: induction
-heads (Olsson et al., 2022), which a model of this size otherwise needs most of its training to find.
+With the usual small random weights, a model of this size spends most of its training before it copies its first word. So the
+weights are initialized for the task, as in mimetic initialization (Trockman & Kolter, 2023): a token attends to tokens like
+itself (queries and keys start equal), and what it attends to is copied (the output starts as the transpose of the value). Two
+heads of the first layer attend one and two tokens back, and two of the second match what those read. These are induction heads
+(Olsson et al., 2022), which a model of this size otherwise needs most of its training to find.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 
 HIDDEN, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
 HEAD = HIDDEN // HEADS  # 32, the smallest head that vLLM's CPU attention takes
-MATCH = 6.0  # sharpness of a matching head at the start
+MATCH_SHARPNESS = 6.0  # of a matching head at the start
 LOOK_BACK_BIAS = 5.0  # size of the biases of a look-back head; scores fall by about 3 nats for each token away
 ROPE_THETA = 1e6
 SLOW = 6  # rotary pairs from here on turn slowly enough to compare tokens a hundred positions apart
@@ -44,12 +44,12 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     )
     model = Qwen2ForCausalLM(config).float()
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=tokenizer.pad_token_id, do_sample=True)
-    _tilt(model)
+    _mimetic_initialization(model)
     return model
 
 
 @torch.no_grad()
-def _tilt(model: Qwen2ForCausalLM) -> None:
+def _mimetic_initialization(model: Qwen2ForCausalLM) -> None:
     layers = model.model.layers
     for depth, layer in enumerate(layers):
         layer.mlp.down_proj.weight.mul_(0.5)
@@ -61,12 +61,12 @@ def _tilt(model: Qwen2ForCausalLM) -> None:
     # Three spaces at right angles: what of a token is passed on, and where it is written for each of the two distances.
     read_KH, *wrote = torch.linalg.qr(torch.randn(HIDDEN, 3 * HEAD))[0].T.split(HEAD)
     for head in (0, 1):
-        _look_back(layers[0].self_attn, head, head + 1, read_KH, wrote[head])
-    _match(layers[1].self_attn, 0, read_KH, wrote[0])  # this token was one before that one
-    _match(layers[1].self_attn, 1, wrote[0], wrote[1])  # the token before this one was two before that one
+        _look_back_head(layers[0].self_attn, head, head + 1, read_KH, wrote[head])
+    _matching_head(layers[1].self_attn, 0, read_KH, wrote[0])  # this token was one before that one
+    _matching_head(layers[1].self_attn, 1, wrote[0], wrote[1])  # the token before this one was two before that one
 
 
-def _look_back(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrote_KH: Tensor) -> None:
+def _look_back_head(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrote_KH: Tensor) -> None:
     """Make ``head`` attend ``back`` tokens ago and write what it reads there into a space of its own."""
     rows = slice(head * HEAD, (head + 1) * HEAD)
     for projection in (attention.q_proj, attention.k_proj):
@@ -77,11 +77,11 @@ def _look_back(attention: nn.Module, head: int, back: int, read_KH: Tensor, wrot
     attention.o_proj.weight[:, rows] = 0.35 * wrote_KH.T
 
 
-def _match(attention: nn.Module, head: int, query_KH: Tensor, key_KH: Tensor) -> None:
+def _matching_head(attention: nn.Module, head: int, query_KH: Tensor, key_KH: Tensor) -> None:
     """Make ``head`` attend where ``key_KH`` sees what ``query_KH`` sees here."""
     rows = slice(head * HEAD, (head + 1) * HEAD)
     slow_K1 = ((torch.arange(HEAD) % (HEAD // 2)) >= SLOW).float()[:, None]
-    attention.q_proj.weight[rows] = MATCH * slow_K1 * query_KH
+    attention.q_proj.weight[rows] = MATCH_SHARPNESS * slow_K1 * query_KH
     attention.k_proj.weight[rows] = slow_K1 * key_KH
 
 

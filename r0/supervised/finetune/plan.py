@@ -1,4 +1,4 @@
-"""How the start model of a fine-tuning is opened: what its configuration and tokenizer say, before weights are loaded."""
+"""How to open the starting model of ``finetune``, determined from its configuration and tokenizer before weights are loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Plan:
 
 
 def plan_model(config: FinetuneConfig, folder: Path) -> Plan:
-    """What can be known before the weights are loaded.
+    """The plan for a model; loads no weights.
 
     Raises:
         UserError: the model is not of the type, has too few positions, or its tokenizer cannot be used.
@@ -97,7 +97,7 @@ def check_model(config: FinetuneConfig, folder: Path) -> Plan:
 
 
 def has_scores(config: FinetuneConfig, plan: Plan, folder: Path) -> bool:
-    """Whether a start model has scores before it is trained: a head of its own, or its yes and no."""
+    """Whether a starting model has scores before training: a trained head, or the logits of yes and no."""
     if plan.kind == "bert_encoder":
         return architecture(folder).endswith("ForSequenceClassification")
     return plan.kind in ("saved", "yes_no")

@@ -1,9 +1,9 @@
-"""How a decoder is shown a query and a document: as a chat template with the roles ``query`` and ``document``.
+"""The prompt of a decoder for a query and a document: a chat template with the roles ``query`` and ``document``.
 
-sentence-transformers hands a pair to a tokenizer's chat template under these roles, and keeps what the template puts behind the
-document when a long pair is cut. So the format of a decoder travels with its folder, and every library writes the same prompt.
-Texts are data: tags and control tokens in them are defused (``<`` becomes ``‹``, as in ``r0.text.tags``). All other conversations
-are rendered by the template that the tokenizer had before.
+sentence-transformers passes a pair to the chat template under these roles, and keeps the text after the document when a long pair
+is truncated. So the format of a decoder is stored in its folder, and every library renders the same prompt. Texts are data: tags
+and control tokens in them are escaped (``<`` becomes ``‹``, as in ``r0.text.tags``). All other conversations are rendered by the
+tokenizer's previous template.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TEXT = (
 
 @dataclass(frozen=True)
 class PairFormat:
-    """The text before the query, between query and document, and behind the document, where the score is read."""
+    """The text before the query, between query and document, and after the document, where the score is read."""
 
     before: str
     between: str
@@ -73,7 +73,7 @@ def pair_format(
 
 @dataclass(frozen=True)
 class AnswerWords:
-    """Where yes and no part: the format, ending right before the two tokens, and their ids."""
+    """The format that ends right before the answer token, and the token ids of yes and no."""
 
     format: PairFormat
     yes: int
@@ -117,7 +117,7 @@ def own_prompt(tokenizer: Any, system_prompt: str, variables: Variables | None =
 
 
 def _begin(tokenizer: Any) -> str:
-    """The token that the tokenizer puts before a text; a chat template has to write it."""
+    """The bos token, if the tokenizer adds it to a text; a chat template must render it."""
     bos = tokenizer.bos_token
     return bos if bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else ""
 
