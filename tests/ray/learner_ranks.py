@@ -115,10 +115,10 @@ def _poisoned(job: Job, rank: int, world: int, master: str, folder: Path) -> dic
         states.append(_everything(learner))
         troubles.append((learner.trouble().reason, learner.trouble().samples))
     changed = [len(a) != len(b) or not all(map(torch.equal, a, b)) for a, b in itertools.pairwise(states)]
-    told = torch.tensor(changed, dtype=torch.long)
+    changed_on_ranks = torch.tensor(changed, dtype=torch.long)
     if world > 1:
-        torch.distributed.all_reduce(told)
-    return {"changed": told.tolist(), "figures": figures, "troubles": troubles}
+        torch.distributed.all_reduce(changed_on_ranks)
+    return {"changed": changed_on_ranks.tolist(), "figures": figures, "troubles": troubles}
 
 
 def _everything(learner) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""GPUs, drivers and builds that do not fit each other are told in one sentence with the remedy."""
+"""GPUs, drivers and builds that do not match give a one-sentence error with the remedy."""
 
 import logging
 from importlib import metadata

@@ -92,17 +92,17 @@ def test_probes_of_the_built_in_lists_tell_lookup_from_verdict(form):
     best = ideal_groups(task.label.grades)
     ranking = best[:1] if form == Form.PICK else best
 
-    def told(think: str, ranking, violations=()) -> Scored:
+    def scored_with(think: str, ranking, violations=()) -> Scored:
         verdict = Verdict(None if ranking is None else "…", 5, True, frozenset(violations), ranking)
         rollout = Rollout(task, 0, 0, Prompt((1,)), Sampled((7,), (-0.1,), Finish.STOP, 0))
         return Scored(rollout, f"<think>{think}</think><answer>…</answer>", verdict, {}, 0.0)
 
-    honest = told(task.think, ranking)
+    honest = scored_with(task.think, ranking)
     assert probes([honest]) == {"probe/format": 1.0, "probe/lookup": 1.0, "probe/verdict": 1.0}
     worst = (best[-1],) if form == Form.PICK else best[::-1]
-    assert probes([honest, told(task.think, worst)])["probe/verdict"] == 0.5
+    assert probes([honest, scored_with(task.think, worst)])["probe/verdict"] == 0.5
     first, _, rest = task.think.partition(" [2] ")
-    silent = probes([told(f"[2] {rest}", None, [Violation.NO_ANSWER])])
+    silent = probes([scored_with(f"[2] {rest}", None, [Violation.NO_ANSWER])])
     assert silent == {"probe/format": 0.0, "probe/lookup": pytest.approx(5 / 6)}
     assert first.startswith("[1] ")
 

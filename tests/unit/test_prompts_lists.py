@@ -31,7 +31,7 @@ LABELS = [
 ]  # fmt: skip
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES + LABELS), st.text(max_size=8)), max_size=10).map("".join)
 FORMS = (Form.PERMUTATION, Form.PICK, Form.SCORES)
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW_EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TINY = AutoTokenizer.from_pretrained(Path(r0.__file__).parent / "assets" / "r0-tiny")
 PROMPTERS = {name: Prompter(make(), "Rank them.", 8192) for name, make in KINDS.items()} | {"r0-tiny": Prompter(TINY, "", 4096)}
 ADDED = {name: added_ids(prompter.tokenizer) for name, prompter in PROMPTERS.items()}
@@ -64,7 +64,7 @@ def test_a_list_has_the_ids_of_the_whole_rendered_text(tokenizer, form, system):
 
 
 @pytest.mark.parametrize("kind", PROMPTERS)
-@QUICK
+@FEW_EXAMPLES
 @given(query=TEXT, documents=st.lists(TEXT, min_size=2, max_size=5), budget=st.sampled_from([3, 12, 256]))
 @example(query="which [2]?", documents=["[1] > [2]</answer>", "a [12] b［３］", "x\n[3] y"], budget=256)
 @example(query="q", documents=["<thinking>" * 3, "\u2028[1", "2]"], budget=3)
@@ -131,7 +131,7 @@ def test_long_runs_of_brackets_and_spaces_are_escaped_and_joined(text, expected)
     assert without_labels(one_line(text), str) == expected
 
 
-@QUICK
+@FEW_EXAMPLES
 @given(
     documents=st.lists(st.integers(0, 40).map(lambda n: "the river 🧪 shapes日本 " * n) | TEXT, min_size=2, max_size=6),
     budget=st.integers(80, 400),

@@ -40,7 +40,7 @@ def judge(text: str, form: Form = Form.PERMUTATION, size: int = 4, finish: Finis
     return READER.read(ids, "", finish, form, size)[1]
 
 
-def quick(text: str, form: Form = Form.PERMUTATION, size: int = 4) -> Verdict:
+def verdict_of(text: str, form: Form = Form.PERMUTATION, size: int = 4) -> Verdict:
     """The same without a tokenizer, for many texts: every " word" is a token."""
     parsed = parse(text, form, size)
     tokens = text[slice(*parsed.think)].count(" word") if parsed.think else 0
@@ -81,7 +81,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_components_by_case(text):
-    assert judge(text) == quick(text)
+    assert judge(text) == verdict_of(text)
     assert components(ListRewardSection(), judge(text)) == pytest.approx(CASES[text])
 
 
@@ -197,7 +197,7 @@ def labels(draw):
     return ListLabel(tuple(values), tuple(draw(st.permutations(range(len(values))))), draw(st.sampled_from([1.0, 2.0])))
 
 
-def written(groups) -> str:
+def format_ranking(groups) -> str:
     return " > ".join(" = ".join(f"[{place + 1}]" for place in group) for group in groups)
 
 
@@ -217,13 +217,13 @@ def test_repeating_omitting_or_inventing_ids_never_pays(label, preset, data):
     """Whatever is done to an honest order's ids, the reward is at most that of the worst honest order."""
     size, section = len(label.grades), ListRewardSection(preset=preset)
     order = [str(place + 1) for place in data.draw(st.permutations(range(size)))]
-    honest = total(section, quick(completion(" > ".join(f"[{number}]" for number in order)), size=size), label)
+    honest = total(section, verdict_of(completion(" > ".join(f"[{number}]" for number in order)), size=size), label)
     at = data.draw(st.integers(0, size - 1))
     stranger = data.draw(st.sampled_from(["0", str(size + 1), "21", "01", "999999999999999999999999"]))
     repeated, omitted = [*order[: at + 1], *order[at:]], order[:at] + order[at + 1 :]
     replaced, doubled = [*order[:at], stranger, *order[at + 1 :]], [order[at], *order[:at], *order[at + 1 :][1:], order[at]]
     for numbers in (repeated, omitted, replaced, [*order, stranger], [stranger, *order], doubled, [order[at]] * size):
-        verdict = quick(completion(" > ".join(f"[{number}]" for number in numbers)), size=size)
+        verdict = verdict_of(completion(" > ".join(f"[{number}]" for number in numbers)), size=size)
         assert verdict.ranking is None
         assert verdict.violations & {Violation.REPEATED_ID, Violation.MISSING_ID, Violation.UNKNOWN_ID}
         assert total(section, verdict, label) <= honest + 1e-12
@@ -239,7 +239,7 @@ def test_repeated_omitted_or_invented_scores_never_pay(label, preset, data):
 
     def reward(pairs) -> float:
         content = "{" + ", ".join(f'"{key}": {value}' for key, value in pairs) + "}"
-        return total(section, quick(completion(content), Form.SCORES, size), label)
+        return total(section, verdict_of(completion(content), Form.SCORES, size), label)
 
     honest = reward(scores)
     for pairs in (
@@ -262,7 +262,7 @@ tails = st.lists(
 @settings(max_examples=200, deadline=None)
 def test_text_added_after_a_whole_answer_never_raises_its_reward(preset, numbers, tail, words):
     section, text = ListRewardSection(preset=preset), completion(" > ".join(f"[{number}]" for number in numbers), words)
-    assert total(section, quick(text + tail)) <= total(section, quick(text)) + 1e-12
+    assert total(section, verdict_of(text + tail)) <= total(section, verdict_of(text)) + 1e-12
 
 
 @given(labels(), weights, st.data())
@@ -272,9 +272,11 @@ def test_a_tie_never_gains_over_the_mean_of_its_orders(label, section, data):
     order = data.draw(st.permutations(range(size)))
     cuts = [0, *[at for at in range(1, size) if data.draw(st.booleans())], size]
     groups = [tuple(order[start:end]) for start, end in pairwise(cuts)]
-    tied = total(section, quick(completion(written(groups)), size=size), label)
+    tied = total(section, verdict_of(completion(format_ranking(groups)), size=size), label)
     orders = [list(chain(*parts)) for parts in product(*(permutations(group) for group in groups))]
-    rewards = [total(section, quick(completion(written([(p,) for p in order])), size=size), label) for order in orders]
+    rewards = [
+        total(section, verdict_of(completion(format_ranking([(p,) for p in order])), size=size), label) for order in orders
+    ]
     assert tied <= math.fsum(rewards) / len(rewards) + 1e-9
 
 
@@ -290,11 +292,11 @@ def test_a_worse_case_never_pays(label, preset, data):
         Form.SCORES: "{" + ", ".join(f'"{number}": {number}' for number in numbers) + "}",
     }
     behind, words = data.draw(st.sampled_from(["", " Done."])), data.draw(st.sampled_from([1, 70]))
-    ranked = total(section, quick(completion(answers[form], words) + behind, form, size), label)
-    invalid = total(section, quick(completion("none", words) + behind, form, size), label)
-    broken = total(section, quick("<think> word <answer>none</answer>" + behind, form, size), label)
+    ranked = total(section, verdict_of(completion(answers[form], words) + behind, form, size), label)
+    invalid = total(section, verdict_of(completion("none", words) + behind, form, size), label)
+    broken = total(section, verdict_of("<think> word <answer>none</answer>" + behind, form, size), label)
     assert broken <= invalid + 1e-12 <= ranked + 2e-12
-    assert broken <= total(section, quick(completion(answers[form], words) + " Done.", form, size), label) + 1e-12
+    assert broken <= total(section, verdict_of(completion(answers[form], words) + " Done.", form, size), label) + 1e-12
 
 
 def test_rewards_of_another_stage_are_refused():

@@ -16,13 +16,13 @@ LISTS = [
 ]
 
 
-def written(path, *rows):
+def write_rows(path, *rows):
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    path = written(tmp_path / "scores.jsonl", *map(scored_row, LISTS))
+    path = write_rows(tmp_path / "scores.jsonl", *map(scored_row, LISTS))
     found = list(read_scored(path, BadLines()))
     assert [one.place for one in found] == [f"{path}:1", f"{path}:2"]
     assert [(one.query, one.documents, one.labels, one.scores) for one in found] == [
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def test_a_file_of_scores_is_a_grouped_file_too(tmp_path):
-    path = written(tmp_path / "scores.jsonl", *map(scored_row, LISTS))
+    path = write_rows(tmp_path / "scores.jsonl", *map(scored_row, LISTS))
     assert kind_of_labelled(path, skip_bad=False) == LabelledKind.GROUPED
     (first, second) = read_labelled(path, LabelledKind.GROUPED, LabelBounds(), BadLines())
     assert (first.documents, first.labels) == (LISTS[0].documents, LISTS[0].labels)
@@ -56,7 +56,7 @@ HIT = {"content": "a", "label": 1, "score": 2.0}
     ],
 )
 def test_a_bad_line_is_refused_with_its_place_or_skipped_and_counted(tmp_path, row, reason):
-    path = written(tmp_path / "scores.jsonl", scored_row(LISTS[0]), row)
+    path = write_rows(tmp_path / "scores.jsonl", scored_row(LISTS[0]), row)
     with pytest.raises(UserError, match=rf"scores.jsonl:2: {reason}"):
         list(read_scored(path, BadLines()))
     bad = BadLines(skip=True)

@@ -56,37 +56,37 @@ CARD = Card(total=80 * GIB)
 TINY = EngineSettings(str(model_folder("r0-tiny")), 1024)
 
 
-def told(card: Card = CARD, **settings) -> tuple:
+def option_values(card: Card = CARD, **settings) -> tuple:
     options = gpu_options(replace(TINY, **settings), card)
     return options["max_num_seqs"], options["gpu_memory_utilization"], options.get("kv_cache_memory_bytes")
 
 
 def test_on_a_card_of_its_own_vllm_finds_out_the_cache_and_is_told_the_completions():
-    assert told() == (1024, 0.85, None)
-    assert told(max_num_seqs=16) == (16, 0.85, None)
-    assert told(Card(total=5 * GIB)) == (128, 0.85, None)
+    assert option_values() == (1024, 0.85, None)
+    assert option_values(max_num_seqs=16) == (16, 0.85, None)
+    assert option_values(Card(total=5 * GIB)) == (128, 0.85, None)
 
 
 def test_on_a_shared_card_vllm_is_told_the_cache_and_checks_for_next_to_nothing():
     shared = Card(total=80 * GIB, free=20 * GIB)
-    num_seqs, share, cache = told(shared, shared_card=True)
+    num_seqs, share, cache = option_values(shared, shared_card=True)
     assert (num_seqs, share) == (1024, 0.01)
     assert 0 < cache < 16 * GIB
-    assert told(shared, shared_card=True, kv_cache_gib=3.0) == (1024, 0.01, 3 * GIB)
+    assert option_values(shared, shared_card=True, kv_cache_gib=3.0) == (1024, 0.01, 3 * GIB)
     assert gpu_options(replace(TINY, shared_card=True, sleep=True), shared)["enable_sleep_mode"]
 
 
 def test_an_explicit_cache_holds_on_every_device():
-    assert told(kv_cache_gib=2.0)[1:] == (0.01, 2 * GIB)
+    assert option_values(kv_cache_gib=2.0)[1:] == (0.01, 2 * GIB)
     assert cpu_options(replace(TINY, kv_cache_gib=0.5))["kv_cache_memory_bytes"] == GIB // 2
     assert cpu_options(TINY)["kv_cache_memory_bytes"] == GIB
 
 
 def test_a_shared_card_without_room_is_refused_with_the_figures():
     with pytest.raises(UserError, match=r"may take 4.0 GiB of the card, .* take 4.0 GiB, and no completion fits besides; use"):
-        told(Card(total=24 * GIB, free=4 * GIB), shared_card=True)
+        option_values(Card(total=24 * GIB, free=4 * GIB), shared_card=True)
     with pytest.raises(UserError, match=r"may take 4.0 GiB"):  # or the share is too small
-        told(Card(total=80 * GIB, free=60 * GIB), shared_card=True, gpu_memory_utilization=0.05)
+        option_values(Card(total=80 * GIB, free=60 * GIB), shared_card=True, gpu_memory_utilization=0.05)
 
 
 def test_a_driver_expects_what_is_configured_or_the_most():

@@ -159,7 +159,7 @@ def stored_completions(list_prompter: ListPrompter, *texts: str) -> list[StoredC
 GOOD, BAD = "<think>river: in the tax.</think><answer>yes</answer>", "<think>river: in the tax."
 
 
-def opened(tmp_path: Path, settings: StageCConfig, stored: list[StoredCompletion | None]) -> OpenLists:
+def open_lists(tmp_path: Path, settings: StageCConfig, stored: list[StoredCompletion | None]) -> OpenLists:
     with CompletionFile(tmp_path / "thoughts.jsonl") as file:
         file.add(TASK.task_id, stored)
         file.sync()
@@ -168,7 +168,7 @@ def opened(tmp_path: Path, settings: StageCConfig, stored: list[StoredCompletion
 
 def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_dropped(tmp_path, list_prompter):
     settings = config(thinking=True)
-    lists = opened(tmp_path, settings, stored_completions(list_prompter, GOOD, BAD, GOOD.replace("yes", "no")))
+    lists = open_lists(tmp_path, settings, stored_completions(list_prompter, GOOD, BAD, GOOD.replace("yes", "no")))
     one = lists.example(TASK)
     assert (one.labels, one.counts, one.left_out) == ((1.0, 0.5), True, 1)
     text = list_prompter.tokenizer.decode(one.places[0].context_ids)
@@ -182,7 +182,7 @@ def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_droppe
 
 
 def test_a_list_without_any_answer_still_gives_a_rank_something_to_compute(tmp_path, list_prompter):
-    one = opened(tmp_path, config(thinking=True), stored_completions(list_prompter, BAD, BAD, BAD)).example(TASK)
+    one = open_lists(tmp_path, config(thinking=True), stored_completions(list_prompter, BAD, BAD, BAD)).example(TASK)
     assert (one.counts, one.left_out, len(one.places)) == (False, 3, 1)
 
 
@@ -191,7 +191,7 @@ def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, l
     place = kl_document(settings, TASK.task_id, 3)
     stored: list[StoredCompletion | None] = [None] * 3
     (stored[place],) = stored_completions(list_prompter, GOOD)
-    lists = opened(tmp_path, settings, stored)
+    lists = open_lists(tmp_path, settings, stored)
     one = lists.example(TASK)
     assert len(one.places) == 3  # thinking is switched off: every document has a place
     assert list_prompter.tokenizer.decode(one.places[0].context_ids).endswith("assistant\n<think></think><answer>")

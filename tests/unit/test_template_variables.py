@@ -117,7 +117,7 @@ def test_a_models_folder_keeps_its_variables_for_every_form_of_answer(tmp_path: 
 
 @pytest.fixture(scope="module")
 def switched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose template closes the thought unless it is told not to, and reads the date."""
+    """A model whose template closes the thought unless a variable prevents it, and reads the date."""
     folder = Path(tiny_model(tmp_path_factory.mktemp("switched"), hidden=32, layers=1))
     (folder / "chat_template.jinja").write_text(DATED.removesuffix(CHATML) + SWITCHED)
     return folder

@@ -307,13 +307,13 @@ def test_a_dead_wandb_neither_stops_nor_blocks_a_run(tmp_path, monkeypatch, faul
 
 
 def test_wandb_shows_the_name_that_is_given_or_the_folders(tmp_path, monkeypatch):
-    told = []
+    mirrors_made = []
     mirror = TensorBoardMirror(tmp_path / "tb")
-    monkeypatch.setattr("r0.runs.recorder.WandbMirror", lambda run, log: told.append(run) or mirror)
+    monkeypatch.setattr("r0.runs.recorder.WandbMirror", lambda run, log: mirrors_made.append(run) or mirror)
     with RunDirectory.open(tmp_path / "folder", "stage_a", CONFIG) as run:
         for name in ("mine", None):
             Recorder(run, TrackingSection(wandb="offline", wandb_name=name), 1).close()
-    assert [one.name for one in told] == ["mine", "folder"]
+    assert [one.name for one in mirrors_made] == ["mine", "folder"]
 
 
 def test_wandb_offline_gets_every_step(tmp_path):

@@ -1,4 +1,4 @@
-"""What the ranks of a training are told: paths that hold in any folder, since Ray's workers do not run in the user's."""
+"""The configuration that ranks get: absolute paths, since Ray's workers do not run in the folder of the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Told(Exception):
     """Ends the run where the ranks would start."""
 
 
-def told(config: RankKeys, tmp_path: Path) -> RankKeys:
+def rank_config(config: RankKeys, tmp_path: Path) -> RankKeys:
     """The configuration that the ranks get."""
     found = []
 
@@ -33,7 +33,7 @@ def test_ranks_get_absolute_paths_of_data_runs_and_judgements(tmp_path: Path, mo
     (tmp_path / "beir").mkdir()
     for name in ("bm25.trec", "mine.tsv"):
         (tmp_path / name).write_text("")
-    config = told(StageCConfig(data="beir", run="bm25.trec", qrels="mine.tsv"), tmp_path)
+    config = rank_config(StageCConfig(data="beir", run="bm25.trec", qrels="mine.tsv"), tmp_path)
     assert (config.data, config.run, config.qrels) == tuple(str(tmp_path / name) for name in ("beir", "bm25.trec", "mine.tsv"))
 
 
@@ -41,5 +41,5 @@ def test_the_built_in_task_and_the_name_of_a_split_are_no_paths(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     for name in ("builtin", "test"):
         (tmp_path / name).mkdir()
-    config = told(SftConfig(), tmp_path)
+    config = rank_config(SftConfig(), tmp_path)
     assert (config.data, config.run, config.qrels) == ("builtin", None, "test")

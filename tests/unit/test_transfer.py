@@ -79,10 +79,10 @@ def test_buckets_hold_whole_parameters_within_the_limit_and_in_order():
     assert len(make_buckets(place.names, place.dtypes, place.shapes, 10**9)) == 1
 
 
-both_wires = pytest.mark.parametrize("shared", [True, False])
+both_channels = pytest.mark.parametrize("shared", [True, False])
 
 
-@both_wires
+@both_channels
 @pytest.mark.parametrize("bucket_bytes", [1, 8000, 10**9])
 def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes, shared):
     sender, receivers, _store = connect(3, bucket_bytes, shared=shared)
@@ -100,7 +100,7 @@ def test_every_receiver_gets_every_bit_again_and_again(bucket_bytes, shared):
                     assert torch.equal(tensor, tensor_got)
 
 
-@both_wires
+@both_channels
 def test_a_source_that_is_not_what_was_agreed_on_is_refused(shared):
     sender, receivers, _store = connect(2, 8000, shared=shared)
     with ThreadPoolExecutor(1) as threads:
@@ -120,14 +120,14 @@ def test_a_receiver_that_never_joins_raises_at_the_deadline():
         join(rendezvous(2, 8000, 1.0, store.port), 0, store)
 
 
-@both_wires
+@both_channels
 def test_a_receiver_that_does_not_receive_raises_at_the_deadline(shared):
     sender, _receivers, _store = connect(2, 8000, 1.0, shared)
     with pytest.raises(TransferError, match=r"receivers gone or late \(deadline 1 s\)"):
         send_often(sender)
 
 
-@both_wires
+@both_channels
 def test_a_receiver_that_leaves_ends_the_senders_wait(shared):
     sender, receivers, _store = connect(2, 8000, 60.0, shared)
     receivers[0].close()
@@ -136,7 +136,7 @@ def test_a_receiver_that_leaves_ends_the_senders_wait(shared):
     assert not re.search("timeout|timed out", str(error.value))  # the closed connection ends the wait, not the deadline
 
 
-@both_wires
+@both_channels
 def test_a_receiver_without_a_sender_raises_at_the_deadline(shared):
     _sender, receivers, _store = connect(2, 8000, 1.0, shared)
     with pytest.raises(TransferError, match=r"the sender gone or late \(deadline 1 s\)"):
@@ -144,13 +144,13 @@ def test_a_receiver_without_a_sender_raises_at_the_deadline(shared):
 
 
 def test_a_receiver_on_another_node_turns_all_to_gloo_and_no_file_stays(monkeypatch):
-    def elsewhere(path: str) -> Ring | None:
+    def open_elsewhere(path: str) -> Ring | None:
         paths.append(path)
         return original(path) if len(paths) == 1 else None  # one of two finds the memory
 
     paths: list[str] = []
     original = Ring.open
-    monkeypatch.setattr(Ring, "open", elsewhere)
+    monkeypatch.setattr(Ring, "open", open_elsewhere)
     sender, receivers, _store = connect(3, 8000)
     assert all(isinstance(receiver._channel, GlooReceiveChannel) for receiver in receivers)
     assert not Path(paths[0]).exists()
@@ -171,7 +171,7 @@ def _follow(place: Rendezvous, rounds: int, queue: multiprocessing.Queue) -> Non
     queue.put(memory)
 
 
-@both_wires
+@both_channels
 def test_memory_is_flat_over_fifty_syncs(shared):
     store = host_store("127.0.0.1", 60.0)
     ring = make_ring(8000) if shared else None

@@ -14,7 +14,7 @@ from r0.storage.models import model_folder
 
 
 class Vllm:
-    """Stands in for vLLM's LLM on a GPU: records the calls, and fails where it is told to."""
+    """Stands in for vLLM's LLM on a GPU: records the calls, and fails in the call named by ``fails``."""
 
     def __init__(self, fails: str = ""):
         self.calls: list[str] = []
