@@ -132,7 +132,7 @@ class Trainer:
                 with clock("sync"):
                     self.roles.sync(version=step + 1)
         finally:
-            if values is not None:  # the update is complete, whatever becomes of the sync
+            if values is not None:  # the update is complete even if the sync fails
                 self.recorder.step(step + 1, values, scored)
                 self._done = step + 1
 

@@ -93,7 +93,7 @@ def attempt_each(
 
 
 def _why(error: Exception) -> str:
-    """Why Ray says that an actor's process ended, in a line; Ray's own text begins with what is known anyway."""
+    """Ray's reason for the end of an actor's process, in one line, without the general text at its beginning."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line.partition("because")[2].strip() for line in lines if "because" in line]
     return next((cause for cause in causes if cause), lines[0] if lines else reason(error))
@@ -142,13 +142,13 @@ class Pool:
         return attempt_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
     def attempt_some(self, method: str, arguments: Mapping[int, tuple], deadline_s: float) -> dict[int, Any]:
-        """Call ``method`` on some workers, by their index; the exception of a worker that failed is in its place.
+        """Call ``method`` on some workers, by index; if a worker fails, its exception is its element of the result.
 
         Raises:
             UserError: a worker raised it.
         """
         workers = [self.workers[index] for index in arguments]
-        if workers and not is_actor(workers[0]):  # inline: nobody could take a worker's place
+        if workers and not is_actor(workers[0]):  # inline: a worker cannot be replaced
             return dict(zip(arguments, call_each(workers, method, list(arguments.values()), deadline_s, self.role), strict=True))
         numbers = list(arguments)
         results = attempt_each(workers, method, list(arguments.values()), deadline_s, self.role, tolerant=True, numbers=numbers)
@@ -165,7 +165,7 @@ class Pool:
         self.workers[index] = self._make(index)
 
     def replace_all(self) -> None:
-        """End all workers for good and start others in their place."""
+        """Kill all workers and start new ones in their place."""
         for worker in self.workers:
             self._end(worker, gently=False)
         self.workers = [self._make(index) for index in range(len(self.workers))]

@@ -1,4 +1,4 @@
-"""How often workers may be started again before a run gives up."""
+"""The limit of worker restarts before a run fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Restarts:
         self._times: list[float] = []
 
     def count(self, cause: BaseException) -> None:
-        """Count a restart that ``cause`` made necessary.
+        """Count a restart because of ``cause``.
 
         Raises:
             RunFailed: there were ``most`` of them within the last hour.

@@ -46,8 +46,8 @@ class Roles:
     pools: tuple[Pool, ...]
     restarts: Restarts
     placement: Any = None
-    new_learner: Callable[[], None] | None = None  # ends the ranks and starts others in their place; None: inline
-    version: int = 0  # of the weights that the rollout workers hold, or are about to
+    new_learner: Callable[[], None] | None = None  # kills all ranks and starts new ones; None: inline
+    version: int = 0  # of the weights that the rollout workers have, or are receiving
 
     def __post_init__(self) -> None:
         self.rollout.give_weights = self._give_weights
@@ -93,7 +93,7 @@ class Roles:
             )
 
     def _give_weights(self) -> dict[int, Exception]:
-        """Connect anew and send the current weights; the rollout workers that failed meanwhile."""
+        """Reconnect and send the current weights; returns the rollout workers that failed during it."""
         try:
             self.connect()
             self.learner.sync(self.version)

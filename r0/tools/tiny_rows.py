@@ -91,7 +91,7 @@ LIST_BLOCK = 24
 
 
 class Stage(Enum):
-    """How long rows are."""
+    """The kind and length of rows."""
 
     EASY = 0  # two or three sentences, no system prompt
     USUAL = 1  # as the task has it
@@ -118,7 +118,7 @@ def draw_row(index: int, seed: int, stage: Stage) -> TinyRow:
 def _list(rng: random.Random, index: int, seed: int, stage: Stage) -> TinyRow:
     """A list of the built-in task, mostly to be ordered; or one of its documents to be judged, which are shorter than usual.
 
-    Rows of a block are alike in what makes them long, so that a batch of a block has little padding."""
+    The rows of a block have similar lengths, so that a batch has little padding."""
     block = random_stream("tiny-lists", seed, index // LIST_BLOCK)
     form = block.choices(list(LIST_SHARES), list(LIST_SHARES.values()))[0]
     length, draw = block.choice(LIST_LENGTHS), block.random()

@@ -1,4 +1,4 @@
-"""The layers of a model that adapters go on."""
+"""The layers of a model that can have adapters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from r0.errors import UserError
 
 
 def check_targets(model: nn.Module, names: Sequence[str] | None, section: str) -> None:
-    """Refuse target modules that no adapter can go on. None or empty: all linear layers, which every model has.
+    """Check that the target modules can have adapters. None or empty: all linear layers, which every model has.
 
     Args:
         model: of transformers, before adapters are in it.
@@ -31,7 +31,7 @@ def check_targets(model: nn.Module, names: Sequence[str] | None, section: str) -
 
 
 def _not_a_layer(model: nn.Module, module: nn.Module) -> str:
-    """What a module is, in words; empty for a linear layer inside the model."""
+    """A description of a module that cannot have an adapter; empty for a linear layer inside the model."""
     if module is model.get_output_embeddings():
         return "the output head"
     if module is model.get_input_embeddings():
@@ -40,6 +40,6 @@ def _not_a_layer(model: nn.Module, module: nn.Module) -> str:
 
 
 def _layers(model: nn.Module) -> list[str]:
-    """The last parts of the names of layers that adapters go on, in the model's order."""
+    """The last parts of the names of layers that can have adapters, in the model's order."""
     paths = [path for path, module in model.named_modules() if path and not _not_a_layer(model, module)]
     return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))

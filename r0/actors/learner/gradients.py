@@ -1,7 +1,7 @@
-"""Whether all gradients of an optimizer update are finite, before any weight changes.
+"""Checks that all gradients of an optimizer update are finite before any weight changes.
 
-DeepSpeed knows the norm only within its step, and in some of its stages goes on whatever it is. So the norms of the gradients
-are added up while they are made.
+DeepSpeed computes the norm only within its step, and in some ZeRO stages it updates even if the norm is not finite. So the norms
+of the gradients are accumulated while they are computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LIMIT = 1e18  # of a norm: the square of a larger one may exceed float32
 
 
 class GradientSum:
-    """The sum of the norms of a module's gradients, added up after every backward pass since the last ``take``.
+    """The sum of the norms of a module's gradients, over all backward passes since the last ``take``.
 
     The norm of the whole gradient is at most the sum of this over all ranks. It is NaN or infinite where a gradient is.
 
@@ -36,13 +36,13 @@ class GradientSum:
             self._total = norm if self._total is None else self._total + norm
 
     def take(self, device: torch.device) -> Tensor:
-        """The sum so far, a scalar that nobody has waited for; the next one starts at 0."""
+        """The sum so far, as a scalar tensor without synchronization; resets it to 0."""
         total, self._total = self._total, None
         return torch.zeros((), device=device) if total is None else total
 
 
 def drop_gradients(engine: Any) -> None:
-    """End an update of a DeepSpeed engine without applying it: no weight and no moment changes. All ranks together.
+    """End an update of a DeepSpeed engine without applying it, so that no weight and no moment changes; collective.
 
     DeepSpeed's own step clears what it holds in every stage; only the optimizer inside does nothing.
     """

@@ -1,4 +1,4 @@
-"""Where each parameter lies in the flat tensors of a ZeRO stage; a state is reshaped to another stage and number of ranks."""
+"""The position of each parameter in the flat tensors of a ZeRO stage, and conversion to other stages and numbers of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from r0.errors import UserError
 
 
 class Segment(NamedTuple):
-    """``length`` elements of a parameter, from ``start``, which lie at ``place`` of a flat tensor."""
+    """``length`` elements of a parameter from ``start``, at position ``place`` of a flat tensor."""
 
     name: str
     start: int
@@ -25,7 +25,7 @@ Layout = list[list[Segment]]  # the segments of each flat tensor of a rank, in t
 
 
 def layout(engine: Any, rank: int) -> Layout:
-    """The layout of a rank's float32 weights and moments, which have the same one."""
+    """The layout of a rank's float32 weights, which is also that of its moments."""
     optimizer = engine.optimizer
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # ZeRO 3 splits each parameter
@@ -83,7 +83,7 @@ def reshaped(states: Sequence[State], wanted: Layout, sizes: Sequence[int]) -> S
 
 
 def _whole(states: Sequence[State], kind: str) -> dict[str, torch.Tensor]:
-    """Every parameter's values, flat, by name."""
+    """The flattened values of every parameter, by name."""
     parts: dict[str, dict[int, torch.Tensor]] = {}
     for state in states:
         tensors = state["masters"] if kind == "masters" else [each[kind] for each in state["adam"]]

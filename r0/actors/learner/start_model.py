@@ -1,4 +1,4 @@
-"""Whether a language model can be trained, found out before its weights are loaded."""
+"""Checks before weights are loaded that a language model can be trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from r0.text.tokenizer import open_tokenizer
 
 
 def check_start_model(folder: Path, lora: LoraSection, key: str) -> Any:
-    """Refuse a model that cannot be trained as a language model.
+    """Check that a model can be trained as a language model.
 
     Args:
         folder: of the model.

@@ -23,13 +23,13 @@ class Trouble:
     samples: tuple[tuple[int, int], ...] = ()
 
     def __or__(self, other: Trouble) -> Trouble:
-        """The first reason, and the samples of both."""
+        """Both together: the first reason, and the samples of both."""
         return Trouble(self.reason or other.reason, tuple(sorted({*self.samples, *other.samples})))
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A row that went forward and backward: its loss, what the network gave for its tokens, the sum of its gradients' norms."""
+    """A row after forward and backward pass: its loss, the network's outputs for its tokens, the sum of its gradients' norms."""
 
     part: Slice
     loss: torch.Tensor
@@ -37,19 +37,20 @@ class Pass:
     gradients: torch.Tensor
 
     def wrong(self) -> torch.Tensor:
-        """The tokens to blame, by place on the T axis: those without a finite output, or all."""
+        """The tokens whose outputs are not finite, as positions on the T axis; all tokens if there are none."""
         bad_C = ~self.out_C.isfinite()
         return self.part.at_C[bad_C] if bool(bad_C.any()) else self.part.at_C
 
 
 def in_tokens(reason: str, batch: Batch, at: torch.Tensor) -> Trouble:
-    """Trouble with the completions of some tokens, given by place on the T axis."""
+    """The trouble with the completions of some tokens, given as positions on the T axis."""
     addresses = list(batch.first)
     return Trouble(reason, tuple(addresses[n] for n in batch.seq_T[at].unique().tolist()))
 
 
 def in_rows(reason: str, batch: Batch, passes: Sequence[Pass]) -> Trouble:
-    """Trouble in an update over some rows: those whose loss is not finite; else the first after which a gradient was not."""
+    """The trouble of an update over some rows: the rows whose loss is not finite, or else the first row with a gradient that is
+    not finite."""
     bad = [row for row in passes if not bool(row.loss.isfinite())] or [row for row in passes if not bool(row.gradients <= LIMIT)][
         :1
     ]

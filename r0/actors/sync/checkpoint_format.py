@@ -1,4 +1,4 @@
-"""Weights as checkpoint files have them, where transformers holds them otherwise in memory.
+"""Weights in the format of checkpoint files, which differs from transformers' format in memory for some models.
 
 While it loads, transformers stacks the experts of a layer into one parameter and renames others. Files and vLLM know the names
 and shapes of the checkpoint. Both ways go through transformers' own rules, one group of parameters at a time.
@@ -18,7 +18,7 @@ from r0.actors.sync.channels import TransferError
 
 @dataclass(frozen=True, slots=True)
 class ParamMeta:
-    """A tensor to come: name in the checkpoint, type and shape."""
+    """Name in the checkpoint, dtype and shape of a tensor."""
 
     name: str
     dtype: torch.dtype
@@ -32,14 +32,14 @@ class ParamMeta:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that become tensors of a checkpoint together: one and one, unless transformers stacked or split them."""
+    """Parameters and the checkpoint tensors they are converted to: one each, unless transformers stacks or splits them."""
 
     own: tuple[str, ...]  # names in the model
     stored: tuple[ParamMeta, ...]
 
 
 class CheckpointFormat:
-    """The checkpoint's form of a transformers model's parameters.
+    """The conversion between a transformers model's parameters and its checkpoint's tensors.
 
     Args:
         model: as ``from_pretrained`` made it, or from a configuration; adapters do not matter.
@@ -60,7 +60,7 @@ class CheckpointFormat:
         self.groups = [self._group(members) for members in together.values()]
 
     def to_checkpoint(self, group: Group, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        """The tensors of ``group.stored`` from those of ``group.own``; views of them where only slices are taken."""
+        """The tensors of ``group.stored`` from those of ``group.own``; views, if they are slices."""
         made = self._convert(dict(zip(group.own, tensors, strict=True)), reverse=True)
         return [made[meta.name] for meta in group.stored]
 
@@ -88,7 +88,7 @@ class CheckpointFormat:
         return Group(tuple(empty), tuple(ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in made.items()))
 
     def _renamed(self, names: Sequence[str], reverse: bool) -> list[tuple[str, str | None]]:
-        """Where each of ``names`` goes, and by which converter's pattern (None: it is renamed at most)."""
+        """The target of each of ``names``, and the pattern of its converter (None: at most renamed)."""
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
         transforms = self._backward if reverse else self._forward
@@ -97,7 +97,7 @@ class CheckpointFormat:
         return [rename_source_key(name, renamings, converters, reverse=reverse) for name in names]
 
     def _convert(self, tensors: dict[str, torch.Tensor], reverse: bool) -> dict[str, torch.Tensor]:
-        """What transformers does when it saves (``reverse``) or loads, on some whole groups."""
+        """Apply transformers' conversion for saving (``reverse``) or loading to some complete groups."""
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
         transforms = self._backward if reverse else self._forward
@@ -115,7 +115,7 @@ class CheckpointFormat:
 
 
 def _transforms(model: Any) -> list[Any]:
-    """The rules by which ``model`` was loaded; for one that was made from a configuration, those of its kind."""
+    """The conversion rules with which ``model`` was loaded; for a model created from a configuration, those of its class."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange
 

@@ -1,4 +1,4 @@
-"""A fingerprint of weights on their way: cheap, so that every sync can be checked on both sides."""
+"""A cheap digest of weights, compared after every sync on both sides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES = 16  # elements of each tensor
 
 
 class Digest:
-    """Names, types, shapes and a few elements of the tensors that go through it, in any order.
+    """A digest of names, dtypes, shapes and a few elements of tensors, independent of their order.
 
     It says that these tensors were read here since the last ``take``.
     """
@@ -25,19 +25,19 @@ class Digest:
         self._elements: list[Tensor] = []
 
     def through(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The weights themselves, each noted as it is handed on."""
+        """Yield the weights, and add each to the digest."""
         for name, tensor in weights:
             self.add(name, tensor)
             yield name, tensor
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Note a tensor; nothing waits for a GPU."""
+        """Add a tensor, without synchronizing with a GPU."""
         flat = tensor.detach().reshape(-1)
         self._heads.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
         self._elements.append(flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].to(torch.float32, copy=True))
 
     def take(self) -> str:
-        """``value``, and a new beginning."""
+        """Return ``value`` and reset the digest."""
         found = self.value()
         self._heads, self._elements = [], []
         return found
@@ -56,7 +56,7 @@ class Digest:
 
 
 class Noted:
-    """A source of weights whose passes are noted in ``digest``."""
+    """A source of weights whose iterations update ``digest``."""
 
     def __init__(self, source: Weights):
         self._source = source

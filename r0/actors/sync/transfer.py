@@ -190,7 +190,7 @@ class Sender:
         """
         channel = self._channel
         if channel is None:
-            raise TransferError("weight transfer: the group was left after an error; connect anew")
+            raise TransferError("weight transfer: the group was left after an error; reconnect")
         stream = iter(weights)
         for bucket in self._buckets:
             first = _next_tensor(stream, bucket[0])
@@ -255,7 +255,7 @@ class Receiver:
 
     def _post(self, index: int) -> tuple[torch.Tensor, Callable[[], None]]:
         if self._channel is None:
-            raise TransferError("weight transfer: the group was left after an error; connect anew")
+            raise TransferError("weight transfer: the group was left after an error; reconnect")
         flat = self._free_buffer(size(self._buckets[index]))
         return flat, self._channel.post(flat)
 

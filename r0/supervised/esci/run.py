@@ -28,7 +28,7 @@ RANK = "r0.supervised.esci.rank:train_rank"
 
 def run(config: EsciConfig) -> Path:
     """Train, or resume; returns the run directory. Its ``model/`` is a classifier that transformers, sentence-transformers and
-    r0.rerank load; after LoRA the adapter of the language model lies beside it, in ``adapter/``.
+    r0.rerank load; with LoRA the adapter of the language model is in ``adapter/``.
 
     Raises:
         UserError: invalid input, found by the driver or by a rank.
