@@ -36,6 +36,30 @@ def tiny_model(kind: str = "qwen2", tied: bool = False, seed: int = 0):
     return model_class(config).float()
 
 
+def windowed_model(kind: str, window: int):
+    """Like ``tiny_model``, with windows of ``window`` tokens: sliding ones in the upper layer (``qwen2``), the lower
+    (``gemma3_text``) or both (``mistral``), or chunks in the lower (``llama4_text``)."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sliding, full = "sliding_attention", "full_attention"
+    rope = {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in ((sliding, 1e4), (full, 1e6))}
+    extra = {
+        "qwen2": {"sliding_window": window, "use_sliding_window": True, "layer_types": [full, sliding]},
+        "gemma3_text": {"sliding_window": window, "layer_types": [sliding, full], "head_dim": 8, "rope_parameters": rope},
+        "mistral": {"sliding_window": window},
+        "llama4_text": {
+            "attention_chunk_size": window, "no_rope_layers": [1, 0], "head_dim": 8, "moe_layers": [],
+            "intermediate_size_mlp": 48,
+        },
+    }[kind]  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.1, tie_word_embeddings=False, **extra,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
 def random_groups(shapes: list[tuple[int, list[int]]], seed: int = 0, logprob: float = -4.0) -> list[TrainGroup]:
     """Groups of (prompt length, completion lengths) with random tokens and rewards."""
     draw = random.Random(seed)

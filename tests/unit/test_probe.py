@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from learner_models import VOCAB, tiny_model
+from learner_models import VOCAB, tiny_model, windowed_model
 
 from r0.actors.learner import attention, networks
 from r0.actors.learner import probe as probes
@@ -97,13 +97,26 @@ def test_a_kernel_that_differs_on_the_device_alone_means_padded_rows(monkeypatch
 
 
 def test_the_probe_says_why_a_model_cannot_share_prefixes():
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    assert "uses softcap" in probe(capped_attention(), 1.0)
 
-    config = Qwen2Config(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
-        use_sliding_window=True, sliding_window=6, max_window_layers=3,
+
+def test_windows_that_a_model_does_not_hand_to_its_attention_mean_padded_rows(monkeypatch):
+    """Whatever the window's length: the probe shortens it, and puts it back."""
+    model = windowed_model("mistral", window=200)
+    assert probe(model, 1.0) == ""
+    monkeypatch.setattr(attention, "window_of", lambda module, sliding_window: None)
+    assert "log-probabilities differ" in probe(model, 1.0)
+    assert model.config.sliding_window == 200
+
+
+def capped_attention():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, final_logit_softcapping=None,
     )  # fmt: skip
-    assert "sliding window" in probe(Qwen2ForCausalLM(config), 1.0)
+    return Gemma2ForCausalLM(config)
 
 
 def capped_model():

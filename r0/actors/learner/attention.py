@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
 from r0.actors.learner.rows import Layout, Span
+from r0.actors.learner.windows import Window, window_of, windowed_attention
 
 NAME = "r0_shared_prefix"
 
@@ -36,41 +37,36 @@ def shared_prefix_attention(
     dropout: float = 0.0,
     r0_layout: Layout | None = None,
     sliding_window: int | None = None,
-    **options: object,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention output [1, T, H, D] of a row.
 
     Raises:
-        UnsupportedAttention: the model does not pass the layout, or it uses a mask, a window shorter than the row's longest
-            sequence, attention sinks, soft-capping or a position bias.
+        UnsupportedAttention: the model does not pass the layout, or it uses a mask, attention sinks, soft-capping or a position
+            bias.
     """
     if r0_layout is None:
         raise UnsupportedAttention("the model does not pass keyword arguments to its attention")
     if attention_mask is not None:
         raise UnsupportedAttention("the model builds its own attention mask")
     for name in ("softcap", "s_aux", "position_bias"):
-        if options.get(name) is not None:
+        if others.get(name) is not None:
             raise UnsupportedAttention(f"the model's attention uses {name}")
-    longest = max(span.prompt + max(span.lengths, default=0) for span in r0_layout.spans)
-    chunk = getattr(getattr(module, "config", None), "attention_chunk_size", None)
-    if chunk is not None and longest > chunk:
-        raise UnsupportedAttention(f"a sequence of {longest} tokens is longer than the model's attention chunks of {chunk}")
-    if sliding_window is not None and longest > sliding_window:
-        raise UnsupportedAttention(
-            f"a sequence of {longest} tokens is longer than the model's sliding window of {sliding_window}"
-        )
-
     heads, key_heads = query_1HTD.shape[1], key_1KTD.shape[1]
     grouped = heads != key_heads
     if grouped and not _kernel_groups_heads(query_1HTD):
         key_1KTD = key_1KTD.repeat_interleave(heads // key_heads, dim=1)
         value_1KTD = value_1KTD.repeat_interleave(heads // key_heads, dim=1)
         grouped = False
+    window = window_of(module, sliding_window)
     parts = []
     for span in r0_layout.spans:
         end = span.start + span.prompt + span.completion_tokens
         q, k, v = (x[:, :, span.start : end] for x in (query_1HTD, key_1KTD, value_1KTD))
-        parts += _span_attention(q, k, v, span, {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped})
+        options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
+        longest = span.prompt + max(span.lengths, default=0)
+        short = window is not None and longest > window.tokens
+        parts += _span_attention(q, k, v, span, options, window if short else None)
     return (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]), None
 
 
@@ -79,14 +75,23 @@ def _kernel_groups_heads(query: torch.Tensor) -> bool:
     return not query.is_cuda or query.dtype in (torch.bfloat16, torch.float16)
 
 
-def _span_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: Span, options: dict) -> list[torch.Tensor]:
+def _span_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, span: Span, options: dict, window: Window | None
+) -> list[torch.Tensor]:
     """Outputs [1, ·, H, D] of a span in token order; ``q`` [1, H, P+C, D], ``k`` and ``v`` [1, K, P+C, D]."""
-    if span.gather_GW is None:  # one completion: plain causal attention
-        return [sdpa(q, k, v, is_causal=True, **options).transpose(1, 2)]
+
+    def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return sdpa(q, k, v, is_causal=True, **options) if window is None else windowed_attention(q, k, v, window, options)
+
+    if span.gather_GW is None:  # one completion
+        return [causal(q, k, v).transpose(1, 2)]
     prompt = span.prompt
-    prompt_out = sdpa(q[:, :, :prompt], k[:, :, :prompt], v[:, :, :prompt], is_causal=True, **options)
+    prompt_out = causal(q[:, :, :prompt], k[:, :, :prompt], v[:, :, :prompt])
     q_GHWD, k_GKSD, v_GKSD = _completions(q, span), _with_prompt(k, span), _with_prompt(v, span)
-    out_GHWD = _lower_right(q_GHWD, k_GKSD, v_GKSD, span, options)
+    if window is None:
+        out_GHWD = _lower_right(q_GHWD, k_GKSD, v_GKSD, span, options)
+    else:
+        out_GHWD = windowed_attention(q_GHWD, k_GKSD, v_GKSD, window, options)
     out_CHD = out_GHWD.transpose(1, 2).flatten(0, 1)
     if span.valid_C is not None:
         out_CHD = out_CHD.index_select(0, span.valid_C)

@@ -28,6 +28,8 @@ from r0.records import TrainCompletion, TrainGroup
 
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
 """Tolerated float32 differences at temperature 1: in nats, or relative to the largest logit, whichever is larger."""
+SHORT_WINDOW = 4
+"""Tokens; the probe's sequences have 8 and 9, and its prompt 5."""
 KERNEL_TOLERANCE = 0.1
 """Relative to the largest value; bf16 rounds by 0.004, and a wrong mask changes outputs by about their own size."""
 
@@ -70,8 +72,8 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
     tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
     group = _group(tokens[:5], tokens[5:8], tokens[8:12])
     module = PolicyModel(model, temperature, chunk=4).eval()
-    with torch.no_grad(), _first_layers_in_float32(model):
-        model.set_attn_implementation("sdpa")
+    plain = model.config._attn_implementation  # torch's kernels, or arithmetic where the model cannot use them
+    with torch.no_grad(), _first_layers_in_float32(model), _short_windows(model):
         padded = _by_item(module, padded_rows([group], 1), group)
         logits = model(torch.tensor([tokens[:8]]), use_cache=False).logits[0, 4:7].float() / temperature
         own = logits.log_softmax(-1).gather(1, torch.tensor(tokens[5:8])[:, None])[:, 0]
@@ -90,7 +92,7 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
         except (UnsupportedAttention, ValueError, TypeError) as error:
             return str(error)
         finally:
-            model.set_attn_implementation("sdpa")
+            model.set_attn_implementation(plain)
     worst = max(float((a - b).abs().max()) for a, b in zip(padded, shared, strict=True))
     return "" if worst <= tolerance else f"log-probabilities differ by {worst:.2g} nats from those of padded rows"
 
@@ -113,6 +115,27 @@ def _first_layers_in_float32(model: Any) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)
         if layers is not None:
             decoder.layers = layers
+
+
+@contextlib.contextmanager
+def _short_windows(model: nn.Module) -> Iterator[None]:
+    """Inside, windows and chunks of attention are shorter than the probe's sequences, so that they are compared too."""
+    owners: dict[int, Any] = {}
+    for module in model.modules():
+        owners |= {id(one): one for one in (module, getattr(module, "config", None)) if one is not None}
+    changed = [
+        (one, name, vars(one)[name])
+        for one in owners.values()
+        for name in ("sliding_window", "attention_chunk_size")
+        if isinstance(vars(one).get(name), int)
+    ]
+    for one, name, _ in changed:
+        setattr(one, name, SHORT_WINDOW)
+    try:
+        yield
+    finally:
+        for one, name, value in changed:
+            setattr(one, name, value)
 
 
 def _layers_of_every_kind(model: Any, layers: nn.ModuleList) -> int:
