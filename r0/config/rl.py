@@ -82,6 +82,11 @@ class RLConfig(RunKeys):
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")
         if self.ray.inline and (self.learner.ranks > 1 or self.rollout.workers > 1):
             raise ValueError("ray.inline: supports one learner and one engine; set learner.ranks=1 and rollout.workers=1")
+        if self.learner.lora.dropout:
+            raise ValueError(
+                f"learner.lora.dropout: {self.learner.lora.dropout:g} would make the learner's log-probabilities differ from "
+                "those of the engines, which sample without dropout; leave it out"
+            )
         check_cards(self)
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label: {self.min_label} is not below max_label={self.max_label}; lower it")

@@ -69,7 +69,7 @@ class LoraSection(Section):
 
     r: CountFrom0 = key(0, "rank of the adapters; 0: train all weights")
     alpha: Positive = key(32.0, "scale α; the update is multiplied by α / r")
-    dropout: Share = key(0.0, "dropout on the input of the adapters; use 0 in RL")
+    dropout: Share = key(0.0, "dropout on the input of the adapters; RL allows 0 only")
     target_modules: tuple[str, ...] | None = key(None, "module names to adapt; empty: all linear layers", strict=False)
 
 

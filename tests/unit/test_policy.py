@@ -13,7 +13,7 @@ from r0.actors.learner import attention
 from r0.actors.learner.attention import UnsupportedAttention
 from r0.actors.learner.batch import make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
-from r0.actors.learner.networks import add_adapters, load_causal
+from r0.actors.learner.networks import add_adapters, load_causal, without_dropout
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
 from r0.actors.learner.rows import padded_rows, shared_rows
 from r0.actors.sync.weights import LearnerWeights, save_hf
@@ -160,6 +160,37 @@ def test_attention_without_a_layout_is_refused():
     use(model, True)
     with pytest.raises(UnsupportedAttention, match="keyword arguments"):
         model(torch.tensor([[1, 2, 3]]), use_cache=False)
+
+
+NOISY = {
+    "opt": {"dropout": 0.3, "attention_dropout": 0.3, "layerdrop": 0.3, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gpt_neox": {"hidden_dropout": 0.3, "attention_dropout": 0.3},
+    "gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3},
+    "mixtral": {"router_jitter_noise": 0.3, "attention_dropout": 0.3, "num_local_experts": 4},
+}
+
+
+@pytest.mark.parametrize("kind", NOISY)
+def test_nothing_is_drawn_at_random_while_learning(kind):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, num_key_value_heads=4, initializer_range=0.1, **NOISY[kind],
+    )  # fmt: skip
+    stated = config.to_dict()
+    model, tokens = AutoModelForCausalLM.from_config(config), torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        want = model.eval()(tokens).logits
+        assert not torch.allclose(model.train()(tokens).logits, want)
+        without_dropout(model)
+        torch.testing.assert_close(model.train()(tokens).logits, want)
+    assert model.config.to_dict() == stated  # what is saved keeps its settings
+
+
+def test_dropout_of_adapters_is_refused_in_rl():
+    with pytest.raises(ValueError, match=r"learner\.lora\.dropout: 0\.1 would make .* leave it out"):
+        StageAConfig(algo="grpo", learner={"lora": {"r": 4, "dropout": 0.1}})
 
 
 def lora_model(tied: bool = False):

@@ -69,7 +69,7 @@ def load_networks(config: RLConfig, model_path: str, device: torch.device) -> Ne
     if reason and wanted:
         log.warning("%s cannot share prefixes in learner rows (%s); rows are padded instead", type(model).__name__, reason)
     model, shared = model.to(device), wanted and not reason
-    implementation = attention.NAME if shared else "sdpa"
+    implementation = attention.NAME if shared else model.config._attn_implementation
     frozen = None
     if config.kl_coef > 0 and not config.learner.lora.r:
         frozen = _policy(load_causal(model_path, dtype).to(device), implementation, config).requires_grad_(False).eval()
@@ -91,17 +91,34 @@ def load_causal(model_path: str, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    return load_model(AutoModelForCausalLM, model_path, dtype=dtype, attn_implementation="sdpa")
+    return load_model(AutoModelForCausalLM, model_path, dtype=dtype)
 
 
 def _prepare(model: Any, implementation: str, config: RLConfig) -> Any:
     model.set_attn_implementation(implementation)
     model.config.use_cache = False
+    without_dropout(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.learner.compile and not fuse(model):
         log.warning("learner.compile: %s has no norm, gated activation or rotary embedding that r0 knows", type(model).__name__)
     return model
+
+
+def without_dropout(model: nn.Module) -> None:
+    """Switch off, in place, all that a model draws at random while it is trained: dropout, layer drop, a router's noise.
+
+    The engines sample without, so the learner's log-probabilities would not be those of the sampled distribution. ``eval()`` will
+    not do, because gradient checkpointing works in training mode only. The configuration, which is saved, stays as it is.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (name == "p" if "Dropout" in type(module).__name__ else _is_noise(name)):
+                setattr(module, name, 0.0)
+
+
+def _is_noise(name: str) -> bool:
+    return "drop" in name or "jitter" in name
 
 
 def _policy(model: Any, implementation: str, config: RLConfig) -> PolicyModel:
@@ -126,9 +143,7 @@ def add_adapters(model: Any, config: RLConfig) -> Any:
     lora = config.learner.lora
     check_targets(model, lora.target_modules, "learner.lora")
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
-    settings = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
-    )
+    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM", bias="none")
     inject_adapter_in_model(settings, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)

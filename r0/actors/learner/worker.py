@@ -86,7 +86,7 @@ class Learner:
         self.networks = load_networks(config, model_path, self.device)
         self.updater = Updater(config, self.networks, Comm(world, self.device))
         self.updates = 0
-        seed_everything(config.seed + 1 + rank)  # ranks draw different dropout masks
+        seed_everything(config.seed + 1 + rank)  # ranks differ, should a model's own code draw anything
         self._sender: Any = None
         self._source: Noted | None = None
         self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
