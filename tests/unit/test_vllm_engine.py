@@ -7,7 +7,12 @@ import pytest
 
 from r0.actors.rollout import vllm_engine
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.vllm_process import patch_llvmlite, set_environment, without_expandable_segments
+from r0.actors.rollout.vllm_process import (
+    patch_llvmlite,
+    set_environment,
+    unsupported_architecture,
+    without_expandable_segments,
+)
 from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.transfer import TransferError
 from r0.storage.models import model_folder
@@ -166,3 +171,24 @@ def test_what_numba_brings_along_has_no_attributes_that_are_not_its_own():
     library = sys.modules["llvmlite.binding.ffi"].lib
     assert not hasattr(library, "__dict__")
     assert callable(library.LLVMPY_GetVersionInfo)  # its functions are still there
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("Model architectures ['A', 'B'] failed to be inspected. Please check the logs for more details.", "A, B"),
+        (
+            "1 validation error for ModelConfig\n  Value error, Model architectures ['A'] are not supported for now. Supported",
+            "A",
+        ),
+        ("Model architecture A was supported in vLLM until v0.9.2, and is not supported anymore.", "A"),
+        ("Model architecture A is not supported in-tree anymore. Please install the plugin at", "A"),
+    ],
+)
+def test_an_architecture_that_vllm_refuses_is_one_sentence_with_the_remedy(said, names):
+    sentence = f"rollout.engine: vLLM cannot run {names} on this machine; use rollout.engine=hf, which samples with transformers"
+    assert str(unsupported_architecture(ValueError(said))) == sentence
+
+
+def test_other_errors_of_vllm_stay_as_they_are():
+    assert unsupported_architecture(ValueError("max_model_len (9) is greater than the derived max_model_len")) is None

@@ -117,7 +117,7 @@ class HfEngine:
             if len(going) < len(rows):
                 rows = [rows[i] for i in going]
                 kept = torch.tensor(going, device=self._device)
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(kept)
                 tokens_B, mask_BP = tokens_B[kept], mask_BP[kept]
             mask_BP = torch.cat([mask_BP, mask_BP.new_ones(len(rows), 1)], dim=1)
             positions_B1 = mask_BP.sum(1, keepdim=True) - 1
@@ -154,7 +154,7 @@ class HfEngine:
         )
         number = {prompt: i for i, prompt in enumerate(prompts)}
         which_B = torch.tensor([number[row.request.prompt_ids] for row in rows], device=self._device)
-        cache.batch_select_indices(which_B)
+        cache.reorder_cache(which_B)
         return out.logits[which_B, -1], cache, mask_UP[which_B]
 
     def _sampled(self, row: _Row) -> Sampled:

@@ -17,7 +17,13 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.rollout.sizes import Card
 from r0.actors.rollout.vllm_options import cpu_options, gpu_options
-from r0.actors.rollout.vllm_process import configure_logging, patch_llvmlite, set_environment, without_expandable_segments
+from r0.actors.rollout.vllm_process import (
+    configure_logging,
+    patch_llvmlite,
+    set_environment,
+    unsupported_architecture,
+    without_expandable_segments,
+)
 from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
@@ -210,6 +216,8 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
         from vllm.config.weight_transfer import WeightTransferConfig
     if not on_gpu:
         _prepare_cpu()
+    if not on_gpu or settings.enforce_eager or settings.transfer == "local":
+        _leave_transformers_alone()
     options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
     if positions(Path(settings.model)) is not None:  # compared by check_length, which knows more kinds of rope scaling than vLLM
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
@@ -242,13 +250,23 @@ def _loaded(make: Any, folder: str, **options: Any) -> Any:
     """vLLM with the model in ``folder``.
 
     Raises:
-        UserError: the model is quantized in a way that vLLM does not load here.
+        UserError: the model is quantized in a way that vLLM does not load here, or of an architecture that it does not run here.
     """
     try:
         return make(folder, **options)
     except Exception as error:
         refuse_quantized(Path(folder), error)
+        if (problem := unsupported_architecture(error)) is not None:
+            raise problem from error
         raise
+
+
+def _leave_transformers_alone() -> None:
+    """Keep vLLM from changing transformers' classes to compile them, as it does for architectures that it does not have itself
+    (SmolLM3, OLMo 2): a learner in this process, or any other user of transformers, could not use such a class any more."""
+    from vllm.model_executor.models.transformers.base import Base
+
+    Base._decorate_cls_for_torch_compile = lambda self, **options: None
 
 
 def _prepare_cpu() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import Any
+
+from r0.errors import UserError
 
 # Warnings that vLLM prints at every start and that need no action.
 IGNORED_WARNINGS = (
@@ -83,3 +86,14 @@ def without_expandable_segments() -> None:
             kept = [part for part in settings.split(",") if part.partition(":")[0].strip() != "expandable_segments"]
             if kept:
                 os.environ[name] = ",".join(kept)
+
+
+def unsupported_architecture(error: Exception) -> UserError | None:
+    """What to say where vLLM refuses a model's architecture with ``error``; None: it says something else."""
+    found = re.search(r"Model architectures? (\[.*?\]|\S+) (failed to be inspected|(is|are|was) (not )?supported)", str(error))
+    if found is None:
+        return None
+    names = found[1].strip("[]").replace("'", "")
+    return UserError(
+        f"rollout.engine: vLLM cannot run {names} on this machine; use rollout.engine=hf, which samples with transformers"
+    )
