@@ -153,7 +153,7 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
     """
     engine = _engine_settings(config, model, gpus=cluster_gpus() > 0)
     placement = Placement(need)
-    ranks = config.learner.ranks
+    ranks, master = config.learner.ranks, ""  # the address at which the ranks meet
     device = None if need[placement.bundle_index("learner", 0)].gpus else "cpu"  # Ray does not hide GPUs from workers without one
 
     def pool(role: str, cls: type, arguments: Callable[[int], tuple], size: int, deferred: bool = True) -> Pool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +14,26 @@ import torch
 
 from r0.actors.learner.batch import Schedule
 from r0.actors.learner.comm import Comm
-from r0.actors.learner.layout import layout, reshaped
 from r0.actors.learner.networks import learner_dtype, load_networks
+from r0.actors.learner.saved_state import SavedState
 from r0.actors.learner.shares import even_schedule
-from r0.actors.learner.state_file import State, read_state, write_state
 from r0.actors.learner.trouble import Trouble
 from r0.actors.learner.update import Updater
 from r0.actors.learner.zero import (
-    engine_state,
     leave_distributed,
-    load_engine_state,
-    master_weights,
     offload_optimizer,
     reload_optimizer,
-    replicated,
     set_learning_rate,
     start_distributed,
 )
 from r0.actors.sync.digest import NOTHING, Noted
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
-from r0.errors import UserError
 from r0.process.allocator import keep_freed_blocks
 from r0.process.device import process_device, with_index
 from r0.process.faults import reached
 from r0.records import TrainGroup
-from r0.storage.manifest import Entries, entry
-
-IDENTITY = "learner.json"  # settings that must be equal in a checkpoint and in the learner that loads it
-RESHAPED = {"learner.ranks", "learner.zero_stage"}  # these may differ
+from r0.storage.manifest import Entries
 
 
 class Learner:
@@ -85,13 +74,12 @@ class Learner:
         seed_everything(config.seed)
         self.networks = load_networks(config, model_path, self.device)
         self.updater = Updater(config, self.networks, Comm(world, self.device))
+        self._saved = SavedState(config, self.networks, rank, world, self.device)
         self.updates = 0
         seed_everything(config.seed + 1 + rank)  # ranks differ, should a model's own code draw anything
         self._sender: Any = None
         self._source: Noted | None = None
         self._offloaded: list[Any] = []  # engines whose optimizers are on the CPU
-        self._writer = ThreadPoolExecutor(1, "r0-checkpoint")
-        self._writing: Future[Entries] | None = None
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
@@ -190,14 +178,8 @@ class Learner:
     # Checkpoints and the final model ----------------------------------------------------------------------------------------
 
     def save(self, folder: str) -> None:
-        """Copy this rank's part of a checkpoint (weights, optimizers, counters, random states) and start to write it into
-        ``folder`` in the background; ``saved_files`` reports when it is done."""
-        state: State = {"updates": self.updates, "random": random_states(self.device)}
-        if self.rank == 0 or not replicated(self.networks.policy):  # otherwise the states of all ranks are the same
-            state["policy"] = engine_state(self.networks.policy, self.rank)
-            if self.networks.critic is not None:
-                state["critic"] = engine_state(self.networks.critic, self.rank)
-        self._writing = self._writer.submit(_write, Path(folder), self.rank, state, self._identity())
+        """Copy this rank's part of a checkpoint and start to write it into ``folder``; ``saved_files`` tells when it is done."""
+        self._saved.save(Path(folder), self.updates)
 
     def saved_files(self, wait: bool) -> Entries | None:
         """The files that the last ``save`` wrote; None while it is still writing and ``wait`` is false.
@@ -205,54 +187,21 @@ class Learner:
         Raises:
             OSError: they could not be written.
         """
-        if self._writing is None:
-            return {}
-        return self._writing.result() if wait or self._writing.done() else None
+        return self._saved.files(wait)
 
     def load(self, folder: str) -> str | None:
-        """Restore the exact state of ``save``; collective. A checkpoint of another number of ranks or ZeRO stage is reshaped:
-        weights and moments are the same, but the run does not repeat bit for bit. Returns that in a sentence.
+        """Restore the exact state of ``save``; collective. If the checkpoint is of another number of ranks or ZeRO stage, weights
+        and moments are the same, but the run does not repeat bit for bit; then it returns that in a sentence.
 
         Raises:
             UserError: the checkpoint is of another dtype, algorithm or rank of LoRA.
         """
-        path = Path(folder)
-        saved, mine = json.loads((path / IDENTITY).read_text()), self._identity()
-        other = {name: saved.get(name) for name, value in mine.items() if saved.get(name) != value}
-        for name in other.keys() - RESHAPED:
-            raise UserError(f"{folder} was written with {name}={other[name]}, this run has {mine[name]}; resume with the same")
-        count = int(saved["learner.ranks"]) if other else self.world
-        own = read_state(path / _state_name(min(self.rank, count - 1)))
         offloaded = bool(self._offloaded)
         self.reload()
-        for name, engine in (("policy", self.networks.policy), ("critic", self.networks.critic)):
-            if engine is not None:
-                load_engine_state(engine, self._engine_state(name, engine, own, path, count if other else 0))
-        self.updates = own["updates"]
-        set_random_states(own["random"])
+        self.updates, note = self._saved.load(Path(folder))
         if offloaded:
             self.offload()
-        differ = ", ".join(f"{name} {value} there, {mine[name]} here" for name, value in sorted(other.items()))
-        return f"{path.name} is reshaped ({differ}): the run does not repeat bit for bit what it was" if other else None
-
-    def _engine_state(self, name: str, engine: Any, own: State, folder: Path, ranks: int) -> State:
-        """This rank's state of an engine, or rank 0's where all are the same. Reshaped from ``ranks`` states if that is not 0."""
-        if not ranks:
-            return own[name] if name in own else read_state(folder / _state_name(0))[name]
-        states = [read_state(folder / _state_name(rank)) for rank in range(ranks)]
-        sizes = [tensor.numel() for tensor in master_weights(engine)]
-        return reshaped([state[name] for state in states if name in state], layout(engine, self.rank), sizes)
-
-    def _identity(self) -> dict[str, Any]:
-        learner = self.config.learner
-        dtype = str(learner_dtype(self.config, self.device)).removeprefix("torch.")
-        return {
-            "algo": self.config.algo,
-            "learner.ranks": self.world,
-            "learner.zero_stage": learner.zero_stage,
-            "learner.dtype": dtype,
-            "learner.lora.r": learner.lora.r,
-        }
+        return note
 
     def save_model(self, folder: str) -> None:
         """Write the policy as a Hugging Face folder (LoRA merged, the adapter in ``adapter/``); collective."""
@@ -266,7 +215,7 @@ class Learner:
 
     def close(self) -> None:
         """Leave the process groups."""
-        self._writer.shutdown(cancel_futures=True)
+        self._saved.close()
         if self._sender is not None:
             self._sender.close()
             self._sender = None
@@ -274,39 +223,8 @@ class Learner:
             leave_distributed()
 
 
-def _state_name(rank: int) -> str:
-    return f"rank{rank}.safetensors"
-
-
-def _write(folder: Path, rank: int, state: State, identity: dict[str, Any]) -> Entries:
-    """Write one rank's files of a checkpoint."""
-    reached("learner.write")
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [_state_name(rank)]
-    write_state(folder / names[0], state)
-    if rank == 0:
-        names.append(IDENTITY)
-        (folder / IDENTITY).write_text(json.dumps(identity, indent=1) + "\n")
-    return {name: entry(folder / name) for name in names}
-
-
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def random_states(device: torch.device) -> State:
-    """States of torch's generators as tensors (a learner uses no other generators)."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def set_random_states(states: State) -> None:
-    """Restore the states from ``random_states``."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
