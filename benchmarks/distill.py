@@ -124,7 +124,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(given.output or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        from r0.storage.models import model_folder, parameters
+        from r0.storage.models import model_folder
+        from r0.storage.weight_files import parameters
 
         student = folder / "student"
         count = make_student(student, given.seed)
