@@ -203,5 +203,5 @@ def test_vllm_takes_prompts_beyond_the_positions_before_rope_scaling(tmp_path, s
 def test_vllm_names_the_quantization_that_it_does_not_load(tmp_path):
     folder = tiny_model(tmp_path / "model")
     rewrite_model(folder, config={"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}})
-    with pytest.raises(UserError, match=r"is quantized \(bitsandbytes\) and cannot be loaded here .*; give the original"):
+    with pytest.raises(UserError, match=r"is quantized \(bitsandbytes\) and cannot be loaded here"):
         RolloutWorker(EngineSettings(folder, 256))
