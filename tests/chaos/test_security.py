@@ -1,0 +1,53 @@
+"""Secrets of the environment reach no file of a run; refusals hold without assertions."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import tiny_model
+from tests.launching import command, environment
+
+pytestmark = pytest.mark.ray
+
+SECRETS = {
+    "HF_TOKEN": "hf_aSecretThatNobodyMayRead",
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "AWS_SECRET_ACCESS_KEY": "anotherSecretThatNobodyMayRead",
+}
+
+
+def test_secrets_reach_neither_the_run_nor_the_screen(tmp_path):
+    settings = {
+        "model": tiny_model(tmp_path / "model"), "output": tmp_path / "run", "batch_size": 4, "max_steps": 1, "builtin_rows": 80,
+        "max_prompt_tokens": 400, "max_new_tokens": 8, "algo": "ppo", "ray.inline": "true", "rollout.engine": "hf",
+        "tracking.wandb": "offline", "tracking.tensorboard": "true", "eval.every": 0, "system_prompt": "Judge.",
+        "reward.max_think_tokens": 100, "max_think_tokens": 100, "reward.min_think_tokens": 1,
+    }  # fmt: skip
+    variables = {**environment(), **SECRETS}
+    done = subprocess.run(command("stage_a", settings), env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for secret in SECRETS.values():
+        assert secret not in done.stdout + done.stderr
+        assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"data": "/nowhere.jsonl"}, "/nowhere.jsonl"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"reward.name": "stage_aa"}, "did you mean 'stage_a'?"),
+    ],
+)
+def test_refusals_hold_without_assertions(tmp_path, settings, words):
+    model = {"model": tiny_model(tmp_path / "model"), "output": tmp_path / "run", "ray.inline": "true", "rollout.engine": "hf"}
+    arguments = [sys.executable, "-O", *command("stage_a", {**model, **settings})[1:]]
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
