@@ -1,4 +1,5 @@
-"""A tiny random model of every architecture for which r0 has a preset, with a template and a tokenizer of the real one's shape.
+"""A tiny random model of every architecture for which r0 has a preset, with a template and a tokenizer of the real one's shape;
+and of those without a preset that docs/models.md lists, with one tokenizer for all.
 
 Weights are random and vocabularies small; what is as in the real model is what r0's code meets: the architecture and its
 configuration, control tokens, whether they are special, what a template puts where, who opens ``<think>``, how a pair is written.
@@ -49,7 +50,9 @@ class Architecture:
     model_type: str
     tokenizer: Callable[[], Any]
     settings: dict[str, Any]
-    head: str = "causal"  # or "score", "none"
+    head: str = "causal"  # or "score", "masked"
+    wrapper: str = ""  # model type of the multimodal model around it
+    embedding: float = 1.0  # factor of the initial embedding
 
 
 def decoder_tokenizer(
@@ -152,11 +155,51 @@ ARCHITECTURES = {  # by the name of the preset
 }
 
 
+WINDOW = 32  # tokens; shorter than every prompt
+MIXED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+ROPE = {
+    kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in (("sliding_attention", 1e4), ("full_attention", 1e6))
+}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+UNTIED = {**GROUPED, "tie_word_embeddings": False}
+GEMMA = {**GROUPED, **MIXED, "query_pre_attn_scalar": HIDDEN // 4, "tie_word_embeddings": True}
+PLAIN = qwen(CHATML, THINK)
+LINEAR = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+
+OTHERS = {  # by the name in docs/models.md
+    "llama": Architecture("llama", PLAIN, UNTIED),
+    "qwen3-moe": Architecture(
+        "qwen3_moe", PLAIN, {**UNTIED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
+    ),
+    "qwen3.5": Architecture("qwen3_5_text", PLAIN, {**UNTIED, **LINEAR}),
+    "mistral": Architecture("mistral", PLAIN, {**UNTIED, "sliding_window": WINDOW}),
+    "mixtral": Architecture("mixtral", PLAIN, {**UNTIED, **EXPERTS}),
+    "gpt-oss": Architecture("gpt_oss", PLAIN, {**UNTIED, **EXPERTS, **MIXED}),
+    "gemma-2": Architecture("gemma2", PLAIN, GEMMA, embedding=0.3),  # scaled by √width, and tied: else it repeats every token
+    "gemma-3": Architecture("gemma3_text", PLAIN, {**GEMMA, "rope_parameters": ROPE}, embedding=0.3),
+    "gemma-3-multimodal": Architecture("gemma3_text", PLAIN, {**GEMMA, "rope_parameters": ROPE}, wrapper="gemma3", embedding=0.3),
+    "phi-3": Architecture("phi3", PLAIN, UNTIED),
+    "smollm3": Architecture("smollm3", PLAIN, {**GROUPED, "tie_word_embeddings": True, "no_rope_layers": [1, 0]}),
+    "olmo-2": Architecture("olmo2", PLAIN, UNTIED),
+    "granite": Architecture("granite", PLAIN, {**GROUPED, "tie_word_embeddings": True}),
+    "gpt-neox": Architecture("gpt_neox", PLAIN, {"max_position_embeddings": POSITIONS, "tie_word_embeddings": False}),
+    "opt": Architecture(
+        "opt", PLAIN, {"max_position_embeddings": POSITIONS, "ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN, "dropout": 0.1}
+    ),
+    "lfm2": Architecture("lfm2", PLAIN, {**UNTIED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "modernbert": Architecture("modernbert", bert, {"max_position_embeddings": 512, "global_attn_every_n_layers": 2}, "masked"),
+}
+VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+
+
 def build(name: str, path: str | Path, head: str = "", num_labels: int = 1) -> str:
     """Save the tiny model of preset ``name`` in ``path``; returns the path.
 
     Args:
-        name: a key of ``ARCHITECTURES``.
+        name: a key of ``ARCHITECTURES`` or ``OTHERS``.
         path: a folder that is made.
         head: ``causal``, ``masked`` or ``score``, if another than the real model's.
         num_labels: scores of a score head.
@@ -164,30 +207,36 @@ def build(name: str, path: str | Path, head: str = "", num_labels: int = 1) -> s
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-    one = ARCHITECTURES[name]
+    one = (ARCHITECTURES | OTHERS)[name]
     head = head or one.head
     tokenizer = one.tokenizer()
     torch.manual_seed(0)
     heads = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "score": AutoModelForSequenceClassification}
-    config = AutoConfig.for_model(
-        one.model_type,
-        vocab_size=320,
-        hidden_size=HIDDEN,
-        intermediate_size=2 * HIDDEN,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        initializer_range=SCALE,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    settings = {
+        "vocab_size": 320,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": SCALE,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
         **({"num_labels": num_labels} if head == "score" else {}),
         **one.settings,
-    )
+    }
+    config = AutoConfig.for_model(one.model_type, **settings)
+    if one.wrapper:
+        config = AutoConfig.for_model(
+            one.wrapper, text_config=config, vision_config=VISION, initializer_range=SCALE, mm_tokens_per_image=4,
+            image_token_index=300, boi_token_index=301, eoi_token_index=302, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
     model = heads[head].from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):  # initialised to zero, which would hide a bias that is lost
                 parameter.normal_(0.0, SCALE)
+        model.get_input_embeddings().weight.mul_(one.embedding)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)

@@ -17,9 +17,11 @@ from r0.actors.rollout.settings import EngineSettings
 from r0.actors.sync.digest import Noted
 from r0.actors.sync.sync import make_sender
 from r0.actors.sync.transfer import TransferError
+from r0.actors.sync.weights import LearnerWeights
 from r0.config import StageAConfig
 from r0.errors import RunFailed
 from r0.records import SampleRequest
+from tests.architectures import build
 from tests.helpers import tiny_model
 from tests.logprob_gap import gap, load
 from tests.switching import Switching
@@ -71,6 +73,22 @@ def test_after_every_sync_the_workers_hold_the_learners_weights(workers, tmp_pat
             assert {one.version for one in sampled} == {version}
             assert gap(learner, requests(), sampled) < 1e-3
         with torch.no_grad():  # the next update of the learner; the same prompts, so a stale prefix cache would show
+            for parameter in learner.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    sender.close()
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", pytest.param("mixtral", marks=pytest.mark.slow)])
+def test_experts_arrive_as_a_checkpoint_has_them(workers, tmp_path, name):
+    folder = build(name, tmp_path / "model")
+    learner = load(folder)
+    everywhere(workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", LearnerWeights(learner, None, BUCKET, rank=0), workers, 0, 1, 60.0, BUCKET)
+    for version in (1, 2):
+        sender.send(version)
+        for sampled in everywhere(workers, "sample", requests(), 1.0, 24, False):
+            assert gap(learner, requests(), sampled) < 1e-3
+        with torch.no_grad():
             for parameter in learner.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     sender.close()

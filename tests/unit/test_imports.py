@@ -7,7 +7,12 @@ import pytest
 
 # Libraries that are imported in these modules and packages alone.
 ONLY_IN = {
-    "vllm": ("r0.actors.rollout.vllm_engine", "r0.actors.sync.vllm_sync", "r0.actors.sync.vllm_transfer"),
+    "vllm": (
+        "r0.actors.rollout.vllm_engine",
+        "r0.actors.rollout.vllm_patches",
+        "r0.actors.sync.vllm_sync",
+        "r0.actors.sync.vllm_transfer",
+    ),
     "deepspeed": (
         "r0.actors.learner.zero",
         "r0.actors.sync.weights",  # gathers the weights that ZeRO-3 has split

@@ -1,5 +1,6 @@
 """What an engine's key-value cache takes and holds."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -91,3 +92,18 @@ def test_a_shared_card_without_room_is_refused_with_the_figures():
 
 def test_a_driver_expects_what_is_configured_or_the_most():
     assert [upper_num_seqs(8, True), upper_num_seqs("auto", True), upper_num_seqs("auto", False)] == [8, 1024, 128]
+
+
+@pytest.mark.parametrize(
+    ("config", "caches"),
+    [
+        ({}, True),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, True),
+        ({"layer_types": ["conv", "full_attention"]}, False),
+        ({"text_config": {"layer_types": ["linear_attention", "full_attention"]}}, False),
+        ({"full_attn_idxs": [2, 5]}, False),
+    ],
+)
+def test_prefixes_of_models_with_states_are_not_cached_on_a_cpu(tmp_path, config, caches):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert cpu_options(replace(TINY, model=str(tmp_path)))["enable_prefix_caching"] == caches

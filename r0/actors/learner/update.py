@@ -219,9 +219,7 @@ class Updater:
         metrics.policy(outputs.sums, logp_C.detach(), entropy_C, inputs, batch.fresh_T[at] if first else None)
         return outputs.loss, logp_C
 
-    def _value_row(
-        self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _value_row(self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of a row, and the values of its tokens."""
         value_C = run_row(self.networks.critic, part.row)
         if not part.completions:

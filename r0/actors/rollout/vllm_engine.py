@@ -1,4 +1,4 @@
-"""Sampling with vLLM. Only this file, vllm_transfer and vllm_sync import vLLM, because its API changes every few releases.
+"""Sampling with vLLM. Only this file, vllm_patches, vllm_transfer and vllm_sync import it, because its API changes often.
 
 The engine runs in this process. Each request has its own seed; on a CPU this requires that prompts are prefilled in one piece.
 Log-probabilities are those of the sampling distribution. The prefix cache is reset after every weight update.
@@ -17,6 +17,7 @@ from typing import Any
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.rollout.sizes import Card
 from r0.actors.rollout.vllm_options import cpu_options, gpu_options
+from r0.actors.rollout.vllm_patches import leave_transformers_alone, prepare_cpu
 from r0.actors.rollout.vllm_process import (
     configure_logging,
     patch_llvmlite,
@@ -27,7 +28,6 @@ from r0.actors.rollout.vllm_process import (
 from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
-from r0.process.allocator import keep_freed_blocks
 from r0.process.gpus import check_vllm, cuda_available
 from r0.records import Finish, Sampled, SampleRequest
 from r0.storage.loading import refuse_quantized
@@ -215,9 +215,9 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
         from vllm import LLM
         from vllm.config.weight_transfer import WeightTransferConfig
     if not on_gpu:
-        _prepare_cpu()
+        prepare_cpu()
     if not on_gpu or settings.enforce_eager or settings.transfer == "local":
-        _leave_transformers_alone()
+        leave_transformers_alone()
     options = gpu_options(settings, _card(settings)) if on_gpu else cpu_options(settings)
     if positions(Path(settings.model)) is not None:  # compared by check_length, which knows more kinds of rope scaling than vLLM
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
@@ -232,7 +232,6 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
             dtype=dtype,
             max_model_len=settings.max_model_len,
             enforce_eager=settings.enforce_eager or not on_gpu,
-            enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # ignore sampling defaults in the model's folder
             skip_tokenizer_init=True,
@@ -259,22 +258,6 @@ def _loaded(make: Any, folder: str, **options: Any) -> Any:
         if (problem := unsupported_architecture(error)) is not None:
             raise problem from error
         raise
-
-
-def _leave_transformers_alone() -> None:
-    """Keep vLLM from changing transformers' classes to compile them, as it does for architectures that it does not have itself
-    (SmolLM3, OLMo 2): a learner in this process, or any other user of transformers, could not use such a class any more."""
-    from vllm.model_executor.models.transformers.base import Base
-
-    Base._decorate_cls_for_torch_compile = lambda self, **options: None
-
-
-def _prepare_cpu() -> None:
-    from vllm.v1.sample import sampler
-
-    keep_freed_blocks()
-    # vLLM computes the rank of every sampled token with a kernel that takes 15 s to compile. r0 does not use ranks.
-    sampler.batched_count_greater_than = lambda logprobs, values: values.new_zeros(values.shape[0], dtype=int)
 
 
 def _card(settings: EngineSettings) -> Card:

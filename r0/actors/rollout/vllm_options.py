@@ -11,6 +11,7 @@ from r0.errors import UserError
 from r0.storage.weight_files import parameters
 
 CPU_BLOCK = 32  # tokens per key-value block; the minimum of the CPU kernel, so that short prompts share a prefix too
+ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")  # kinds of layers with keys and values
 MIN_MEMORY_CHECK = 0.01  # free share of the card that vLLM checks for if the size of its cache is given
 
 
@@ -23,7 +24,15 @@ def cpu_options(settings: EngineSettings) -> dict[str, Any]:
         "max_num_batched_tokens": max(settings.max_model_len, min(8192, settings.max_model_len * settings.batch)),
         "kv_cache_memory_bytes": CPU_KV_CACHE if settings.kv_cache_gib is None else int(settings.kv_cache_gib * GIB),
         "block_size": CPU_BLOCK,
+        "enable_prefix_caching": not _has_states(model_config(Path(settings.model))),
     }
+
+
+def _has_states(config: dict[str, Any]) -> bool:
+    """Whether layers of the model have states instead of keys and values (Qwen3.5, LFM2): vLLM caches their prefixes only if it
+    prefills in chunks."""
+    config = config.get("text_config") or config
+    return "full_attn_idxs" in config or any(kind not in ATTENTION for kind in config.get("layer_types") or ())
 
 
 def gpu_options(settings: EngineSettings, card: Card) -> dict[str, Any]:
@@ -50,6 +59,7 @@ def gpu_options(settings: EngineSettings, card: Card) -> dict[str, Any]:
         # The actor owns all GPUs of its engine on one node, so its child processes use them.
         "distributed_executor_backend": "mp" if size > 1 else "uni",
         "enable_sleep_mode": settings.sleep,
+        "enable_prefix_caching": True,
     }
     if sizes.kv_cache_bytes is not None:
         # vLLM uses this size, but first checks that its share of the card is free, and the learner may use most of the card.
