@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +13,7 @@ from r0.actors.sync.channels import TransferError
 from r0.actors.sync.checkpoint_format import CheckpointFormat, ParamMeta
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import StageAConfig
+from tests.architectures import OTHERS, build
 
 EXPERTS = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8},
@@ -70,6 +73,16 @@ def test_weights_leave_as_transformers_saves_them(tmp_path, kind, loaded):
     assert all(torch.equal(sent[name], stored[name]) for name in stored)
     assert [(m.name, m.shape, m.dtype) for m in weights.metadata()] == [(n, tuple(t.shape), t.dtype) for n, t in sent.items()]
     assert [name for name, _ in LearnerWeights(model, None, 5000, rank=1)] == list(sent)  # the other ranks gather in lockstep
+
+
+@pytest.mark.parametrize("name", [name for name, one in OTHERS.items() if one.head == "causal"])
+def test_every_architecture_sends_what_its_checkpoint_holds(tmp_path, name):
+    from transformers import AutoModelForCausalLM
+
+    stored = load_file(Path(build(name, tmp_path)) / "model.safetensors")
+    sent = dict(LearnerWeights(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32), None, 10**6, rank=0))
+    assert sent.keys() - {"lm_head.weight"} == stored.keys() - {"lm_head.weight"}  # sent where it is tied, too
+    assert all(torch.equal(sent[key], stored[key]) for key in stored)
 
 
 @pytest.mark.parametrize("kind", EXPERTS)
