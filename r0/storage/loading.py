@@ -85,11 +85,17 @@ def model_class(folder: Path) -> Any:
     """The class of transformers that a model's configuration names; None where transformers has none of that name.
 
     Raises:
-        UserError: config.json is missing or not valid JSON.
+        UserError: transformers cannot read config.json, though it has the class.
     """
     import transformers
 
-    return getattr(transformers, architecture(folder) or "?", None)
+    kind = getattr(transformers, architecture(folder) or "?", None)
+    if kind is not None:
+        try:
+            transformers.AutoConfig.from_pretrained(folder)
+        except LOADING as error:
+            raise UserError(f"model: {folder} cannot be loaded: {reason(error)}") from error
+    return kind
 
 
 def state_tying(model: Any) -> None:
