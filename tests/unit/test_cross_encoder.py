@@ -194,7 +194,7 @@ def test_what_does_not_fit_gives_a_one_sentence_error(folders, tmp_path):
     config = json.loads((tmp_path / "many" / "config.json").read_text())
     changed = {**config, "model_type": "unheard_of", "id2label": {"0": "LABEL_0"}}
     (tmp_path / "many" / "config.json").write_text(json.dumps(changed))
-    assert "classifier.bias, which is 3 instead of 1" in refusal(many)
+    assert "cannot be loaded: The checkpoint you are trying to load has model type `unheard_of`" in refusal(many)
 
 
 def test_a_decoder_without_yes_and_no_is_refused(tmp_path):
