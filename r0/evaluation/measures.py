@@ -63,9 +63,10 @@ def measure(run: Run, grades: Grades, measures: Sequence[Measure] = MEASURES, re
     judged = {query: documents for query, documents in grades.items() if documents}
     missing = frozenset(query for query in judged if query not in run)
     if len(missing) == len(judged):
-        raise UserError(
-            f"none of the run's {len(run)} queries is among the {len(judged)} judged ones; give both from the same data set"
-        )
+        folded = {query.casefold() for query in judged}
+        other_case = any(query.casefold() in folded for query in run)
+        remedy = "their ids differ in case only: write them alike" if other_case else "give both from the same data set"
+        raise UserError(f"none of the run's {len(run)} queries is among the {len(judged)} judged ones; {remedy}")
     ranked = {query: documents for query, documents in run.items() if query in judged}
     linear = {query: {document: max(0.0, grade) for document, grade in of.items()} for query, of in judged.items()}
     _check(linear, _MOST, "the grade")

@@ -33,8 +33,8 @@ class Source(Protocol):
 
 
 def by_score(scores: Mapping[str, float], positives: Sequence[str]) -> Ranked:
-    """Documents by decreasing score; equal scores by id, descending (trec_eval's order)."""
-    best = sorted(((score, name) for name, score in scores.items()), reverse=True)
+    """Documents by decreasing score; equal scores keep the order of ``scores``."""
+    best = sorted(((score, name) for name, score in scores.items()), key=lambda one: -one[0])
     known = {name: scores[name] for name in positives if name in scores}
     return Ranked([name for _, name in best], [score for score, _ in best], known)
 

@@ -73,7 +73,9 @@ class Rescored(ResumableJsonl[str]):
         return finish(self._keys, work, self, len(queries), stop) is not None
 
     def ranked(self) -> Iterator[Ranked]:
-        """For each query, in order, its documents by the reranker's score; documents without a score are dropped."""
+        """For each query, in order, its documents by the reranker's score; documents without a score are dropped, and equal
+        scores keep the source's order.
+        """
         for query in self._collection.queries:
             yield by_score(self.row(query.id)["scores"], query.positives)
 

@@ -209,6 +209,8 @@ def test_exponential_gain_has_its_own_columns_and_the_plain_one_stays_linear():
 def test_no_common_query_and_grades_that_are_not_grades_are_refused():
     with pytest.raises(UserError, match="none of the run's 1 queries is among the 1 judged ones"):
         measure({"q": {"a": 1.0}}, {"p": {"a": 1}})
+    with pytest.raises(UserError, match="1 judged ones; their ids differ in case only: write them alike"):
+        measure({"Q": {"a": 1.0}}, {"q": {"a": 1}})
     with pytest.raises(UserError, match='query "q", document "a": the grade 1000000000 is above'):
         measure({"q": {"a": 1.0}}, {"q": {"a": 10**9}})
     with pytest.raises(UserError, match="with exponential_gain the grade 40"):

@@ -354,3 +354,11 @@ def test_on_musique_no_negative_answers_and_a_second_run_gives_the_same_files(tm
             assert not folded & {" ".join(text.casefold().split()) for text, label in hits if not label}
     hardness = [one["negative score, mean"] for one in statistics(MUSIQUE, tmp_path / "one")]
     assert hardness == sorted(hardness)
+
+
+def test_equal_scores_of_a_reranker_keep_the_order_of_the_source():
+    from r0.mining.ranked import by_score
+
+    found = by_score({"b": 0.5, "z": 1.0, "a": 0.5, "c": 0.5, "y": 1.0}, ["c", "absent"])
+    assert (found.documents, found.scores) == (["z", "y", "b", "a", "c"], [1.0, 1.0, 0.5, 0.5, 0.5])
+    assert found.positives == {"c": 0.5}
