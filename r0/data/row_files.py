@@ -175,6 +175,8 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
     headed = all(_COLUMN.fullmatch(name.strip()) for name in names) and {name.strip().lower() for name in names} & _KNOWN_COLUMNS
     if not headed and (delimiter == "," or len(names) != len(TRIPLE)):
         raise BrokenRows(1, "the first line must name the columns, such as query, document and label")
+    if not headed and all(name.strip().isdigit() for name in names):
+        raise BrokenRows(1, "the three columns are ids, and triples of texts are read here; put the texts in their place")
     columns = [name.strip() for name in names] if headed else list(TRIPLE)
     if len(set(columns)) != len(columns):
         raise BrokenRows(1, "two columns have the same name")

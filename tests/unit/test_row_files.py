@@ -178,6 +178,7 @@ def test_a_table_without_a_header_is_triples_of_ms_marco(tmp_path):
     [
         ("x.csv", b"a,b\nc,d\n", "x.csv:1: the first line must name the columns"),
         ("x.tsv", b"a\tb\nc\td\n", "x.tsv:1: the first line must name the columns"),
+        ("x.tsv", b"12\t34\t56\n", "x.tsv:1: the three columns are ids"),
         ("x.csv", b"query,document\nq,d,e\n", "x.csv:2: 3 cells where the table has 2 columns"),
         ("x.csv", b"query,query\nq,d\n", "x.csv:1: two columns have the same name"),
         ("x.csv", b'query,document\nq,d\nq,"d" e\n', "x.csv:3: the quotation marks of a cell do not match"),
