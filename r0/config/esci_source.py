@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from r0.config.sections import Section, key
 from r0.config.types import DataText
@@ -26,6 +26,6 @@ class EsciSourceKeys(Section):
         "linear", "gains of exact, substitute, complement and irrelevant; linear: 3, 2, 1, 0; official: 1, 0.1, 0.01, 0"
     )
 
-    def selection(self) -> dict[str, str | None]:
+    def selection(self) -> dict[str, Any]:
         """The keys that select rows, by name."""
         return {name: getattr(self, name) for name in ("products", "locale", "split", "version")}

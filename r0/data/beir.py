@@ -113,11 +113,10 @@ def find_qrels(qrels: str, folder: Path | None) -> Path:
         UserError: neither exists.
     """
     split = None if folder is None else folder / "qrels" / f"{qrels}.tsv"
-    for suffix in ("", *SUFFIXES) if split is not None else ():
-        if (found := split.with_name(split.name + suffix)).is_file():
-            return found
-    for ending in (".jsonl", ".parquet") if split is not None else ():
-        if (found := split.with_suffix(ending)).is_file():
+    if split is not None:
+        names = [split.with_name(split.name + suffix) for suffix in ("", *SUFFIXES)]
+        names += [split.with_suffix(ending) for ending in (".jsonl", ".parquet")]
+        if found := next((name for name in names if name.is_file()), None):
             return found
     if Path(qrels).is_file():
         return Path(qrels)

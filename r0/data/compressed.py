@@ -58,7 +58,7 @@ _REMEDIES = {
 def _zstd(path: Path) -> io.BufferedReader:
     import pyarrow as pa
 
-    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 18)  # type: ignore[type-var]
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), 1 << 18)
 
 
 _PACKED: dict[bytes, tuple[str, Callable[[Path], Any]]] = {
@@ -108,7 +108,7 @@ def opened(path: Path, binary: bool = False) -> Iterator[BinaryIO]:
     unpack = next((unpack for known, unpack in _PACKED.values() if known == name), None)
     try:
         with path.open("rb") if unpack is None else unpack(path) as file:
-            buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
+            buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
             if not binary:
                 _refuse_binary(path, buffered.peek(_HEAD))
             yield buffered

@@ -95,7 +95,7 @@ def _margin(keys: Keys) -> float:
     name = keys.name(MARGIN)
     if not isinstance(keys.row.get(name), list):
         return grade_of(keys.row, name)
-    high, low = keys.numbers((name,), 2) or ()
+    high, low = keys.numbers((name,), 2) or (None, None)
     if high is None or low is None:
         raise BadLine(f"{shown(name)} must be a list of numbers")
     return high - low

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 from r0.data.compressed import PARQUET, SUFFIXES, binary_format, compression_of, head_of, opened
 from r0.errors import UserError, reason
@@ -92,7 +92,7 @@ def spooled(path: Path) -> BinaryIO:
             f"{path}: cannot be unpacked to {tempfile.gettempdir()} ({error.strerror}); make room there, or set TMPDIR "
             "to another folder"
         ) from None
-    return file  # type: ignore[return-value]
+    return file
 
 
 def _form(path: Path) -> str:
@@ -180,7 +180,7 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
     columns = [name.strip() for name in names] if headed else list(TRIPLE)
     if len(set(columns)) != len(columns):
         raise BrokenRows(1, "two columns have the same name")
-    quoting = csv.QUOTE_MINIMAL if headed else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if headed else csv.QUOTE_NONE
     with opened(path) as file:
         reader = csv.reader(_texts(file), delimiter=delimiter, quoting=quoting, strict=True)
         number = 1

@@ -61,7 +61,7 @@ def _opened(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype
             processor["chat_template"] = plan.chat_template
         task = "text-generation" if plan.kind == "yes_no" else HEAD
         has_labels = architecture(folder).endswith("ForSequenceClassification")
-        labels = {} if has_labels else {"num_labels": 1}
+        labels: dict[str, Any] = {} if has_labels else {"num_labels": 1}
         if plan.kind == "yes_no":
             labels = own_head(AutoModelForCausalLM, folder)
         transformer = Transformer(
