@@ -90,7 +90,7 @@ def _ndcg(scores_N: np.ndarray, labels_N: np.ndarray, queries: Sequence[str], ga
         rows.setdefault(query, []).append(place)
     found = []
     for places in rows.values():
-        grades = [gains[labels_N[place]] for place in places]
+        grades = [gains[int(labels_N[place])] for place in places]
         if len(set(grades)) > 1:
             groups = groups_of(scores_N[places].tolist())
             found.append((ndcg(grades, groups, len(places)), ndcg(grades, groups, CUTOFF)))
