@@ -48,11 +48,11 @@ def assert_equal(output, undisturbed):
 
 
 REPAIRED = {
-    "rollout.sample@2=kill": "rollout worker",
     "rollout.update@3=kill": "rollout worker",
     "learner.step@2=kill": "new learner ranks go on from the newest checkpoint",
 }
 SLOW = {
+    "rollout.sample@2=kill": "rollout worker",
     "rollout.sample@2=stop": "rollout worker",
     "rollout.sample@3=raise": "rollout worker",
     "rollout.update@2=stop": "rollout worker",
