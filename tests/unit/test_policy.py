@@ -15,6 +15,7 @@ from r0.actors.learner.batch import make_batch, make_minibatches
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import add_adapters, load_causal, without_dropout
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off, run_row, token_logprobs
+from r0.actors.learner.probe import probe
 from r0.actors.learner.rows import padded_rows, shared_rows
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.algos.advantages import ADVANTAGES
@@ -160,6 +161,25 @@ def test_attention_without_a_layout_is_refused():
     use(model, True)
     with pytest.raises(UnsupportedAttention, match="keyword arguments"):
         model(torch.tensor([[1, 2, 3]]), use_cache=False)
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("granite", {"logits_scaling": 8.0}), ("cohere", {"logit_scale": 0.25})])
+def test_logits_that_a_model_scales_are_scaled(kind, scale):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind, vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.3, **scale,
+    )  # fmt: skip
+    model, (group,) = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval(), random_groups([(9, [4, 7])])
+    assert probe(model, 0.7) == ""
+    (row,) = shared_rows([group], 40)
+    use(model, True)
+    with torch.no_grad():
+        logp_C, _ = run_row(PolicyModel(model, 0.7, 5), row)
+        use(model, False)
+        want = torch.cat([plain_logprobs(model, group, s, 0.7) for s in range(2)])
+    torch.testing.assert_close(logp_C, want, atol=1e-5, rtol=0)
 
 
 NOISY = {

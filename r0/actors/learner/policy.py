@@ -124,6 +124,12 @@ class TokenHead(nn.Module):
         return torch.cat(logps), torch.cat(entropies)
 
 
+def _logits_divisor(model: Any) -> float:
+    """What a model divides the logits of its head by (Granite; Cohere multiplies them): another temperature."""
+    config = model.config.get_text_config()
+    return (getattr(config, "logits_scaling", None) or 1.0) / (getattr(config, "logit_scale", None) or 1.0)
+
+
 class PolicyModel(_Backbone):
     """A causal language model that returns log-probabilities of completion tokens.
 
@@ -145,7 +151,7 @@ class PolicyModel(_Backbone):
                 f"{type(model).__name__}: the output head is {type(linear).__name__}, not a plain linear layer; r0 trains "
                 "decoder language models (…ForCausalLM), with adapters on other layers than the head"
             )
-        self.head = TokenHead(linear, temperature, chunk, fused)
+        self.head = TokenHead(linear, temperature * _logits_divisor(model), chunk, fused)
 
     def forward(
         self,

@@ -66,7 +66,7 @@ def probe(model: Any, temperature: float, wanted: bool = True) -> str:
     Compares padded rows with the model's logits and, if ``wanted``, a shared-prefix row with the padded rows.
 
     Raises:
-        UserError: the model changes the logits of its output head (soft-capping, scaling), which r0 does not support; or they
+        UserError: the model changes the logits of its output head (soft-capping), which r0 does not support; or they
             are not finite.
     """
     tokens = [(7 * i + 3) % min(model.config.get_text_config().vocab_size, 997) for i in range(12)]
