@@ -12,7 +12,9 @@ from r0.actors.learner.networks import add_adapters
 from r0.actors.sync.channels import TransferError
 from r0.actors.sync.checkpoint_format import CheckpointFormat, ParamMeta
 from r0.actors.sync.weights import LearnerWeights, save_hf
-from r0.config import StageAConfig
+from r0.config import SftConfig, StageAConfig
+from r0.errors import UserError
+from r0.supervised.training.ranks import prepare_model
 from tests.architectures import OTHERS, build
 
 EXPERTS = {
@@ -125,3 +127,12 @@ def test_adapters_of_experts_are_merged(tmp_path, kind):
 def test_the_experts_have_adapters_where_nothing_is_named(kind):
     names = [name for name, parameter in with_adapters(experts(kind)).named_parameters() if parameter.requires_grad]
     assert any(".experts." in name for name in names)
+
+
+def test_adapters_of_experts_are_refused_where_they_cannot_be_trained():
+    with pytest.raises(UserError, match=r"learner\.lora\.target_modules: adapters on experts.*zero_stage=2"):
+        add_adapters(experts("mixtral"), StageAConfig(algo="grpo", learner={"lora": {"r": 2}, "zero_stage": 3}))
+    attention = {"lora": {"r": 2, "target_modules": ["q_proj"]}, "zero_stage": 3}
+    add_adapters(experts("mixtral"), StageAConfig(algo="grpo", learner=attention))
+    with pytest.raises(UserError, match=r"lora: peft cannot put adapters into this MixtralForCausalLM: .*lora_dropout"):
+        prepare_model(experts("mixtral"), SftConfig(data="builtin", lora={"r": 2, "dropout": 0.1}), "CAUSAL_LM")

@@ -30,6 +30,24 @@ def check_targets(model: nn.Module, names: Sequence[str] | None, section: str) -
             )
 
 
+def check_experts(model: nn.Module, zero_stage: int, section: str) -> None:
+    """Check that adapters on stacked experts, which peft applies to the whole parameter, can be trained.
+
+    Args:
+        model: with adapters in it.
+        zero_stage: of the training.
+        section: of the adapters in the configuration.
+
+    Raises:
+        UserError: ZeRO 3 has split the parameters.
+    """
+    if zero_stage == 3 and any(hasattr(layer, "parameter_name") and hasattr(layer, "lora_A") for layer in model.modules()):
+        raise UserError(
+            f"{section}.target_modules: adapters on experts, which all linear layers include, do not work with ZeRO 3; name the "
+            "layers of the attention (q_proj,k_proj,v_proj,o_proj), or use zero_stage=2"
+        )
+
+
 def _not_a_layer(model: nn.Module, module: nn.Module) -> str:
     """A description of a module that cannot have an adapter; empty for a linear layer inside the model."""
     if module is model.get_output_embeddings():

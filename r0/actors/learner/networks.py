@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from r0.actors.learner import attention
-from r0.actors.learner.adapters import check_targets
+from r0.actors.learner.adapters import check_experts, check_targets
 from r0.actors.learner.checkpointing import decide_checkpointing
 from r0.actors.learner.fused import fuse
 from r0.actors.learner.policy import CriticModel, PolicyModel, adapters_off
@@ -145,6 +145,7 @@ def add_adapters(model: Any, config: RLConfig) -> Any:
     targets = list(lora.target_modules) if lora.target_modules else "all-linear"
     settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM", bias="none")
     inject_adapter_in_model(settings, model)
+    check_experts(model, config.learner.zero_stage, "learner.lora")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         parameter.data = parameter.data.to(model.dtype)

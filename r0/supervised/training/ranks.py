@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from r0.actors.learner.adapters import check_targets
+from r0.actors.learner.adapters import check_experts, check_targets
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
-from r0.errors import UserError
+from r0.errors import UserError, reason
 from r0.process.device import process_device
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.finite import LOWER, finite, on_any_rank
@@ -138,7 +138,12 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type=task_type
     )  # fmt: skip
     # Adapters in the model's dtype: ZeRO-3 requires one dtype for all trained weights; DeepSpeed has float32 copies.
-    return get_peft_model(model, settings, autocast_adapter_dtype=False)
+    try:
+        model = get_peft_model(model, settings, autocast_adapter_dtype=False)
+    except ValueError as error:  # such as dropout on experts
+        raise UserError(f"lora: peft cannot put adapters into this {type(model).__name__}: {reason(error)}") from error
+    check_experts(model, config.zero_stage, "lora")
+    return model
 
 
 class StepValues:
