@@ -21,6 +21,7 @@ _WORD = r"(?:passage|document|doc|text|candidate|item|option)"
 _SEPARATORS = r"[\s>=,;|→⇒≻-]"
 _SIGNS_TO_ASCII = str.maketrans("［］【】〔〕＞＝，、：；", "[][][]>=,,:;")
 _RAISED = ("<super>", "<sub>")
+_LINE_NUMBER = re.compile(r"^\s*+[0-9]++[.)]\s++(?=\S)")
 _OTHER_DIGITS = re.compile(r"[^\W_a-zA-Z0-9]")
 # Possessive quantifiers prevent backtracking, so matching is linear.
 _BETWEEN = re.compile(
@@ -58,7 +59,7 @@ def _script(one: str, digits: bool) -> _Script:
     )
 
 
-_SCRIPTS = (_script(r"[0-9]++", digits=True), _script(r"[A-Z](?![^\W_])", digits=False))
+_SCRIPTS = (_script(r"[0-9]++", digits=True), _script(r"[A-Za-z](?![^\W_])", digits=False))
 
 
 def mentions(content: str, size: int) -> list[Mention]:
@@ -72,6 +73,7 @@ def mentions(content: str, size: int) -> list[Mention]:
             if matches:
                 found = _mentions(text, matches, size)
                 return _complete(found, size) or [mention for mention, _ in found]
+        text = _without_line_numbers(text)
         found = _mentions(text, list(script.bare.finditer(text)), size)
         whole = [mention for mention, _ in found]
         if whole and (script.only.fullmatch(text) or _names_all(whole, size)):
@@ -79,6 +81,13 @@ def mentions(content: str, size: int) -> list[Mention]:
         if complete := _complete(found, size):
             return complete
     return []
+
+
+def _without_line_numbers(text: str) -> str:
+    """``text`` without the numbers of its lines, if each has one: ``1. 3`` becomes ``3``."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    rests = [_LINE_NUMBER.sub("", line, count=1) for line in lines]
+    return "\n".join(rests) if all(len(rest) < len(line) for rest, line in zip(rests, lines, strict=True)) else text
 
 
 def plain_digits(text: str) -> str:
@@ -110,7 +119,7 @@ def _mentions(text: str, matches: list[re.Match[str]], size: int) -> list[tuple[
 
 def _place(written: str, size: int) -> int | None:
     if written.isalpha():
-        place = ord(written) - ord("A")
+        place = ord(written.upper()) - ord("A")
         return place if place < size else None
     return places_of(size).get(written.lstrip("0"))
 
