@@ -46,6 +46,7 @@ from r0.config.suggest import nearest_command
 from r0.errors import RunFailed, UserError
 from r0.overview import overview
 from r0.process.environment import prepare_environment
+from r0.process.folders import use_writable_folders
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if said := notice(getattr(used, "model", "")):
                 print(f"r0: {said}", file=sys.stderr)
         prepare_environment()
+        use_writable_folders()
         return COMMANDS[name].run(config, dry_run, gpu_memory)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from r0 import sampling
@@ -15,6 +14,7 @@ from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
 from r0.errors import RunFailed, UserError
 from r0.process.faults import reached
+from r0.process.signals import Stopped, StopRequest
 from r0.records import Scored, Task
 from r0.runs import Recorder
 from r0.runs.bad_batches import BadBatches
@@ -34,7 +34,7 @@ class Trainer:
         roles: rollout, reward and learner workers.
         recorder: the run's record.
         checkpoints: the checkpoints of the run.
-        stop: called after every step; true ends the run with a checkpoint.
+        stop: a wish to stop ends the run with a checkpoint: at once, but for what changes or saves weights.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Trainer:
         roles: Roles,
         recorder: Recorder,
         checkpoints: Checkpoints,
-        stop: Callable[[], bool],
+        stop: StopRequest,
     ):
         self.config, self.source, self.prompter, self.roles = config, source, prompter, roles
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
@@ -70,25 +70,26 @@ class Trainer:
                 self.roles.restart_learner(lost)
 
     def _run(self, steps: int) -> bool:
-        resume = self.config.checkpoint.resume
-        other = None if resume in ("auto", "never") else Path(resume).expanduser()
-        self._done = self.checkpoints.restore(self.roles.learner, other)
-        if self._done > steps:
-            raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
-        self.recorder.resume(self._done)
-        if not self._ready(self._done):
+        try:
+            with self.stop.at_once():
+                step = self._start(steps)
+        except Stopped:
             self.recorder.say(f"stopped before step {self._done + 1}; the same command goes on from here")
             return False
         try:
-            for step in range(self._done, steps):
-                self._step(step)
-                metric = self._evaluate(step + 1) if _due(step + 1, self.config.eval.every, steps) else None
-                stopping = self.stop()
-                if stopping:
-                    self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
-                self._checkpoint(step + 1, steps, metric, stopping)
-                if stopping:
-                    return step + 1 == steps
+            while step < steps:
+                metric = None
+                try:
+                    self._step(step)
+                    step += 1
+                    with self.stop.at_once():
+                        metric = self._evaluate_if_due(step, steps)
+                except Stopped:  # what was sampled or evaluated is dropped; the learner is as it was after ``step`` updates
+                    pass
+                with self.stop.saving():
+                    self._checkpoint(step, steps, metric, self.stop())
+                if self.stop():
+                    return step == steps and self._is_evaluated(step, steps)
             return True
         except LearnerLost:
             raise
@@ -96,15 +97,26 @@ class Trainer:
             self._rescue(isinstance(error, RunFailed))
             raise
 
-    def _ready(self, done: int) -> bool:
-        """Give the engines the weights, and evaluate the starting model. Returns whether to train: not if asked to stop."""
-        parts: list[Callable[[], object]] = [self.roles.connect, partial(self.roles.sync, version=done)]
-        parts += [partial(self._evaluate, 0)] if done == 0 else []
-        for part in parts:
-            if self.stop():
-                return False
-            part()
-        return not self.stop()
+    def _start(self, steps: int) -> int:
+        """Restore the newest checkpoint, give the engines the weights, and evaluate if that is due. Returns the steps done."""
+        resume = self.config.checkpoint.resume
+        other = None if resume in ("auto", "never") else Path(resume).expanduser()
+        self._done = self.checkpoints.restore(self.roles.learner, other)
+        if self._done > steps:
+            raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
+        self.recorder.resume(self._done)
+        self.roles.connect()
+        self.roles.sync(version=self._done)
+        self._evaluate_if_due(self._done, steps)
+        return self._done
+
+    def _is_evaluated(self, step: int, steps: int) -> bool:
+        """Whether nothing is left to evaluate after ``step`` updates."""
+        due = step == 0 or _due(step, self.config.eval.every, steps)
+        return not (due and self.heldout) or self.recorder.evaluated(step)
+
+    def _evaluate_if_due(self, step: int, steps: int) -> float | None:
+        return None if self._is_evaluated(step, steps) else self._evaluate(step)
 
     def _rescue(self, save: bool) -> None:
         """Before the run ends with an error: complete a checkpoint in progress, or ``save`` the last complete step."""
@@ -115,30 +127,45 @@ class Trainer:
             self.checkpoints.publish(self.roles.learner, wait=True)
 
     def _step(self, step: int) -> None:
+        """One update and its sync.
+
+        Raises:
+            Stopped: a signal came while the completions were sampled.
+        """
         clock, values, scored = self.recorder.clock, None, []
         try:
             with clock("total"):
-                reached("driver.step")
-                scored = self._rollouts(step)
-                self.bad_batches.check_logprobs(step + 1, scored)
-                self._done = 0  # until the update is complete, the learner's state is not to be saved
-                with clock("learn"):
-                    stats = self.roles.learn(sampling.train_groups(scored), step)
-                self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.trouble)
-                if "gap" in stats:  # an update was made
-                    self._check_gap(step, stats["gap"])
-                values = {**rollout_metrics(scored), **stats}
-                reached("driver.learned")
-                with clock("sync"):
-                    self.roles.sync(version=step + 1)
+                with self.stop.at_once():
+                    reached("driver.step")
+                    scored = self._rollouts(step)
+                with self.stop.saving():
+                    values = self._learn(scored, step)
+                    with clock("sync"):
+                        self.roles.sync(version=step + 1)
         finally:
             if values is not None:  # the update is complete even if the sync fails
                 self.recorder.step(step + 1, values, scored)
                 self._done = step + 1
 
+    def _learn(self, scored: list[Scored], step: int) -> dict[str, float]:
+        """Update, and check what comes of it; the values for the record."""
+        self.bad_batches.check_logprobs(step + 1, scored)
+        self._done = 0  # until the update is complete, the learner's state is not to be saved
+        with self.recorder.clock("learn"):
+            stats = self.roles.learn(sampling.train_groups(scored), step)
+        self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.trouble)
+        if "gap" in stats:  # an update was made
+            self._check_gap(step, stats["gap"])
+        reached("driver.learned")
+        return {**rollout_metrics(scored), **stats}
+
     def _checkpoint(self, step: int, steps: int, metric: float | None, stopping: bool) -> None:
         """Save where one is due, or where the metric is the best so far. The last one is complete on return; others are written
         while training goes on."""
+        if step == 0:
+            return
+        if stopping:
+            self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
         best = self.checkpoints.best() if metric is not None else None
         improved = metric is not None and (best is None or metric > best)
         with self.recorder.clock("checkpoint"):

@@ -1,7 +1,6 @@
 """The resources that a run needs, a check that Ray has them, and the placement of each role.
 
-Each worker needs one bundle. If the declared resources are too small, the run is refused before anything loads. A Ray that r0
-starts itself declares what the configuration needs, with a warning if the machine has less.
+Each worker needs one bundle. If the declared resources are too small, the run is refused before anything loads.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCConfig, TrainingKeys
 from r0.errors import UserError
 from r0.process.environment import WORKER_VARIABLES
-from r0.process.gpus import cards, check_vllm, local_gpus, torch_for_cpus
+from r0.process.gpus import cards, check_vllm, torch_for_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -80,52 +79,6 @@ def warn_about_unused_gpus() -> None:
             "this machine has GPUs, but PyTorch's CPU build is installed, so everything runs on the CPU; "
             "install r0's extra gpu in a new environment to use them"
         )
-
-
-def start_ray(config: TrainingKeys | RankingKeys) -> list[Bundle]:
-    """Join the cluster named by the configuration or RAY_ADDRESS, or start Ray here. Returns the bundles of the last phase.
-
-    Raises:
-        UserError: the cluster cannot be reached, or its declared resources are too small.
-    """
-    import ray
-
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        pass
-    elif address:
-        try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, namespace="r0")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"ray.address: no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
-    else:
-        _start_here(max(phases(config, has_gpus=local_gpus() > 0), key=lambda need: sum(bundle.cpus for bundle in need)))
-    warn_about_unused_gpus()
-    needs = phases(config, has_gpus=cluster_gpus() > 0)
-    for need in needs:
-        check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    check_engines(config, needs)  # after the check of GPUs, because the right build of vLLM depends on them
-    return needs[-1]
-
-
-def _start_here(need: Sequence[Bundle]) -> None:
-    import ray
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    cpus = sum(bundle.cpus for bundle in need)
-    if cpus > cores:
-        logger.warning("the roles declare %g CPU cores and this machine has %d: they will take turns", cpus, cores)
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it logs at every start that tokens are on
-    gib = 2**30
-    ray.init(
-        address="local",  # otherwise Ray joins the newest instance that was started on this machine
-        num_cpus=max(cores, int(-(-cpus // 1))),
-        include_dashboard=False,
-        object_store_memory=gib,
-        log_to_driver=True,
-        logging_level=logging.WARNING,
-        namespace="r0",
-    )
 
 
 def check_engines(config: TrainingKeys | RankingKeys, needs: Sequence[Sequence[Bundle]]) -> None:

@@ -161,29 +161,29 @@ class Pool:
 
     def replace(self, index: int) -> None:
         """Kill worker ``index`` and start a new one in its place."""
-        self._end(self.workers[index], gently=False)
+        self._end(self.workers[index])
         self.workers[index] = self._make(index)
 
     def replace_all(self) -> None:
         """Kill all workers and start new ones in their place."""
         for worker in self.workers:
-            self._end(worker, gently=False)
+            self._end(worker)
         self.workers = [self._make(index) for index in range(len(self.workers))]
 
-    def close(self) -> None:
-        """Close every worker, then kill it."""
-        for worker in self.workers:
-            self._end(worker, gently=True)
-        self.workers = []
+    def close(self, gently: bool = True) -> None:
+        """Let every worker close, all at the same time, then kill it. ``gently=False``: kill them at once."""
+        workers, self.workers = self.workers, []
+        if gently and workers and is_actor(workers[0]) and hasattr(workers[0], "close"):
+            with contextlib.suppress(Exception):  # they are killed anyway
+                attempt_each(workers, "close", [()] * len(workers), CLOSE_S, self.role, tolerant=True)
+        for worker in workers:
+            self._end(worker)
 
     @staticmethod
-    def _end(worker: Any, gently: bool) -> None:
+    def _end(worker: Any) -> None:
         if is_actor(worker):
             import ray
 
-            if gently and hasattr(worker, "close"):
-                with contextlib.suppress(ray.exceptions.RayError):  # dead or hung: it is killed anyway
-                    ray.get(worker.close.remote(), timeout=CLOSE_S)
             ray.kill(worker, no_restart=True)
         elif hasattr(worker, "close"):
             worker.close()

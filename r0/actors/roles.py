@@ -115,10 +115,10 @@ class Roles:
             raise lost
         self.new_learner()
 
-    def close(self) -> None:
-        """Close every worker and release its resources."""
+    def close(self, gently: bool = True) -> None:
+        """End every worker and release its resources; ``gently`` lets them close first, which takes long if one is busy."""
         for pool in self.pools:
-            pool.close()
+            pool.close(gently)
         if self.placement is not None:
             self.placement.close()
 
@@ -193,7 +193,7 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         return _roles(config, engine, rollout, reward, learner, placement, new_learner)
     except BaseException:
         for each in pools:
-            each.close()
+            each.close(gently=False)
         placement.close()
         raise
 

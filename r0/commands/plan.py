@@ -71,7 +71,7 @@ def plan_score(config: ScoreConfig, gpu_memory: float | None = None) -> str:
 def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
     if config.ray.inline:
         return ["placed: everything in this process (ray.inline=true)"]
-    where = config.ray.address or "a Ray started on this machine, unless RAY_ADDRESS names one"
+    where = config.ray.address or "a Ray started on this machine, or one that is there and fits"
     lines = [f"placed on {where}, if its GPUs are like this machine's:"]
     counts: dict[tuple[str, float, float], int] = {}
     needs = phases(config, gpus)

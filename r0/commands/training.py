@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r0.actors.cluster import start_ray
 from r0.actors.learner.start_model import check_start_model
 from r0.actors.memory.lookup import look_up_folder
-from r0.actors.placement import Bundle, check_nodes, start_ray
+from r0.actors.placement import Bundle, check_nodes
 from r0.commands.memory import check_fits
 from r0.config import RLConfig
 from r0.data.formats import check_source
@@ -51,7 +52,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         prompter = _prompter(config, folder)
         source = open_source(config, config.seed)
         steps = config.steps(source.steps_per_epoch(config.batch_size))
-        if config.ray.address is None and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
+        if config.ray.address in (None, "local") and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
             _check_memory(config, folder)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:
         if prompter is None or source is None:
@@ -60,9 +61,10 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
             print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
             return 0
         print("\n".join(filter(None, (source.summary(), prompter.template_note))))
-        need = [] if config.ray.inline else start_ray(config)
-        stop.install()  # Ray installs its own handlers
-        if start and not stop():
+        with stop.at_once():
+            need = [] if config.ray.inline else start_ray(config)
+            stop.install()  # Ray installs its own handlers
+        if start:
             folder = start(directory)
             prompter = _prompter(config, folder)
         if stop():
@@ -102,27 +104,30 @@ def _train(run: Run, source: TaskSource, prompter: Prompter, stop: StopRequest, 
     transformers_logging.disable_progress_bar()
     config, directory, steps = run.config, run.directory, run.steps
     updates = steps * config.section.num_ppo_epochs * config.mini_batches
-    if config.ray.inline:
-        team = roles.inline(config, str(run.folder), updates)
-    else:
-        check_nodes(run.folder, directory.path)
-        team = roles.on_ray(config, str(run.folder), updates, need)
+    with stop.at_once():
+        if config.ray.inline:
+            team = roles.inline(config, str(run.folder), updates)
+        else:
+            check_nodes(run.folder, directory.path)
+            team = roles.on_ray(config, str(run.folder), updates, need)
     recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=prompter.tokenizer.decode)
+    complete = False
     try:
         checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
         trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
         complete = trainer.train(steps)
         if complete:
-            model = directory.folder("model")
-            team.learner.save_model(str(model))
-            facts = _facts(run.command, steps, source, directory)
-            save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
-            write_model_card(model, config, facts)
-            directory.finish(steps, facts.after)
+            with stop.saving():
+                model = directory.folder("model")
+                team.learner.save_model(str(model))
+                facts = _facts(run.command, steps, source, directory)
+                save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
+                write_model_card(model, config, facts)
+                directory.finish(steps, facts.after)
             recorder.say(f"done: {steps} steps; the model is in {model}")
     finally:
         recorder.close()
-        team.close()
+        team.close(gently=complete)
     return 0 if complete else stop.exit_code
 
 

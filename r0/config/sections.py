@@ -168,10 +168,16 @@ class RaySection(Section):
     """Where the workers run, and time limits."""
 
     inline: bool = key(False, "run one learner and one engine in the driver process without Ray, so that breakpoint() works")
-    address: str | None = key(None, "Ray cluster to join; empty: RAY_ADDRESS, or a local Ray started for this run")
+    address: str | None = key(
+        None, "Ray cluster to join; local: a new one on this machine; empty: one that is there and fits, else a new one"
+    )
     start_deadline_s: Seconds = key(600.0, "time limit for all workers to be ready, in seconds")
-    sample_deadline_s: Seconds = key(1800.0, "time limit for sampling one batch, in seconds")
-    update_deadline_s: Seconds = key(3600.0, "time limit for one learner update, in seconds")
+    sample_deadline_s: Seconds = key(
+        1800.0, "time limit for sampling one batch, in seconds; later ones: 10 × the slowest, at least 300, if less"
+    )
+    update_deadline_s: Seconds = key(
+        3600.0, "time limit for one learner update, in seconds; later ones: 10 × the slowest, at least 300, if less"
+    )
     max_restarts: CountFrom0 = key(
         3, "how often rollout workers or the learner are started again within an hour, after a process died or hung; 0: never"
     )

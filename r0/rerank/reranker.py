@@ -227,18 +227,19 @@ class Reranker:
                     found_N[number], logits_N[number] = reply.probability, reply.logit or 0.0
         return found_N, logits_N
 
-    def close(self) -> None:
-        """Stop the engines and release their resources; calling it again does nothing."""
+    def close(self, gently: bool = True) -> None:
+        """Stop the engines and release their resources; calling it again does nothing. ``gently=False`` does not wait for what
+        they are doing."""
         group, self._group = self._group, None
         if group is not None:
-            group.close()
+            group.close(gently)
 
     def __enter__(self) -> Self:
         self._open()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(gently=kind is None)
 
 
 def _check(outcome: Outcome) -> None:

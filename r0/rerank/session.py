@@ -59,8 +59,10 @@ def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, sto
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        with Reranker.of(keys) as reranker:
+        with stop.at_once():
+            reranker = Reranker.of(keys)
             stop.install()  # Ray has handlers of its own
+        with reranker:
             session = ask(reranker, work, stop)
     if len(store) < total and stop():
         print(f"stopped after {len(store)} of {total} {work.what}; run the same command again to resume")

@@ -39,7 +39,8 @@ def _on_ray(keys: RankingKeys, folder: Path, work: type, arguments: tuple) -> tu
     """The workers as Ray actors, and their placement."""
     import ray
 
-    from r0.actors.placement import Placement, check_nodes, start_ray
+    from r0.actors.cluster import start_ray
+    from r0.actors.placement import Placement, check_nodes
 
     need = start_ray(keys)
     check_nodes(folder)
@@ -51,7 +52,7 @@ def _on_ray(keys: RankingKeys, folder: Path, work: type, arguments: tuple) -> tu
         call_each(pool.workers, "start", [()] * len(need), keys.ray.start_deadline_s, "rerank worker")
     except BaseException:
         if pool is not None:
-            pool.close()
+            pool.close(gently=False)
         placement.close()
         raise
     return pool, placement

@@ -135,9 +135,9 @@ class RerankGroup:
                 yield from state.done(outcomes)
             self._assign(source, states)
 
-    def close(self) -> None:
-        """Stop the workers."""
-        self._pool.close()
+    def close(self, gently: bool = True) -> None:
+        """Stop the workers; ``gently`` lets them close first."""
+        self._pool.close(gently)
         if self._placement is not None:
             self._placement.close()
 

@@ -11,7 +11,7 @@ from r0.config import TrackingSection
 from r0.records import Scored
 from r0.runs.live import LiveLine
 from r0.runs.mirrors import Mirror, TensorBoardMirror, WandbMirror, WandbRun
-from r0.runs.record import Clock, Record, memory_mb
+from r0.runs.record import Clock, Record, heldout_lines, memory_mb
 from r0.runs.resolved import Value
 from r0.runs.rollout_log import RolloutLog
 from r0.runs.run_directory import RunDirectory
@@ -93,6 +93,10 @@ class Recorder:
     def keep_bad(self, step: int, scored: Sequence[Scored]) -> Path:
         """Store the rollouts of a step that the learner could not use, in the format of ``rollouts/``; returns the file."""
         return RolloutLog(self._run.folder(BAD_BATCHES), self._decode).write(step, scored)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the record has a held-out evaluation after ``step``."""
+        return any(line["step"] == step for line in heldout_lines(self.metrics.path))
 
     def say(self, text: str) -> None:
         """Print a line for the user."""

@@ -13,15 +13,9 @@ import sysconfig
 from pathlib import Path
 
 from r0.errors import UserError
+from r0.process import native
 from r0.process.environment import prepare_environment
-
-
-def use_environment_tools() -> None:
-    """Put the environment's programs (ninja) on PATH, so that native parts load in an environment that is not activated."""
-    tools = str(Path(sys.executable).parent)
-    places = os.environ.get("PATH", "").split(os.pathsep)
-    if tools not in places:
-        os.environ["PATH"] = os.pathsep.join([tools, *places])
+from r0.process.folders import use_writable_folders
 
 
 def build() -> float:
@@ -33,8 +27,9 @@ def build() -> float:
     import time
 
     _check_tools()
-    use_environment_tools()
+    native.use_environment_tools()
     prepare_environment()
+    use_writable_folders()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     began = time.monotonic()
@@ -43,6 +38,7 @@ def build() -> float:
         return 0.0  # not Linux: gloo alone is used
     try:
         builder.load(verbose=False)
+        native.mark()
     except (RuntimeError, ImportError, OSError) as error:
         raise UserError(f"DeepSpeed's {builder.name} could not be built: {str(error).strip().splitlines()[-1]}") from error
     return time.monotonic() - began
@@ -60,10 +56,17 @@ def _check_tools() -> None:
         raise UserError(f"{header} is missing, and DeepSpeed has a native part to build; install it (Debian: python3-dev)")
 
 
-def main() -> int:
-    """Build, print the seconds it took, and return the exit code."""
+def main(arguments: list[str]) -> int:
+    """Build, print the seconds it took, and return the exit code. ``--for PID``: for that process, which has the lock and is not
+    outlived."""
     try:
-        seconds = build()
+        if arguments[:1] == ["--for"]:
+            native.end_with(int(arguments[1]))
+            seconds = build()
+        else:
+            use_writable_folders()
+            with native.build_lock():
+                seconds = build()
     except UserError as error:
         print(f"make setup: {error}", file=sys.stderr)
         return 2
@@ -72,4 +75,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

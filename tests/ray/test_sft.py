@@ -228,7 +228,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) 
     command = [
         sys.executable, "-m", "r0.launch", "sft", f"model={model}", f"output={output}", "system_prompt=Judge.",
         "builtin_rows=400", "batch_size=4", "max_new_tokens=400", "heldout_share=0.0", "gradient_checkpointing=false",
-        "learning_rate=0.003", "ray.inline=true",
+        "learning_rate=0.003", "ray.inline=true", "micro_batch_size=1", "zero_stage=2",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command.append("max_steps=60")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from r0.tools import environment, native
+from r0.process import native
+from r0.tools import environment
 
 ROOT = Path(environment.__file__).parents[2]
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from r0.actors.deadline import Deadline
 from r0.actors.learner.batch import check_groups
 from r0.actors.learner.shares import assign_groups
 from r0.actors.learner.trouble import Trouble
@@ -38,6 +39,7 @@ class LearnerGroup:
         self.pool = pool
         self.config = config
         self._places: list[list[int]] = []  # of each rank's groups in the newest batch
+        self._update = Deadline(config.ray.update_deadline_s)
 
     def update(self, groups: Sequence[TrainGroup], version: int, step: int) -> dict[str, float]:
         """Distribute a batch over the ranks, balanced by tokens, update, and return the metrics (the same on every rank).
@@ -50,15 +52,15 @@ class LearnerGroup:
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward or a rollout's log-probability is not finite.
-            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``.
+            LearnerLost: a rank died, or does not answer within the deadline (``Deadline``).
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
         shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
         self._places = [share.places for share in shares]
-        with self._whole():
-            return self.pool.each("update", arguments, self.config.ray.update_deadline_s)[0]
+        with self._whole(), self._update.call() as deadline_s:
+            return self.pool.each("update", arguments, deadline_s)[0]
 
     def trouble(self) -> Trouble:
         """What was wrong with the newest batch, where figures have ``skipped_updates``; (group, sample) by place in the batch."""

@@ -28,7 +28,9 @@ from r0.actors.learner.layout import layout
 from r0.actors.learner.state_file import State
 from r0.actors.memory.states import BUCKET, effective_stage
 from r0.errors import UserError
+from r0.process import native
 from r0.process.device import prepare, with_index
+from r0.process.store import hosted_store, joined_store
 
 BETAS = (0.9, 0.999)
 
@@ -63,11 +65,12 @@ def start_distributed(rank: int, world: int, master: str, device: torch.device, 
     _release_groups()
     backend = "gloo" if device.type == "cpu" else "nccl"
     timeout = datetime.timedelta(seconds=timeout_s)
+    store: torch.distributed.Store
     if world == 1:
-        torch.distributed.init_process_group(backend, rank=0, world_size=1, store=torch.distributed.HashStore(), timeout=timeout)
+        store = torch.distributed.HashStore()
     else:
-        where = f"tcp://{master}"
-        torch.distributed.init_process_group(backend, rank=rank, world_size=world, init_method=where, timeout=timeout)
+        store = (joined_store if rank else hosted_store)(host, int(port), timeout_s, world)
+    torch.distributed.init_process_group(backend, rank=rank, world_size=world, store=store, timeout=timeout)
     return True
 
 
@@ -95,6 +98,8 @@ def make_engine(
     ``offload`` (ZeRO 2 and 3) keeps gradients and optimizer in host memory and updates there.
     """
     _silence_deepspeed()
+    if not next(module.parameters()).is_cuda:
+        native.ready()
     import deepspeed
 
     stage = effective_stage(zero_stage, bf16)

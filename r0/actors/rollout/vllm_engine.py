@@ -28,6 +28,7 @@ from r0.actors.rollout.vllm_process import (
 from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.errors import UserError
+from r0.process.folders import scratch
 from r0.process.gpus import check_vllm, cuda_available
 from r0.records import Finish, Sampled, SampleRequest
 from r0.storage.loading import refuse_quantized
@@ -224,7 +225,7 @@ def _start(settings: EngineSettings) -> tuple[Any, int]:
     dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
     # vLLM seeds the generators of the process that computes: this one, unless the engine is tensor-parallel.
     seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
-    with torch.random.fork_rng(devices=seeded), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=seeded), warnings.catch_warnings(), scratch():
         warnings.simplefilter("ignore", FutureWarning)
         llm = _loaded(
             LLM,

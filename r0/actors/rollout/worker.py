@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from r0.actors.deadline import Deadline
 from r0.actors.pool import Pool
 from r0.actors.restarts import Restarts
 from r0.actors.rollout.engine import Engine, make_engine
@@ -94,7 +95,7 @@ class RolloutGroup:
 
     Args:
         pool: of ``RolloutWorker`` (plain objects or Ray actors).
-        deadline_s: of every call, in seconds.
+        deadline_s: of every call, in seconds; of sampling less, once its time is known (``Deadline``).
         start_deadline_s: in which a worker that is started again has to be ready, in seconds.
         restarts: how often that may happen; None: never.
 
@@ -109,6 +110,7 @@ class RolloutGroup:
         self._start_deadline_s = start_deadline_s
         self._restarts = restarts or Restarts(most=0)
         self.give_weights: Callable[[], dict[int, Exception]] | None = None
+        self._sampling = Deadline(deadline_s)
 
     @property
     def workers(self) -> list[Any]:
@@ -166,7 +168,8 @@ class RolloutGroup:
         completed: list[Sampled | None] = [None] * len(requests)
         while waiting:
             arguments = {w: ([requests[i] for i in share], temperature, max_new_tokens, greedy) for w, share in waiting.items()}
-            results = self._pool.attempt_some("sample", arguments, self._deadline_s)
+            with self._sampling.call(len(requests) * max_new_tokens) as deadline_s:
+                results = self._pool.attempt_some("sample", arguments, deadline_s)
             failed = {worker: result for worker, result in results.items() if isinstance(result, Exception)}
             for worker in waiting.keys() - failed.keys():
                 for i, sampled in zip(waiting[worker], results[worker], strict=True):

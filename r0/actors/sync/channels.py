@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch.distributed import BroadcastOptions, ProcessGroupGloo
 
+from r0.process.folders import process_name
+
 SHARED = "/dev/shm"
 SLOTS = 2
 
@@ -102,7 +104,7 @@ class Ring:
     """A ring buffer of two slots in memory that the processes of one node share.
 
     The file has a random name, so a process that can open it is on the same node. It is unlinked as soon as all processes have
-    opened it, so that no file remains.
+    opened it. What a process leaves that is killed before that is removed when r0 is started again.
     """
 
     def __init__(self, path: str, memory: mmap.mmap):
@@ -113,7 +115,7 @@ class Ring:
     @classmethod
     def create(cls, slot_bytes: int) -> Ring | None:
         """A new ring; None if the node has no shared memory, or not enough."""
-        path = f"{SHARED}/r0-{secrets.token_hex(16)}"
+        path = f"{SHARED}/r0-{process_name()}-{secrets.token_hex(16)}"
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except OSError:

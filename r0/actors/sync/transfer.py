@@ -32,6 +32,7 @@ from r0.actors.sync.channels import (
     first_line,
     wait,
 )
+from r0.process.store import hosted_store, joined_store
 
 __all__ = [
     "ParamInfo",
@@ -134,7 +135,7 @@ def largest_slot(buckets: Sequence[Sequence[Entry]], bucket_bytes: int) -> int:
 
 def host_store(address: str, deadline_s: float) -> TCPStore:
     """The rendezvous store of a group, on a free port of this process (``.port``)."""
-    return TCPStore(address, 0, None, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
+    return hosted_store(address, 0, deadline_s)
 
 
 def join(rendezvous: Rendezvous, rank: int, store: TCPStore | None = None) -> ProcessGroupGloo:
@@ -146,7 +147,7 @@ def join(rendezvous: Rendezvous, rank: int, store: TCPStore | None = None) -> Pr
     timeout = timedelta(seconds=rendezvous.deadline_s)
     try:
         if store is None:
-            store = TCPStore(rendezvous.address, rendezvous.port, None, is_master=False, timeout=timeout)
+            store = joined_store(rendezvous.address, rendezvous.port, rendezvous.deadline_s)
         options = ProcessGroupGloo._Options()
         options._timeout = timeout
         options._threads = 2  # two buckets in flight

@@ -42,6 +42,6 @@ def engines(config: StageCConfig, folder: Path) -> Iterator[RolloutGroup]:
             lambda index: actor.options(**placement.options("rollout", index)).remote(settings, index),
             len(need),
         )
-        stack.callback(pool.close)
+        stack.push(lambda kind, *_: pool.close(gently=kind is None))
         call_each(pool.workers, "start", [()] * len(need), config.ray.start_deadline_s, "rollout worker")
         yield RolloutGroup(pool, config.ray.sample_deadline_s)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
+from r0.actors.cluster import start_ray
 from r0.actors.learner.start_model import check_start_model
-from r0.actors.placement import check_nodes, start_ray
+from r0.actors.placement import check_nodes
 from r0.config import StageCConfig
 from r0.data.formats import check_source
 from r0.data.source import TaskSource
@@ -63,10 +64,10 @@ def run(config: StageCConfig) -> Path:
 
     def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopRequest) -> training.TrainingResult:
         if not config.ray.inline:
-            start_ray(config)
-            stop.install()  # Ray installs its own handlers
-            check_nodes(folder, directory.path)
-        driver.end_if_asked(stop)
+            with stop.at_once():
+                start_ray(config)
+                stop.install()  # Ray installs its own handlers
+                check_nodes(folder, directory.path)
         heldout = [task for task in source.heldout(config.eval_lists) if isinstance(task, ListwiseTask)]
         before = _prepare(job, source, list_prompter, heldout, directory, stop)
         figures = driver.train(job, directory, recorder, stop, before.values)

@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from r0.actors.placement import bundles, check_nodes, cluster_gpus, start_ray
+from r0.actors.cluster import start_ray
+from r0.actors.placement import bundles, check_nodes, cluster_gpus
 from r0.errors import UserError
 from r0.process.device import prepare, process_device
-from r0.process.signals import StopRequest
+from r0.process.signals import Stopped, StopRequest
 from r0.runs import Recorder, RunDirectory
 from r0.supervised.training.job import Channel, FileChannel, Job, Kind, Report
 
@@ -29,14 +30,6 @@ TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
-
-
-class Stopped(KeyboardInterrupt):
-    """The run was asked to stop; a checkpoint is saved and the same command resumes. ``exit_code`` is 128 + the signal."""
-
-    def __init__(self, exit_code: int):
-        super().__init__("the training was stopped; the same command goes on from its checkpoint")
-        self.exit_code = exit_code
 
 
 def end_if_asked(stop: StopRequest) -> None:
@@ -70,17 +63,16 @@ def train(
     if before and not done:
         recorder.evaluation(0, before)
     handler = _ReportHandler(recorder, stop)
-    if job.config.ray.inline:
-        end_if_asked(stop)
-        _inline(job, handler)
-    else:
-        start_ray(job.config)
-        stop.install()  # Ray installs its own handlers
-        end_if_asked(stop)
-        check_nodes(Path(job.model), directory.path)
-        _watch(job, handler)
+    with stop.at_once():  # until the first step is done
+        if job.config.ray.inline:
+            _inline(job, handler)
+        else:
+            start_ray(job.config)
+            stop.install()  # Ray installs its own handlers
+            check_nodes(Path(job.model), directory.path)
+            _watch(job, handler)
     if handler.figures is None:
-        raise Stopped(stop.exit_code)
+        raise Stopped(stop.exit_code, "the training was stopped; the same command goes on from its checkpoint")
     return handler.figures
 
 
@@ -102,8 +94,12 @@ class _ReportHandler:
     """The channel of a rank in this process, and the receiving end of the file channel: writes reports to the run's record."""
 
     def __init__(self, recorder: Recorder, stop: StopRequest):
-        self._recorder, self.stop_asked = recorder, stop
+        self._recorder, self.stop = recorder, stop
         self.figures: dict[str, float] | None = None
+
+    def stop_asked(self) -> bool:
+        """See ``Channel``."""
+        return self.stop()
 
     def send(self, report: Report) -> None:
         """Record and print a report."""
@@ -111,6 +107,7 @@ class _ReportHandler:
             for name, seconds in report.seconds.items():
                 self._recorder.clock.add(name, seconds)
             self._recorder.step(report.step, report.values)
+            self.stop.save_from_now_on()
         elif report.kind == Kind.EVALUATION:
             self._recorder.evaluation(report.step, report.values)
             self._recorder.say("  ".join(f"{name} {value:.4f}" for name, value in report.values.items()))

@@ -20,6 +20,7 @@ from r0.actors.learner.adapters import check_experts, check_targets
 from r0.actors.learner.zero import effective_stage
 from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
 from r0.errors import UserError, reason
+from r0.process import native
 from r0.process.device import process_device
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.finite import LOWER, finite, on_any_rank
@@ -111,6 +112,8 @@ def checkpointed(config: RankKeys) -> bool:
 
 def init_deepspeed() -> None:
     """Initialize DeepSpeed with the process group. Otherwise ZeRO-3, which shards a model while it loads, assumes one rank."""
+    if dist.get_backend() == "gloo":
+        native.ready()
     import deepspeed
 
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints that its native part was built
