@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import get_args
 
+from r0.command_line import HELP, asks_for_help, split, take_command, take_gpu_memory
 from r0.config import (
     AnnotateConfig,
     CompletionConfig,
@@ -42,7 +41,6 @@ from r0.config import (
     StageCConfig,
 )
 from r0.config.models import check_preset, notice
-from r0.config.suggest import nearest_command
 from r0.errors import RunFailed, UserError
 from r0.overview import overview
 from r0.process.environment import prepare_environment
@@ -74,9 +72,6 @@ class Command:
             raise UserError("--gpu-memory is for commands that use GPUs, and this one uses none; leave it out")
         return function(config, dry_run=dry_run, gpu_memory=gpu_memory) or 0
 
-
-HELP = ("-h", "--help", "help")
-OPTIONS = ("--dry-run", "--gpu-memory", "--help")  # all others are keys
 
 COMMANDS = {
     "demo": Command(DemoConfig, "warm start, RL and probes on the built-in task, on two cores", "r0.commands.demo:run", "train"),
@@ -141,11 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(overview(COMMANDS))
         return 0 if asked else 2
     try:
-        name = _command(arguments)
-        if asked or _asks_for_help(arguments):
+        name = take_command(arguments, COMMANDS)
+        if asked or asks_for_help(arguments):
             print(_help(name))
             return 0
-        gpu_memory = _gpu_memory(arguments)
+        gpu_memory = take_gpu_memory(arguments)
         config, dry_run = parse(name, arguments)
         if gpu_memory is not None and not dry_run:
             raise UserError("--gpu-memory: only --dry-run uses it, it limits no run; add --dry-run, or leave it out")
@@ -166,53 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return getattr(interrupt, "exit_code", 130)
 
 
-def _asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether a command line, without its command, asks for the command's keys: ``--help`` anywhere, or ``help`` alone."""
-    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not Path("help").exists())
-
-
-def _command(arguments: list[str]) -> str:
-    """Remove and return the command at the beginning of a command line, of one or two words (``esci eval``).
-
-    Raises:
-        UserError: there is no such command.
-    """
-    name = " ".join(arguments[:2])
-    if name not in COMMANDS:
-        name = arguments[0]
-    if name not in COMMANDS:
-        near = nearest_command(arguments[:2], COMMANDS)
-        hint = f"did you mean {near}?" if near else f"commands: {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {name}; {hint}")
-    del arguments[: len(name.split())]
-    below = [command.partition(" ")[2] for command in COMMANDS if command.startswith(f"{name} ")]
-    if arguments and not Path(arguments[0]).is_file() and (near := nearest_command(arguments[:1], below)):
-        raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near}?")
-    return name
-
-
-def _gpu_memory(arguments: list[str]) -> float | None:
-    """Remove ``--gpu-memory`` and return its value in GB.
-
-    Raises:
-        UserError: it names no positive number.
-    """
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option.replace("_", "-") != "--gpu-memory":
-            continue
-        text = value if equals else "".join(arguments[place + 1 : place + 2])
-        del arguments[place : place + (1 if equals else 2)]
-        try:
-            found = float(text)
-        except ValueError:
-            found = math.nan
-        if not 0 < found < math.inf:
-            raise UserError(f"--gpu-memory: give the size of a card in GB, such as --gpu-memory 80, not {text!r}")
-        return found
-    return None
-
-
 def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     """The configuration of a command line, and whether it is a dry run.
 
@@ -224,8 +172,8 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     from r0.config.load import load
 
     command, arguments = COMMANDS[name], list(arguments)
-    _gpu_memory(arguments)  # an option of the door, no key
-    positionals, overrides, dry_run = _split(command, arguments)
+    take_gpu_memory(arguments)  # an option of the door, no key
+    positionals, overrides, dry_run = split(command.config, arguments)
     if command.positionals:
         if len(positionals) > len(command.positionals):
             raise UserError(f"{name}: takes {' '.join(map(str.upper, command.positionals))}, not also {positionals[-1]}")
@@ -249,65 +197,6 @@ def _shipped(name: str, overrides: Sequence[str]) -> Path:
 def default_config(name: str) -> Path:
     """The shipped configuration of a command."""
     return Path(str(files("r0"))) / "configs" / f"{name.replace(' ', '_')}.yaml"
-
-
-def _split(command: Command, arguments: list[str]) -> tuple[list[str], list[str], bool]:
-    positionals, overrides, dry_run = [], [], False
-    _check_words(arguments)
-    while arguments:
-        argument = arguments.pop(0)
-        if argument in ("--dry-run", "--dry_run"):
-            dry_run = True
-        elif argument.startswith("--"):
-            overrides.append(_option(command, argument, arguments))
-        elif "=" in argument and not Path(argument).is_file():
-            overrides.append(argument)
-        else:
-            positionals.append(argument)
-    return positionals, overrides, dry_run
-
-
-def _option(command: Command, argument: str, following: list[str]) -> str:
-    """``--some-key V`` as ``some_key=V``; the value is taken off ``following``.
-
-    Raises:
-        UserError: the value is missing.
-    """
-    key, equals, value = argument[2:].partition("=")
-    key = key.replace("-", "_")
-    key = getattr(command.config, "ALIASES", {}).get(key, key)
-    field = command.config.model_fields.get(key)
-    if not equals and field is not None and (field.annotation is bool or bool in get_args(field.annotation)):
-        value = following.pop(0) if following[:1] in (["true"], ["false"], ["auto"]) else "true"
-    elif not equals:
-        if not following or following[0].startswith("--"):
-            raise UserError(f"{argument}: a value is missing; write {argument} VALUE")
-        value = following.pop(0)
-    return f"{key}={value}"
-
-
-def _check_words(arguments: Sequence[str]) -> None:
-    """Refuse words that are neither keys nor options nor files: other spellings of options, and blanks around an equals sign.
-
-    Raises:
-        UserError: with the right spelling.
-    """
-    for before, argument, after in zip(["", *arguments], arguments, [*arguments[1:], ""], strict=False):
-        if argument.startswith("=") or (argument.endswith("=") and after and not _is_word_of_its_own(after)):
-            key, value = (before, argument[1:] or after) if argument.startswith("=") else (argument[:-1], after)
-            raise UserError(f"{argument}: write a key and its value without blanks around the equals sign: {key}={value}")
-        plain = argument.lower().replace("_", "-").strip("-").replace("-", "")
-        meant = next((option for option in OPTIONS if option.replace("-", "") == plain), None)
-        if argument == "-n":
-            meant = "--dry-run"
-        if argument.startswith("-") and meant is not None and argument.replace("_", "-") != meant:
-            raise UserError(f"{argument}: unknown option; did you mean {meant}?")
-        if argument.startswith("-") and not argument.startswith("--") and not before.startswith("--"):
-            raise UserError(f"{argument}: unknown option; the options are {', '.join(OPTIONS)}, and each key as --key VALUE")
-
-
-def _is_word_of_its_own(argument: str) -> bool:
-    return "=" in argument or argument.startswith("-") or Path(argument).is_file()
 
 
 def _help(name: str) -> str:

@@ -5,10 +5,9 @@ The script is generated from the configuration classes and runs without Python.
 
 from __future__ import annotations
 
+from r0.command_line import OPTIONS
 from r0.config.commands import CompletionConfig
 from r0.config.describe import choices, keys
-
-OPTIONS = ("--dry-run", "--gpu-memory", "--help")
 
 BASH = r"""# Completion of r0. In ~/.bashrc: source <(r0 completion bash)
 _r0_words() {
