@@ -13,19 +13,11 @@ import torch
 
 from r0.actors.rollout.settings import EngineSettings, check_length, stop_ids
 from r0.actors.rollout.worker import RolloutWorker, assign_requests
+from r0.actors.sync.buckets import largest_slot, make_buckets, size
 from r0.actors.sync.channels import GlooReceiveChannel, Ring, RingReceiveChannel
+from r0.actors.sync.rendezvous import Rendezvous, host_store, join
 from r0.actors.sync.sync import Follower, make_sender
-from r0.actors.sync.transfer import (
-    Receiver,
-    Rendezvous,
-    Sender,
-    TransferError,
-    host_store,
-    join,
-    largest_slot,
-    make_buckets,
-    size,
-)
+from r0.actors.sync.transfer import Receiver, Sender, TransferError
 from r0.errors import UserError
 from r0.records import Finish, SampleRequest
 from tests.helpers import tiny_model

@@ -18,9 +18,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from r0.actors.pool import call_each, is_actor
+from r0.actors.sync.buckets import largest_slot, make_buckets
 from r0.actors.sync.channels import Ring
-from r0.actors.sync.transfer import Rendezvous, Weights, host_store, join, largest_slot, make_buckets
+from r0.actors.sync.rendezvous import Rendezvous, host_store, join
 from r0.actors.sync.transfer import Sender as BucketSender
+from r0.actors.sync.transfer import Weights
 from r0.errors import UserError
 
 

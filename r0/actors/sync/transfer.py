@@ -8,18 +8,15 @@ Weights are sent in the sender's dtype; a receiver with another dtype rounds to 
 
 from __future__ import annotations
 
-import mmap
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch.distributed import AllreduceOptions, PrefixStore, ProcessGroupGloo, ReduceOp, TCPStore
+from torch.distributed import AllreduceOptions, ProcessGroupGloo, ReduceOp
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from r0.actors.sync.buckets import Entry, make_buckets, size
 from r0.actors.sync.channels import (
     GlooReceiveChannel,
     GlooSendChannel,
@@ -29,25 +26,11 @@ from r0.actors.sync.channels import (
     RingSendChannel,
     SendChannel,
     TransferError,
-    first_line,
     wait,
 )
-from r0.process.store import hosted_store, joined_store
+from r0.actors.sync.rendezvous import Rendezvous, join
 
-__all__ = [
-    "ParamInfo",
-    "Receiver",
-    "Rendezvous",
-    "Sender",
-    "TransferError",
-    "Weights",
-    "host_store",
-    "join",
-    "largest_slot",
-    "make_buckets",
-]
-
-ALIGNMENT = 64  # bytes; parameters start at multiples, so that views of any dtype are allowed and copies are fast
+__all__ = ["ParamInfo", "Receiver", "Rendezvous", "Sender", "TransferError", "Weights"]
 
 
 class ParamInfo(Protocol):
@@ -69,96 +52,6 @@ class Weights(Protocol):
 
     def metadata(self) -> Sequence[ParamInfo]: ...  # noqa: D102
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Address and settings of a transfer group; plain data that is sent to the receivers."""
-
-    address: str
-    port: int
-    rank: int  # of the receiver's first process
-    world: int
-    deadline_s: float
-    bucket_bytes: int
-    ring: str  # path of the ring buffer in the sender's shared memory; empty: none
-    names: list[str]
-    dtypes: list[str]
-    shapes: list[list[int]]
-
-    def info(self) -> dict[str, Any]:
-        """As the argument of ``init_weight_transfer_engine``."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A parameter and its position in a bucket, in bytes."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-    def view(self, flat: torch.Tensor) -> torch.Tensor:
-        """The parameter as a view of the bucket's bytes."""
-        return flat[self.offset : self.offset + self.nbytes].view(self.dtype).view(self.shape)
-
-
-def make_buckets(
-    names: Sequence[str], dtypes: Sequence[str], shapes: Sequence[Sequence[int]], bucket_bytes: int
-) -> list[list[Entry]]:
-    """Split a list of parameters into buckets. Sender and receivers call it with the same arguments, so no message is needed."""
-    buckets: list[list[Entry]] = []
-    end = 0
-    for name, dtype_name, shape in zip(names, dtypes, shapes, strict=True):
-        dtype: torch.dtype = getattr(torch, dtype_name)
-        nbytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        if not buckets or end + nbytes > bucket_bytes:
-            buckets.append([])
-            end = 0
-        buckets[-1].append(Entry(name, dtype, tuple(shape), end, nbytes))
-        end = -(-(end + nbytes) // ALIGNMENT) * ALIGNMENT
-    return buckets
-
-
-def size(bucket: Sequence[Entry]) -> int:
-    """Bytes of a bucket."""
-    return bucket[-1].offset + bucket[-1].nbytes
-
-
-def largest_slot(buckets: Sequence[Sequence[Entry]], bucket_bytes: int) -> int:
-    """Bytes of a ring's slot: the size of the largest bucket, at most the limit (a larger parameter is sent in pieces)."""
-    return -(-min(bucket_bytes, max(size(bucket) for bucket in buckets)) // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def host_store(address: str, deadline_s: float) -> TCPStore:
-    """The rendezvous store of a group, on a free port of this process (``.port``)."""
-    return hosted_store(address, 0, deadline_s)
-
-
-def join(rendezvous: Rendezvous, rank: int, store: TCPStore | None = None) -> ProcessGroupGloo:
-    """Join the process group.
-
-    Raises:
-        TransferError: not all processes joined within the deadline.
-    """
-    timeout = timedelta(seconds=rendezvous.deadline_s)
-    try:
-        if store is None:
-            store = joined_store(rendezvous.address, rendezvous.port, rendezvous.deadline_s)
-        options = ProcessGroupGloo._Options()
-        options._timeout = timeout
-        options._threads = 2  # two buckets in flight
-        # The interface that reaches the store; the host's name may resolve to another one.
-        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(rendezvous.address, rendezvous.port))]
-        return ProcessGroupGloo(PrefixStore("r0_weights", store), rank, rendezvous.world, options)
-    except RuntimeError as error:  # includes torch's DistError
-        raise TransferError(
-            f"weight transfer: {rendezvous.world} processes did not meet at {rendezvous.address}:{rendezvous.port} "
-            f"within {rendezvous.deadline_s:g} s (rank {rank}): {first_line(error)}"
-        ) from error
 
 
 class Sender:
@@ -290,9 +183,3 @@ def _next_tensor(stream: Iterator[tuple[str, torch.Tensor]], entry: Entry) -> to
             f"but the source gives {name} {tensor.dtype} {tuple(tensor.shape)}"
         )
     return tensor.detach()
-
-
-def _own_address(address: str, port: int) -> str:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, port))  # sends nothing, only selects a route
-        return str(probe.getsockname()[0])

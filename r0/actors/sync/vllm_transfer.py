@@ -20,7 +20,8 @@ from vllm.distributed.weight_transfer.ipc_engine import IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
 from r0.actors.sync.digest import Digest
-from r0.actors.sync.transfer import Receiver, Rendezvous, TransferError
+from r0.actors.sync.rendezvous import Rendezvous
+from r0.actors.sync.transfer import Receiver, TransferError
 
 
 class WorkerExtension:
