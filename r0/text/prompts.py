@@ -21,9 +21,9 @@ from typing import Any, Protocol, Self
 from r0.errors import UserError
 from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Prompt, Task
 from r0.text.answers import best_answer, read_strict
+from r0.text.list_budget import Passage, at_character_end, fitted
 from r0.text.messages import SYSTEM_PROMPTS, list_message, user_message
 from r0.text.numbers import one_line, without_labels
-from r0.text.plain_text import Pieces
 from r0.text.prompt_file import template_variables
 from r0.text.tags import strip_thought_tags
 from r0.text.template import Template
@@ -169,7 +169,7 @@ class Prompter:
     def _cut(self, task: PointwiseTask, text: str, document_start: int) -> list[int]:
         """The first ids of the message that fit the budget and end at a character boundary."""
         ids, offsets = self.template.message.pieces(text)
-        kept = _at_character_end(offsets, self._room)
+        kept = at_character_end(offsets, self._room)
         if kept < 1 or offsets[kept - 1][1] <= document_start:
             query = sum(end <= document_start for _, end in offsets)
             need = self.max_prompt_tokens - self._room + query + 1
@@ -182,39 +182,24 @@ class Prompter:
     def _list(self, task: ListwiseTask) -> tuple[list[int], int]:
         """The message ids of a list, and the number of document tokens cut."""
         query, passages = self._clean(task.query), [self._passage(document) for document in task.documents]
-        budget, ids = self.passage_tokens, self._list_ids(task.form, query, passages, self.passage_tokens)
+
+        def list_ids(budget: int) -> list[int]:
+            return self._list_ids(task.form, query, passages, budget)
+
+        budget, ids = self.passage_tokens, list_ids(self.passage_tokens)
         if len(ids) > self._room:
-            budget, ids = self._fitted(task, query, passages, len(ids) - self._room)
+            found = fitted(passages, budget, len(ids) - self._room, self._room, list_ids)
+            if found is None:
+                need = self.max_prompt_tokens - self._room + len(list_ids(1))
+                raise UserError(
+                    f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} "
+                    f"documents, and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a "
+                    "time, or remove such long queries"
+                )
+            budget, ids = found
         return ids, sum(passage.cut(budget) for passage in passages)
 
-    def _fitted(self, task: ListwiseTask, query: str, passages: Sequence[_Passage], over: int) -> tuple[int, list[int]]:
-        """The largest common document length (tokens) at which the list fits, and the ids; the list is ``over`` tokens too
-        long.
-        """
-        lengths = [min(passage.tokens, self.passage_tokens) for passage in passages]
-        budget = max(lengths) - 1
-        while budget > 1 and sum(max(0, length - budget) for length in lengths) < over:
-            budget -= 1
-        # Cutting within a word can change the number of tokens by one or two, so the last steps are found by trying.
-        ids = self._list_ids(task.form, query, passages, budget)
-        while len(ids) > self._room and budget > 1:
-            budget -= 1
-            ids = self._list_ids(task.form, query, passages, budget)
-        if budget < 1 or len(ids) > self._room:
-            need = self.max_prompt_tokens - self._room + len(self._list_ids(task.form, query, passages, 1))
-            raise UserError(
-                f"max_prompt_tokens: task {task.task_id} needs at least {need} tokens for its query and {task.size} documents, "
-                f"and {self.max_prompt_tokens} are allowed; raise max_prompt_tokens, show fewer documents at a time, or "
-                "remove such long queries"
-            )
-        while budget + 1 < self.passage_tokens:
-            longer = self._list_ids(task.form, query, passages, budget + 1)
-            if len(longer) > self._room:
-                break
-            budget, ids = budget + 1, longer
-        return budget, ids
-
-    def _list_ids(self, form: Form, query: str, passages: Sequence[_Passage], budget: int) -> list[int]:
+    def _list_ids(self, form: Form, query: str, passages: Sequence[Passage], budget: int) -> list[int]:
         text = list_message(query, [passage.first(budget) for passage in passages], form)
         return self.template.message.encode(self.template.lead + self.template.message.escape_tags(text))
 
@@ -222,7 +207,7 @@ class Prompter:
         message = self.template.message
         return message.escape_tags(without_labels(one_line(text), message.normalize))
 
-    def _passage(self, document: str) -> _Passage:
+    def _passage(self, document: str) -> Passage:
         """A document prepared for a list. Of a long document only the beginning is tokenized, and its token count is an
         estimate.
         """
@@ -231,37 +216,10 @@ class Prompter:
             text = " " + self._clean(document[:reach])  # the space after the label
             pieces = self.template.inner.pieces(text)
             if reach >= len(document):
-                return _Passage(text, pieces, len(pieces.ids))
+                return Passage(text, pieces, len(pieces.ids))
             if len(pieces.ids) > self.passage_tokens:
-                return _Passage(text, pieces, round(len(pieces.ids) * len(document) / reach))
+                return Passage(text, pieces, round(len(pieces.ids) * len(document) / reach))
             reach *= 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Passage:
-    """A document of a list: its text with a leading space, the tokens of its beginning, and its number of tokens."""
-
-    text: str
-    pieces: Pieces
-    tokens: int
-
-    def first(self, budget: int) -> str:
-        """The first ``budget`` tokens as text, cut at a character boundary."""
-        if self.tokens <= budget:
-            return self.text[1:]
-        kept = _at_character_end(self.pieces.offsets, budget)
-        return self.text[1 : self.pieces.offsets[kept - 1][1]].rstrip() if kept else ""
-
-    def cut(self, budget: int) -> int:
-        """The number of tokens that exceed ``budget``."""
-        return 0 if self.tokens <= budget else self.tokens - _at_character_end(self.pieces.offsets, budget)
-
-
-def _at_character_end(offsets: Sequence[tuple[int, int]], kept: int) -> int:
-    """The largest number of tokens, at most ``kept`` and fewer than all, that ends at a character boundary."""
-    while kept > 0 and offsets[kept][0] < offsets[kept - 1][1]:  # both tokens hold bytes of the same character
-        kept -= 1
-    return kept
 
 
 def _answer(task: Task) -> str:
