@@ -15,7 +15,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder import CrossEncoderTrainer
 
-from r0.supervised.training.ranks import StepValues
+from r0.supervised.training.report import StepValues
 
 INNER = "0.model."  # prefix of the transformer's weights in the cross-encoder's state dict
 

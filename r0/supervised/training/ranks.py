@@ -1,20 +1,18 @@
-"""Code shared by the ranks of supervised runs: transformers' Trainer on DeepSpeed, reports, checkpoints, LoRA."""
+"""Code shared by the ranks of supervised runs: transformers' Trainer on DeepSpeed, checkpoints, LoRA."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, Trainer
 
 from r0.actors.learner.adapters import check_experts, check_targets
 from r0.actors.learner.zero import effective_stage
@@ -22,9 +20,8 @@ from r0.config import PlainRankKeys, RankKeys, ScheduleKeys
 from r0.errors import UserError, reason
 from r0.process import native
 from r0.process.device import process_device
-from r0.storage.manifest import write_manifest
-from r0.supervised.training.finite import LOWER, finite, on_any_rank
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
+from r0.supervised.training.report import ReportCallback, StepValues
 from r0.supervised.training.save import safe_torch_load
 
 
@@ -149,79 +146,11 @@ def prepare_model(model: Any, config: RankKeys, task_type: str) -> Any:
     return model
 
 
-class StepValues:
-    """A Trainer with additional metrics of each step, which notes a loss that is NaN or infinite."""
-
-    broken: torch.Tensor | None = None  # whether a loss of this rank was; not copied from the device before a step ends
-
-    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """Unchanged, but for the note."""
-        loss: torch.Tensor = super().training_step(*arguments, **options)  # type: ignore[misc]
-        bad = ~loss.detach().isfinite().all()
-        self.broken = bad if self.broken is None else self.broken | bad
-        return loss
-
-    def step_values(self) -> dict[str, float]:
-        """Metrics of the step that has just ended, in addition to the loss."""
-        return {}
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: the count is not used."""
-        return 0
-
-
 class OrderedTrainer(StepValues, Trainer):
     """A Trainer that does not shuffle, because the rows are shuffled already."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-
-class ReportCallback(TrainerCallback):
-    """Reports every step, writes the manifest of complete checkpoints, and ends the run at a checkpoint on a stop request."""
-
-    def __init__(self, trainer: StepValues, job: Job, channel: Channel):
-        self._trainer, self._job, self._channel = trainer, job, channel
-        self._began = time.monotonic()
-        self.stopped = False
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Start the step's clock."""
-        self._began = time.monotonic()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
-        """End the run at a checkpoint if the driver has asked for it, and without one if there is a NaN on any rank.
-
-        Raises:
-            UserError: a loss is NaN or infinite, or a weight that is about to be saved.
-        """
-        if any(on_any_rank(args.device, bool(self._trainer.broken))):
-            raise UserError(f"step {state.global_step}: the loss is NaN or infinite; {LOWER}")
-        if self.asked(args.device) and state.global_step < self._job.steps:
-            self.stopped = control.should_save = control.should_training_stop = True
-        if control.should_save and any(on_any_rank(args.device, not finite(model))):
-            raise UserError(f"step {state.global_step}: a weight is NaN or infinite, so no checkpoint is written; {LOWER}")
-
-    def asked(self, device: torch.device) -> bool:
-        """Whether the driver wants the run to stop; all ranks see the same wish, rank 0's."""
-        asked = torch.tensor([float(dist.get_rank() == 0 and self._channel.stop_asked())], device=device)
-        dist.broadcast(asked, src=0)
-        return bool(asked.item())
-
-    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
-        """Report a step."""
-        if "loss" not in logs or dist.get_rank() != 0:
-            return
-        values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if logs.get(name) is not None}
-        values |= self._trainer.step_values()
-        seconds = {"learn": time.monotonic() - self._began}
-        self._channel.send(Report(Kind.STEP, state.global_step, values, seconds))
-
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the manifest of a checkpoint once every rank has written its part."""
-        dist.barrier()
-        if dist.get_rank() == 0:
-            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
