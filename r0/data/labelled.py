@@ -39,6 +39,9 @@ class LabelledKind(StrEnum):
     SCORED = "scored"
 
 
+TEACHERS = (LabelledKind.TRIPLETS, LabelledKind.SCORED)  # kinds whose labels are a teacher's
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A query with documents [N] and their labels [N]; ``place`` is its location (file:line).

@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from r0.config import FinetuneConfig
 from r0.config.finetune import LOSSES
-from r0.data.groups import SHAPES, Example, ExampleCounts, Shape, by_query, examples, target_labels, with_thirds_shuffled
-from r0.data.hashes import hash_key, query_hash
+from r0.data.groups import SHAPES, Example, ExampleCounts, Shape, examples, target_labels, with_thirds_shuffled
+from r0.data.hashes import hash_key
 from r0.data.jsonl import BadLines
 from r0.data.labelled import (
     BUILTIN,
+    TEACHERS,
     LabelBounds,
     Labelled,
     LabelledKind,
@@ -32,13 +31,12 @@ from r0.data.labelled import (
 )
 from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.row_keys import CONTRADICTION
-from r0.data.source import held_out
 from r0.errors import UserError
 from r0.storage.files import whole_folder
 from r0.supervised.finetune.arrow import columns, writer
+from r0.supervised.finetune.validation_data import Side, validation_side
 
 DEFAULT_LOSSES = {"pointwise": "pointwise_bce", "grouped": "pairwise_ranknet", "triplets": "margin_mse"}
-TEACHERS = (LabelledKind.TRIPLETS, LabelledKind.SCORED)
 TRAIN, VALIDATION, VALIDATION_LOSS, COUNTS = "train.arrow", "validation.arrow", "validation_loss.arrow", "counts.json"
 
 
@@ -60,15 +58,6 @@ class Sources:
     train: LabelledKind
     validation: LabelledKind | None
     negatives: bool
-
-
-@dataclass(frozen=True)
-class Side:
-    """The validation side: what its loss is made of, and its documents by query, with what the data says of them."""
-
-    found: list[Labelled] = field(default_factory=list)
-    queries: list[Labelled] = field(default_factory=list)
-    places: QueryPlaces = field(default_factory=QueryPlaces)
 
 
 def check_loss(config: FinetuneConfig) -> tuple[FinetuneConfig, LabelledKind]:
@@ -187,29 +176,8 @@ class Preparation:
                 bad.refuse(Path(path), int(number), f"the query {one.query[:60]!r} is a validation query too ({place})")
 
     def _validation(self) -> tuple[Side, BadLines]:
-        config, kind = self._config, self._sources.validation
-        bad = BadLines(config.skip_bad)
-        if kind is None:
-            return Side(), bad
-        if config.validation_share:
-            found = self._share()
-        elif config.validation == BUILTIN:
-            rows = config.builtin_rows
-            found = list(builtin_labelled(kind, config.seed, range(rows, rows + max(8, rows // 10))))
-        else:
-            found = list(self._read(Path(str(config.validation)), kind, bad))
-        queries = by_query(found)
-        side = Side(found if kind in TEACHERS else queries, queries)
-        for one in queries:
-            side.places.add(one)
-        return side, bad
-
-    def _share(self) -> list[Labelled]:
-        """The training data, of the first epoch, of the queries that validate. Bad lines are said where all of it is read."""
-        first, skip = self._files[0], BadLines(self._config.skip_bad)
-        hashes_N = np.array([query_hash(one.query) for one in self._labelled(first, skip)], np.uint64)
-        held = set(hashes_N[held_out(hashes_N, self._config.validation_share)].tolist()) if len(hashes_N) else set()
-        return [one for one in self._labelled(first, BadLines(skip.skip)) if query_hash(one.query) in held]
+        first = self._files[0]
+        return validation_side(self._config, self._sources.validation, self._read, lambda bad: self._labelled(first, bad))
 
     def _validation_examples(self, side: Side) -> Iterator[Example]:
         """What the loss is made of."""
