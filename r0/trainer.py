@@ -153,7 +153,7 @@ class Trainer:
         self._done = 0  # until the update is complete, the learner's state is not to be saved
         with self.recorder.clock("learn"):
             stats = self.roles.learn(sampling.train_groups(scored), step)
-        self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.trouble)
+        self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
         if "gap" in stats:  # an update was made
             self._check_gap(step, stats["gap"])
         reached("driver.learned")

@@ -14,7 +14,7 @@ IN_A_ROW = 3  # steps that may be skipped one after another: beyond, something i
 NAMED = 8  # samples in a message
 
 
-class Trouble(Protocol):
+class BatchFault(Protocol):
     """What the learner says of a batch that it could not use."""
 
     @property
@@ -50,14 +50,14 @@ class BadBatches:
                         f"no weight was changed; the batch is in {path}; the last checkpoint is good"
                     )
 
-    def check_update(self, step: int, scored: Sequence[Scored], skipped: float, trouble: Callable[[], Trouble]) -> None:
+    def check_update(self, step: int, scored: Sequence[Scored], skipped: float, fault: Callable[[], BatchFault]) -> None:
         """Keep the batch of an update that was skipped.
 
         Args:
             step: counted from 1.
             scored: the batch.
             skipped: optimizer updates that were skipped.
-            trouble: asks the learner; called only if updates were skipped.
+            fault: asks the learner; called only if updates were skipped.
 
         Raises:
             UserError: the run has to stop.
@@ -66,7 +66,7 @@ class BadBatches:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        found, path = trouble(), self._recorder.keep_bad(step, scored)
+        found, path = fault(), self._recorder.keep_bad(step, scored)
         said = f"step {step}: {found.reason}{_whose(scored, found.samples)}; no weight was changed by it; the batch is in {path}"
         if not self._skip:
             raise UserError(f"{said}; set a lower learning_rate, or on_nan=skip to go on without it")

@@ -108,17 +108,17 @@ def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
 def _poisoned(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
     """Three updates on the first batch: poisoned, good, poisoned again. ``changed``: on how many ranks."""
     learner = _learner(job, rank, world, master)
-    states, figures, troubles = [_everything(learner)], [], []
+    states, figures, faults = [_everything(learner)], [], []
     for poisoned in (True, False, True):
         with _poison(learner, job.poison) if poisoned else contextlib.nullcontext():
             figures.append(_update(learner, job, 0))
         states.append(_everything(learner))
-        troubles.append((learner.trouble().reason, learner.trouble().samples))
+        faults.append((learner.batch_fault().reason, learner.batch_fault().samples))
     changed = [len(a) != len(b) or not all(map(torch.equal, a, b)) for a, b in itertools.pairwise(states)]
     changed_on_ranks = torch.tensor(changed, dtype=torch.long)
     if world > 1:
         torch.distributed.all_reduce(changed_on_ranks)
-    return {"changed": changed_on_ranks.tolist(), "figures": figures, "troubles": troubles}
+    return {"changed": changed_on_ranks.tolist(), "figures": figures, "faults": faults}
 
 
 def _everything(learner) -> list[torch.Tensor]:

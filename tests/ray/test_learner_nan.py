@@ -73,8 +73,8 @@ def test_the_samples_of_a_nan_are_named(model, tmp_path):
     found = run_ranks(1, jobs, tmp_path)
     check(found, jobs, 1)
     for each, said in zip(jobs, ["the loss is nan"] * 2 + ["the networks' first passes are NaN or infinite"], strict=True):
-        assert [reason for reason, _ in found[each.name]["troubles"]] == [said, "", said]
-        assert set(found[each.name]["troubles"][0][1]) == bad
+        assert [reason for reason, _ in found[each.name]["faults"]] == [said, "", said]
+        assert set(found[each.name]["faults"][0][1]) == bad
 
 
 def test_nothing_follows_a_bad_update_where_the_run_is_to_stop(model, tmp_path):

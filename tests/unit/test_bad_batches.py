@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from r0.actors.learner.trouble import Trouble
+from r0.actors.learner.batch_fault import BatchFault
 from r0.config import StageAConfig, TrackingSection
 from r0.errors import UserError
 from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
@@ -48,29 +48,29 @@ def test_a_log_probability_that_is_no_number_is_refused_with_its_task_and_the_ba
 
 
 def test_a_bad_update_stops_the_run_and_names_the_samples(recorder, tmp_path):
-    trouble = Trouble("the loss is nan", ((0, 2), (1, 5)))
+    fault = BatchFault("the loss is nan", ((0, 2), (1, 5)))
     with pytest.raises(UserError) as error:
-        BadBatches("stop", recorder).check_update(7, BATCH, 1.0, lambda: trouble)
+        BadBatches("stop", recorder).check_update(7, BATCH, 1.0, lambda: fault)
     said = str(error.value)
     assert said.startswith("step 7: the loss is nan (task 100 sample 2, task 104 sample 5); no weight was changed by it; ")
     assert said.endswith("step-000007.jsonl.gz; set a lower learning_rate, or on_nan=skip to go on without it")
-    everything = Trouble("the loss is nan", tuple((g, s) for g in (0, 1) for s in range(6)))
+    everything = BatchFault("the loss is nan", tuple((g, s) for g in (0, 1) for s in range(6)))
     with pytest.raises(UserError, match=r"\(task 100 sample 0, .*, task 104 sample 1 and 4 more\)"):
         BadBatches("stop", recorder).check_update(7, BATCH, 1.0, lambda: everything)
 
 
 def test_skipped_updates_are_said_and_too_many_in_a_row_stop_the_run(recorder, capsys):
-    bad, trouble = BadBatches("skip", recorder), Trouble("a gradient is NaN or infinite")
+    bad, fault = BadBatches("skip", recorder), BatchFault("a gradient is NaN or infinite")
     for step in range(1, IN_A_ROW + 1):
-        bad.check_update(step, BATCH, 1.0, lambda: trouble)
+        bad.check_update(step, BATCH, 1.0, lambda: fault)
     assert capsys.readouterr().out.count("skipped (on_nan=skip)") == IN_A_ROW
     bad.check_update(5, BATCH, 0.0, lambda: pytest.fail("nothing was wrong"))
     for step in range(6, 6 + IN_A_ROW):
-        bad.check_update(step, BATCH, 1.0, lambda: trouble)
+        bad.check_update(step, BATCH, 1.0, lambda: fault)
     with pytest.raises(
         UserError, match=f"step 9: a gradient is NaN or infinite; .*{IN_A_ROW} steps in a row were skipped before it"
     ):
-        bad.check_update(9, BATCH, 1.0, lambda: trouble)
+        bad.check_update(9, BATCH, 1.0, lambda: fault)
 
 
 def test_a_resumed_run_forgets_the_bad_batches_of_steps_that_it_repeats(recorder, tmp_path):

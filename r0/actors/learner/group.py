@@ -9,8 +9,8 @@ from typing import Any
 
 from r0.actors.deadline import Deadline
 from r0.actors.learner.batch import check_groups
+from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.shares import assign_groups
-from r0.actors.learner.trouble import Trouble
 from r0.actors.pool import Pool, RoleDied
 from r0.config import RLConfig
 from r0.errors import RunFailed, UserError, reason
@@ -62,11 +62,11 @@ class LearnerGroup:
         with self._whole(), self._update.call() as deadline_s:
             return self.pool.each("update", arguments, deadline_s)[0]
 
-    def trouble(self) -> Trouble:
+    def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch, where figures have ``skipped_updates``; (group, sample) by place in the batch."""
-        found = self._all("trouble", deadline_s=self.config.ray.update_deadline_s)
+        found = self._all("batch_fault", deadline_s=self.config.ray.update_deadline_s)
         samples = [(places[g], s) for places, each in zip(self._places, found, strict=True) for g, s in each.samples]
-        return Trouble(found[0].reason, tuple(sorted(samples)))
+        return BatchFault(found[0].reason, tuple(sorted(samples)))
 
     def offload(self) -> None:
         """Free memory of a card that an engine shares."""

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from r0.actors.learner.batch import Batch, MiniBatch, Schedule, Slice, make_batch, make_minibatches
+from r0.actors.learner.batch_fault import BatchFault, Pass, in_rows, in_tokens
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.gradients import LIMIT, drop_gradients
 from r0.actors.learner.metrics import UpdateMetrics
 from r0.actors.learner.networks import Networks
 from r0.actors.learner.policy import run_row
-from r0.actors.learner.trouble import Pass, Trouble, in_rows, in_tokens
 from r0.algos.advantages import ADVANTAGES, reinforce_pp
 from r0.algos.gae import gae, token_rewards
 from r0.algos.kl import KL_ESTIMATORS, k1, kl_penalised
@@ -60,13 +60,13 @@ class Updater:
         self.settings = loss_settings(config)
         name = self.section.loss if isinstance(self.section, GRPOSection) else "ppo_clip"
         self.policy_loss = POLICY_LOSSES[name]
-        self.trouble = Trouble()
+        self.fault = BatchFault()
 
     def __call__(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule) -> dict[str, float]:
         """Update on this rank's groups; collective. Returns metrics over all ranks (the same on each).
 
         A NaN or an infinity in what the networks give, in the loss or in a gradient keeps all ranks from the optimizer update
-        that it would go into. ``skipped_updates`` counts them, ``trouble`` says more. With ``on_nan=stop`` no update follows.
+        that it would go into. ``skipped_updates`` counts them, ``fault`` says more. With ``on_nan=stop`` no update follows.
 
         Raises:
             StaleRollout: see ``make_batch``.
@@ -75,7 +75,7 @@ class Updater:
         batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
         metrics = UpdateMetrics(self.comm.device)
-        self.trouble = Trouble()
+        self.fault = BatchFault()
         self._first_passes(batch, plan)
         updates = [(epoch, mini) for epoch, minis in enumerate(plan) for mini in minis]
         skipped = 0
@@ -126,7 +126,7 @@ class Updater:
         bad_T = ~torch.stack(known).isfinite().all(dim=0)
         if not float(self.comm.sum(bad_T.sum())):
             return True
-        self.trouble = in_tokens("the networks' first passes are NaN or infinite", batch, bad_T.nonzero()[:, 0])
+        self.fault = in_tokens("the networks' first passes are NaN or infinite", batch, bad_T.nonzero()[:, 0])
         return False
 
     def _advantages(self, batch: Batch) -> None:
@@ -182,7 +182,7 @@ class Updater:
         if not (math.isfinite(loss_sum) and gradient_sum <= LIMIT):  # not so for NaN either
             metrics.undo()
             reason = "a gradient is NaN or infinite" if math.isfinite(loss_sum) else f"the loss is {loss_sum}"
-            self.trouble |= in_rows(reason, batch, passes)
+            self.fault |= in_rows(reason, batch, passes)
             for engine in engines:
                 drop_gradients(engine)
             return False

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from r0.actors.learner.batch import Schedule
+from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import learner_dtype, load_networks
 from r0.actors.learner.saved_state import SavedState
 from r0.actors.learner.shares import even_schedule
-from r0.actors.learner.trouble import Trouble
 from r0.actors.learner.update import Updater
 from r0.actors.learner.zero import (
     leave_distributed,
@@ -93,7 +93,7 @@ class Learner:
 
         Returns:
             Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …; ``skipped_updates`` counts those that a NaN or an
-            infinity kept from changing any weight (see ``trouble``).
+            infinity kept from changing any weight (see ``batch_fault``).
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
@@ -113,9 +113,9 @@ class Learner:
         self.updates += 1
         return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
 
-    def trouble(self) -> Trouble:
+    def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch; its samples are those of this rank's share."""
-        return self.updater.trouble
+        return self.updater.fault
 
     def learning_rate(self, peak: float) -> float:
         """Learning rate of the next update: linear warm-up over the first ``warmup_ratio`` of all updates, then constant or

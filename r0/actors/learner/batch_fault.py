@@ -15,16 +15,16 @@ from r0.actors.learner.gradients import LIMIT
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class BatchFault:
     """Why an update was not made, and the (group, sample) it comes from: those whose own values are not finite, or all of their
     row. None on a rank whose rows are all finite."""
 
     reason: str = ""
     samples: tuple[tuple[int, int], ...] = ()
 
-    def __or__(self, other: Trouble) -> Trouble:
+    def __or__(self, other: BatchFault) -> BatchFault:
         """Both together: the first reason, and the samples of both."""
-        return Trouble(self.reason or other.reason, tuple(sorted({*self.samples, *other.samples})))
+        return BatchFault(self.reason or other.reason, tuple(sorted({*self.samples, *other.samples})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class Pass:
         return self.part.at_C[bad_C] if bool(bad_C.any()) else self.part.at_C
 
 
-def in_tokens(reason: str, batch: Batch, at: torch.Tensor) -> Trouble:
-    """The trouble with the completions of some tokens, given as positions on the T axis."""
+def in_tokens(reason: str, batch: Batch, at: torch.Tensor) -> BatchFault:
+    """The fault of the completions of some tokens, given as positions on the T axis."""
     addresses = list(batch.first)
-    return Trouble(reason, tuple(addresses[n] for n in batch.seq_T[at].unique().tolist()))
+    return BatchFault(reason, tuple(addresses[n] for n in batch.seq_T[at].unique().tolist()))
 
 
-def in_rows(reason: str, batch: Batch, passes: Sequence[Pass]) -> Trouble:
-    """The trouble of an update over some rows: the rows whose loss is not finite, or else the first row with a gradient that is
+def in_rows(reason: str, batch: Batch, passes: Sequence[Pass]) -> BatchFault:
+    """The fault of an update over some rows: the rows whose loss is not finite, or else the first row with a gradient that is
     not finite."""
     bad = [row for row in passes if not bool(row.loss.isfinite())] or [row for row in passes if not bool(row.gradients <= LIMIT)][
         :1
     ]
     wrong = [row.wrong() for row in bad if row.part.completions]
-    return in_tokens(reason, batch, torch.cat(wrong)) if wrong else Trouble(reason)
+    return in_tokens(reason, batch, torch.cat(wrong)) if wrong else BatchFault(reason)
