@@ -34,7 +34,7 @@ class Trainer:
         roles: rollout, reward and learner workers.
         recorder: the run's record.
         checkpoints: the checkpoints of the run.
-        stop: a wish to stop ends the run with a checkpoint: at once, but for what changes or saves weights.
+        stop: a request to stop ends the run with a checkpoint; only what changes or saves weights is finished before.
     """
 
     def __init__(
@@ -70,26 +70,38 @@ class Trainer:
                 self.roles.restart_learner(lost)
 
     def _run(self, steps: int) -> bool:
+        resume = self.config.checkpoint.resume
+        other = None if resume in ("auto", "never") else Path(resume).expanduser()
+        self._done = self.checkpoints.restore(self.roles.learner, other)
+        if self._done > steps:
+            raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
+        self.recorder.resume(self._done)
         try:
             with self.stop.at_once():
-                step = self._start(steps)
+                self.roles.connect()
+                self.roles.sync(version=self._done)
+                if not self._is_evaluated(self._done, steps):  # at the start, or where the run was stopped while it evaluated
+                    self._evaluate(self._done)
         except Stopped:
             self.recorder.say(f"stopped before step {self._done + 1}; the same command goes on from here")
             return False
         try:
-            while step < steps:
+            for step in range(self._done, steps):
                 metric = None
                 try:
                     self._step(step)
-                    step += 1
-                    with self.stop.at_once():
-                        metric = self._evaluate_if_due(step, steps)
-                except Stopped:  # what was sampled or evaluated is dropped; the learner is as it was after ``step`` updates
+                    if not self._is_evaluated(step + 1, steps):
+                        with self.stop.at_once():
+                            metric = self._evaluate(step + 1)
+                except Stopped:  # what was sampled or evaluated is left; the learner is as it was after step ``_done``
                     pass
+                stopping = self.stop()
+                if stopping and self._done:
+                    self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
                 with self.stop.saving():
-                    self._checkpoint(step, steps, metric, self.stop())
-                if self.stop():
-                    return step == steps and self._is_evaluated(step, steps)
+                    self._checkpoint(self._done, steps, metric, stopping)
+                if stopping:
+                    return self._done == steps and self._is_evaluated(steps, steps)
             return True
         except LearnerLost:
             raise
@@ -97,26 +109,10 @@ class Trainer:
             self._rescue(isinstance(error, RunFailed))
             raise
 
-    def _start(self, steps: int) -> int:
-        """Restore the newest checkpoint, give the engines the weights, and evaluate if that is due. Returns the steps done."""
-        resume = self.config.checkpoint.resume
-        other = None if resume in ("auto", "never") else Path(resume).expanduser()
-        self._done = self.checkpoints.restore(self.roles.learner, other)
-        if self._done > steps:
-            raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
-        self.recorder.resume(self._done)
-        self.roles.connect()
-        self.roles.sync(version=self._done)
-        self._evaluate_if_due(self._done, steps)
-        return self._done
-
-    def _is_evaluated(self, step: int, steps: int) -> bool:
-        """Whether nothing is left to evaluate after ``step`` updates."""
-        due = step == 0 or _due(step, self.config.eval.every, steps)
-        return not (due and self.heldout) or self.recorder.evaluated(step)
-
-    def _evaluate_if_due(self, step: int, steps: int) -> float | None:
-        return None if self._is_evaluated(step, steps) else self._evaluate(step)
+    def _is_evaluated(self, done: int, steps: int) -> bool:
+        """Whether nothing is left to evaluate after step ``done``."""
+        due = done == 0 or _due(done, self.config.eval.every, steps)
+        return not (due and self.heldout) or self.recorder.evaluated(done)
 
     def _rescue(self, save: bool) -> None:
         """Before the run ends with an error: complete a checkpoint in progress, or ``save`` the last complete step."""
@@ -127,49 +123,44 @@ class Trainer:
             self.checkpoints.publish(self.roles.learner, wait=True)
 
     def _step(self, step: int) -> None:
-        """One update and its sync.
+        """One step of training, from its prompts to the sync.
 
         Raises:
-            Stopped: a signal came while the completions were sampled.
+            Stopped: the run is to stop, and no weight has changed yet.
         """
         clock, values, scored = self.recorder.clock, None, []
         try:
-            with clock("total"):
+            with clock("total"), contextlib.ExitStack() as stack:
+                reached("driver.step")
                 with self.stop.at_once():
-                    reached("driver.step")
                     scored = self._rollouts(step)
-                with self.stop.saving():
-                    values = self._learn(scored, step)
-                    with clock("sync"):
-                        self.roles.sync(version=step + 1)
+                stack.enter_context(self.stop.saving())
+                self.bad_batches.check_logprobs(step + 1, scored)
+                self._done = 0  # until the update is complete, the learner's state is not to be saved
+                with clock("learn"):
+                    stats = self.roles.learn(sampling.train_groups(scored), step, leave=self.stop)
+                if not stats:
+                    self._done = step
+                    raise Stopped(self.stop.exit_code)
+                self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
+                if "gap" in stats:  # an update was made
+                    self._check_gap(step, stats["gap"])
+                values = {**rollout_metrics(scored), **stats}
+                reached("driver.learned")
+                with clock("sync"):
+                    self.roles.sync(version=step + 1)
         finally:
             if values is not None:  # the update is complete even if the sync fails
                 self.recorder.step(step + 1, values, scored)
                 self._done = step + 1
 
-    def _learn(self, scored: list[Scored], step: int) -> dict[str, float]:
-        """Update, and check what comes of it; the values for the record."""
-        self.bad_batches.check_logprobs(step + 1, scored)
-        self._done = 0  # until the update is complete, the learner's state is not to be saved
-        with self.recorder.clock("learn"):
-            stats = self.roles.learn(sampling.train_groups(scored), step)
-        self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
-        if "gap" in stats:  # an update was made
-            self._check_gap(step, stats["gap"])
-        reached("driver.learned")
-        return {**rollout_metrics(scored), **stats}
-
     def _checkpoint(self, step: int, steps: int, metric: float | None, stopping: bool) -> None:
         """Save where one is due, or where the metric is the best so far. The last one is complete on return; others are written
         while training goes on."""
-        if step == 0:
-            return
-        if stopping:
-            self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
         best = self.checkpoints.best() if metric is not None else None
         improved = metric is not None and (best is None or metric > best)
         with self.recorder.clock("checkpoint"):
-            if stopping or improved or _due(step, self.config.checkpoint.every, steps):
+            if step and (stopping or improved or _due(step, self.config.checkpoint.every, steps)):
                 self.recorder.sync()  # a checkpoint never outlives its record
                 self.checkpoints.save(self.roles.learner, step, metric)
                 reached("driver.checkpoint")

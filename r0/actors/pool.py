@@ -5,7 +5,7 @@ The rest of r0 does not depend on which of the two it has, so the same code path
 
 from __future__ import annotations
 
-import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from r0.errors import RunFailed, UserError, reason
 from r0.process.deadline import DeadlineExceeded, interrupted_after
 
+LOOK_S = 0.5  # seconds between looks at whether a call is still wanted
 CLOSE_S = 10.0  # seconds that a worker has to close before it is killed
 
 
@@ -24,14 +25,26 @@ class RoleDied(RunFailed):
     """A worker's process has ended."""
 
 
+class CallLeft(RuntimeError):
+    """The caller does not want to wait for the results any more."""
+
+
 def call_each(
-    workers: Sequence[Any], method: str, arguments: Sequence[tuple], deadline_s: float, role: str = "worker"
+    workers: Sequence[Any],
+    method: str,
+    arguments: Sequence[tuple],
+    deadline_s: float,
+    role: str = "worker",
+    leave: Callable[[], bool] | None = None,
 ) -> list[Any]:
     """Call ``workers[i].method(*arguments[i])`` for all i at the same time and return the results in order.
+
+    Once ``leave()`` is true, ``is_left()`` is true in the actors, whose method may return early.
 
     Raises:
         RoleTimeout: a Ray actor did not answer within ``deadline_s`` seconds (calls of plain objects have no deadline).
         RoleDied: a Ray actor's process ended.
+        CallLeft: the call was left; the actors may still work on it.
     """
     if not workers:
         return []
@@ -41,7 +54,7 @@ def call_each(
 
     refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
     try:
-        return ray.get(refs, timeout=deadline_s)
+        return ray.get(refs, timeout=deadline_s) if leave is None else _get_or_leave(refs, deadline_s, leave)
     except ray.exceptions.GetTimeoutError:
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         late = [str(i) for i, ref in enumerate(refs) if ref not in ready]
@@ -107,6 +120,34 @@ def _attempt(worker: Any, method: str, args: tuple, deadline_s: float, who: str)
         return RoleTimeout(f"{who}: {method} did not answer within {deadline_s:g} s")
 
 
+def _get_or_leave(refs: list[Any], deadline_s: float, leave: Callable[[], bool]) -> list[Any]:
+    """``ray.get``, which looks at ``leave`` meanwhile.
+
+    Raises:
+        CallLeft: it is true. Ray gives no result of such a call, even if the method returns one.
+    """
+    import ray
+
+    end = time.monotonic() + deadline_s
+    while not leave():
+        try:
+            return ray.get(refs, timeout=min(LOOK_S, max(0.0, end - time.monotonic())))
+        except ray.exceptions.GetTimeoutError:
+            if time.monotonic() >= end:
+                raise
+    for ref in refs:
+        ray.cancel(ref)
+    raise CallLeft("the call was left")
+
+
+def is_left() -> bool:
+    """In a Ray actor: whether the caller has left the call that it works on. False in any other process."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return False
+    return ray.get_runtime_context().is_canceled()
+
+
 def is_actor(worker: Any) -> bool:
     """Whether ``worker`` is a Ray actor handle; does not import Ray."""
     return type(worker).__module__.startswith("ray.")
@@ -133,9 +174,11 @@ class Pool:
         """Call ``method(*args)`` on every worker at the same time."""
         return call_each(self.workers, method, [args] * len(self.workers), deadline_s, self.role)
 
-    def each(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
+    def each(
+        self, method: str, arguments: Sequence[tuple], deadline_s: float, leave: Callable[[], bool] | None = None
+    ) -> list[Any]:
         """Call ``method`` on worker i with ``arguments[i]``; with fewer arguments than workers, the last are not called."""
-        return call_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
+        return call_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role, leave)
 
     def attempt(self, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
         """Like ``each``, but with ``attempt_each``'s handling of workers that hang or die."""
@@ -171,11 +214,11 @@ class Pool:
         self.workers = [self._make(index) for index in range(len(self.workers))]
 
     def close(self, gently: bool = True) -> None:
-        """Let every worker close, all at the same time, then kill it. ``gently=False``: kill them at once."""
+        """Close all workers at the same time, then kill them. ``gently=False``: kill them at once."""
         workers, self.workers = self.workers, []
         if gently and workers and is_actor(workers[0]) and hasattr(workers[0], "close"):
-            with contextlib.suppress(Exception):  # they are killed anyway
-                attempt_each(workers, "close", [()] * len(workers), CLOSE_S, self.role, tolerant=True)
+            # One that is dead or hung, or fails to close, is killed anyway.
+            attempt_each(workers, "close", [()] * len(workers), CLOSE_S, self.role, tolerant=True)
         for worker in workers:
             self._end(worker)
 

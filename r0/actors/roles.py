@@ -56,13 +56,13 @@ class Roles:
         """Connect learner and rollout workers for weight syncs."""
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
-    def learn(self, groups: Sequence[TrainGroup], step: int) -> dict[str, float]:
+    def learn(self, groups: Sequence[TrainGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Update on the rollouts of ``step``, which were sampled with weight version ``step``; see ``LearnerGroup.update``."""
         if not self.engine.sleep:
-            return self.learner.update(groups, version=step, step=step)
+            return self.learner.update(groups, version=step, step=step, leave=leave)
         self.rollout.sleep()
         self.learner.reload()
-        figures = self.learner.update(groups, version=step, step=step)
+        figures = self.learner.update(groups, version=step, step=step, leave=leave)
         self.learner.offload()
         return figures
 
@@ -116,7 +116,7 @@ class Roles:
         self.new_learner()
 
     def close(self, gently: bool = True) -> None:
-        """End every worker and release its resources; ``gently`` lets them close first, which takes long if one is busy."""
+        """Close every worker and release its resources; ``gently=False`` does not wait for what they are doing."""
         for pool in self.pools:
             pool.close(gently)
         if self.placement is not None:

@@ -64,7 +64,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         with stop.at_once():
             need = [] if config.ray.inline else start_ray(config)
             stop.install()  # Ray installs its own handlers
-        if start:
+        if start and not stop():
             folder = start(directory)
             prompter = _prompter(config, folder)
         if stop():
@@ -110,8 +110,8 @@ def _train(run: Run, source: TaskSource, prompter: Prompter, stop: StopRequest, 
         else:
             check_nodes(run.folder, directory.path)
             team = roles.on_ray(config, str(run.folder), updates, need)
-    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=prompter.tokenizer.decode)
     complete = False
+    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=prompter.tokenizer.decode)
     try:
         checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
         trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
@@ -138,9 +138,7 @@ def _check_resume(resume: str, output: Path, state: RunState) -> None:
         UserError: with the remedy.
     """
     if resume == "never" and state != RunState.NEW:
-        raise UserError(
-            f"checkpoint.resume: never, but {output} holds a run; auto goes on from it, fresh=true starts over"
-        )
+        raise UserError(f"checkpoint.resume: never, but {output} holds a run; auto goes on from it, fresh=true starts over")
     if resume not in ("auto", "never") and state == RunState.NEW:
         sound_checkpoint(Path(resume).expanduser())
 

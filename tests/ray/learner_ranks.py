@@ -36,6 +36,7 @@ class Job:
     batches: Batches
     model: Path
     resume: bool = False
+    left: bool = False
     poison: str = ""  # policy, critic: a gradient of that network is NaN on the last rank; a number: that token has no embedding
 
 
@@ -95,13 +96,21 @@ def _train(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
 
 
 def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
+    done, next_ = (1, 0) if job.left else (0, 1)  # a batch of several rows is left
     first = _learner(job, rank, world, master)
-    _update(first, job, 0)
-    first.save(str(folder))
-    figures = [_update(first, job, 1)]
+    _update(first, job, done)
+    saved = first
+    if job.left:
+        saved = _learner(job, rank, world, master)
+        _update(saved, job, done)
+        looks = iter([False, True])
+        saved.updater.left = lambda: rank == 0 and next(looks)  # rank 0 alone knows, in the middle of the rows
+        assert _update(saved, job, next_) == {}
+    saved.save(str(folder))
+    figures = [_update(first, job, next_)]
     second = _learner(job, rank, world, master)
     second.load(str(folder))
-    figures.append(_update(second, job, 1))
+    figures.append(_update(second, job, next_))
     return {"first": _weights(first), "second": _weights(second), "figures": figures}
 
 

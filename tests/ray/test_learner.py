@@ -41,10 +41,12 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def job(models):
-    def make(kind: str, stage: int, name: str = "", resume: bool = False, model: str = "untied", **learner) -> Job:
+    def make(
+        kind: str, stage: int, name: str = "", resume: bool = False, model: str = "untied", left: bool = False, **learner
+    ) -> Job:
         config = (GRPO if kind == "grpo" else PPO) | {"learner": LEARNER | {"zero_stage": stage} | learner}
         config["gradient_checkpointing"] = "checkpointed" in name
-        return Job(name or f"{kind}{stage}{model}", config, BATCHES if kind == "grpo" else EVEN, models / model, resume)
+        return Job(name or f"{kind}{stage}{model}", config, BATCHES if kind == "grpo" else EVEN, models / model, resume, left)
 
     return make
 
@@ -70,6 +72,7 @@ def check(found: dict, jobs: list[Job], folder: Path) -> None:
 def test_two_ranks_with_unequal_rows_end_with_the_weights_of_plain_torch_and_resume_bit_for_bit(job, models, tmp_path):
     jobs = [job("grpo", 0), job("grpo", 3, model="tied"), job("ppo", 3), job("grpo", 3, "lora", lora={"r": 4})]
     jobs += [job("grpo", 2, "resume2", resume=True), job("ppo", 3, "resume3", resume=True)]
+    jobs += [job("grpo", 3, "left", resume=True, left=True)]
     found = run_ranks(2, jobs, tmp_path)
     check(found, jobs, tmp_path)
     start = load_causal(str(models / "untied"), torch.float32).state_dict()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from r0.actors.cluster import OWN_VARIABLES
 from tests.helpers import tiny_model
 from tests.launching import command
 
@@ -125,9 +126,9 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_and_takes_its_token_only(en
         assert ray["session"].startswith(environment["RAY_TMPDIR"])
         joined = {}
         for name, token in (("right", ray["token"]), ("wrong", "0" * 64)):
-            mine = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_gcs_rpc_server_connect_timeout_s": "5"}
+            mine = {**environment, **OWN_VARIABLES, "RAY_AUTH_TOKEN": token}
             line = [sys.executable, "-c", join, ray["address"]]
-            done = subprocess.run(line, env=mine, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(["timeout", "40", *line], env=mine, capture_output=True, text=True)
             joined[name] = "joined" in done.stdout
         assert joined == {"right": True, "wrong": False}
 

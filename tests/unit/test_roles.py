@@ -152,7 +152,7 @@ def test_inline_a_vllm_for_the_other_device_is_refused_before_the_learner_loads(
 def test_an_update_that_fails_leaves_the_engine_asleep(monkeypatch, recorded):
     team = on_ray(monkeypatch, **HALVES)
 
-    def broken(groups, version, step):
+    def broken(groups, version, step, leave):
         raise RuntimeError("loss is NaN")
 
     monkeypatch.setattr(team.learner, "update", broken)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from r0.actors.deadline import Deadline
 from r0.actors.learner.batch import check_groups
 from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.shares import assign_groups
-from r0.actors.pool import Pool, RoleDied
+from r0.actors.pool import CallLeft, Pool, RoleDied, is_actor
 from r0.config import RLConfig
 from r0.errors import RunFailed, UserError, reason
 from r0.records import TrainGroup
@@ -38,29 +38,38 @@ class LearnerGroup:
     def __init__(self, pool: Pool, config: RLConfig):
         self.pool = pool
         self.config = config
-        self._places: list[list[int]] = []  # of each rank's groups in the newest batch
         self._update = Deadline(config.ray.update_deadline_s)
+        self._places: list[list[int]] = []  # of each rank's groups in the newest batch
 
-    def update(self, groups: Sequence[TrainGroup], version: int, step: int) -> dict[str, float]:
+    def update(
+        self, groups: Sequence[TrainGroup], version: int, step: int, leave: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
         """Distribute a batch over the ranks, balanced by tokens, update, and return the metrics (the same on every rank).
 
         Args:
             groups: the whole batch.
             version: of the learner's weights.
             step: of the run; step and seed determine the order of the mini-batches.
+            leave: whether the update is not wanted any more. It is left between rows if no weight has changed yet, and returns
+                no metrics.
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward or a rollout's log-probability is not finite.
-            LearnerLost: a rank died, or does not answer within the deadline (``Deadline``).
+            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``, or ten times the slowest update.
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
         shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
         self._places = [share.places for share in shares]
+        if not is_actor(self.pool.workers[0]):
+            self.pool.workers[0].updater.left = leave
         with self._whole(), self._update.call() as deadline_s:
-            return self.pool.each("update", arguments, deadline_s)[0]
+            try:
+                return self.pool.each("update", arguments, deadline_s, leave)[0]
+            except CallLeft:  # the ranks leave it, or finish it where weights have changed
+                return self.pool.all("figures", deadline_s=deadline_s)[0]
 
     def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch, where figures have ``skipped_updates``; (group, sample) by place in the batch."""

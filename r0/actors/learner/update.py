@@ -6,7 +6,7 @@ Dimensions: N completions of the rank's share, T their tokens, C tokens of one r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ from r0.algos.value import ValueInputs, value_loss
 from r0.config import GRPOSection, PPOSection, RLConfig
 from r0.process.faults import reached
 from r0.records import TrainGroup
+
+
+class Left(Exception):
+    """The update is not wanted any more; no weight was changed by it."""
 
 
 def loss_settings(config: RLConfig) -> LossSettings:
@@ -50,13 +54,16 @@ class Updater:
         config: the run's configuration.
         networks: engines and reference of this rank.
         comm: the ranks.
+        left: whether the update is not wanted any more; looked at between rows until the first weight changes.
     """
 
-    def __init__(self, config: RLConfig, networks: Networks, comm: Comm):
+    def __init__(self, config: RLConfig, networks: Networks, comm: Comm, left: Callable[[], bool] = lambda: False):
         self.config = config
         self.section = config.section
         self.networks = networks
         self.comm = comm
+        self.left = left
+        self._changed = False
         self.settings = loss_settings(config)
         name = self.section.loss if isinstance(self.section, GRPOSection) else "ppo_clip"
         self.policy_loss = POLICY_LOSSES[name]
@@ -70,8 +77,10 @@ class Updater:
 
         Raises:
             StaleRollout: see ``make_batch``.
+            Left: the update is not wanted any more, before it changed anything.
         """
         config = self.config
+        self._changed = False
         batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
         metrics = UpdateMetrics(self.comm.device)
@@ -113,6 +122,7 @@ class Updater:
         module.eval()
         with torch.no_grad():
             for part in slices:
+                self._leave_if_asked()
                 out = run_row(module, part.row)
                 if part.completions:
                     out_T[part.at_C] = out[0] if isinstance(out, tuple) else out
@@ -169,6 +179,7 @@ class Updater:
         for engine in engines:
             engine.train()
             for part in mini.slices:
+                self._leave_if_asked()
                 if engine is self.networks.policy:
                     loss, out_C = self._policy_row(batch, mini, part, metrics, first)
                 else:
@@ -187,6 +198,7 @@ class Updater:
                 drop_gradients(engine)
             return False
         reached("learner.step")
+        self._changed = True
         for engine in engines:
             engine.step()
         norms = [float(engine.get_global_grad_norm()) for engine in engines]
@@ -194,6 +206,11 @@ class Updater:
             raise RuntimeError(f"the gradient norms are {norms}; the weights may be broken, the last checkpoint is good")
         metrics.step(loss_sum, *norms)
         return True
+
+    def _leave_if_asked(self) -> None:
+        """All ranks together, which have equally many rows."""
+        if not self._changed and float(self.comm.max(torch.tensor(float(self.left())))):
+            raise Left
 
     def _policy_row(
         self, batch: Batch, mini: MiniBatch, part: Slice, metrics: UpdateMetrics, first: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
@@ -18,7 +19,7 @@ from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import learner_dtype, load_networks
 from r0.actors.learner.saved_state import SavedState
 from r0.actors.learner.shares import even_schedule
-from r0.actors.learner.update import Updater
+from r0.actors.learner.update import Left, Updater
 from r0.actors.learner.zero import (
     leave_distributed,
     offload_optimizer,
@@ -26,6 +27,7 @@ from r0.actors.learner.zero import (
     set_learning_rate,
     start_distributed,
 )
+from r0.actors.pool import is_left
 from r0.actors.sync.digest import NOTHING, Noted
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
@@ -73,9 +75,10 @@ class Learner:
         self._made_group = start_distributed(rank, world, master, self.device, config.ray.update_deadline_s)
         seed_everything(config.seed)
         self.networks = load_networks(config, model_path, self.device)
-        self.updater = Updater(config, self.networks, Comm(world, self.device))
+        self.updater = Updater(config, self.networks, Comm(world, self.device), is_left)
         self._saved = SavedState(config, self.networks, rank, world, self.device)
         self.updates = 0
+        self._figures: dict[str, float] = {}
         seed_everything(config.seed + 1 + rank)  # ranks differ, should a model's own code draw anything
         self._sender: Any = None
         self._source: Noted | None = None
@@ -93,7 +96,7 @@ class Learner:
 
         Returns:
             Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …; ``skipped_updates`` counts those that a NaN or an
-            infinity kept from changing any weight (see ``batch_fault``).
+            infinity kept from changing any weight (see ``batch_fault``). None where the caller left before a weight changed.
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
@@ -108,10 +111,17 @@ class Learner:
         if schedule is None:
             schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
         reached("learner.forward")
-        figures = self.updater(groups, version, schedule)
-        reached("learner.stepped")
-        self.updates += 1
-        return figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
+        self._figures = {}
+        with contextlib.suppress(Left):
+            figures = self.updater(groups, version, schedule)
+            reached("learner.stepped")
+            self.updates += 1
+            self._figures = figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
+        return self._figures
+
+    def figures(self) -> dict[str, float]:
+        """What the last call of ``update`` returned, for a caller who has left it."""
+        return self._figures
 
     def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch; its samples are those of this rank's share."""

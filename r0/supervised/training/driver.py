@@ -21,6 +21,7 @@ from r0.process.signals import Stopped, StopRequest
 from r0.runs import Recorder, RunDirectory
 from r0.supervised.training.job import Channel, FileChannel, Job, Kind, Report
 
+STOPPED = "the training was stopped; the same command goes on from its checkpoint"
 POLL_S = 0.25  # seconds between checks for new reports of rank 0
 GROUP_TIMEOUT_S = 1800.0  # seconds after which a collective fails if a rank does not join
 
@@ -39,7 +40,7 @@ def end_if_asked(stop: StopRequest) -> None:
         Stopped: it was.
     """
     if stop():
-        raise Stopped(stop.exit_code)
+        raise Stopped(stop.exit_code, STOPPED)
 
 
 def train(
@@ -72,7 +73,7 @@ def train(
             check_nodes(Path(job.model), directory.path)
             _watch(job, handler)
     if handler.figures is None:
-        raise Stopped(stop.exit_code, "the training was stopped; the same command goes on from its checkpoint")
+        raise Stopped(stop.exit_code, STOPPED)
     return handler.figures
 
 
@@ -94,12 +95,12 @@ class _ReportHandler:
     """The channel of a rank in this process, and the receiving end of the file channel: writes reports to the run's record."""
 
     def __init__(self, recorder: Recorder, stop: StopRequest):
-        self._recorder, self.stop = recorder, stop
+        self._recorder, self._stop = recorder, stop
         self.figures: dict[str, float] | None = None
 
     def stop_asked(self) -> bool:
         """See ``Channel``."""
-        return self.stop()
+        return self._stop()
 
     def send(self, report: Report) -> None:
         """Record and print a report."""
@@ -107,7 +108,7 @@ class _ReportHandler:
             for name, seconds in report.seconds.items():
                 self._recorder.clock.add(name, seconds)
             self._recorder.step(report.step, report.values)
-            self.stop.save_from_now_on()
+            self._stop.save_from_now_on()
         elif report.kind == Kind.EVALUATION:
             self._recorder.evaluation(report.step, report.values)
             self._recorder.say("  ".join(f"{name} {value:.4f}" for name, value in report.values.items()))

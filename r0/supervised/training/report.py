@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from r0.actors.learner.saved_state import random_states, set_random_states
 from r0.errors import UserError
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.finite import LOWER, finite, on_any_rank
@@ -38,16 +39,29 @@ class StepValues:
 
 
 class ReportCallback(TrainerCallback):
-    """Reports every step, writes the manifest of complete checkpoints, and ends the run at a checkpoint on a stop request."""
+    """Reports every step, writes the manifest of complete checkpoints, and ends the run at a checkpoint on a stop request.
+
+    It does not wait for a step's other micro-batches: no weight has changed since the step before, whose checkpoint is saved.
+    """
 
     def __init__(self, trainer: StepValues, job: Job, channel: Channel):
         self._trainer, self._job, self._channel = trainer, job, channel
         self._began = time.monotonic()
+        self._random: dict[str, Any] = {}  # states of the generators before the step
         self.stopped = False
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, args: Any, *_: Any, **__: Any) -> None:
         """Start the step's clock."""
         self._began = time.monotonic()
+        self._random = random_states(args.device)
+
+    def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
+        """End the run after a micro-batch that is not the step's last, if the driver has asked for it."""
+        if self.asked(args.device):
+            self.stopped = control.should_training_stop = True
+            control.should_save = state.global_step > self._job.newest()[1]
+            set_random_states(self._random)
+            self._check_weights(args, state, control, model)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
         """End the run at a checkpoint if the driver has asked for it, and without one if there is a NaN on any rank.
@@ -59,6 +73,9 @@ class ReportCallback(TrainerCallback):
             raise UserError(f"step {state.global_step}: the loss is NaN or infinite; {LOWER}")
         if self.asked(args.device) and state.global_step < self._job.steps:
             self.stopped = control.should_save = control.should_training_stop = True
+        self._check_weights(args, state, control, model)
+
+    def _check_weights(self, args: Any, state: TrainerState, control: TrainerControl, model: Any) -> None:
         if control.should_save and any(on_any_rank(args.device, not finite(model))):
             raise UserError(f"step {state.global_step}: a weight is NaN or infinite, so no checkpoint is written; {LOWER}")
 
