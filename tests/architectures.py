@@ -171,6 +171,13 @@ LINEAR = {
 
 SCALES = {"embedding_multiplier": 12.0, "attention_multiplier": 1 / 32, "residual_multiplier": 0.22, "logits_scaling": 8.0}
 
+LFM2 = {
+    "conv_dim": HIDDEN,
+    "conv_dim_out": HIDDEN,
+    "block_dim": HIDDEN,
+    "block_ff_dim": 2 * HIDDEN,
+}  # as released; vLLM reads them
+
 OTHERS = {  # by the name in docs/models.md
     "llama": Architecture("llama", PLAIN, UNTIED),
     "qwen3-moe": Architecture(
@@ -191,7 +198,11 @@ OTHERS = {  # by the name in docs/models.md
     "opt": Architecture(
         "opt", PLAIN, {"max_position_embeddings": POSITIONS, "ffn_dim": 2 * HIDDEN, "word_embed_proj_dim": HIDDEN, "dropout": 0.1}
     ),
-    "lfm2": Architecture("lfm2", PLAIN, {**UNTIED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "lfm2": Architecture(
+        "lfm2",
+        PLAIN,
+        {**UNTIED, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, **LFM2},
+    ),
     "modernbert": Architecture("modernbert", bert, {"max_position_embeddings": 512, "global_attn_every_n_layers": 2}, "masked"),
 }
 VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}

@@ -95,15 +95,17 @@ def test_a_driver_expects_what_is_configured_or_the_most():
 
 
 @pytest.mark.parametrize(
-    ("config", "caches"),
+    ("config", "kind"),
     [
-        ({}, True),
-        ({"layer_types": ["sliding_attention", "full_attention"]}, True),
-        ({"layer_types": ["conv", "full_attention"]}, False),
-        ({"text_config": {"layer_types": ["linear_attention", "full_attention"]}}, False),
-        ({"full_attn_idxs": [2, 5]}, False),
+        ({"layer_types": ["conv", "full_attention"]}, "conv"),
+        ({"text_config": {"layer_types": ["linear_attention", "full_attention"]}}, "linear_attention"),
+        ({"full_attn_idxs": [2, 5]}, "conv"),
     ],
 )
-def test_prefixes_of_models_with_states_are_not_cached_on_a_cpu(tmp_path, config, caches):
+def test_models_with_states_are_refused_on_a_cpu(tmp_path, config, kind):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert cpu_options(replace(TINY, model=str(tmp_path)))["enable_prefix_caching"] == caches
+    settings = replace(TINY, model=str(tmp_path))
+    with pytest.raises(UserError, match=f"vLLM on a CPU does not support layers of the kind {kind}, .* use rollout.engine=hf"):
+        cpu_options(settings)
+    (tmp_path / "config.json").write_text(json.dumps({"layer_types": ["sliding_attention", "full_attention"]}))
+    assert cpu_options(settings)["enable_prefix_caching"]

@@ -16,7 +16,12 @@ MIN_MEMORY_CHECK = 0.01  # free share of the card that vLLM checks for if the si
 
 
 def cpu_options(settings: EngineSettings) -> dict[str, Any]:
-    """Arguments of ``LLM`` for an engine on a CPU."""
+    """Arguments of ``LLM`` for an engine on a CPU.
+
+    Raises:
+        UserError: the model has layers that vLLM does not compute rightly on a CPU.
+    """
+    _refuse_states(model_config(Path(settings.model)))
     return {
         "max_num_seqs": settings.batch,
         # A seeded request crashes the CPU build when its prompt is prefilled in chunks.
@@ -24,15 +29,22 @@ def cpu_options(settings: EngineSettings) -> dict[str, Any]:
         "max_num_batched_tokens": max(settings.max_model_len, min(8192, settings.max_model_len * settings.batch)),
         "kv_cache_memory_bytes": CPU_KV_CACHE if settings.kv_cache_gib is None else int(settings.kv_cache_gib * GIB),
         "block_size": CPU_BLOCK,
-        "enable_prefix_caching": not _has_states(model_config(Path(settings.model))),
+        "enable_prefix_caching": True,
     }
 
 
-def _has_states(config: dict[str, Any]) -> bool:
-    """Whether layers of the model have states instead of keys and values (Qwen3.5, LFM2): vLLM caches their prefixes only if it
-    prefills in chunks."""
+def _refuse_states(config: dict[str, Any]) -> None:
+    """Refuse models with layers that have states instead of keys and values (Qwen3.5, LFM2): on a CPU vLLM does not load them, or
+    gives other log-probabilities than transformers does (tried with LFM2)."""
     config = config.get("text_config") or config
-    return "full_attn_idxs" in config or any(kind not in ATTENTION for kind in config.get("layer_types") or ())
+    kinds = {kind for kind in config.get("layer_types") or () if kind not in ATTENTION}
+    if "full_attn_idxs" in config:
+        kinds.add("conv")
+    if kinds:
+        raise UserError(
+            f"rollout.engine: vLLM on a CPU does not support layers of the kind {', '.join(sorted(kinds))}, "
+            "which this model has; use rollout.engine=hf"
+        )
 
 
 def gpu_options(settings: EngineSettings, card: Card) -> dict[str, Any]:

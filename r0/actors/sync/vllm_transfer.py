@@ -22,6 +22,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from r0.actors.sync.digest import Digest
 from r0.actors.sync.rendezvous import Rendezvous
 from r0.actors.sync.transfer import Receiver, TransferError
+from r0.errors import UserError
 
 
 class WorkerExtension:
@@ -88,6 +89,7 @@ class _LayerwiseReload(WeightTransferEngine[Any, Any]):
 
         Raises:
             TransferError: parameters of the model are missing (they would silently keep their old values).
+            UserError: see ``_check_taken``.
         """
         from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 
@@ -95,6 +97,7 @@ class _LayerwiseReload(WeightTransferEngine[Any, Any]):
             loaded = self.model.load_weights(self.digest.through(weights))
         if isinstance(loaded, set):
             _check_complete(self._names - loaded)
+            _check_taken(self.model, loaded)
 
     def shutdown(self) -> None:
         """Nothing to release."""
@@ -153,6 +156,7 @@ class _CompletenessCheck:
     def start_weight_update(self) -> None:
         """Record the parameters that must be received."""
         self._missing = {name for name, _ in self.model.named_parameters()}
+        self._loaded: set[str] = set()
         self.digest = Digest()
         super().start_weight_update()  # type: ignore[misc]
 
@@ -166,8 +170,10 @@ class _CompletenessCheck:
 
         Raises:
             TransferError: parameters of the model are missing.
+            UserError: see ``_check_taken``.
         """
         _check_complete(self._missing)
+        _check_taken(self.model, self._loaded)
         super().finish_weight_update()  # type: ignore[misc]
 
     @contextlib.contextmanager
@@ -180,6 +186,7 @@ class _CompletenessCheck:
             loaded = load(self.digest.through(weights))
             if isinstance(loaded, set):
                 self._missing -= loaded
+                self._loaded |= loaded
             else:
                 self._missing.clear()  # the model does not report what it loaded
             return loaded
@@ -207,6 +214,26 @@ def _check_complete(missing: set[str]) -> None:
     """
     if missing:
         raise TransferError(f"weight transfer: {len(missing)} parameters were not sent, the first is {min(missing)}")
+
+
+def _check_taken(model: torch.nn.Module, loaded: set[str]) -> None:
+    """Check that the layers took what the model says it loaded. Some models (gpt-oss) copy into parameters that have no memory
+    during a layerwise reload, and so keep the old values.
+
+    Raises:
+        UserError: a layer did.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+    from vllm.model_executor.model_loader.reload.meta import SKIP_TENSORS
+
+    layers = dict(model.named_modules())
+    for name in sorted(loaded):
+        path, _, own_name = name.rpartition(".")
+        info = get_layerwise_info(layers[path]) if path in layers and own_name not in SKIP_TENSORS else None
+        if info is not None and info.can_load() and not info.load_numel:
+            raise UserError(
+                f"rollout.engine: vLLM cannot update {name} of a {type(model).__name__} that is running; use rollout.engine=hf"
+            )
 
 
 for _name, _engine in (("gloo", GlooWeightTransferEngine), ("local", LocalWeightTransferEngine)):
