@@ -52,4 +52,9 @@ def test_a_digest_begins_anew_when_it_is_taken():
     first = [(list(source), source.digest.take())[1] for _ in range(2)]
     assert first[0] == first[1] != NOTHING
     assert source.digest.value() == NOTHING
+    next(iter(source))
+    assert source.sent() == NOTHING  # only one of two was asked for
+    source.digest.take()
+    assert list(source)
+    assert source.sent() == first[0]
     assert [each.name for each in source.metadata()] == ["weight", "bias"]

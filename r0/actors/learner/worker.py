@@ -183,7 +183,7 @@ class Learner:
 
     def sent(self) -> str:
         """The digest of what the newest sync took from this rank (see ``sync.digest``); only rank 0's is of whole weights."""
-        return self._source.digest.value() if self._source is not None else NOTHING
+        return self._source.sent() if self._source is not None else NOTHING
 
     # Checkpoints and the final model ----------------------------------------------------------------------------------------
 

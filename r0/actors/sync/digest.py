@@ -36,6 +36,10 @@ class Digest:
         self._heads.append(f"{name} {tensor.dtype} {tuple(tensor.shape)}")
         self._elements.append(flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].to(torch.float32, copy=True))
 
+    def __len__(self) -> int:
+        """Tensors noted."""
+        return len(self._heads)
+
     def take(self) -> str:
         """Return ``value`` and reset the digest."""
         found = self.value()
@@ -65,6 +69,10 @@ class Noted:
     def metadata(self) -> Sequence[ParamInfo]:
         """See Weights."""
         return self._source.metadata()
+
+    def sent(self) -> str:
+        """The digest of all weights, or ``NOTHING`` if not all that the source declares were asked for."""
+        return self.digest.value() if len(self.digest) == len(self._source.metadata()) else NOTHING
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return self.digest.through(self._source)
