@@ -148,6 +148,8 @@ class RewardGroup:
             at = len(outcomes)
             if suspect in (None, at):
                 outcomes.append(self._stopped(index, share[at], result))
+                if self._section.failure_value is None:
+                    return outcomes  # it ends the run: the others need no worker any more
                 suspect = len(share)  # the next rollout has had no attempt yet
             else:
                 suspect = at
