@@ -96,8 +96,9 @@ class Trainer:
                 except Stopped:  # what was sampled or evaluated is left; the learner is as it was after step ``_done``
                     pass
                 stopping = self.stop()
-                if stopping and self._done:
-                    self.recorder.say("stopping: saving a checkpoint; the same command goes on from here")
+                if stopping:
+                    what = "stopping: saving a checkpoint" if self._done else "stopped before step 1"
+                    self.recorder.say(f"{what}; the same command goes on from here")
                 with self.stop.saving():
                     self._checkpoint(self._done, steps, metric, stopping)
                 if stopping:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.gpu_check_parts.claims import Report
 from benchmarks.gpu_check_parts.setting import Setting
-from r0.actors.placement import start_ray
+from r0.actors.cluster import start_ray
 from r0.actors.roles import Roles, on_ray
 from r0.config import StageAConfig
 from r0.records import SampleRequest, TrainCompletion, TrainGroup

@@ -42,6 +42,7 @@ class StopRequest:
         self.what = what
         self.asked: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
+        self._twice = False
         self._mode = Mode.LATE
 
     def __call__(self) -> bool:
@@ -61,6 +62,9 @@ class StopRequest:
             if self.asked is not None:
                 raise Stopped(self.exit_code)
             yield
+        except KeyboardInterrupt as error:
+            self._raise_stopped(error)
+            raise
         finally:
             self._mode = before
 
@@ -87,13 +91,21 @@ class StopRequest:
         self.install()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._raise_stopped(error)
+
+    def _raise_stopped(self, error: BaseException | None) -> None:
+        """Ray's waits turn ``Stopped`` into a plain ``KeyboardInterrupt``; turn it back, unless it is of the second signal."""
+        plain = isinstance(error, KeyboardInterrupt) and not isinstance(error, Stopped)
+        if plain and self.asked is not None and not self._twice:
+            raise Stopped(self.exit_code) from None
 
     def _asked(self, number: int, _frame: FrameType | None) -> None:
         if self.asked is not None:
+            self._twice = True
             raise KeyboardInterrupt
         self.asked = signal.Signals(number)
         at_once = self._mode is Mode.AT_ONCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -59,10 +60,10 @@ def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, sto
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        with stop.at_once():
-            reranker = Reranker.of(keys)
-            stop.install()  # Ray has handlers of its own
-        with reranker:
+        with contextlib.ExitStack() as stack:
+            with stop.at_once():
+                reranker = stack.enter_context(Reranker.of(keys))
+                stop.install()  # Ray has handlers of its own
             session = ask(reranker, work, stop)
     if len(store) < total and stop():
         print(f"stopped after {len(store)} of {total} {work.what}; run the same command again to resume")

@@ -57,8 +57,8 @@ def _check_tools() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Build, print the seconds it took, and return the exit code. ``--for PID``: for that process, which has the lock and is not
-    outlived."""
+    """Build, print the seconds it took, and return the exit code. ``--for PID``: build for that process, which has the lock, and
+    end with it."""
     try:
         if arguments[:1] == ["--for"]:
             native.end_with(int(arguments[1]))

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from r0.process import signals
+from r0.process.deadline import interrupted_after
 from r0.process.signals import Stopped, StopRequest
 
 
@@ -90,6 +91,31 @@ def test_the_second_signal_ends_a_save_as_well() -> None:
     with StopRequest() as stop, pytest.raises(KeyboardInterrupt) as interrupt, stop.saving():
         terminate_and_wait(times=2)
     assert not isinstance(interrupt.value, Stopped)
+
+
+def test_a_library_that_raises_an_interrupt_of_its_own_changes_nothing() -> None:
+    """Ray's waits do so."""
+
+    def wait_like_ray() -> None:
+        try:
+            terminate_and_wait()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+
+    with StopRequest() as stop, pytest.raises(Stopped) as at_once, stop.at_once():
+        wait_like_ray()
+    with pytest.raises(Stopped) as late, StopRequest():
+        wait_like_ray()
+    assert at_once.value.exit_code == late.value.exit_code == 128 + signal.SIGTERM
+
+
+def test_a_deadline_that_ends_meanwhile_leaves_the_wait_to_be_ended() -> None:
+    with StopRequest() as stop:
+        terminate()
+        with interrupted_after(60.0):
+            assert stop()
+        with pytest.raises(Stopped):
+            wait()
 
 
 def test_handlers_and_timer_are_as_before_afterwards() -> None:
