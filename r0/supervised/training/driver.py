@@ -82,7 +82,12 @@ def _inline(job: Job, channel: Channel) -> None:
     from r0.actors.learner.zero import start_distributed
 
     start_distributed(0, 1, "127.0.0.1:0", process_device(job.config.gpus), timeout_s=GROUP_TIMEOUT_S)
-    _rank_function(job)(job, channel)
+    try:
+        _rank_function(job)(job, channel)
+    finally:  # else transformers takes every model that this process loads later for one that ZeRO-3 splits
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
 
 
 def _rank_function(job: Job) -> Callable[[Job, Channel], None]:
