@@ -35,6 +35,8 @@ def load_model(kind: Any, folder: str | Path, **options: Any) -> Any:
         UserError: it cannot be loaded, its files lack weights, or a weight is not finite.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"model: {folder} cannot be loaded: there is no such folder")
     untied = own_head(kind, folder)
     model, info = _load(kind, folder, **untied, **options)
     _check_complete(info, folder)
