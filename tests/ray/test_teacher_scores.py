@@ -169,7 +169,7 @@ def test_scores_of_other_data_are_refused_and_nothing_is_written(encoder, tmp_pa
     (tmp_path / "out" / "scores.jsonl").unlink()
     (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(json.dumps(MTEB[0]).encode()))
     said = refused(capsys, "distill score", settings)
-    assert "the data does not contain this query with these documents" in said
+    assert "d.jsonl.gz is not what this run" in said
     assert said.strip().splitlines() == [said.strip()]
     assert not (tmp_path / "out" / "scores.jsonl").exists()
 
