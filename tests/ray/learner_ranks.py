@@ -107,6 +107,7 @@ def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
         saved.updater.left = lambda: rank == 0 and next(looks)  # rank 0 alone knows, in the middle of the rows
         assert _update(saved, job, next_) == {}
     saved.save(str(folder))
+    saved.saved_files(wait=True)
     figures = [_update(first, job, next_)]
     second = _learner(job, rank, world, master)
     second.load(str(folder))

@@ -72,6 +72,7 @@ class SavedState:
         Raises:
             UserError: the checkpoint is of another dtype, algorithm or rank of LoRA.
         """
+        self.files(wait=True)  # it may be what is being written
         saved, mine = json.loads((folder / IDENTITY).read_text()), self._identity
         other = {name: saved.get(name) for name, value in mine.items() if saved.get(name) != value}
         for name in other.keys() - RESHAPED:
