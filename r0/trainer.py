@@ -12,7 +12,7 @@ from r0.actors.learner.group import LearnerLost
 from r0.actors.roles import Roles
 from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
-from r0.errors import RunFailed, UserError
+from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
 from r0.records import Scored, Task
@@ -117,11 +117,13 @@ class Trainer:
 
     def _rescue(self, save: bool) -> None:
         """Before the run ends with an error: complete a checkpoint in progress, or ``save`` the last complete step."""
-        with contextlib.suppress(Exception):  # the error that ends the run is the one to report
+        try:
             if save and self._done:
                 self.recorder.sync()
                 self.checkpoints.save(self.roles.learner, self._done)
             self.checkpoints.publish(self.roles.learner, wait=True)
+        except Exception as error:  # the error that ends the run is the one to raise
+            self.recorder.say(f"the last step could not be saved: {reason(error)}")
 
     def _step(self, step: int) -> None:
         """One step of training, from its prompts to the sync.
@@ -206,8 +208,6 @@ class Trainer:
         Raises:
             UserError: there is no such metric.
         """
-        if not self.heldout:
-            return None
         prompts = [self.prompter.prompt(task) for task in self.heldout]
         values: dict[str, float] = {}
         with self.recorder.clock("evaluate"):

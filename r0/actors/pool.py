@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r0.errors import RunFailed, UserError, reason
-from r0.process.deadline import DeadlineExceeded, interrupted_after
+from r0.process.interruption import DeadlineExceeded, interrupted_after
 
 LOOK_S = 0.5  # seconds between looks at whether a call is still wanted
 CLOSE_S = 10.0  # seconds that a worker has to close before it is killed

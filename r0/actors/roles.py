@@ -82,7 +82,15 @@ class Roles:
                 raise
             logger.warning("the sync of version %d broke off: %s", version, reason(error))
             self.rollout.restart(failed)
-        held = self.rollout.versions()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Check that every rollout worker has received what the learner sent, all of it, as the current version.
+
+        Raises:
+            RunFailed: one has not.
+        """
+        version, held = self.version, self.rollout.versions()
         if set(held) != {version}:
             raise RunFailed(f"after the sync of version {version} the rollout workers hold {held}; run the same command again")
         sent, received = self.learner.sent(), self.rollout.received()
@@ -102,6 +110,7 @@ class Roles:
             if not failed:
                 raise
             return failed
+        self._check_weights()
         return {}
 
     def restart_learner(self, lost: LearnerLost) -> None:

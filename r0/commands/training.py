@@ -52,6 +52,8 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         prompter = _prompter(config, folder)
         source = open_source(config, config.seed)
         steps = config.steps(source.steps_per_epoch(config.batch_size))
+        if config.checkpoint.best and not (config.eval.every and source.heldout(1)):
+            raise UserError("checkpoint.best: nothing is evaluated; set eval.every and heldout_share, or leave it out")
         if config.ray.address in (None, "local") and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
             _check_memory(config, folder)
     with RunDirectory.open(output, command, config, fresh=config.fresh) as directory, StopRequest() as stop:

@@ -7,30 +7,10 @@ import subprocess
 import pytest
 
 from tests import launching
-from tests.helpers import tiny_model
 from tests.launching import command, environment, here, refused
+from tests.small_run import PPO_INLINE
 
 pytestmark = pytest.mark.ray
-
-SETTINGS = {
-    "batch_size": 4, "max_steps": 3, "builtin_rows": 80, "heldout_share": 0.2, "max_prompt_tokens": 400, "max_new_tokens": 8,
-    "learning_rate": 1e-3, "temperature": 1.0, "eval.every": 0, "checkpoint.every": 1, "checkpoint.keep": 3,
-    "system_prompt": "Judge.", "reward.max_think_tokens": 100, "max_think_tokens": 100, "reward.min_think_tokens": 1,
-    "algo": "ppo", "ray.inline": "true", "rollout.engine": "hf",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
-    output = tmp_path_factory.mktemp("whole") / "run"
-    launching.launch("stage_a", {"model": model, "output": output, **SETTINGS}, 0)
-    return output
-
 
 def unfinished(whole, folder):
     """A copy of the run as if it had been killed after its last checkpoint; its newest checkpoint."""
@@ -57,7 +37,7 @@ DAMAGES = {
 def test_a_run_ends_like_an_undisturbed_one(model, whole, tmp_path, capfd, damage):
     newest = unfinished(whole, tmp_path / "run")
     DAMAGES[damage](newest)
-    said = here(capfd, "stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS})
+    said = here(capfd, "stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE})
     assert "damaged" in said
     for file in ("metrics.jsonl", "model/model.safetensors"):
         assert (tmp_path / "run" / file).read_bytes() == (whole / file).read_bytes()
@@ -67,7 +47,7 @@ def test_where_none_is_sound_the_run_is_refused(model, whole, tmp_path, capsys):
     newest = unfinished(whole, tmp_path / "run")
     for folder in newest.parent.iterdir():
         (folder / "learner.json").write_text("")
-    said = refused(capsys, "stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS})
+    said = refused(capsys, "stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE})
     assert "no checkpoint is sound" in said
     assert "learner.json has 0 bytes" in said
     assert "fresh=true" in said
@@ -77,7 +57,7 @@ def test_where_the_disk_takes_no_more_the_earlier_checkpoints_stay_and_the_run_c
     largest = (whole / "checkpoints" / "step-00000001" / "rank0.safetensors").stat().st_size
     stopped = unfinished(whole, tmp_path / "run")
     shutil.rmtree(stopped)
-    arguments = command("stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS})
+    arguments = command("stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE})
     limits = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))}
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, **limits)
     assert done.returncode == 2, done.stderr
@@ -85,5 +65,5 @@ def test_where_the_disk_takes_no_more_the_earlier_checkpoints_stay_and_the_run_c
     assert "Traceback" not in done.stderr
     left = sorted(path.name for path in stopped.parent.iterdir())
     assert left == ["step-00000001", "step-00000002"]
-    launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS}, 0)
+    launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE}, 0)
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()

@@ -5,23 +5,15 @@ import subprocess
 
 import pytest
 
-from tests.helpers import tiny_model
 from tests.launching import command, environment, steps
+from tests.small_run import SMALL
 
 pytestmark = pytest.mark.ray
 
 SETTINGS = {
-    "batch_size": 4, "max_steps": 3, "builtin_rows": 80, "heldout_share": 0.2, "max_prompt_tokens": 400, "max_new_tokens": 8,
-    "learning_rate": 1e-3, "temperature": 1.0, "eval.every": 0, "checkpoint.every": 1, "checkpoint.keep": 2, "kl_coef": 0.0,
-    "system_prompt": "Judge.", "reward.max_think_tokens": 100, "max_think_tokens": 100, "reward.min_think_tokens": 1,
-    "algo": "grpo", "grpo.num_generations": 2, "rollout.engine": "hf", "rollout.workers": 2, "learner.ranks": 2,
+    **SMALL, "algo": "grpo", "grpo.num_generations": 2, "kl_coef": 0.0, "rollout.workers": 2, "learner.ranks": 2,
     "ray.sample_deadline_s": 15, "ray.update_deadline_s": 30, "sync.deadline_s": 20,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 def run(model, output, fault="", code=0, **more):

@@ -5,38 +5,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests import launching
-from tests.helpers import tiny_model
 from tests.launching import here, refused, steps
+from tests.small_run import PPO_INLINE, SMALL
 
 pytestmark = pytest.mark.ray
-
-SETTINGS = {
-    "batch_size": 4, "max_steps": 3, "builtin_rows": 80, "heldout_share": 0.2, "max_prompt_tokens": 400, "max_new_tokens": 8,
-    "learning_rate": 1e-3, "temperature": 1.0, "eval.every": 0, "checkpoint.every": 1, "algo": "ppo", "rollout.engine": "hf",
-    "system_prompt": "Judge.", "reward.max_think_tokens": 100, "max_think_tokens": 100, "reward.min_think_tokens": 1,
-    "reward.name": "stage_a",
-}  # fmt: skip
-INLINE = {"ray.inline": "true"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
-    output = tmp_path_factory.mktemp("whole") / "run"
-    launching.launch("stage_a", {"model": model, "output": output, **SETTINGS, **INLINE})
-    return output
-
 
 def weights(output):
     return load_file(output / "model" / "model.safetensors")
 
 
 def test_a_finished_run_can_be_made_longer_and_not_shorter(model, whole, tmp_path, capfd):
-    settings = {"model": model, "output": tmp_path / "run", **SETTINGS, **INLINE}
+    settings = {"model": model, "output": tmp_path / "run", **PPO_INLINE}
     here(capfd, "stage_a", {**settings, "max_steps": 2})
     here(capfd, "stage_a", settings)
     assert [line["step"] for line in steps(tmp_path / "run")] == [1, 2, 3]
@@ -46,7 +25,7 @@ def test_a_finished_run_can_be_made_longer_and_not_shorter(model, whole, tmp_pat
 
 
 def test_never_refuses_and_a_path_starts_from_another_runs_checkpoint(model, whole, tmp_path, capfd):
-    settings = {"model": model, **SETTINGS, **INLINE}
+    settings = {"model": model, **PPO_INLINE}
     assert "holds a run" in refused(capfd, "stage_a", {**settings, "output": whole, "checkpoint.resume": "never"})
     nowhere = {**settings, "output": tmp_path / "run", "checkpoint.resume": tmp_path}
     assert "neither a checkpoint nor a run" in refused(capfd, "stage_a", nowhere)
@@ -60,7 +39,7 @@ STAGES = [(0, 2), (2, 3), (3, 0)]
 
 @pytest.mark.parametrize(("before", "after"), STAGES)
 def test_another_zero_stage_goes_on_with_the_same_weights_and_moments(model, whole, tmp_path, capfd, before, after):
-    settings = {"model": model, "output": tmp_path / "run", **SETTINGS, **INLINE}
+    settings = {"model": model, "output": tmp_path / "run", **PPO_INLINE}
     here(capfd, "stage_a", {**settings, "max_steps": 2, "learner.zero_stage": before})
     said = here(capfd, "stage_a", {**settings, "learner.zero_stage": after})
     assert f"learner.zero_stage {before} there, {after} here" in said
@@ -72,7 +51,7 @@ def test_another_zero_stage_goes_on_with_the_same_weights_and_moments(model, who
 def test_another_number_of_ranks_goes_on_with_the_same_weights_and_moments(model, whole, tmp_path, before, after):
     for (ranks, stage), length in ((before, 2), (after, 3)):
         shape = {"learner.ranks": ranks, "learner.zero_stage": stage, "max_steps": length}
-        launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **SETTINGS, **shape})
+        launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **SMALL, "algo": "ppo", **shape})
     assert_close(tmp_path / "run", whole)
 
 

@@ -95,6 +95,8 @@ def test_zero_spread_groups_are_refilled(model, tmp_path):
         ({"reward.name": "stage_aa"}, "did you mean 'stage_a'?"),
         ({"learner.gpus": 1}, "and Ray has 0"),
         ({"batch_size": 4000}, "batch_size"),
+        ({"checkpoint.best": "heldout/greedy/reward", "eval.every": 0}, "checkpoint.best: nothing is evaluated"),
+        ({"checkpoint.best": "heldout/greedy/reward", "heldout_share": 0.0}, "checkpoint.best: nothing is evaluated"),
     ],
 )
 def test_bad_input_is_refused_before_anything_loads(ray_session, model, tmp_path, capsys, settings, words):

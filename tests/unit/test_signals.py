@@ -10,7 +10,7 @@ import time
 import pytest
 
 from r0.process import signals
-from r0.process.deadline import interrupted_after
+from r0.process.interruption import interrupted_after
 from r0.process.signals import Stopped, StopRequest
 
 

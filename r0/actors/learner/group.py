@@ -95,7 +95,7 @@ class LearnerGroup:
 
     def sent(self) -> str:
         """The digest of the weights that the newest sync sent."""
-        return self.pool.all("sent", deadline_s=self._sync_deadline_s)[0]
+        return self._all("sent", deadline_s=self._sync_deadline_s)[0]
 
     @property
     def _sync_deadline_s(self) -> float:

@@ -11,7 +11,7 @@ from r0.actors.pool import Pool
 from r0.actors.restarts import Restarts
 from r0.actors.rollout.engine import Engine, make_engine
 from r0.actors.rollout.settings import EngineSettings
-from r0.errors import reason
+from r0.errors import RunFailed, reason
 from r0.process.faults import reached
 from r0.records import Sampled, SampleRequest
 
@@ -127,7 +127,10 @@ class RolloutGroup:
 
     def sleep(self) -> None:
         """Release the memory of every engine's card until the next weight update, which detects workers that failed."""
-        self._pool.attempt_some("sleep", dict.fromkeys(range(len(self._pool)), ()), self._deadline_s)
+        answers = self._pool.attempt_some("sleep", dict.fromkeys(range(len(self._pool)), ()), self._deadline_s)
+        for index, error in answers.items():
+            if isinstance(error, Exception):
+                logger.warning("rollout worker %d does not sleep: %s", index, reason(error), exc_info=_unexpected(error))
 
     def failed(self) -> dict[int, Exception]:
         """The workers that do not answer or have incomplete weights, with the error: a failed update cannot be repeated on the
@@ -147,7 +150,7 @@ class RolloutGroup:
         while waiting:
             self._restarts.count(next(iter(waiting.values())))
             for index, error in waiting.items():
-                logger.warning("rollout worker %d is started again: %s", index, reason(error))
+                logger.warning("rollout worker %d is started again: %s", index, reason(error), exc_info=_unexpected(error))
                 self._pool.replace(index)
             started = self._pool.attempt_some("start", dict.fromkeys(waiting, ()), self._start_deadline_s)
             waiting = {index: answer for index, answer in started.items() if isinstance(answer, Exception)}
@@ -180,6 +183,11 @@ class RolloutGroup:
         if len(versions := {sampled.version for sampled in done}) > 1:
             raise RuntimeError(f"rollout workers sampled with different weight versions: {sorted(versions)}")
         return done
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    """The error whose traceback is wanted: not that of a process that died or hung."""
+    return None if isinstance(error, RunFailed) else error
 
 
 def assign_requests(requests: Sequence[SampleRequest], workers: int, max_new_tokens: int) -> list[list[int]]:
