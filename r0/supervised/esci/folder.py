@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense, Transformer
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from r0.data.esci import GAINS
 from r0.supervised.esci.model import classifier, head_name
@@ -25,7 +24,6 @@ def folder_writers(prompter: EsciPrompter) -> tuple[Write, Write]:
     """Functions that write the folders of the final model and of its adapter."""
 
     def write(folder: Path, model: Any, gathered: Weights | None) -> None:
-        unset_hf_deepspeed_config()  # else ZeRO-3 would split the models that are made here too
         weights = {name: tensor.detach().cpu() for name, tensor in (gathered or model.state_dict()).items()}
         head = weights[head_name(model)][list(prompter.words)]
         made = classifier(model.config, weights, head, prompter.tokenizer.pad_token_id).to(model.dtype)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from r0.config import FinetuneConfig
 from r0.supervised.finetune.model import open_model
@@ -33,7 +32,6 @@ def save_model(trainer: Trainer, job: Job[FinetuneConfig], plan: Plan) -> None:
         write_pretrained(folder, transformer_of(model).model, inner)
 
     def merged(_: Job, dtype: Any) -> CrossEncoder:
-        unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
         model = open_model(job.config, Path(job.model), plan, torch.float32, "cpu")
         transformer_of(model).model = with_adapter(transformer_of(model).model, job).to(dtype)
         return model

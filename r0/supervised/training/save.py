@@ -27,7 +27,6 @@ def write_pretrained(folder: Path, model: Any, weights: Weights | None) -> None:
 
 def merged_causal(job: Job, dtype: torch.dtype) -> Any:
     """The language model that the job starts from with the adapter of the run in its weights."""
-    unset_hf_deepspeed_config()  # else ZeRO-3 would split this model too while it loads
     return with_adapter(load_model(AutoModelForCausalLM, job.model, dtype=torch.float32), job).to(dtype)
 
 
@@ -52,6 +51,7 @@ def save_final(
     split = job.config.zero_stage == 3 or trainer.is_fsdp_enabled
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if split else None  # gathers; collective
     if dist.get_rank() == 0:
+        unset_hf_deepspeed_config()  # else ZeRO-3 would shard the models that are made or loaded here too
         model = trainer.accelerator.unwrap_model(trainer.model)
         if job.config.lora.r:
             with whole_folder(Path(job.run) / "adapter") as folder:
