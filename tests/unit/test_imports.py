@@ -10,6 +10,7 @@ ONLY_IN = {
     "vllm": (
         "r0.actors.rollout.vllm_engine",
         "r0.actors.rollout.vllm_patches",
+        "r0.actors.rollout.vllm_start",
         "r0.actors.sync.vllm_sync",
         "r0.actors.sync.vllm_transfer",
     ),

@@ -70,7 +70,7 @@ class Vllm:
 def worker(monkeypatch):
     def make(sleep: bool = True, fails: str = "") -> tuple[RolloutWorker, Vllm]:
         vllm = Vllm(fails)
-        monkeypatch.setattr(vllm_engine, "_start", lambda settings: (vllm, 4))
+        monkeypatch.setattr(vllm_engine, "start_vllm", lambda settings: (vllm, 4))
         settings = EngineSettings(str(model_folder("r0-tiny")), 128, transfer="ipc", shared_card=sleep, sleep=sleep)
         return RolloutWorker(settings), vllm
 
