@@ -197,10 +197,9 @@ class Pool:
         results = attempt_each(workers, method, list(arguments.values()), deadline_s, self.role, tolerant=True, numbers=numbers)
         return dict(zip(arguments, results, strict=True))
 
-    def attempt_on(self, index: int, method: str, arguments: Sequence[tuple], deadline_s: float) -> list[Any]:
-        """Call ``method`` on worker ``index`` with each of ``arguments``, one after the other; otherwise as ``attempt``. All
-        have the deadline together if it is an actor; what comes behind the call that hung or died has an error, too."""
-        return attempt_each([self.workers[index]] * len(arguments), method, arguments, deadline_s, self.role)
+    def attempt_on(self, index: int, method: str, arguments: tuple, deadline_s: float) -> Any:
+        """Call ``method`` on worker ``index``; its result, or its exception as ``attempt`` returns it."""
+        return attempt_each([self.workers[index]], method, [arguments], deadline_s, self.role, numbers=[index])[0]
 
     def replace(self, index: int) -> None:
         """Kill worker ``index`` and start a new one in its place."""

@@ -131,28 +131,26 @@ class RewardGroup:
         return [self._settle(outcome) for outcomes in results for outcome in outcomes]
 
     def _one_by_one(self, index: int, share: Sequence[Rollout]) -> list[Scored | Failed]:
-        """Score a share whose worker hung or died. A rollout fails if it stops a worker in its second attempt."""
+        """Score a share whose worker hung or died. A rollout fails if it stops a worker in its second attempt.
+
+        One call at a time: when a process dies, Ray also loses results that it had returned but not yet sent, and an earlier
+        rollout would be blamed.
+        """
         outcomes: list[Scored | Failed] = []
-        suspect: int | None = None  # index of the rollout that stopped the previous worker; None: unknown
+        attempts = 1  # of each rollout, alone: the first that stops its worker stopped the share's worker too
         self._replace(index)
-        while len(outcomes) < len(share):
-            rest = share[len(outcomes) :]
-            results = self._pool.attempt_on(index, "score", [([rollout],) for rollout in rest], self._section.deadline_s)
-            for result in results:
-                if isinstance(result, RoleTimeout | RoleDied):
+        for rollout in share:
+            for _ in range(attempts):
+                result = self._pool.attempt_on(index, "score", ([rollout],), self._section.deadline_s)
+                if not isinstance(result, RoleTimeout | RoleDied):
+                    outcomes += result
                     break
-                outcomes += result
+                self._replace(index)
             else:
-                break
-            self._replace(index)
-            at = len(outcomes)
-            if suspect in (None, at):
-                outcomes.append(self._stopped(index, share[at], result))
+                outcomes.append(self._stopped(index, rollout, result))
                 if self._section.failure_value is None:
                     return outcomes  # it ends the run: the others need no worker any more
-                suspect = len(share)  # the next rollout has had no attempt yet
-            else:
-                suspect = at
+                attempts = 2  # the rollouts after it have had no attempt yet
         return outcomes
 
     def _stopped(self, index: int, rollout: Rollout, error: RoleTimeout | RoleDied) -> Failed:
