@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,6 +133,7 @@ def test_long_runs_of_brackets_and_spaces_are_escaped_and_joined(text, expected)
 
 
 @FEW_EXAMPLES
+@example(documents=["", "<think>e\u0301<think>"], budget=80, passage_tokens=7, kind="byte_level")
 @given(
     documents=st.lists(st.integers(0, 40).map(lambda n: "the river 🧪 shapes日本 " * n) | TEXT, min_size=2, max_size=6),
     budget=st.integers(80, 400),
@@ -149,7 +151,8 @@ def test_budgets_hold_and_the_longest_documents_are_cut_first(documents, budget,
     assert len(prompt.token_ids) <= budget
     whole = Prompter(tokenizer, "", 10**6, 10**6).prompt(one)
     assert (prompt.cut_tokens > 0) == (prompt.token_ids != whole.token_ids)
-    shown, full = message(prompter, prompt)[1], message(prompter, whole)[1]
+    # A cut may separate a letter from its accent, which the tokenizer's normalizer composes where both are there.
+    shown, full = (unicodedata.normalize("NFD", message(prompter, one)[1]) for one in (prompt, whole))
     if kind == "llama" or shown == full:
         return
     kept = list(zip(shown.split("\n")[1:-1], full.split("\n")[1:-1], strict=True))
