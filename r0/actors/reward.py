@@ -42,10 +42,10 @@ class RewardWorker:
     """Scores rollouts. A plain class; as a Ray actor it is one process.
 
     Args:
-        tokenizer: a transformers tokenizer, or the folder or Hub name to load it from.
+        tokenizer: a transformers tokenizer. It is loaded elsewhere (``load_tokenizer``): to unpickle one does not import
+            torch, which is most of a worker's start.
         section: name and settings of the reward.
-        eos_token_ids: additional ids that end a sequence; for a tokenizer loaded here, those of the model's generation
-            configuration are added.
+        eos_token_ids: additional ids that end a sequence.
 
     Raises:
         UserError: ``section.name`` is not the name of a reward.
@@ -53,9 +53,6 @@ class RewardWorker:
 
     def __init__(self, tokenizer: Any, section: RewardBase, eos_token_ids: Iterable[int] = ()):
         self._reward = CheckedReward(make_reward(section))
-        if not hasattr(tokenizer, "decode"):
-            tokenizer, more = _load(str(tokenizer))
-            eos_token_ids = [*eos_token_ids, *more]
         self._reader = CompletionReader(tokenizer, eos_token_ids)
 
     def ping(self) -> bool:
@@ -190,8 +187,8 @@ def _shares(rollouts: Sequence[Rollout], parts: int) -> list[Sequence[Rollout]]:
     return [rollouts[len(rollouts) * part // parts : len(rollouts) * (part + 1) // parts] for part in range(parts)]
 
 
-def _load(path: str) -> tuple[Any, list[int]]:
-    """The tokenizer at ``path``, and the end-of-sequence ids of the model's generation configuration."""
+def load_tokenizer(path: str) -> tuple[Any, list[int]]:
+    """The tokenizer of a model (a folder or a Hub name), and the end-of-sequence ids of the model's generation configuration."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -15,7 +15,7 @@ from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, Placement, cluster_gpus, warn_about_unused_gpus
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, deferred_class
 from r0.actors.restarts import Restarts
-from r0.actors.reward import RewardGroup, RewardWorker
+from r0.actors.reward import RewardGroup, RewardWorker, load_tokenizer
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
 from r0.actors.sync.digest import NOTHING
@@ -148,7 +148,8 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     if engine.sleep:
         LearnerGroup(learner, config).offload()  # before the engine measures the free memory
     rollout = Pool("rollout", lambda _: RolloutWorker(engine), 1)
-    reward = Pool("reward", lambda _: RewardWorker(model, config.reward), 1)
+    tokenizer, ends = load_tokenizer(model)
+    reward = Pool("reward", lambda _: RewardWorker(tokenizer, config.reward, ends), 1)
     return _roles(config, engine, rollout, reward, learner)
 
 
@@ -191,7 +192,8 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         master = placement.master()
         learner = pool("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master, device), ranks)
         rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), config.rollout.workers)
-        reward = pool("reward", RewardWorker, lambda index: (model, config.reward), config.reward.workers, deferred=False)
+        tokenizer, ends = load_tokenizer(model)
+        reward = pool("reward", RewardWorker, lambda _: (tokenizer, config.reward, ends), config.reward.workers, deferred=False)
         if engine.shared_card:
             start(learner)
             if engine.sleep:

@@ -28,8 +28,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def pool(ray_session, tmp_path):
     """Two workers whose reward, registered in their processes, fails by label."""
-    folder = str(tmp_path / "model")
-    tokenizer().save_pretrained(folder)
+    own = tokenizer()
     flag = str(tmp_path / "failed-once")
 
     class FaultyWorker(RewardWorker):
@@ -49,7 +48,7 @@ def pool(ray_session, tmp_path):
                 return {"label": float(label)}
 
             register("faulty")(lambda section: faulty)
-            super().__init__(folder, RewardSection(name="faulty"))
+            super().__init__(own, RewardSection(name="faulty"))
 
     made = Pool("reward worker", lambda index: ray_session.remote(FaultyWorker).options(num_cpus=1).remote(), 2)
     yield made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from verdict_tokenizers import tokenizer_of
 
 from r0.actors.pool import Pool
-from r0.actors.reward import RewardGroup, RewardWorker
+from r0.actors.reward import RewardGroup, RewardWorker, load_tokenizer
 from r0.config.sections import RewardSection
 from r0.errors import UserError
 from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Verdict
@@ -177,15 +178,29 @@ def test_an_inline_group_scores_in_order(workers, count):
     assert group.restarts == 0
 
 
-def test_a_worker_loads_its_tokenizer_and_every_end_of_sequence_id(tmp_path):
+def test_a_worker_knows_every_end_of_sequence_id_of_the_model(tmp_path):
     tokenizer = tokenizer_of("added_tags")
     tokenizer.save_pretrained(tmp_path)
     given = rollouts(2)
-    assert [one.total for one in RewardWorker(str(tmp_path), SECTION).score(given)] == pytest.approx([0.7, 1.2])
+    loaded, ends = load_tokenizer(str(tmp_path))
+    assert [one.total for one in RewardWorker(loaded, SECTION, ends).score(given)] == pytest.approx([0.7, 1.2])
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [{tokenizer.eos_token_id}, 5]}}')
     ids = (*given[0].sampled.token_ids[:-1], 5)
     other = Rollout(given[0].task, 0, 0, Prompt((1,)), Sampled(ids, (0.0,) * len(ids), Finish.STOP, 0))
-    assert RewardWorker(tmp_path, SECTION).score([other])[0].verdict.well_formed
+    loaded, ends = load_tokenizer(str(tmp_path))
+    assert RewardWorker(loaded, SECTION, ends).score([other])[0].verdict.well_formed
+
+
+def test_a_tokenizer_from_another_process_is_unpickled_without_torch(tmp_path):
+    """A reward worker starts without the seconds that transformers' loading code takes to import."""
+    tokenizer_of("added_tags").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.pickle").write_bytes(pickle.dumps(load_tokenizer(str(tmp_path))))
+    code = (
+        "import pickle, sys; import r0.actors.reward as reward; from r0.config.sections import RewardSection; "
+        f"tokenizer, ends = pickle.load(open({str(tmp_path / 'tokenizer.pickle')!r}, 'rb')); "
+        "reward.RewardWorker(tokenizer, RewardSection(), ends); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def group_of(fault, **section) -> RewardGroup:
