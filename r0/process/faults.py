@@ -1,7 +1,7 @@
 """Places in a run where a test can inject a fault. Nothing happens without the variable R0_FAULT, which only tests set.
 
 ``R0_FAULT="learner.step@3=kill /tmp/fired"``: the third time that a process comes to ``learner.step``, it kills itself. The
-process that does so first creates the file; once it exists the fault does not happen again.
+process that does so first creates the file; once it exists the fault does not happen again. Several are separated by ``;``.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ _visits: Counter[str] = Counter()
 
 def reached(place: str) -> None:
     """Called where a fault can be injected."""
-    if fault := os.environ.get("R0_FAULT"):
-        _inject(fault, place)
+    if faults := os.environ.get("R0_FAULT"):
+        visit = _visits[place] = _visits[place] + 1
+        for fault in faults.split(";"):
+            _inject(fault, place, visit)
 
 
-def _inject(fault: str, place: str) -> None:
+def _inject(fault: str, place: str, now: int) -> None:
     what, _, fired = fault.partition(" ")
     where, _, action = what.partition("=")
     name, _, visit = where.partition("@")
     if name not in PLACES or place not in PLACES:
         raise ValueError(f"R0_FAULT: {name} or {place} is not one of {', '.join(PLACES)}")
-    if name != place:
-        return
-    _visits[place] += 1
-    if _visits[place] != int(visit):
+    if name != place or now != int(visit):
         return
     try:
         os.close(os.open(fired, os.O_CREAT | os.O_EXCL))

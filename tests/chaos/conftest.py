@@ -16,5 +16,5 @@ def model(tmp_path_factory):
 def whole(model, tmp_path_factory):
     """A complete run by PPO in one process."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    launching.launch("stage_a", {"model": model, "output": output, **PPO_INLINE})
+    launching.launch_here("stage_a", {"model": model, "output": output, **PPO_INLINE})
     return output

@@ -65,5 +65,5 @@ def test_where_the_disk_takes_no_more_the_earlier_checkpoints_stay_and_the_run_c
     assert "Traceback" not in done.stderr
     left = sorted(path.name for path in stopped.parent.iterdir())
     assert left == ["step-00000001", "step-00000002"]
-    launching.launch("stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE}, 0)
+    launching.launch_here("stage_a", {"model": model, "output": tmp_path / "run", **PPO_INLINE})
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()

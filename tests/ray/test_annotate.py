@@ -12,7 +12,7 @@ from r0.config import ConvertConfig
 from r0.data.builtin.convert import RUN_NAME, convert_builtin
 from r0.launch import main
 from tests.helpers import tiny_model
-from tests.launching import command, environment, launch, record
+from tests.launching import command, environment, launch, launch_here, record
 
 pytestmark = pytest.mark.ray
 
@@ -59,7 +59,7 @@ def test_a_beir_user_gets_a_warm_start(whole: tuple[Path, str], beir: Path, tmp_
         "data": output / "rows.jsonl", "model": student, "output": tmp_path / "warm", "heldout_share": 0.0, "batch_size": 16,
         "learning_rate": 3e-3, "max_steps": 6, "max_new_tokens": 300, "ray.inline": "true", "gradient_checkpointing": "false",
     }  # fmt: skip
-    launch("sft", warm)
+    launch_here("sft", warm)
     losses = [line["loss"] for line in record(tmp_path / "warm") if "loss" in line]
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.5
@@ -99,12 +99,12 @@ def test_an_interrupted_run_goes_on_with_what_is_left(beir: Path, tmp_path: Path
     before = interrupt(values, output, after=1)
     with (output / "annotations.jsonl").open("ab") as file:
         file.write(b'{"pair": "0')  # as a kill at a write leaves it
-    again = launch("annotate", {**values, "rollout.max_num_seqs": 32})
+    again = launch_here("annotate", {**values, "rollout.max_num_seqs": 32})
     count = before.count(b"\n")
     assert f"{count} pairs were annotated before" in again.stdout
     assert (output / "annotations.jsonl").read_bytes().startswith(before)
     assert len(pairs(output)) == 100
-    done = launch("convert", {"input": output / "raw_log.jsonl", "output": tmp_path / "rows.jsonl"})
+    done = launch_here("convert", {"input": output / "raw_log.jsonl", "output": tmp_path / "rows.jsonl"})
     assert " rows (" in done.stdout
 
 

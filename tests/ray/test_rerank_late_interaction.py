@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from r0.launch import main
-from tests.launching import command, environment, launch
+from tests.launching import command, environment, launch, launch_here
 from tests.tiny_encoder import tiny_multi_vector
 
 pytestmark = pytest.mark.ray
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 def beir(tmp_path_factory):
     """The built-in lists as a BEIR folder with the first stage's run."""
     folder = tmp_path_factory.mktemp("data") / "beir"
-    launch("convert", {"input": "builtin", "output": folder, "rows": 9})
+    launch_here("convert", {"input": "builtin", "output": folder, "rows": 9})
     return folder
 
 
@@ -73,11 +73,10 @@ def settings(beir, model, output, **more):
 def test_the_run_has_the_librarys_scores_and_a_second_one_reads_the_vectors_that_are_kept(beir, model, tmp_path, capsys):
     cache = tmp_path / "vectors"
     inline = {"ray.inline": "true", "vector_cache": cache}
-    launch("rerank", settings(beir, model, tmp_path / "one", **inline))
+    launch_here("rerank", settings(beir, model, tmp_path / "one", **inline))
     check(tmp_path / "one", beir, model)
     assert kept(cache) == len(set(texts_of(beir / "corpus.jsonl").values()))
-    # The same door, in this process.
-    assert main(command("rerank", settings(beir, model, tmp_path / "two", **inline))[3:]) == 0
+    launch_here("rerank", settings(beir, model, tmp_path / "two", **inline))
     assert (tmp_path / "two" / "run.trec").read_bytes() == (tmp_path / "one" / "run.trec").read_bytes()
     read = [json.loads((tmp_path / name / "summary.json").read_text())["prompt_tokens_a_query"] for name in ("one", "two")]
     assert read[1] < read[0] / 2  # queries only

@@ -23,7 +23,7 @@ from r0.supervised.sft.examples import Collate, OpenRows
 from r0.supervised.training.job import Job
 from r0.text.messages import SYSTEM_PROMPTS
 from tests.helpers import rewrite_model, tiny_model
-from tests.launching import launch
+from tests.launching import launch_here
 
 pytestmark = pytest.mark.ray
 
@@ -208,7 +208,7 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
         "model": model, "output": tmp_path / "run", "answer": "permutation", "data": data, "max_label": 2, "heldout_share": 0.0,
         "batch_size": 8, "learning_rate": 3e-3, "max_prompt_tokens": 900, "ray.inline": "true",
     }  # fmt: skip
-    done = launch("sft", settings)
+    done = launch_here("sft", settings)
     assert "8 lists without a thought dropped" in done.stdout
     assert len(losses(tmp_path / "run")) == 3  # 24 rows with a thought
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
@@ -219,7 +219,7 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
     assert texts.count("<think>[2] says it.</think><answer>[2] > [3] > [1]</answer><|im_end|>") == 23
     rows[1]["answer"] = "[3] > [1]"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    refused = launch("sft", {**settings, "fresh": "true"}, code=2)
+    refused = launch_here("sft", {**settings, "fresh": "true"}, code=2)
     assert "rows.jsonl:2" in refused.stderr
 
 

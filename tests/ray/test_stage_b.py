@@ -7,7 +7,7 @@ import pytest
 
 from r0.storage.models import model_folder
 from tests.helpers import tiny_model
-from tests.launching import here, launch, record, refused, steps
+from tests.launching import here, launch, launch_here, record, refused, steps
 
 pytestmark = pytest.mark.ray
 
@@ -22,7 +22,7 @@ INLINE = {"ray.inline": "true", "rollout.engine": "hf"}
 
 def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path, capsys):
     warm, run, data, ranked = (tmp_path / name for name in ("warm", "run", "data", "ranked"))
-    launch(
+    launch_here(
         "sft",
         {
             "model": "r0-tiny", "output": warm, "answer": "permutation", "candidates": 4, "builtin_rows": 160, "max_steps": 3,
@@ -53,7 +53,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path, capsys):
 @pytest.mark.parametrize("answer", ["pick", pytest.param("scores", marks=pytest.mark.slow)])
 def test_other_answers_train_inline_by_ppo(tmp_path, answer):
     one = {"algo": "ppo", "model": "r0-tiny", "output": tmp_path / "run", "answer": answer, "max_steps": 1}
-    launch("stage_b", {**SMALL, **INLINE, **one})
+    launch_here("stage_b", {**SMALL, **INLINE, **one})
     (line,) = steps(tmp_path / "run")
     assert line["gap"] < 1e-3
     assert "value_loss" in line

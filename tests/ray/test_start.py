@@ -13,7 +13,7 @@ import pytest
 
 from r0.text.prompt_file import FILE
 from tests.helpers import CHAT_TEMPLATE, tiny_model
-from tests.launching import command, environment, launch, record, refused
+from tests.launching import command, environment, launch_here, record, refused
 
 pytestmark = pytest.mark.ray
 
@@ -96,7 +96,7 @@ def test_a_signal_during_the_start_ends_a_run_before_a_step(name, settings, mode
     assert process.returncode == 130, said
     assert "step 1/" not in said
     assert not (tmp_path / "run" / "metrics.jsonl").is_file() or record(tmp_path / "run") == []
-    launch(name, {**settings, "seed": 7})  # nothing was done, so that another configuration may begin there
+    launch_here(name, {**settings, "seed": 7})  # nothing was done, so that another configuration may begin there
     assert (tmp_path / "run" / "finished.json").is_file()
 
 
@@ -104,7 +104,7 @@ def test_a_signal_during_the_start_ends_a_run_before_a_step(name, settings, mode
 def test_a_run_goes_on_with_its_own_data_and_date_only(name, settings, first, model, tmp_path, capsys, monkeypatch):
     rows = write_rows(tmp_path / "rows.jsonl")
     settings = {**settings, **first, "model": model, "data": rows, "output": tmp_path / "run"}
-    launch(name, {**settings, "chat_template_kwargs.strftime_now": "2024-01-05"})
+    launch_here(name, {**settings, "chat_template_kwargs.strftime_now": "2024-01-05"})
     for part in ("finished.json", "model"):  # as if it had been interrupted behind its last checkpoint, on another day
         path = tmp_path / "run" / part
         path.rename(tmp_path / part)
@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_its_own_data_and_date_only(name, settings, first, mo
     assert f"data: {rows} is not what this run read when it began" in refused(capsys, name, settings)
     write_rows(rows)
     monkeypatch.chdir(tmp_path)
-    launch(name, {**settings, "data": "rows.jsonl"})
+    launch_here(name, {**settings, "data": "rows.jsonl"})
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes().startswith(lines)
     kept = {"strftime_now": "2024-01-05", "enable_thinking": True}
     for folder in (tmp_path / "model", tmp_path / "run" / "model"):
@@ -131,4 +131,4 @@ def test_a_model_that_cannot_think_is_refused_before_anything_is_claimed(model, 
         assert "closes the thought before the model writes" in refused(capsys, name, {**settings, **rows, "model": folder})
         assert not (tmp_path / "run").exists()
     off = {**SFT, **rows, "model": model, "max_steps": 1, "chat_template_kwargs.enable_thinking": "false"}
-    assert "the chat template closes the thought (enable_thinking=false)" in launch("sft", off).stdout
+    assert "the chat template closes the thought (enable_thinking=false)" in launch_here("sft", off).stdout

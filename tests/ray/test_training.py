@@ -36,7 +36,8 @@ def model(tmp_path_factory):
 
 
 def launch(settings, model, output, code=0):
-    return launching.launch("stage_a", {"model": model, "output": output, **settings}, code)
+    run = launching.launch_here if settings.get("ray.inline") == "true" else launching.launch
+    return run("stage_a", {"model": model, "output": output, **settings}, code)
 
 
 def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path, capsys):
