@@ -34,7 +34,7 @@ def launch(name: str, settings: dict[str, object], code: int = 0, timeout: float
 
 
 def launch_here(name: str, settings: dict[str, object], code: int = 0) -> subprocess.CompletedProcess[str]:
-    """As ``launch``, but in this process, which costs no imports: for commands that need neither Ray nor vLLM."""
+    """As ``launch``, but in this process, which costs no imports: for commands without Ray."""
     arguments, out, err = command(name, settings)[3:], io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         returned = main(arguments)

@@ -36,7 +36,7 @@ def settings(beir: Path, output: Path, **changes: object) -> dict[str, object]:
 def whole(beir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that nothing disturbed, by vLLM in one process; its folder, and what it said."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    return output, launch("annotate", settings(beir, output)).stdout
+    return output, launch_here("annotate", settings(beir, output)).stdout
 
 
 def pairs(output: Path) -> dict[str, dict]:

@@ -19,7 +19,7 @@ from r0.supervised.esci.evaluate import evaluate
 from r0.supervised.esci.run import run
 from tests.esci_rows import esci_file, esci_rows
 from tests.helpers import tiny_model
-from tests.launching import launch, record
+from tests.launching import launch_here, record
 
 pytestmark = pytest.mark.ray
 
@@ -134,12 +134,12 @@ def test_the_scripts_command_lines_train_and_measure_at_the_door(model: str, dat
         "--lora_r": 16, "--lora_alpha": 32, "--lora_dropout": 0.05, "--eval_ratio": 0.1, "--report_to": "tensorboard",
         "ray.inline": "true",
     }  # fmt: skip
-    done = launch("esci", flags)
+    done = launch_here("esci", flags)
     assert "on held-out tasks" in done.stdout
     assert (tmp_path / "run" / "tensorboard").is_dir()
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
     flags = {"--base_model": model, "--lora_model": tmp_path / "run", "--eval_file": data, "--batch_size": 16}
-    done = launch("esci eval", {**flags, "--save_scores_path": tmp_path / "scores.jsonl"})
+    done = launch_here("esci eval", {**flags, "--save_scores_path": tmp_path / "scores.jsonl"})
     for said in ("160 rows of 40 queries", "label, predicted", "weighted avg", "AUC of exact against the rest", "nDCG@10"):
         assert said in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from r0.errors import UserError
 from r0.ranking import groups_of, ndcg
 from r0.supervised.finetune import run as finetune
 from tests.helpers import tiny_model
-from tests.launching import command, environment, record, scores_elsewhere
+from tests.launching import launch, launch_here, record, scores_elsewhere
 from tests.tiny_encoder import tiny_bert
 
 pytestmark = pytest.mark.ray
@@ -203,9 +202,8 @@ def test_rag_retrievals_file_trains_at_the_door(bert: str, tmp_path: Path, where
         "save_on_epoch_end: 1\nnum_max_checkpoints: 5\nlog_interval: 2\nlog_with: tensorboard\n"
         'query_format: "{}"\ndocument_format: "{}"\n'
     )
-    arguments = [*command("finetune", where), str(tmp_path / "training.yaml")]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = launch_here if "ray.inline" in where else launch
+    done = run(f"finetune {tmp_path / 'training.yaml'}", where)
     assert "36 training examples for pointwise_bce" in done.stdout
     steps = 36 // (4 * 2 * where.get("ranks", 1)) * 2  # rows / (batch, accumulation, ranks), two epochs
     assert [line["step"] for line in record(tmp_path / "run") if "loss" in line] == list(range(2, steps + 1, 2))

@@ -133,8 +133,8 @@ def test_an_interrupted_run_goes_on_without_repeating_finished_queries(whole, mo
     assert 3 <= done < QUERIES
     with (output / "queries.jsonl").open("ab") as file:
         file.write(b'{"query_id": "q1", "docu')  # as a kill at a write leaves it
-    again = launch({**SMALL, "ray.inline": "true"}, model, data, output)
-    assert f"{done} queries were finished before" in again.stdout
+    again = here(capsys, "rerank", keys({**SMALL, "ray.inline": "true"}, model, data, output))
+    assert f"{done} queries were finished before" in again
     after = (output / "queries.jsonl").read_bytes()
     assert after.startswith(before)
     assert after.count(b"\n") == QUERIES
@@ -167,13 +167,10 @@ def test_bad_input_is_refused_in_a_sentence(model, data, tmp_path, capsys, setti
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path):
-    shown = subprocess.run(
-        [*command({**SMALL, "rollout.workers": 3}, model, data, tmp_path / "run"), "--dry-run"], capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert "3 × rollout: 1 CPU" in shown.stdout
-    assert "nothing is missing" in shown.stdout
+def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path, capsys):
+    shown = here(capsys, "rerank --dry-run", keys({**SMALL, "rollout.workers": 3}, model, data, tmp_path / "run"))
+    assert "3 × rollout: 1 CPU" in shown
+    assert "nothing is missing" in shown
     assert not (tmp_path / "run").exists()
 
 

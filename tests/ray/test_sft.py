@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from r0.supervised.sft.examples import Collate, OpenRows
 from r0.supervised.training.job import Job
 from r0.text.messages import SYSTEM_PROMPTS
 from tests.helpers import rewrite_model, tiny_model
-from tests.launching import launch_here
+from tests.launching import command, environment, launch_here
 
 pytestmark = pytest.mark.ray
 
@@ -225,14 +224,13 @@ def test_the_door_takes_lists_that_carry_thoughts(model: str, tmp_path: Path) ->
 
 def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "r0.launch", "sft", f"model={model}", f"output={output}", "system_prompt=Judge.",
-        "builtin_rows=400", "batch_size=4", "max_new_tokens=400", "heldout_share=0.0", "gradient_checkpointing=false",
-        "learning_rate=0.003", "ray.inline=true", "micro_batch_size=1", "zero_stage=2",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command.append("max_steps=60")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    settings: dict[str, object] = {
+        "model": model, "output": output, "system_prompt": "Judge.", "builtin_rows": 400, "batch_size": 4, "max_new_tokens": 400,
+        "heldout_share": 0.0, "gradient_checkpointing": "false", "learning_rate": 0.003, "ray.inline": "true",
+        "micro_batch_size": 1, "zero_stage": 2, "max_steps": 60,
+    }  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command("sft", settings), env=environment(), text=True, **pipes)
     deadline = time.monotonic() + 240
     lines = output / "metrics.jsonl"
     while (not lines.is_file() or lines.stat().st_size == 0) and process.poll() is None and time.monotonic() < deadline:
@@ -243,9 +241,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) 
     done = len(losses(output))
     assert 0 < done < 60
     assert (output / "checkpoints" / f"checkpoint-{done}" / "manifest.json").is_file()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"resuming after step {done} of 60" in again.stdout
+    assert f"resuming after step {done} of 60" in launch_here("sft", settings).stdout
     assert [line["step"] for line in record(output) if "loss" in line] == list(range(1, 61))
 
 

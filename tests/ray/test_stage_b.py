@@ -29,7 +29,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path, capsys):
             "batch_size": 16, "max_prompt_tokens": 900, "zero_stage": 0, "learning_rate": 1e-5, "ray.inline": "true",
         },
     )  # fmt: skip
-    launch("stage_b", {**SMALL, "model": warm / "model", "output": run, "ray.inline": "true"})
+    launch_here("stage_b", {**SMALL, "model": warm / "model", "output": run, "ray.inline": "true"})
     lines = steps(run)
     assert [line["step"] for line in lines] == [1, 2]
     assert max(line["gap"] for line in lines) < 1e-3
@@ -44,7 +44,7 @@ def test_from_a_warm_start_to_the_table_of_the_trained_model(tmp_path, capsys):
         "model": run / "model", "data": data, "run": data / "given.trec", "output": ranked, "method": "listwise",
         "max_prompt_tokens": 900, "max_new_tokens": 120, "ray.inline": "true",
     }  # fmt: skip
-    launch("rerank", settings)
+    launch_here("rerank", settings)
     files = {"qrels": data / "qrels" / "test.tsv", "runs": ranked / "run.trec", "first_stage": data / "given.trec"}
     shown = json.loads(here(capsys, "eval", {**files, "format": "json"}))
     assert "nDCG@10" in json.dumps(shown)

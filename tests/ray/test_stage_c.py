@@ -19,7 +19,7 @@ from r0.rerank import Reranker
 from r0.storage.models import model_folder
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.list_prompter import ListPrompter
-from tests.launching import command, environment, here, launch, record, scores_elsewhere
+from tests.launching import command, environment, here, launch, launch_here, record, scores_elsewhere
 
 pytestmark = pytest.mark.ray
 
@@ -68,7 +68,8 @@ NARROW = {"ray.inline": "true", "zero_stage": 0}
 def test_a_run_with_vllm_and_its_folder_in_every_library(tmp_path, capsys, where):
     output = tmp_path / "run"
     wide = {"output": output, "kl_coef": 0.1, "loss.infonce_weight": 0.5, **where}
-    done = launch("stage_c", {**SMALL, **wide})
+    run = launch_here if where is NARROW else launch
+    done = run("stage_c", {**SMALL, **wide})
     assert "nDCG@10 by score, held-out lists" in done.stdout
     assert "format rate: completions with an answer" in done.stdout
     assert "calibration error (ECE)" in done.stdout
@@ -163,14 +164,12 @@ def test_every_zero_stage_over_two_ranks_saves_what_it_learned(tmp_path, zero_st
     assert check_folder(output, tmp_path) == pytest.approx(scores_of_rerank(one / "model", thinking=False), abs=2e-2)
 
 
-def test_a_dry_run_says_that_engines_and_ranks_take_turns(tmp_path):
-    done = subprocess.run(
-        [*command("stage_c", {**SMALL, "ranks": 3}), "--dry-run"], capture_output=True, text=True, env=environment(), cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "3 × rank" in done.stdout
-    assert "1 × rollout" in done.stdout
-    assert "one kind after the other" in done.stdout
+def test_a_dry_run_says_that_engines_and_ranks_take_turns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shown = here(capsys, "stage_c --dry-run", {**SMALL, "ranks": 3})
+    assert "3 × rank" in shown
+    assert "1 × rollout" in shown
+    assert "one kind after the other" in shown
     assert not os.listdir(tmp_path)
 
 

@@ -13,7 +13,7 @@ import torch
 from r0.data.jsonl import BadLines
 from r0.data.scored import read_scored
 from tests.architectures import build
-from tests.launching import command, environment, here, launch, refused
+from tests.launching import command, environment, here, launch, launch_here, refused
 
 pytestmark = pytest.mark.ray
 
@@ -38,7 +38,7 @@ def test_vllm_scores_qwen3_rerankers_exact_template_as_transformers_does(tmp_pat
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, most = build(QWEN, tmp_path / "model"), 1500
-    done = launch(
+    done = launch_here(
         "distill score",
         {
             "model_preset": QWEN, "model": model, "data": packed(tmp_path / "test.jsonl.gz"), "output": tmp_path / "out",
