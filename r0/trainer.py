@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from r0 import sampling
 from r0.actors.learner.group import LearnerLost
 from r0.actors.roles import Roles
-from r0.config import GRPOSection, RLConfig
+from r0.actors.rollout.worker import RolloutsLost
+from r0.config import RLConfig
 from r0.data.source import TaskSource
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
-from r0.records import Scored, Task
 from r0.runs import Recorder
 from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.metrics import rollout_metrics
 from r0.runs.probes import probes
+from r0.step_rollouts import StepRollouts
 from r0.text.prompts import Prompter
 
 
@@ -47,17 +46,18 @@ class Trainer:
         checkpoints: Checkpoints,
         stop: StopRequest,
     ):
-        self.config, self.source, self.prompter, self.roles = config, source, prompter, roles
+        self.config, self.prompter, self.roles = config, prompter, roles
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
         self.bad_batches = BadBatches(config.on_nan, recorder)
+        self.rollouts = StepRollouts(config, source, prompter, roles, recorder)
         self.heldout = source.heldout(config.eval.tasks) if config.eval.every else []
         self._done = 0  # steps whose state the learner holds and the record has
 
     def train(self, steps: int) -> bool:
         """Train for ``steps`` updates, from the newest checkpoint if there is one. Returns whether all are done.
 
-        A learner that loses a rank starts again from the newest checkpoint, and the steps after it are repeated: they are pure
-        functions of their number.
+        A learner that loses a rank starts again from the newest checkpoint, and so does one whose engines are all lost while it
+        updates. The steps after it are repeated: they are pure functions of their number.
 
         Raises:
             RunFailed: workers failed too often; where the learner is whole, its state is saved.
@@ -65,9 +65,11 @@ class Trainer:
         while True:
             try:
                 return self._run(steps)
-            except LearnerLost as lost:
+            except (LearnerLost, RolloutsLost) as lost:
+                if isinstance(lost, RolloutsLost):
+                    self._rescue(save=False)
                 self.recorder.say(f"{lost}; new learner ranks go on from the newest checkpoint")
-                self.roles.restart_learner(lost)
+                self.roles.restart(lost)
 
     def _run(self, steps: int) -> bool:
         resume = self.config.checkpoint.resume
@@ -75,6 +77,7 @@ class Trainer:
         self._done = self.checkpoints.restore(self.roles.learner, other)
         if self._done > steps:
             raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
+        self.rollouts.resume(self.checkpoints.ahead(self._done))
         self.recorder.resume(self._done)
         try:
             with self.stop.at_once():
@@ -89,7 +92,7 @@ class Trainer:
             for step in range(self._done, steps):
                 metric = None
                 try:
-                    self._step(step)
+                    self._step(step, steps)
                     if not self._is_evaluated(step + 1, steps):
                         with self.stop.at_once():
                             metric = self._evaluate(step + 1)
@@ -104,7 +107,7 @@ class Trainer:
                 if stopping:
                     return self._done == steps and self._is_evaluated(steps, steps)
             return True
-        except LearnerLost:
+        except (LearnerLost, RolloutsLost):
             raise
         except Exception as error:
             self._rescue(isinstance(error, RunFailed))
@@ -120,13 +123,14 @@ class Trainer:
         try:
             if save and self._done:
                 self.recorder.sync()
-                self.checkpoints.save(self.roles.learner, self._done)
+                self.checkpoints.save(self.roles.learner, self._done, ahead=self.rollouts.pending)
             self.checkpoints.publish(self.roles.learner, wait=True)
         except Exception as error:  # the error that ends the run is the one to raise
             self.recorder.say(f"the last step could not be saved: {reason(error)}")
 
-    def _step(self, step: int) -> None:
-        """One step of training, from its prompts to the sync.
+    def _step(self, step: int, steps: int) -> None:
+        """One of ``steps`` steps of training, from its prompts to the sync. With ``sync.max_staleness=1`` the next one is sampled
+        while this one is learned.
 
         Raises:
             Stopped: the run is to stop, and no weight has changed yet.
@@ -136,19 +140,20 @@ class Trainer:
             with clock("total"), contextlib.ExitStack() as stack:
                 reached("driver.step")
                 with self.stop.at_once():
-                    scored = self._rollouts(step)
+                    scored = self.rollouts.of(step)
                 stack.enter_context(self.stop.saving())
                 self.bad_batches.check_logprobs(step + 1, scored)
                 self._done = 0  # until the update is complete, the learner's state is not to be saved
-                with clock("learn"):
-                    stats = self.roles.learn(sampling.train_groups(scored), step, leave=self.stop)
-                if not stats:
-                    self._done = step
-                    raise Stopped(self.stop.exit_code)
+                with self.rollouts.ahead(step + 1 if step + 1 < steps else None, self.stop):
+                    with clock("learn"):
+                        stats = self.roles.learn(sampling.train_groups(scored), step, leave=self.stop)
+                    if not stats:
+                        self._done = step
+                        raise Stopped(self.stop.exit_code)
                 self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
-                if "gap" in stats:  # an update was made
+                if "gap" in stats:  # an update was made, on rollouts of the same weights
                     self._check_gap(step, stats["gap"])
-                values = {**rollout_metrics(scored), **stats}
+                values = {**rollout_metrics(scored), **self.rollouts.staleness(step, scored), **stats}
                 reached("driver.learned")
                 with clock("sync"):
                     self.roles.sync(version=step + 1)
@@ -165,41 +170,9 @@ class Trainer:
         with self.recorder.clock("checkpoint"):
             if step and (stopping or improved or _due(step, self.config.checkpoint.every, steps)):
                 self.recorder.sync()  # a checkpoint never outlives its record
-                self.checkpoints.save(self.roles.learner, step, metric)
+                self.checkpoints.save(self.roles.learner, step, metric, self.rollouts.pending)
                 reached("driver.checkpoint")
             self.checkpoints.publish(self.roles.learner, wait=stopping or step == steps)
-
-    def _rollouts(self, step: int) -> list[Scored]:
-        """Scored completions of the step's prompts. Groups whose rewards are all equal are replaced, up to ``refill_rounds``
-        times."""
-        config = self.config
-        scored = self._sample(self.source.batch(step, config.batch_size), step)
-        rounds = config.section.refill_rounds if isinstance(config.section, GRPOSection) else 0
-        for refill_round in range(1, rounds + 1):
-            spread = sampling.spread_groups(scored)
-            empty = [group for group in range(config.batch_size) if group not in spread]
-            if not empty:
-                break
-            fresh = self._sample(self.source.batch(step, config.batch_size, refill_round)[: len(empty)], step, refill_round)
-            homes = [empty[one.rollout.group] for one in fresh]
-            fresh = [replace(one, rollout=replace(one.rollout, group=home)) for one, home in zip(fresh, homes, strict=True)]
-            useful = sampling.spread_groups(fresh)
-            scored = [one for one in scored if one.rollout.group not in useful]
-            scored += [one for one in fresh if one.rollout.group in useful]
-        return sorted(scored, key=lambda one: (one.rollout.group, one.rollout.sample))
-
-    def _sample(self, tasks: Sequence[Task], step: int, refill_round: int = 0) -> list[Scored]:
-        config = self.config
-        prompts = [self.prompter.prompt(task) for task in tasks]
-        samples = config.samples_per_prompt
-        with self.recorder.clock("sample"):
-            sampled = self.roles.rollout.sample(
-                sampling.requests(tasks, prompts, samples, config.seed, step, refill_round),
-                temperature=config.temperature,
-                max_new_tokens=config.max_new_tokens,
-            )
-        with self.recorder.clock("reward"):
-            return self.roles.reward.score(sampling.rollouts(tasks, prompts, sampled, samples))
 
     def _evaluate(self, step: int) -> float | None:
         """Held-out metrics, greedy and sampled, with the seeds of step 0 at every step so that only the weights differ. Returns

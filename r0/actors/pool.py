@@ -71,12 +71,16 @@ def attempt_each(
     role: str = "worker",
     tolerant: bool = False,
     numbers: Sequence[int] | None = None,
+    leave: Callable[[], bool] | None = None,
 ) -> list[Any]:
     """Like ``call_each``, but if a worker hangs or dies, its ``RoleTimeout`` or ``RoleDied`` is its element of the result.
 
     An exception that the method itself raised is raised here; if ``tolerant``, it is left in the list too, unless it is a
     ``UserError``. ``numbers`` are the workers' own, for messages, where they are not all of a role. Plain objects have the
     deadline too, each call, as far as Python can be interrupted (see ``interrupted_after``).
+
+    Raises:
+        CallLeft: ``leave()`` is true; the actors still work on their calls.
     """
     if not workers:
         return []
@@ -88,7 +92,7 @@ def attempt_each(
     import ray
 
     refs = [getattr(worker, method).remote(*args) for worker, args in zip(workers, arguments, strict=True)]
-    ready, _ = ray.wait(refs, num_returns=len(refs), timeout=deadline_s)
+    ready = _wait_or_leave(refs, deadline_s, leave) if leave else ray.wait(refs, num_returns=len(refs), timeout=deadline_s)[0]
     results: list[Any] = []
     for index, ref in zip(numbers or range(len(refs)), refs, strict=True):
         try:
@@ -140,6 +144,22 @@ def _get_or_leave(refs: list[Any], deadline_s: float, leave: Callable[[], bool])
     raise CallLeft("the call was left")
 
 
+def _wait_or_leave(refs: list[Any], deadline_s: float, leave: Callable[[], bool]) -> list[Any]:
+    """``ray.wait`` for all ``refs``, which looks at ``leave`` meanwhile; returns those that are ready in time.
+
+    Raises:
+        CallLeft: it is true.
+    """
+    import ray
+
+    end = time.monotonic() + deadline_s
+    while not leave():
+        ready, late = ray.wait(refs, num_returns=len(refs), timeout=min(LOOK_S, max(0.0, end - time.monotonic())))
+        if not late or time.monotonic() >= end:
+            return ready
+    raise CallLeft("the call was left")
+
+
 def is_left() -> bool:
     """In a Ray actor: whether the caller has left the call that it works on. False in any other process."""
     ray: Any = sys.modules.get("ray")
@@ -184,17 +204,21 @@ class Pool:
         """Like ``each``, but with ``attempt_each``'s handling of workers that hang or die."""
         return attempt_each(self.workers[: len(arguments)], method, arguments, deadline_s, self.role)
 
-    def attempt_some(self, method: str, arguments: Mapping[int, tuple], deadline_s: float) -> dict[int, Any]:
+    def attempt_some(
+        self, method: str, arguments: Mapping[int, tuple], deadline_s: float, leave: Callable[[], bool] | None = None
+    ) -> dict[int, Any]:
         """Call ``method`` on some workers, by index; if a worker fails, its exception is its element of the result.
 
         Raises:
             UserError: a worker raised it.
+            CallLeft: ``leave()`` is true.
         """
         workers = [self.workers[index] for index in arguments]
         if workers and not is_actor(workers[0]):  # inline: a worker cannot be replaced
             return dict(zip(arguments, call_each(workers, method, list(arguments.values()), deadline_s, self.role), strict=True))
         numbers = list(arguments)
-        results = attempt_each(workers, method, list(arguments.values()), deadline_s, self.role, tolerant=True, numbers=numbers)
+        given = list(arguments.values())
+        results = attempt_each(workers, method, given, deadline_s, self.role, tolerant=True, numbers=numbers, leave=leave)
         return dict(zip(arguments, results, strict=True))
 
     def attempt_on(self, index: int, method: str, arguments: tuple, deadline_s: float) -> Any:

@@ -17,7 +17,7 @@ from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, deferred_clas
 from r0.actors.restarts import Restarts
 from r0.actors.reward import RewardGroup, RewardWorker, load_tokenizer
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
+from r0.actors.rollout.worker import RolloutGroup, RolloutsLost, RolloutWorker
 from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.config import RLConfig
@@ -57,7 +57,8 @@ class Roles:
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
     def learn(self, groups: Sequence[TrainGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """Update on the rollouts of ``step``, which were sampled with weight version ``step``; see ``LearnerGroup.update``."""
+        """Update on the rollouts of ``step``, which were sampled with weight version ``step``, or with the one before where the
+        engines sample ahead; see ``LearnerGroup.update``."""
         if not self.engine.sleep:
             return self.learner.update(groups, version=step, step=step, leave=leave)
         self.rollout.sleep()
@@ -74,6 +75,9 @@ class Roles:
                 received what the learner sent.
         """
         self.version = version
+        if self.rollout.lost:  # they failed while the learner updated
+            self.rollout.restart({})
+            return
         try:
             self.learner.sync(version)
         except (RoleTimeout, RoleDied, TransferError) as error:
@@ -113,15 +117,18 @@ class Roles:
         self._check_weights()
         return {}
 
-    def restart_learner(self, lost: LearnerLost) -> None:
-        """Start new learner ranks in place of those that were lost; they hold the weights of the model folder.
+    def restart(self, lost: LearnerLost | RolloutsLost) -> None:
+        """Start new learner ranks, and the rollout workers that are lost; all hold the weights of the model folder.
 
         Raises:
             RunFailed: it happened too often.
         """
-        self.restarts.count(lost)
         if self.new_learner is None:
             raise lost
+        if self.rollout.lost:
+            self.rollout.restart({}, give_weights=False)  # they fail together, and count once
+        else:
+            self.restarts.count(lost)
         self.new_learner()
 
     def close(self, gently: bool = True) -> None:

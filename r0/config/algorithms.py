@@ -19,6 +19,11 @@ class PPOSection(Section):
     gamma: Share = key(1.0, "discount γ of GAE")
     lam: Share = key(0.95, "λ of GAE")
     whiten_rewards: bool = key(False, "scale the per-token rewards to variance 1 before GAE")
+    tis_cap: NonNegative | None = key(
+        None,
+        "cap of the importance weight learner/rollout of the policy loss (truncated importance sampling); 0: off; empty: 3 with "
+        "sync.max_staleness=1, otherwise 0",
+    )
 
 
 def _as_published(values: dict[str, Any]) -> None:

@@ -49,6 +49,23 @@ def check_cards(config: RoleSections) -> None:
     transfer_backend(config, gpus=True)
 
 
+def check_ahead(config: RoleSections) -> None:
+    """Refuse to sample while the learner updates where the two take turns.
+
+    Raises:
+        ValueError: names the key and the remedy.
+    """
+    if config.ray.inline:
+        raise ValueError(
+            "sync.max_staleness: ray.inline=true has learner and engine in one process, where they take turns; "
+            "use 0, or ray.inline=false"
+        )
+    if shares_card(config, gpus=True):
+        raise ValueError(
+            f"sync.max_staleness: learner and engine share a card and take turns on it; use 0, or {WHOLE_CARDS}"
+        )
+
+
 def transfer_backend(config: RoleSections, gpus: bool) -> Backend:
     """The way of the weights from learner to engines: as configured, or what fits the engine and its devices.
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from r0.config.algorithms import GRPOSection, PPOSection
-from r0.config.cards import check_cards
+from r0.config.cards import check_ahead, check_cards
 from r0.config.commands import RunKeys
 from r0.config.lists import ListKeys, ListRewardSection
 from r0.config.sections import (
@@ -28,6 +28,8 @@ from r0.config.sections import (
 from r0.config.types import Epochs, PathText
 from r0.records import Form
 
+TIS_CAP = 3.0  # of PPO with rollouts that are one version old: GRPO's default
+
 
 def _choose(values: dict[str, Any]) -> None:
     """``algo`` follows from the only section given."""
@@ -38,6 +40,16 @@ def _choose(values: dict[str, Any]) -> None:
         values["algo"] = sections[0] if sections else "ppo"
     if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
         values[values["algo"]] = {}
+    _cap_of_ppo(values)
+
+
+def _cap_of_ppo(values: dict[str, Any]) -> None:
+    """Fill ``ppo.tis_cap``, so that the resolved configuration shows what is used."""
+    ppo, sync = values.get("ppo"), values.get("sync")
+    ppo = ppo.model_dump() if isinstance(ppo, Section) else ppo
+    sync = sync.model_dump() if isinstance(sync, Section) else sync or {}
+    if isinstance(ppo, dict) and isinstance(sync, dict) and ppo.get("tis_cap") is None:
+        values["ppo"] = {**ppo, "tis_cap": TIS_CAP if sync.get("max_staleness") == 1 else 0.0}
 
 
 class RLConfig(RunKeys):
@@ -88,6 +100,13 @@ class RLConfig(RunKeys):
                 "those of the engines, which sample without dropout; leave it out"
             )
         check_cards(self)
+        if self.sync.max_staleness:
+            check_ahead(self)
+            if not self.section.tis_cap:
+                raise ValueError(
+                    f"{self.algo}.tis_cap: 0 leaves rollouts uncorrected that sync.max_staleness=1 takes from older weights; "
+                    f"use {self.algo}.tis_cap={TIS_CAP:g}, or sync.max_staleness=0"
+                )
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label: {self.min_label} is not below max_label={self.max_label}; lower it")
         return self

@@ -156,7 +156,19 @@ class SyncSection(Section):
     deadline_s: Seconds = key(300.0, "time limit of a sync in seconds")
     gap_warn: Positive = key(0.05, "warn if the mean difference of rollout and learner log-probabilities exceeds this, in nats")
     gap_fatal: Positive = key(0.2, "stop if the mean difference of rollout and learner log-probabilities exceeds this, in nats")
-    max_staleness: CountFrom0 = key(0, "maximum number of weight versions by which a rollout may lag behind")
+    max_staleness: CountFrom0 = key(
+        0,
+        "0: sampling and learning take turns; 1: the next step is sampled while this one is learned, so that rollouts are one "
+        "weight version behind",
+    )
+
+    @model_validator(mode="after")
+    def _check_staleness(self) -> Self:
+        if self.max_staleness > 1:
+            raise ValueError(
+                f"max_staleness: {self.max_staleness} is more than r0 samples ahead, which is one step; use 0 or 1"
+            )
+        return self
 
     def bucket_bytes(self, on_gpu: bool) -> int:
         """Bytes sent at one time by a learner on a GPU, or on a CPU."""

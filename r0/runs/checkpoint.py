@@ -1,9 +1,10 @@
 """Checkpoints of a run: ``OUTPUT/checkpoints/step-00000100/``, whole or not there, and verified before they are used.
 
 A checkpoint holds everything that the next step depends on: policy, critic, optimizers, schedules and random states (one file a
-learner rank), the record up to its step, and ``state.json`` with the step, which is also the data position and the weight
-version. ``manifest.json`` is written last and proves the rest. The ranks write in the background: a folder that is not complete
-is called ``.partial-…``, one whose content has changed is renamed to ``damaged-…``.
+learner rank), the record up to its step, what is already sampled for the next step (``ahead/``), and ``state.json`` with the
+step, which is also the data position and the weight version. ``manifest.json`` is written last and proves the rest. The ranks
+write in the background: a folder that is not complete is called ``.partial-…``, one whose content has changed is renamed to
+``damaged-…``.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from r0.errors import UserError
+from r0.records import Scored
+from r0.runs.rollout_log import RolloutLog, read_rollouts
 from r0.storage.files import sync_folder, write_atomic
 from r0.storage.manifest import MANIFEST, Entries, damage, keep_sound, write_manifest
 
 FORMAT = 2
 STATE, RECORD, NAME = "state.json", "metrics.jsonl", "step-"
+AHEAD = "ahead"  # a folder like the run's rollouts
 
 
 class Savable(Protocol):
@@ -64,10 +68,11 @@ class Checkpoints:
         self._say = say
         self._unfinished: State | None = None
 
-    def save(self, learner: Savable, step: int, metric: float | None = None) -> None:
+    def save(self, learner: Savable, step: int, metric: float | None = None, ahead: Sequence[Scored] = ()) -> None:
         """Begin to write the state after ``step`` updates; training may go on once it is copied. ``publish`` completes it.
 
-        The record must hold that step and be flushed.
+        The record must hold that step and be flushed. ``ahead`` are rollouts of the next step that are sampled already, with
+        weights that will be gone.
 
         Raises:
             UserError: this checkpoint, or the one before, cannot be written; complete checkpoints are untouched.
@@ -81,6 +86,9 @@ class Checkpoints:
             learner.save(str(partial))
             if self.record.is_file():
                 shutil.copyfile(self.record, partial / RECORD)
+            if ahead:
+                (partial / AHEAD).mkdir()
+                RolloutLog(partial / AHEAD).write(step + 1, ahead)
             state = State(step, metric)
             (partial / STATE).write_text(json.dumps(asdict(state)) + "\n")
         self._unfinished = state
@@ -129,6 +137,11 @@ class Checkpoints:
             self._say(note)
         self._restore_record(sound)
         return int(sound.name.removeprefix(NAME))
+
+    def ahead(self, step: int) -> list[Scored]:
+        """The rollouts in this run's checkpoint of ``step``, which the next step learns from."""
+        files = RolloutLog(self._folder(step) / AHEAD).files()
+        return [logged.scored for path in files.values() for logged in read_rollouts(path)]
 
     def best(self) -> float | None:
         """The highest metric among the checkpoints; None if none has one."""

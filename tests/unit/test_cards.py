@@ -5,6 +5,7 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from r0.actors.learner.update import loss_settings
 from r0.actors.placement import bundles
 from r0.config import RolloutSection, StageAConfig
 from r0.config.cards import shares_card, transfer_backend
@@ -12,10 +13,9 @@ from r0.config.load import load
 from r0.errors import UserError
 
 
-def config(learner=None, rollout=None, backend="auto", **values):
-    return StageAConfig.model_validate(
-        {"learner": learner or {}, "rollout": rollout or {}, "sync": {"backend": backend}, **values}
-    )
+def config(learner=None, rollout=None, backend="auto", staleness=0, **values):
+    sync = {"backend": backend, "max_staleness": staleness}
+    return StageAConfig.model_validate({"learner": learner or {}, "rollout": rollout or {}, "sync": sync, **values})
 
 
 HALVES = {"learner": {"gpus": 0.4}, "rollout": {"gpus": 0.6}}
@@ -65,6 +65,11 @@ def test_what_can_work_gets_its_way_of_weights(values, backend):
         ({"rollout": {"gpus": 1.5}}, "works on one GPU or a part of it, not on 1.5; leave rollout.gpus empty"),
         ({"rollout": {"gpus": 0.5, "tensor_parallel_size": 2}}, "works on 2 whole GPUs, not on 0.5; leave rollout.gpus empty$"),
         ({"rollout": {"engine": "hf", "tensor_parallel_size": 2}}, "hf samples on one device"),
+        ({"staleness": 1, "ray": {"inline": True}}, "sync.max_staleness: ray.inline=true has.*; use 0, or ray.inline=false"),
+        ({"staleness": 1, **HALVES}, "learner and engine share a card and take turns on it; use 0, or leave learner.gpus"),
+        ({"staleness": 2}, "max_staleness: 2 is more than r0 samples ahead, which is one step; use 0 or 1"),
+        ({"staleness": 1, "ppo": {"tis_cap": 0.0}}, "ppo.tis_cap: 0 leaves rollouts uncorrected.*ppo.tis_cap=3, or sync.max"),
+        ({"staleness": 1, "grpo": {"tis_cap": 0.0}}, "grpo.tis_cap: 0 leaves rollouts uncorrected.*use grpo.tis_cap=3"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(values, words):
@@ -89,6 +94,13 @@ def test_a_card_is_shared_by_fractions_and_inline_but_not_without_gpus_or_vllm()
     assert not shares_card(config(), gpus=True)
     assert not shares_card(config(**inline, learner={"gpus": 0.0}), gpus=True)
     assert not shares_card(config(**inline, rollout={"engine": "hf"}), gpus=True)
+
+
+def test_rollouts_of_older_weights_are_corrected_by_default():
+    assert [config(staleness=number).ppo.tis_cap for number in (0, 1)] == [0.0, 3.0]
+    assert config(staleness=1, ppo={"tis_cap": 1.0}).ppo.tis_cap == 1.0
+    assert [loss_settings(config(staleness=number)).tis_cap for number in (0, 1)] == [0.0, 3.0]
+    assert config(staleness=1, algo="grpo").grpo.tis_cap == 3.0
 
 
 def test_a_learner_without_a_gpu_takes_none_of_the_clusters():

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from r0.actors.learner.comm import Comm
+from r0.algos.kl import MAX_LOG_RATIO
 from r0.algos.losses import LossInputs, LossSettings
 from r0.algos.sums import PolicySums, ValueSums
 from r0.config import GRPOSection, PPOSection
@@ -17,9 +18,10 @@ class UpdateMetrics:
 
     Args:
         device: of the sums; reading them is deferred to the end of a step, so that no row causes a synchronization.
+        stale: whether rollouts may be of older weights; then the spread of the importance ratio is a metric too.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, stale: bool = False):
         self.device = device
         self.sums = PolicySums.zero(device)
         self.value_sums = ValueSums.zero(device)
@@ -30,6 +32,7 @@ class UpdateMetrics:
         self.norms: list[float] = []
         self.critic_norms: list[float] = []
         self.counts = torch.zeros(3, dtype=torch.float64)
+        self.spread = RatioSpread(device) if stale else None
 
     def policy(
         self, sums: PolicySums, logp_C: torch.Tensor, entropy_C: torch.Tensor, inputs: LossInputs, fresh_C: torch.Tensor | None
@@ -44,6 +47,8 @@ class UpdateMetrics:
             gap_C = (old_C - inputs.rollout_logp_T).abs() * fresh_C
             self.gap += torch.stack([gap_C.sum(), fresh_C.sum()])
             self.largest[1] = torch.maximum(self.largest[1], gap_C.max().double())
+            if self.spread is not None:
+                self.spread.add(old_C.detach(), inputs.rollout_logp_T)
 
     def values(self, sums: ValueSums) -> None:
         """Add a row of the critic."""
@@ -97,11 +102,40 @@ class UpdateMetrics:
         if reference:
             found["kl"] = means["kl"]
             found["policy_loss"] -= settings.kl_coef * means["kl"]
+        if self.spread is not None:
+            found |= self.spread.reduce(comm)
+            if not fresh:  # the policies differ, and their gap says nothing about the engines
+                del found["gap"], found["gap_max"]
         if isinstance(section, PPOSection):
             values = self.value_sums.reduced(comm.sum).means()
             found |= values | {"critic_grad_norm": _mean(self.critic_norms)}
             found["policy_loss"] -= section.vf_coef * values["value_loss"]
         return found
+
+
+class RatioSpread:
+    """Mean, standard deviation and maximum of the importance ratio learner/rollout over the tokens of a batch, before its cap."""
+
+    def __init__(self, device: torch.device):
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # tokens, ratio, ratio²
+        self._largest = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, learner_C: torch.Tensor, rollout_C: torch.Tensor) -> None:
+        """Add a row: log-probabilities [C] by the learner before the update, and by the engine that sampled."""
+        ratio_C = (learner_C - rollout_C).double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        self._sums += torch.stack([torch.ones_like(ratio_C).sum(), ratio_C.sum(), ratio_C.square().sum()])
+        self._largest = torch.maximum(self._largest, ratio_C.max())
+
+    def reduce(self, comm: Comm) -> dict[str, float]:
+        """The metrics over all ranks; collective."""
+        tokens, total, squares = comm.sum(self._sums).tolist()
+        count = max(tokens, 1.0)
+        mean = total / count
+        return {
+            "importance_mean": mean,
+            "importance_std": max(squares / count - mean**2, 0.0) ** 0.5,
+            "importance_max": float(comm.max(self._largest)),
+        }
 
 
 def _mean(values: list[float]) -> float:

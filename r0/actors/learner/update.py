@@ -36,7 +36,7 @@ def loss_settings(config: RLConfig) -> LossSettings:
     """The constants of the loss, from the section of ``algo``."""
     section = config.section
     if isinstance(section, PPOSection):  # the KL is in the reward
-        return LossSettings(clip_low=section.cliprange, clip_high=section.cliprange)
+        return LossSettings(clip_low=section.cliprange, clip_high=section.cliprange, tis_cap=section.tis_cap or 0.0)
     return LossSettings(
         clip_low=section.clip_low,
         clip_high=section.clip_high,
@@ -83,7 +83,7 @@ class Updater:
         self._changed = False
         batch = make_batch(groups, version, config.sync.max_staleness, self.comm.device)
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
-        metrics = UpdateMetrics(self.comm.device)
+        metrics = UpdateMetrics(self.comm.device, stale=config.sync.max_staleness > 0)
         self.fault = BatchFault()
         self._first_passes(batch, plan)
         updates = [(epoch, mini) for epoch, minis in enumerate(plan) for mini in minis]

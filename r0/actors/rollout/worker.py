@@ -89,6 +89,10 @@ class RolloutWorker:
         self._engine.close()
 
 
+class RolloutsLost(RunFailed):
+    """All rollout workers failed while the learner changed the weights that they sampled with."""
+
+
 class RolloutGroup:
     """The workers of the rollout role. One that dies, hangs or fails is started again, and its requests are sampled again: seeds
     are keyed, so the samples are the same.
@@ -102,6 +106,7 @@ class RolloutGroup:
     Attributes:
         give_weights: hands the current weights to all workers after some were started again, and returns those that failed
             meanwhile; None where the weights of the model folder are the current ones.
+        lost: workers that failed while no weights could be given, with the error; ``restart`` them when that is possible again.
     """
 
     def __init__(self, pool: Pool, deadline_s: float, start_deadline_s: float = 600.0, restarts: Restarts | None = None):
@@ -110,6 +115,7 @@ class RolloutGroup:
         self._start_deadline_s = start_deadline_s
         self._restarts = restarts or Restarts(most=0)
         self.give_weights: Callable[[], dict[int, Exception]] | None = None
+        self.lost: dict[int, Exception] = {}
         self._sampling = Deadline(deadline_s)
 
     @property
@@ -140,13 +146,14 @@ class RolloutGroup:
         incomplete = {index: RuntimeError("its weights are incomplete") for index, version in versions.items() if version == -1}
         return incomplete | {index: answer for index, answer in versions.items() if isinstance(answer, Exception)}
 
-    def restart(self, failed: Mapping[int, Exception]) -> None:
-        """Restart the workers that failed, until all have the current weights.
+    def restart(self, failed: Mapping[int, Exception], give_weights: bool = True) -> None:
+        """Restart the workers that failed, and those in ``lost``, until all have the current weights (or, without
+        ``give_weights``, those of the model folder).
 
         Raises:
             RunFailed: workers failed too often.
         """
-        waiting = dict(failed)
+        waiting, self.lost = {**self.lost, **failed}, {}
         while waiting:
             self._restarts.count(next(iter(waiting.values())))
             for index, error in waiting.items():
@@ -154,35 +161,66 @@ class RolloutGroup:
                 self._pool.replace(index)
             started = self._pool.attempt_some("start", dict.fromkeys(waiting, ()), self._start_deadline_s)
             waiting = {index: answer for index, answer in started.items() if isinstance(answer, Exception)}
-            if not waiting and self.give_weights is not None:
+            if not waiting and give_weights and self.give_weights is not None:
                 waiting = self.give_weights()
 
     def sample(
-        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool = False
+        self,
+        requests: Sequence[SampleRequest],
+        temperature: float,
+        max_new_tokens: int,
+        greedy: bool = False,
+        leave: Callable[[], bool] | None = None,
     ) -> list[Sampled]:
         """Complete every request, in order, with one call per worker; requests with the same prompt go to the same worker.
+
+        Args:
+            leave: given while the learner updates, so that no worker can be given weights: the share of one that fails goes to
+                the others. True once the samples are not wanted any more.
 
         Raises:
             RuntimeError: workers hold different weight versions.
             RunFailed: workers died, hung or failed too often.
+            RolloutsLost: all failed while the learner updates.
+            CallLeft: ``leave()`` is true; the workers still work on their shares.
         """
-        shares = assign_requests(requests, len(self._pool), max_new_tokens)
-        waiting = dict(enumerate(shares))
+        waiting = dict(enumerate(assign_requests(requests, len(self._pool), max_new_tokens)))
         completed: list[Sampled | None] = [None] * len(requests)
         while waiting:
-            arguments = {w: ([requests[i] for i in share], temperature, max_new_tokens, greedy) for w, share in waiting.items()}
+            homes = self._homes(waiting)
+            shares = {worker: waiting[home] for worker, home in homes.items()}
+            arguments = {w: ([requests[i] for i in share], temperature, max_new_tokens, greedy) for w, share in shares.items()}
             with self._sampling.call(len(requests) * max_new_tokens) as deadline_s:
-                results = self._pool.attempt_some("sample", arguments, deadline_s)
+                results = self._pool.attempt_some("sample", arguments, deadline_s, leave)
             failed = {worker: result for worker, result in results.items() if isinstance(result, Exception)}
-            for worker in waiting.keys() - failed.keys():
-                for i, sampled in zip(waiting[worker], results[worker], strict=True):
+            for worker in shares.keys() - failed.keys():
+                for i, sampled in zip(shares[worker], results[worker], strict=True):
                     completed[i] = sampled
-            self.restart(failed)
-            waiting = {worker: waiting[worker] for worker in failed}
+                del waiting[homes[worker]]
+            if leave is None:
+                self.restart(failed)
+            else:
+                self._lose(failed)
         done = [sampled for sampled in completed if sampled is not None]
         if len(versions := {sampled.version for sampled in done}) > 1:
             raise RuntimeError(f"rollout workers sampled with different weight versions: {sorted(versions)}")
         return done
+
+    def _homes(self, waiting: Mapping[int, Any]) -> dict[int, int]:
+        """The worker for each share, named by its usual worker, its home. Another one takes the whole share of one that is lost,
+        once it has done its own: the numbers of a sample may depend on those sampled beside it."""
+        free = [worker for worker in range(len(self._pool)) if worker not in self.lost and worker not in waiting]
+        orphans = [home for home in waiting if home in self.lost]
+        return {home: home for home in waiting if home not in self.lost} | dict(zip(free, orphans, strict=False))
+
+    def _lose(self, failed: Mapping[int, Exception]) -> None:
+        for index, error in failed.items():
+            logger.warning(
+                "rollout worker %d is started again after the update: %s", index, reason(error), exc_info=_unexpected(error)
+            )
+        self.lost |= failed
+        if len(self.lost) == len(self._pool):
+            raise RolloutsLost(f"no rollout worker is left to sample the next step: {reason(next(iter(self.lost.values())))}")
 
 
 def _unexpected(error: Exception) -> Exception | None:
