@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from r0.actors.found_ray import JOB, CannotUse, FoundRay, find_ray, listens, look_at, use_token
-from r0.actors.placement import Bundle, check, check_engines, cluster_gpus, phases, warn_about_unused_gpus
+from r0.actors.placement import Bundle, available_cores, check, check_engines, cluster_gpus, phases, warn_about_unused_gpus
 from r0.config import RankingKeys, TrainingKeys
 from r0.errors import UserError, reason
 from r0.process.folders import remove_leftovers, temp_root
@@ -119,7 +119,7 @@ def _start_here(need: Sequence[Bundle]) -> None:
     Raises:
         UserError: there is no folder for it, or its processes did not start.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    cores = available_cores()
     cpus = sum(bundle.cpus for bundle in need)
     if cpus > cores:
         logger.warning("the roles declare %g CPU cores and this machine has %d: they will take turns", cpus, cores)

@@ -65,6 +65,11 @@ def phases(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[list[Bund
     return [*engines, bundles(config, has_gpus)]
 
 
+def available_cores() -> int:
+    """CPU cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def cluster_gpus() -> float:
     """GPUs of the cluster that this process has joined; 0 if the installed torch cannot use GPUs."""
     import ray

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from r0.actors.placement import phases
+from r0.actors.placement import available_cores, bundles, phases
 from r0.commands.memory import memory_lines
 from r0.commands.start_model import check_model
-from r0.config import AnnotateConfig, RankingKeys, RerankConfig, ScoreConfig, Section, TrainingKeys
+from r0.config import AnnotateConfig, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
+from r0.config.cards import shares_card
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
 from r0.runs.output_path import output_path
@@ -23,6 +24,7 @@ def plan(command: str, config: TrainingKeys, gpu_memory: float | None = None) ->
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
     gpus = gpu_memory is not None or local_gpus() > 0
     parts += _places(config, gpus)
+    parts += _sampling_ahead(config, gpus)
     parts += _memory(config, missing, gpu_memory)
     parts.append(_output(command, config, missing))
     data = getattr(config, "data", "builtin")
@@ -80,6 +82,27 @@ def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
         counts[place] = counts.get(place, 0) + 1
     lines += [f"  {count} × {role}: {cpus:g} CPU, {gpu:g} GPU each" for (role, cpus, gpu), count in counts.items()]
     return [*lines, "  one kind after the other"] if len(needs) > 1 else lines
+
+
+def _sampling_ahead(config: TrainingKeys, gpus: bool) -> list[str]:
+    """Whether ``sync.max_staleness=1`` is possible and worth it on this layout."""
+    if not isinstance(config, RLConfig):
+        return []
+    key = "sync.max_staleness=1"
+    if config.ray.inline:
+        return [f"{key}: not possible, because learner and engine are in one process"]
+    if shares_card(config, gpus=True):
+        return [f"{key}: not possible, because learner and engine share a card and take turns on it"]
+    needs = [bundle for bundle in bundles(config, gpus) if bundle.role != "reward"]
+    on_cards = [bundle.gpus > 0 for bundle in needs]
+    wanted, cores = sum(bundle.cpus for bundle in needs), available_cores()
+    if not any(on_cards) and wanted > cores and config.ray.address in (None, "local"):
+        return [f"{key}: possible, but 0 is better: learner and engines want {wanted:g} cores, and this machine has {cores}"]
+    kind = "cards" if all(on_cards) else "devices" if any(on_cards) else "cores"
+    return [
+        f"{key}: possible, since learner and engines have {kind} of their own; a step takes as long as sampling or learning, not "
+        "both; rollouts are one weight version old, and a stop may wait for them"
+    ]
 
 
 def _memory(config: TrainingKeys | RankingKeys, missing: list[str], gpu_memory: float | None) -> list[str]:

@@ -11,6 +11,7 @@ from r0.config import RolloutSection, StageAConfig
 from r0.config.cards import shares_card, transfer_backend
 from r0.config.load import load
 from r0.errors import UserError
+from r0.launch import main
 
 
 def config(learner=None, rollout=None, backend="auto", staleness=0, **values):
@@ -94,6 +95,22 @@ def test_a_card_is_shared_by_fractions_and_inline_but_not_without_gpus_or_vllm()
     assert not shares_card(config(), gpus=True)
     assert not shares_card(config(**inline, learner={"gpus": 0.0}), gpus=True)
     assert not shares_card(config(**inline, rollout={"engine": "hf"}), gpus=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([], "possible, since learner and engines have cores of their own"),
+        (["learner.cpus=3000"], "possible, but 0 is better: learner and engines want 3001 cores, and this machine has"),
+        (["ray.inline=true"], "not possible, because learner and engine are in one process"),
+        (["learner.gpus=0.4", "rollout.gpus=0.6"], "not possible, because learner and engine share a card"),
+        (["--gpu-memory=80"], "possible, since learner and engines have cards of their own"),
+    ],
+)
+def test_a_dry_run_says_whether_sampling_ahead_is_possible_and_worth_it(tmp_path, capsys, monkeypatch, values, words):
+    monkeypatch.setattr("r0.commands.plan.available_cores", lambda: 4)
+    assert main(["stage_a", "model=r0-tiny", f"output={tmp_path / 'run'}", *values, "--dry-run"]) == 0
+    assert f"\nsync.max_staleness=1: {words}" in capsys.readouterr().out
 
 
 def test_rollouts_of_older_weights_are_corrected_by_default():
