@@ -39,6 +39,7 @@ class StepRollouts:
     def __init__(self, config: RLConfig, source: TaskSource, prompter: Prompter, roles: Roles, recorder: Recorder):
         self.config, self.source, self.prompter, self.roles, self.recorder = config, source, prompter, roles, recorder
         self.pending: list[Scored] = []
+        self._ahead: _Sampling | None = None
         self._seconds: dict[str, float] = {}  # of ``pending``
 
     def resume(self, pending: list[Scored]) -> None:
@@ -65,11 +66,12 @@ class StepRollouts:
         Raises:
             RolloutsLost, UserError, …: what ended the sampling.
         """
+        self._ahead = None
         if step is None or not self.config.sync.max_staleness:
             yield
             self.pending = []
             return
-        thread = _Sampling(lambda clock, leave: self._rollouts(step, clock, leave))
+        thread = self._ahead = _Sampling(lambda clock, leave: self._rollouts(step, clock, leave))
         try:
             yield
         except BaseException as error:
@@ -85,6 +87,10 @@ class StepRollouts:
                     said = True
                 thread.join(LOOK_S)
         self.pending, self._seconds = thread.result(), thread.clock.take()
+
+    def failed(self) -> BaseException | None:
+        """What has ended the sampling of ``ahead``, if something has; None while it goes on."""
+        return self._ahead.error if self._ahead is not None else None
 
     def staleness(self, step: int, scored: Sequence[Scored]) -> dict[str, float]:
         """A metric of runs that sample ahead: by how many weight versions the rollouts that ``step`` learns from lag behind, in
@@ -140,7 +146,7 @@ class _Sampling(threading.Thread):
         self.clock, self.left = Clock(), False
         self._sample = sample
         self._scored: list[Scored] = []
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
@@ -148,7 +154,7 @@ class _Sampling(threading.Thread):
         try:
             self._scored = self._sample(self.clock, lambda: self.left)
         except BaseException as error:
-            self._error = error
+            self.error = error
 
     def result(self) -> list[Scored]:
         """The rollouts, once the thread has ended.
@@ -156,6 +162,6 @@ class _Sampling(threading.Thread):
         Raises:
             Exception: the one that ended it.
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._scored

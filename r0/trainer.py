@@ -14,6 +14,7 @@ from r0.data.source import TaskSource
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
+from r0.records import Scored
 from r0.runs import Recorder
 from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
@@ -56,8 +57,8 @@ class Trainer:
     def train(self, steps: int) -> bool:
         """Train for ``steps`` updates, from the newest checkpoint if there is one. Returns whether all are done.
 
-        A learner that loses a rank starts again from the newest checkpoint, and so does one whose engines are all lost while it
-        updates. The steps after it are repeated: they are pure functions of their number.
+        A learner that loses a rank starts again from the newest checkpoint, and so does one that has lost the samples of the next
+        step with the weights they need. The steps after it are repeated: they are pure functions of their number.
 
         Raises:
             RunFailed: workers failed too often; where the learner is whole, its state is saved.
@@ -143,13 +144,7 @@ class Trainer:
                     scored = self.rollouts.of(step)
                 stack.enter_context(self.stop.saving())
                 self.bad_batches.check_logprobs(step + 1, scored)
-                self._done = 0  # until the update is complete, the learner's state is not to be saved
-                with self.rollouts.ahead(step + 1 if step + 1 < steps else None, self.stop):
-                    with clock("learn"):
-                        stats = self.roles.learn(sampling.train_groups(scored), step, leave=self.stop)
-                    if not stats:
-                        self._done = step
-                        raise Stopped(self.stop.exit_code)
+                stats = self._learn(scored, step, step + 1 if step + 1 < steps else None)
                 self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
                 if "gap" in stats:  # an update was made, on rollouts of the same weights
                     self._check_gap(step, stats["gap"])
@@ -161,6 +156,33 @@ class Trainer:
             if values is not None:  # the update is complete even if the sync fails
                 self.recorder.step(step + 1, values, scored)
                 self._done = step + 1
+
+    def _learn(self, scored: list[Scored], step: int, ahead: int | None) -> dict[str, float]:
+        """Update on the rollouts of ``step`` while step ``ahead`` is sampled; returns the figures.
+
+        Where the engines are lost before a weight has changed, the update is left, they get the weights once more, and both are
+        done again.
+
+        Raises:
+            Stopped: the run is to stop, and no weight has changed.
+            RolloutsLost: the engines are lost, and so are the weights they had.
+        """
+        groups, stats = sampling.train_groups(scored), dict[str, float]()
+        while not stats:
+            self._done = 0  # until the update is complete, the learner's state is not to be saved
+            try:
+                with self.rollouts.ahead(ahead, self.stop):
+                    with self.recorder.clock("learn"):
+                        stats = self.roles.learn(groups, step, lambda: self.stop() or self.rollouts.failed() is not None)
+                    if not stats:
+                        self._done = step
+                        raise (None if self.stop() else self.rollouts.failed()) or Stopped(self.stop.exit_code)
+            except RolloutsLost as lost:
+                if stats:
+                    raise
+                self.recorder.say(f"{lost}; step {step + 1} is learned again")
+                self.roles.rollout.restart({})
+        return stats
 
     def _checkpoint(self, step: int, steps: int, metric: float | None, stopping: bool) -> None:
         """Save where one is due, or where the metric is the best so far. The last one is complete on return; others are written

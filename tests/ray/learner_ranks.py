@@ -103,15 +103,20 @@ def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
     if job.left:
         saved = _learner(job, rank, world, master)
         _update(saved, job, done)
-        looks = iter([False, True])
-        saved.updater.left = lambda: rank == 0 and next(looks)  # rank 0 alone knows, in the middle of the rows
+        looks, policy = iter([False]), saved.networks.policy  # rank 0 alone knows, in the middle of the rows with gradients
+        saved.updater.left = lambda: rank == 0 and policy.module.training and next(looks, True)
         assert _update(saved, job, next_) == {}
+        saved.updater.left = lambda: False
     saved.save(str(folder))
     saved.saved_files(wait=True)
     figures = [_update(first, job, next_)]
     second = _learner(job, rank, world, master)
     second.load(str(folder))
     figures.append(_update(second, job, next_))
+    if job.left:  # the learner that left the batch can also go on itself
+        figures.append(_update(saved, job, next_))
+        found, wanted = _weights(saved), _weights(first)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     return {"first": _weights(first), "second": _weights(second), "figures": figures}
 
 

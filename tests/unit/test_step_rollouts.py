@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import threading
+import time
 from pathlib import Path
 from statistics import fmean, pstdev
 from types import SimpleNamespace
@@ -51,8 +52,8 @@ class RecordingRoles:
         self.log: list[tuple] = []
         self.fault, self.at, self.stop = fault, at, stop
         self.weights = self.engine_weights = self.version = 0
-        self.sampling, self.began = 0, threading.Event()
-        self.rollout = SimpleNamespace(sample=self.sample)
+        self.sampling, self.began, self.early = 0, threading.Event(), False
+        self.rollout = SimpleNamespace(sample=self.sample, restart=self.restart_rollout)
         self.reward = SimpleNamespace(score=self.score)
         self.learner = SimpleNamespace(save=self.save, saved_files=self.saved_files, load=self.load, batch_fault=None)
 
@@ -70,8 +71,8 @@ class RecordingRoles:
             self.began.set()
         try:
             self.log.append(("sample", self.version, "ahead" if leave else "now"))
-            if leave and self.fault == "rollouts lost" and self.version == self.at:
-                self.fault = ""
+            if leave and self.fault.startswith("rollouts lost") and self.version == self.at:
+                self.early, self.fault = self.fault.endswith("early"), ""
                 raise RolloutsLost("no rollout worker is left")
             while leave and self.fault == "left" and self.version == self.at:
                 if leave():
@@ -93,6 +94,12 @@ class RecordingRoles:
         if self.staleness and step + 1 < STEPS:
             assert self.began.wait(WAIT_S), "the next step is not sampled meanwhile"
         self.began.clear()
+        if self.early:  # the update looks between its rows
+            end = time.monotonic() + WAIT_S
+            while not leave():
+                assert time.monotonic() < end
+            self.early = False
+            return {}
         if step == self.at and self.fault:
             fault = self.fault
             if fault == "learner lost":
@@ -111,6 +118,10 @@ class RecordingRoles:
         assert not self.sampling, "the engines still sample"
         self.log.append(("restart", type(lost).__name__))
         self.weights = self.engine_weights = self.version = 0
+
+    def restart_rollout(self, failed):
+        self.log.append(("restart", "rollout"))
+        self.engine_weights = self.weights
 
     def save(self, directory):
         self.file = Path(directory) / "weights.json"
@@ -187,12 +198,15 @@ def test_a_stopped_run_goes_on_like_one_that_was_not(tmp_path, whole, capsys, fa
     assert results(tmp_path / "run") == whole
 
 
-@pytest.mark.parametrize(("fault", "error"), [("learner lost", "LearnerLost"), ("rollouts lost", "RolloutsLost")])
+LOSSES = {"learner lost": "LearnerLost", "rollouts lost": "RolloutsLost", "rollouts lost early": "rollout"}
+
+
+@pytest.mark.parametrize(("fault", "restarted"), LOSSES.items())
 @pytest.mark.parametrize("at", range(STEPS - 1))
-def test_after_a_loss_the_run_goes_on_from_the_newest_checkpoint(tmp_path, whole, fault, error, at):
+def test_after_a_loss_the_run_goes_on_from_the_newest_checkpoint_or_at_once(tmp_path, whole, fault, restarted, at):
     roles, done = train(tmp_path / "run", fault, at)
     assert done
-    assert [line for line in roles.log if line[0] == "restart"] == [("restart", error)]
+    assert [line for line in roles.log if line[0] == "restart"] == [("restart", restarted)]
     assert results(tmp_path / "run") == whole
 
 

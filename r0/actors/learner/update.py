@@ -176,15 +176,17 @@ class Updater:
         engines = [engine for engine in (self.networks.policy, self.networks.critic) if engine is not None]
         metrics.begin()
         passes: list[Pass] = []
+        holding: dict[Any, None] = {}  # engines with gradients
         for engine in engines:
             engine.train()
             for part in mini.slices:
-                self._leave_if_asked()
+                self._leave_if_asked(*holding)
                 if engine is self.networks.policy:
                     loss, out_C = self._policy_row(batch, mini, part, metrics, first)
                 else:
                     loss, out_C = self._value_row(batch, mini, part, metrics)
                 engine.backward(loss * self.comm.world)
+                holding[engine] = None
                 passes.append(Pass(part, loss.detach(), out_C.detach(), engine.gradient_sum.take(self.comm.device)))
         total = torch.zeros(2, dtype=torch.float64, device=self.comm.device)
         for row in passes:
@@ -207,9 +209,11 @@ class Updater:
         metrics.step(loss_sum, *norms)
         return True
 
-    def _leave_if_asked(self) -> None:
-        """All ranks together, which have equally many rows."""
+    def _leave_if_asked(self, *holding: Any) -> None:
+        """All ranks together, which have equally many rows. Engines that hold gradients drop them, for an update to come."""
         if not self._changed and float(self.comm.max(torch.tensor(float(self.left())))):
+            for engine in holding:
+                drop_gradients(engine)
             raise Left
 
     def _policy_row(

@@ -215,9 +215,7 @@ class RolloutGroup:
 
     def _lose(self, failed: Mapping[int, Exception]) -> None:
         for index, error in failed.items():
-            logger.warning(
-                "rollout worker %d is started again after the update: %s", index, reason(error), exc_info=_unexpected(error)
-            )
+            logger.warning("rollout worker %d is lost for this step: %s", index, reason(error), exc_info=_unexpected(error))
         self.lost |= failed
         if len(self.lost) == len(self._pool):
             raise RolloutsLost(f"no rollout worker is left to sample the next step: {reason(next(iter(self.lost.values())))}")
