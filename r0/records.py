@@ -206,7 +206,12 @@ class TrainCompletion:
 
 @dataclass(frozen=True, slots=True)
 class TrainGroup:
-    """A prompt and its completions. Groups are distributed to learner ranks; a group is never split between ranks."""
+    """A prompt and its completions. Groups are distributed to learner ranks; a group is never split between ranks.
+
+    ``skipped_tokens`` and ``skipped_completions`` have no gradient and are not computed, but the loss's denominators count them.
+    """
 
     prompt_ids: tuple[int, ...]
     completions: tuple[TrainCompletion, ...]
+    skipped_tokens: int = 0
+    skipped_completions: int = 0

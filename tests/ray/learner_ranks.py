@@ -17,6 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from learner_models import plain_logprobs, random_groups, tiny_model
 
+from r0.actors.learner.idle import skip_idle
 from r0.actors.learner.shares import assign_groups
 from r0.config import StageAConfig
 from r0.records import TrainGroup
@@ -28,7 +29,8 @@ Batches = list[list[TrainGroup]]
 @dataclass(frozen=True)
 class Job:
     """Updates on some batches: the weights after them, or whether a resumed learner ends with the same; or, with ``poison``,
-    what a first and a second update leave that a gradient or a token keeps from being made.
+    what a first and a second update leave that a gradient or a token keeps from being made; or, with ``gradients``, those of
+    every optimizer update with and without idle groups.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Job:
     model: Path
     resume: bool = False
     left: bool = False
+    gradients: bool = False
     poison: str = ""  # policy, critic: a gradient of that network is NaN on the last rank; a number: that token has no embedding
 
 
@@ -63,7 +66,7 @@ def _rank(rank: int, world: int, port: int, jobs: list[Job], folder: Path) -> No
     torch.set_num_threads(1)
     results = {}
     for job in jobs:
-        work = _poisoned if job.poison else _resume if job.resume else _train
+        work = _poisoned if job.poison else _gradients if job.gradients else _resume if job.resume else _train
         results[job.name] = work(job, rank, world, f"127.0.0.1:{port}", folder / job.name)
     if rank == 0:
         torch.save(results, folder / "results.pt")
@@ -75,10 +78,11 @@ def _learner(job: Job, rank: int, world: int, master: str):
     return Learner(StageAConfig(**job.config), str(job.model), 10, rank, world, master, "cpu")
 
 
-def _update(learner, job: Job, step: int) -> dict[str, float]:
-    section = learner.config.section
+def _update(learner, job: Job, step: int, skip: bool = True) -> dict[str, float]:
+    section, groups = learner.config.section, job.batches[step]
+    groups = skip_idle(groups, learner.config, step) if skip else groups
     shares = assign_groups(
-        job.batches[step], learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step
+        groups, learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step
     )
     share = shares[learner.rank]
     return learner.update(share.groups, 0, share.schedule)
@@ -118,6 +122,35 @@ def _resume(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
         found, wanted = _weights(saved), _weights(first)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     return {"first": _weights(first), "second": _weights(second), "figures": figures}
+
+
+def _gradients(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:
+    found: dict = {"figures": []}
+    for name, skip in (("skipped", True), ("whole", False)):
+        learner = _learner(job, rank, world, master)
+        found[name] = _note_gradients(learner)
+        found["figures"].append([_update(learner, job, step, skip) for step in range(len(job.batches))])
+    return found
+
+
+def _note_gradients(learner) -> list[torch.Tensor]:
+    """A list to which every optimizer update adds the policy's gradient over all ranks, as one vector."""
+    engine, noted = learner.networks.policy, []
+    parameters = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+    sums = [torch.zeros(getattr(parameter, "ds_shape", parameter.shape)) for parameter in parameters]
+    for parameter, total in zip(parameters, sums, strict=True):
+        parameter.register_hook(lambda gradient, total=total: total.add_(gradient) * 0 + gradient)
+    step = engine.step
+
+    def noting() -> None:
+        whole = torch.cat([total.flatten() for total in sums])
+        noted.append(learner.updater.comm.sum(whole).clone() / learner.world)
+        for total in sums:
+            total.zero_()
+        step()
+
+    engine.step = noting
+    return noted
 
 
 def _poisoned(job: Job, rank: int, world: int, master: str, folder: Path) -> dict:

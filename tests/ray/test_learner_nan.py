@@ -95,4 +95,4 @@ def test_completions_without_tokens_are_learned_from_without_an_error(model, tmp
     for each in jobs:
         (figures,) = found[each.name]["figures"]
         assert figures["skipped_updates"] == 0
-        assert figures["tokens"] == (0 if "alone" in each.name else 20)
+        assert ("gap" in figures) == ("mixed" in each.name)  # of no token there is none

@@ -58,7 +58,10 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class MiniBatch:
-    """The rank's rows of one optimizer update, with filler rows so that all ranks have equally many; counts over all ranks."""
+    """The rank's rows of one optimizer update, with filler rows so that all ranks have equally many, and at least one.
+
+    The counts are those of all ranks, including what is skipped (see ``TrainGroup``).
+    """
 
     slices: list[Slice]
     tokens: int
@@ -135,11 +138,13 @@ def make_minibatches(batch: Batch, schedule: Schedule, shared: bool, row_tokens:
             if chosen not in built:  # with one mini-batch per epoch, the rows of all epochs are the same
                 built[chosen] = _slices(batch, chosen, shared, row_tokens, comm.device)
             plan[-1].append(built[chosen])
-            members = [completion for g in chosen for completion in batch.groups[g].completions]
-            counts.append([sum(len(c.token_ids) for c in members), len(members), len(built[chosen])])
+            members = [batch.groups[g] for g in chosen]
+            tokens = sum(g.skipped_tokens + sum(len(c.token_ids) for c in g.completions) for g in members)
+            completions = sum(g.skipped_completions + len(g.completions) for g in members)
+            counts.append([tokens, completions, len(built[chosen])])
     count_M3 = torch.tensor(counts, dtype=torch.long).reshape(-1, 3)
     totals = comm.sum(count_M3[:, :2]).tolist()
-    rows = comm.max(count_M3[:, 2]).tolist()
+    rows = comm.max(count_M3[:, 2]).clamp(min=1).tolist()  # an optimizer steps after a backward pass only
     filler = _filler(shared, comm.device)
     numbered = iter(zip(totals, rows, strict=True))
     result: list[list[MiniBatch]] = []

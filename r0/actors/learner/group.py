@@ -10,6 +10,7 @@ from typing import Any
 from r0.actors.deadline import Deadline
 from r0.actors.learner.batch import check_groups
 from r0.actors.learner.batch_fault import BatchFault
+from r0.actors.learner.idle import skip_idle
 from r0.actors.learner.shares import assign_groups
 from r0.actors.pool import CallLeft, Pool, RoleDied, is_actor
 from r0.config import RLConfig
@@ -44,7 +45,8 @@ class LearnerGroup:
     def update(
         self, groups: Sequence[TrainGroup], version: int, step: int, leave: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
-        """Distribute a batch over the ranks, balanced by tokens, update, and return the metrics (the same on every rank).
+        """Distribute a batch over the ranks, without its idle groups (``skip_idle``) and balanced by tokens, update, and return
+        the metrics (the same on every rank).
 
         Args:
             groups: the whole batch.
@@ -60,7 +62,8 @@ class LearnerGroup:
         """
         section = self.config.section
         check_groups(groups, version, self.config.sync.max_staleness)
-        shares = assign_groups(groups, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
+        needed = skip_idle(groups, self.config, step)
+        shares = assign_groups(needed, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
         self._places = [share.places for share in shares]
         if not is_actor(self.pool.workers[0]):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 
 from r0.actors.learner.comm import Comm
+from r0.actors.learner.rows import Row
 from r0.algos.kl import MAX_LOG_RATIO
 from r0.algos.losses import LossInputs, LossSettings
 from r0.algos.sums import PolicySums, ValueSums
 from r0.config import GRPOSection, PPOSection
+from r0.records import TrainGroup
 
 
 class UpdateMetrics:
@@ -69,19 +72,28 @@ class UpdateMetrics:
         if critic_norm is not None:
             self.critic_norms.append(critic_norm)
 
-    def count(self, tokens: int, rows: int, row_tokens: int) -> None:
-        """Add this rank's share of one pass over the batch."""
-        self.counts += torch.tensor([tokens, rows, row_tokens], dtype=torch.float64)
+    def count(self, rows: Sequence[Row], groups: Sequence[TrainGroup]) -> None:
+        """Add this rank's share of one pass over the batch; a group without completions is skipped."""
+        skipped = sum(not group.completions for group in groups)
+        self.counts += torch.tensor([len(rows), sum(row.tokens for row in rows), skipped], dtype=torch.float64)
 
     def reduce(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
-        """All metrics of the update, over all ranks and steps; collective. Only counts if no step was made."""
+        """All metrics of the update, over all ranks and steps; collective. Only counts if no step was made.
+
+        What needs log-probabilities is of the groups that were computed, and left out if they have no tokens.
+        """
         sums = self.sums.reduced(comm.sum)
         rest = comm.sum(torch.cat([self.gap.cpu(), self.entropy.cpu()[None], self.counts]))
         ratio_max, gap_max = comm.max(self.largest).tolist()
-        gap, fresh, entropy, tokens, rows, row_tokens = rest.tolist()
+        gap, fresh, entropy, rows, row_tokens, skipped_groups = rest.tolist()
         means = sums.means()
+        counts = {"rows": rows, "row_tokens": row_tokens}
+        if isinstance(section, GRPOSection):
+            counts["skipped_groups"] = skipped_groups
         if not self.losses:
-            return {"tokens": tokens, "rows": rows, "row_tokens": row_tokens}
+            return counts
+        if not float(sums.tokens):
+            return {"loss": _mean(self.losses), "grad_norm": _mean(self.norms), **counts}
         found = {
             "loss": _mean(self.losses),
             "policy_loss": _mean(self.losses),
@@ -95,9 +107,7 @@ class UpdateMetrics:
             "gap": gap / max(fresh, 1.0),
             "gap_max": gap_max,
             "grad_norm": _mean(self.norms),
-            "tokens": tokens,
-            "rows": rows,
-            "row_tokens": row_tokens,
+            **counts,
         }
         if reference:
             found["kl"] = means["kl"]

@@ -20,8 +20,8 @@ class Share:
 
 
 def cost(group: TrainGroup) -> int:
-    """Number of tokens that the learner computes for a group."""
-    return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions)
+    """Number of tokens that the learner computes for a group; 0 without completions."""
+    return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions) if group.completions else 0
 
 
 def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:

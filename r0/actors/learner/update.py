@@ -96,8 +96,7 @@ class Updater:
                     break
         else:
             skipped = len(updates)
-        rows = [part for mini in plan[0] for part in mini.slices if part.completions]
-        metrics.count(tokens=len(batch.seq_T), rows=len(rows), row_tokens=sum(part.row.tokens for part in rows))
+        metrics.count([part.row for mini in plan[0] for part in mini.slices if part.completions], groups)
         found = metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
         return found | {"skipped_updates": float(skipped)}
 
