@@ -185,13 +185,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A rollout with its text, its verdict and its named reward components; ``total`` is their sum."""
+    """A rollout with its text, its verdict and its named reward components; ``total`` is their sum. A ``masked`` one is not
+    learned from."""
 
     rollout: Rollout
     text: str  # the prefilled tag and the decoded completion, with special tokens except the end-of-sequence token
     verdict: Verdict
     components: Mapping[str, float]
     total: float
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

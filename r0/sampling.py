@@ -48,7 +48,7 @@ def rollouts(
 
 
 def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
-    """Scored completions in the learner's format: one ``TrainGroup`` per prompt, in group order."""
+    """Scored completions in the learner's format: one ``TrainGroup`` per prompt, in group order, without masked completions."""
     by_group: dict[int, list[Scored]] = {}
     for one in scored:
         by_group.setdefault(one.rollout.group, []).append(one)
@@ -60,6 +60,7 @@ def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
                     one.rollout.sampled.token_ids, one.rollout.sampled.logprobs, one.total, one.rollout.sampled.version
                 )
                 for one in group
+                if not one.masked
             ),
         )
         for _, group in sorted(by_group.items())
@@ -67,10 +68,13 @@ def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
 
 
 def spread_groups(scored: Sequence[Scored], tolerance: float = SPREAD_TOLERANCE) -> set[int]:
-    """The groups whose rewards are not all equal. All others have group-relative advantages of zero."""
+    """The groups whose rewards are not all equal, without masked completions. All others have group-relative advantages of
+    zero."""
     low: dict[int, float] = {}
     high: dict[int, float] = {}
     for one in scored:
+        if one.masked:
+            continue
         group = one.rollout.group
         low[group] = min(low.get(group, one.total), one.total)
         high[group] = max(high.get(group, one.total), one.total)

@@ -9,6 +9,7 @@ run does not survive one that ends the process.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from r0.errors import UserError
 from r0.records import Rollout, Scored, Verdict
 from r0.rewards import make_reward
 from r0.rewards.checked import CheckedReward, RewardFailed
+from r0.rewards.token_limit import OVERLONG, TokenLimit
 from r0.text.completion import CompletionReader
 
 logger = logging.getLogger(__name__)
@@ -32,10 +34,11 @@ class Failed:
     text: str
     verdict: Verdict
     reason: str
+    masked: bool = False
 
     def scored(self, value: float) -> Scored:
         """The rollout with the score ``value``."""
-        return Scored(self.rollout, self.text, self.verdict, {"failure": value}, value)
+        return Scored(self.rollout, self.text, self.verdict, {"failure": value}, value, self.masked)
 
 
 class RewardWorker:
@@ -46,13 +49,16 @@ class RewardWorker:
             torch, which is most of a worker's start.
         section: name and settings of the reward.
         eos_token_ids: additional ids that end a sequence.
+        limit: what the token limit means for a score.
 
     Raises:
         UserError: ``section.name`` is not the name of a reward.
     """
 
-    def __init__(self, tokenizer: Any, section: RewardBase, eos_token_ids: Iterable[int] = ()):
-        self._reward = CheckedReward(make_reward(section))
+    def __init__(
+        self, tokenizer: Any, section: RewardBase, eos_token_ids: Iterable[int] = (), limit: TokenLimit | None = None
+    ):
+        self._reward, self._limit = CheckedReward(make_reward(section)), limit or TokenLimit()
         self._reader = CompletionReader(tokenizer, eos_token_ids)
 
     def ping(self) -> bool:
@@ -65,15 +71,22 @@ class RewardWorker:
 
     def fail(self, rollout: Rollout, reason: str) -> Failed:
         """The outcome of a rollout for which ``score`` did not return; the reward is not called."""
-        return Failed(rollout, *self._read(rollout), reason)
+        text, verdict = self._read(rollout)
+        return Failed(rollout, text, verdict, reason, self._limit.masks(verdict))
 
     def _score(self, rollout: Rollout) -> Scored | Failed:
         text, verdict = self._read(rollout)
+        masked, added = self._limit.masks(verdict), self._limit.components(len(rollout.sampled.token_ids))
         try:
-            components, total = self._reward(verdict, rollout.task.label)
+            components, total = self._reward(self._limit.seen(verdict), rollout.task.label)
         except RewardFailed as failed:
-            return Failed(rollout, text, verdict, str(failed))
-        return Scored(rollout, text, verdict, components, total)
+            return Failed(rollout, text, verdict, str(failed), masked)
+        if added:
+            if not added.keys().isdisjoint(components):
+                return Failed(rollout, text, verdict, f"returned {OVERLONG}, which reward.overlong_tokens adds", masked)
+            components |= added
+            total = math.fsum(components.values())
+        return Scored(rollout, text, verdict, components, total, masked)
 
     def _read(self, rollout: Rollout) -> tuple[str, Verdict]:
         sampled, task = rollout.sampled, rollout.task

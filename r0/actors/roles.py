@@ -25,6 +25,7 @@ from r0.errors import RunFailed, reason
 from r0.process.allocator import learner_variables
 from r0.process.gpus import check_vllm, cuda_available, local_gpus
 from r0.records import TrainGroup
+from r0.rewards.token_limit import TokenLimit
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
         LearnerGroup(learner, config).offload()  # before the engine measures the free memory
     rollout = Pool("rollout", lambda _: RolloutWorker(engine), 1)
     tokenizer, ends = load_tokenizer(model)
-    reward = Pool("reward", lambda _: RewardWorker(tokenizer, config.reward, ends), 1)
+    reward = Pool("reward", lambda _: RewardWorker(tokenizer, config.reward, ends, TokenLimit.of(config)), 1)
     return _roles(config, engine, rollout, reward, learner)
 
 
@@ -200,7 +201,8 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
         learner = pool("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master, device), ranks)
         rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), config.rollout.workers)
         tokenizer, ends = load_tokenizer(model)
-        reward = pool("reward", RewardWorker, lambda _: (tokenizer, config.reward, ends), config.reward.workers, deferred=False)
+        judge = (tokenizer, config.reward, ends, TokenLimit.of(config))
+        reward = pool("reward", RewardWorker, lambda _: judge, config.reward.workers, deferred=False)
         if engine.shared_card:
             start(learner)
             if engine.sleep:

@@ -69,5 +69,11 @@ class GRPOSection(Section):
     kl_in: Literal["loss", "reward"] = key("loss", "whether kl_coef × KL is part of the loss or of the reward")
     tis_cap: NonNegative = key(3.0, "cap of the importance weight learner/rollout (truncated importance sampling); 0: off")
     refill_rounds: CountFrom0 = key(0, "maximum rounds of new prompts to replace groups with equal rewards")
+    truncated: Literal["penalise", "mask", "keep"] = key(
+        "penalise",
+        "completions cut at max_new_tokens: penalise: the reward sees the cut and subtracts its missing_eos_penalty; "
+        "mask: they give no gradient and count neither in the group's mean and spread nor in the denominator (DAPO's overlong "
+        "filtering); keep: the reward judges them like any other",
+    )
 
     _resolve = rewriting(_as_published)

@@ -89,6 +89,10 @@ class RLConfig(RunKeys):
                 f"grpo.num_generations: with 1 completion per group advantage={group.advantage} is always 0; "
                 "use at least 2, or grpo.advantage=reinforce_pp"
             )
+        if self.reward.overlong_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"reward.overlong_tokens: {self.reward.overlong_tokens} is above max_new_tokens={self.max_new_tokens}; lower it"
+            )
         if self.batch_size % self.mini_batches:
             split = f"{self.algo}.num_mini_batches={self.mini_batches}"
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")

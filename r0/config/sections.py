@@ -44,6 +44,12 @@ class RewardBase(Section):
     failure_value: float | None = key(
         None, "value of a completion on which the reward fails twice (it raises, hangs, or gives no numbers); empty: stop the run"
     )
+    overlong_tokens: CountFrom0 = key(
+        0,
+        "DAPO's soft overlong punishment: in the last overlong_tokens before max_new_tokens the component overlong falls "
+        "linearly from 0 to −overlong_penalty; 0: off",
+    )
+    overlong_penalty: NonNegative = key(1.0, "penalty of a completion of max_new_tokens, if overlong_tokens is above 0")
 
 
 class RewardSection(RewardBase):

@@ -76,10 +76,11 @@ class BadBatches:
 
 
 def _whose(scored: Sequence[Scored], samples: Sequence[tuple[int, int]]) -> str:
-    """The samples in words; they are (place of the group in the batch, place in the group)."""
-    groups: dict[int, list[Scored]] = {}
+    """The samples in words; they are (place of the group in the batch, place in the group without masked ones)."""
+    groups: dict[int, list[Scored]] = {one.rollout.group: [] for one in scored}
     for one in scored:
-        groups.setdefault(one.rollout.group, []).append(one)
+        if not one.masked:
+            groups[one.rollout.group].append(one)
     members = [group for _, group in sorted(groups.items())]
     named = [_name(members[g][s]) for g, s in samples[:NAMED]]
     more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""

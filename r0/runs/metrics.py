@@ -26,7 +26,8 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     tokens                   completion tokens of the batch, summed
     cut_share                share of completions cut at the token limit
     cut_prompt_share         share of rollouts whose documents did not fit the prompt budget
-    zero_spread_share        share of groups of at least two whose rewards are all equal (omitted if there are no such groups)
+    zero_spread_share        share of groups of at least two whose rewards are all equal, without masked completions (omitted if
+                             there are no such groups)
 
     A batch is all pairs or all lists. Pairs (one document):
 

@@ -126,6 +126,7 @@ def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
         "has_think": verdict.has_think,
         "violations": sorted(verdict.violations),
         "finish": sampled.finish,
+        **({"masked": True} if one.masked else {}),
         "version": sampled.version,
         "text": one.text,
         "query": task.query,
@@ -154,9 +155,8 @@ def _logged(record: dict[str, Any]) -> LoggedRollout:
         None if scores is None else tuple(scores),
     )
     rollout = Rollout(_task(record), record["group"], record["sample"], prompt, sampled)
-    return LoggedRollout(
-        record["step"], record["prompt"], Scored(rollout, record["text"], verdict, record["components"], record["total"])
-    )
+    components, total, masked = record["components"], record["total"], record.get("masked", False)
+    return LoggedRollout(record["step"], record["prompt"], Scored(rollout, record["text"], verdict, components, total, masked))
 
 
 def _task(record: dict[str, Any]) -> Task:

@@ -96,7 +96,7 @@ def _body(logged: LoggedRollout, ids: bool) -> Iterable[tuple[str, str]]:
     one = logged.scored
     task, sampled, prompt = one.rollout.task, one.rollout.sampled, one.rollout.prompt
     facts = [f"{one.verdict.think_tokens} thinking of {len(sampled.token_ids)} tokens", f"finish {sampled.finish}"]
-    facts += [f"weights {sampled.version}"]
+    facts += ["masked"] * one.masked + [f"weights {sampled.version}"]
     facts += [f"violations: {', '.join(sorted(one.verdict.violations))}"] if one.verdict.violations else []
     cut = "documents" if isinstance(task, ListwiseTask) else "document"
     facts += [f"{cut} cut by {prompt.cut_tokens} tokens"] if prompt.cut_tokens else []

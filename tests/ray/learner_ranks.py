@@ -22,7 +22,7 @@ from r0.actors.learner.shares import assign_groups
 from r0.config import StageAConfig
 from r0.records import TrainGroup
 
-__all__ = ["Job", "plain_training", "random_groups", "run_ranks", "tiny_model"]
+__all__ = ["Job", "plain_logprobs", "plain_training", "random_groups", "run_ranks", "tiny_model"]
 Batches = list[list[TrainGroup]]
 
 

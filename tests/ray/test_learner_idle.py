@@ -1,4 +1,5 @@
-"""Real DeepSpeed on CPU: without the groups that have no spread, gradients and weights are those of the whole batch."""
+"""Real DeepSpeed on CPU: without the groups that have no spread, gradients and weights are those of the whole batch; masked
+completions give none."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from learner_ranks import Job, plain_training, random_groups, run_ranks, tiny_model
+from learner_ranks import Job, plain_logprobs, plain_training, random_groups, run_ranks, tiny_model
 
 from r0.actors.learner.networks import load_causal
+from r0.actors.learner.shares import assign_groups
 from r0.config import StageAConfig
 from r0.records import TrainGroup
 
@@ -74,6 +76,49 @@ def check(found: dict, jobs: list[Job]) -> None:
 def test_two_ranks_make_the_gradients_of_the_whole_batch(model, tmp_path):
     jobs = [job(model, stage, 2, 1e-12, True) for stage in (0, 3)]
     check(run_ranks(2, jobs, tmp_path), jobs)
+
+
+def test_masked_completions_are_as_if_they_had_not_been_sampled(model, tmp_path):
+    groups = random_groups(SHAPES, seed=7)
+    masked = {(0, 0), (0, 2), (1, 0), (2, 3), (3, 0), (3, 1), (3, 2), (5, 1)}
+    batches = [without(groups, masked), without(groups, {(g, s) for g in range(6) for s in range(4)})]
+    (each,) = jobs = [replace(job(model, 2, 2, 1e-12, True), batches=batches)]
+    result = run_ranks(1, jobs, tmp_path)[each.name]
+    expected = float64_gradients(StageAConfig(**each.config), load_causal(str(model), torch.float32).double(), groups, masked)
+    for gradient, want in zip(result["skipped"], [*expected, 0 * expected[0], 0 * expected[0]], strict=True):
+        assert float((gradient - want).abs().max()) <= 1e-6
+    assert min(float(gradient.abs().max()) for gradient in expected) > 1e-3
+    first, second = result["figures"][0]
+    assert "gap" in first
+    assert (second["loss"], second["grad_norm"], second["rows"], second["skipped_groups"]) == (0, 0, 0, 6)
+    assert "gap" not in second  # nothing was computed that it could be of
+
+
+def without(groups: list[TrainGroup], masked: set[tuple[int, int]]) -> list[TrainGroup]:
+    kept = [[one for s, one in enumerate(group.completions) if (g, s) not in masked] for g, group in enumerate(groups)]
+    return [replace(group, completions=tuple(rest)) for group, rest in zip(groups, kept, strict=True)]
+
+
+def float64_gradients(config: StageAConfig, model, groups: list[TrainGroup], masked: set[tuple[int, int]]) -> list[torch.Tensor]:
+    """By the book, one sequence at a time: the gradient of each mini-batch of the first epoch, all at the first weights."""
+    (share,) = assign_groups(groups, 1, 1, config.grpo.num_mini_batches, config.seed, 0)
+    found = []
+    for mini in share.schedule[0]:
+        members = [(g, s) for g in mini for s in range(len(groups[g].completions)) if (g, s) not in masked]
+        total, loss = sum(len(groups[g].completions[s].token_ids) for g, s in members), 0.0
+        for g, s in members:
+            rewards = [one.reward for i, one in enumerate(groups[g].completions) if (g, i) not in masked]
+            reward_N = torch.tensor(rewards, dtype=torch.float64)
+            spread = float(reward_N.std()) if len(rewards) > 1 else 0.0
+            advantage = (groups[g].completions[s].reward - float(reward_N.mean())) / (spread + 1e-4)
+            logp = plain_logprobs(model, groups[g], s, config.temperature)
+            rollout = torch.tensor(groups[g].completions[s].logprobs, dtype=torch.float64)
+            weight = (logp.detach() - rollout).exp().clamp(max=3.0)
+            loss = loss - (weight * logp).sum() * advantage / total
+        model.zero_grad()
+        loss.backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    return found
 
 
 @pytest.mark.slow
