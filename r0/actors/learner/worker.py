@@ -95,7 +95,7 @@ class Learner:
             schedule: groups of each mini-batch of each epoch (see ``batch.Schedule``); None: distributed evenly in order.
 
         Returns:
-            Metrics over all ranks: loss, gap, kl, grad_norm, lr, tokens, …; ``skipped_updates`` counts those that a NaN or an
+            Metrics over all ranks: loss, gap, kl, grad_norm, lr, rows, …; ``skipped_updates`` counts those that a NaN or an
             infinity kept from changing any weight (see ``batch_fault``). None where the caller left before a weight changed.
 
         Raises:
