@@ -47,6 +47,7 @@ def recorded(monkeypatch):
     for role, name in (("learner", "Learner"), ("engine", "RolloutWorker"), ("reward", "RewardWorker")):
         made[role] = type(name, (Recorded,), {"role": role, "log": log, "version": lambda self: 1})
         monkeypatch.setattr(roles, name, made[role])
+    monkeypatch.setattr(roles, "load_tokenizer", lambda _: (None, []))
     return log
 
 
