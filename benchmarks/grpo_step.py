@@ -1,9 +1,9 @@
 """One GRPO step: r0 against TRL's GRPOTrainer on the same CPU, model, shapes and dtype.
 
-    python benchmarks/grpo_step.py [--pairs 3] [--steps 3]
+    python benchmarks/grpo_step.py [--pairs 3] [--steps 3] [--prompt 512] [--staleness 0]
 
 8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with
-the tokenizer of r0-tiny. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted.
+the tokenizer of r0-tiny. The reward is 0 or 1, and constant in every other group; r0 computes only one group of those. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted.
 r0 samples with two engines of one thread and learns with two threads; its step is everything between two steps: sampling with
 vLLM, rewards, update, weight sync, record. Printed: the median step of each run, and the ratio pair by pair. TRL needs the
 ``bench`` extra.
@@ -19,9 +19,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
-PROMPTS, GENERATIONS, PROMPT_TOKENS, COMPLETION_TOKENS = 8, 8, 512, 128
+PROMPTS, GENERATIONS, COMPLETION_TOKENS = 8, 8, 128
+
+
+def reward(number: int) -> float:
+    """The reward of a completion, by its number: 0 in one group, 0 and 1 in the next."""
+    return float(number // GENERATIONS % 2 and number % 2)
+
+
+def make_reward(_section):
+    """``reward`` as r0 builds it from an entry point; completions come group by group."""
+    numbers = count()
+    return lambda _verdict, _label: {"reward": reward(next(numbers))}
+
+
+def register_reward(folder: Path) -> None:
+    """Make this file look like an installed package with a reward."""
+    package = folder / "grpo_step_reward-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: grpo-step-reward\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[r0.rewards]\nhalf_spread = grpo_step:make_reward\n")
 
 
 def build_model(folder: Path) -> None:
@@ -40,7 +60,7 @@ def build_model(folder: Path) -> None:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=4096,
         tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -51,19 +71,19 @@ def build_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def rows(count: int) -> list[dict]:
-    """Pointwise rows whose documents are longer than the budget, so that every prompt has PROMPT_TOKENS tokens."""
+def rows(total: int, prompt_tokens: int) -> list[dict]:
+    """Pointwise rows whose documents are longer than the budget, so that every prompt has ``prompt_tokens`` tokens."""
     from r0.data.builtin.pairs import builtin_task
 
-    made = []
-    for number in range(count):
-        tasks = [builtin_task(number * 60 + part, 7) for part in range(60)]
+    made, parts = [], prompt_tokens // 16
+    for number in range(total):
+        tasks = [builtin_task(number * parts + part, 7) for part in range(parts)]
         document = " ".join(task.document for task in tasks)
         made.append({"query": f"{tasks[0].query} {number}", "document": document, "think": "", "answer": "no", "label": 0})
     return made
 
 
-def trl_side(model: Path, data: Path, steps: int) -> list[float]:
+def trl_side(model: Path, data: Path, steps: int, prompt_tokens: int, _staleness: int) -> list[float]:
     """Seconds of each step of TRL's trainer."""
     import torch
     from datasets import Dataset
@@ -75,7 +95,7 @@ def trl_side(model: Path, data: Path, steps: int) -> list[float]:
     texts = [json.loads(line) for line in data.read_text().splitlines()]
     prompts = []
     for row in texts:
-        ids = tokenizer(f"Query: {row['query']}\nDocument: {row['document']}").input_ids[:PROMPT_TOKENS]
+        ids = tokenizer(f"Query: {row['query']}\nDocument: {row['document']}").input_ids[:prompt_tokens]
         prompts.append({"prompt": tokenizer.decode(ids)})
 
     seconds: list[float] = []
@@ -87,8 +107,8 @@ def trl_side(model: Path, data: Path, steps: int) -> list[float]:
         def on_step_end(self, *_args, **_kwargs):
             seconds.append(time.monotonic() - self.start)
 
-    def reward(completions, **_kwargs):
-        return [float(len(text) % 7) for text in completions]
+    def rewards(completions, **_kwargs):
+        return [reward(number) for number in range(len(completions))]
 
     with tempfile.TemporaryDirectory() as scratch:
         arguments = GRPOConfig(
@@ -111,7 +131,7 @@ def trl_side(model: Path, data: Path, steps: int) -> list[float]:
         GRPOTrainer(
             model=str(model),
             processing_class=tokenizer,
-            reward_funcs=reward,
+            reward_funcs=rewards,
             args=arguments,
             train_dataset=Dataset.from_list(prompts),
             callbacks=[Clock()],
@@ -119,28 +139,31 @@ def trl_side(model: Path, data: Path, steps: int) -> list[float]:
     return seconds[1:]
 
 
-def r0_side(model: Path, data: Path, steps: int) -> list[float]:
+def r0_side(model: Path, data: Path, steps: int, prompt_tokens: int, staleness: int) -> list[float]:
     """Seconds of each step of r0, from its own record, Ray and all."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "run"
+        register_reward(Path(scratch))
         settings = {
             "model": model, "data": data, "output": output, "batch_size": PROMPTS, "max_steps": steps + 1, "algo": "grpo",
-            "grpo.num_generations": GENERATIONS, "max_prompt_tokens": PROMPT_TOKENS, "max_new_tokens": COMPLETION_TOKENS,
+            "grpo.num_generations": GENERATIONS, "max_prompt_tokens": prompt_tokens, "max_new_tokens": COMPLETION_TOKENS,
             "temperature": 1.0, "kl_coef": 0, "learner.dtype": "fp32", "rollout.dtype": "fp32", "learner.cpus": 2,
             "rollout.cpus": 1, "rollout.workers": 2, "gradient_checkpointing": "false",
-            "eval.every": 0, "heldout_share": 0, "epochs": 1000,
+            "eval.every": 0, "heldout_share": 0, "epochs": 1000, "reward.name": "half_spread", "sync.max_staleness": staleness,
         }  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([scratch, str(Path(__file__).parent)])}
         command = [sys.executable, "-m", "r0.launch", "stage_a", *(f"{name}={value}" for name, value in settings.items())]
-        finished = subprocess.run(command, capture_output=True, text=True)
+        finished = subprocess.run(command, capture_output=True, text=True, env=environment)
         if finished.returncode:
             raise SystemExit(f"r0 failed:\n{finished.stdout}\n{finished.stderr}")
         lines = [json.loads(line) for line in (output / "timings.jsonl").read_text().splitlines()]
     return [line["total"] for line in lines if "total" in line][1:]
 
 
-def one_side(side: str, folder: Path, steps: int) -> list[float]:
+def one_side(side: str, folder: Path, arguments: argparse.Namespace) -> list[float]:
     """Run one side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps)]
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), f"--steps={arguments.steps}"]
+    command += [f"--prompt={arguments.prompt}", f"--staleness={arguments.staleness}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     if finished.returncode:
@@ -153,22 +176,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt")
+    parser.add_argument("--staleness", type=int, default=0, help="r0's sync.max_staleness")
     parser.add_argument("--side", choices=["trl", "r0"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
         side = trl_side if arguments.side == "trl" else r0_side
-        print(json.dumps(side(arguments.folder / "model", arguments.folder / "rows.jsonl", arguments.steps)))
+        model, data = arguments.folder / "model", arguments.folder / "rows.jsonl"
+        print(json.dumps(side(model, data, arguments.steps, arguments.prompt, arguments.staleness)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         build_model(folder / "model")
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(64)))
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(64, arguments.prompt)))
         ratios = []
         print(f"{'pair':>4}  {'TRL s/step':>10}  {'r0 s/step':>10}  {'ratio':>6}")
         for pair in range(arguments.pairs):
-            theirs = statistics.median(one_side("trl", folder, arguments.steps))
-            ours = statistics.median(one_side("r0", folder, arguments.steps))
+            theirs = statistics.median(one_side("trl", folder, arguments))
+            ours = statistics.median(one_side("r0", folder, arguments))
             ratios.append(theirs / ours)
             print(f"{pair + 1:>4}  {theirs:>10.2f}  {ours:>10.2f}  {ratios[-1]:>6.1f}", flush=True)
         print(f"median ratio: {statistics.median(ratios):.1f}")
