@@ -78,20 +78,22 @@ def test_two_ranks_make_the_gradients_of_the_whole_batch(model, tmp_path):
     check(run_ranks(2, jobs, tmp_path), jobs)
 
 
-def test_masked_completions_are_as_if_they_had_not_been_sampled(model, tmp_path):
+@pytest.mark.parametrize(("world", "stages"), [(1, (2,)), pytest.param(2, (0, 1, 3), marks=pytest.mark.slow)])
+def test_masked_completions_are_as_if_they_had_not_been_sampled(world, stages, model, tmp_path):
     groups = random_groups(SHAPES, seed=7)
     masked = {(0, 0), (0, 2), (1, 0), (2, 3), (3, 0), (3, 1), (3, 2), (5, 1)}
     batches = [without(groups, masked), without(groups, {(g, s) for g in range(6) for s in range(4)})]
-    (each,) = jobs = [replace(job(model, 2, 2, 1e-12, True), batches=batches)]
-    result = run_ranks(1, jobs, tmp_path)[each.name]
-    expected = float64_gradients(StageAConfig(**each.config), load_causal(str(model), torch.float32).double(), groups, masked)
-    for gradient, want in zip(result["skipped"], [*expected, 0 * expected[0], 0 * expected[0]], strict=True):
-        assert float((gradient - want).abs().max()) <= 1e-6
+    jobs = [replace(job(model, stage, 2, 1e-12, True), batches=batches) for stage in stages]
+    config, plain = StageAConfig(**jobs[0].config), load_causal(str(model), torch.float32).double()
+    expected = float64_gradients(config, plain, groups, masked)
     assert min(float(gradient.abs().max()) for gradient in expected) > 1e-3
-    first, second = result["figures"][0]
-    assert "gap" in first
-    assert (second["loss"], second["grad_norm"], second["rows"], second["skipped_groups"]) == (0, 0, 0, 6)
-    assert "gap" not in second  # nothing was computed that it could be of
+    for result in run_ranks(world, jobs, tmp_path).values():
+        for gradient, want in zip(result["skipped"], [*expected, 0 * expected[0], 0 * expected[0]], strict=True):
+            assert float((gradient - want).abs().max()) <= 1e-6
+        first, second = result["figures"][0]
+        assert "gap" in first
+        assert (second["loss"], second["grad_norm"], second["rows"], second["skipped_groups"]) == (0, 0, 0, 6)
+        assert "gap" not in second  # nothing was computed that it could be of
 
 
 def without(groups: list[TrainGroup], masked: set[tuple[int, int]]) -> list[TrainGroup]:
