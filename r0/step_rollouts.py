@@ -1,4 +1,4 @@
-"""The scored rollouts of each step: sampled when the step begins, or while the step before is learned."""
+"""The scored rollouts of each step: sampled when it begins, or while the step before is learned, or read from another run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from r0.data.source import TaskSource
 from r0.records import Scored, Task
 from r0.runs import Recorder
 from r0.runs.record import Clock
+from r0.runs.recorded import RecordedRollouts
 from r0.text.prompts import Prompter
 
 LOOK_S = 0.5  # seconds between looks at whether the run is to stop
@@ -31,13 +32,23 @@ class StepRollouts:
     Args:
         config, source, prompter, roles: of the run.
         recorder: its clock takes the seconds, with those of the step that learns from the rollouts.
+        recorded: the rollouts of another run, which are read instead.
 
     Attributes:
         pending: rollouts that are sampled and not yet learned from, all of one step; a checkpoint holds them.
     """
 
-    def __init__(self, config: RLConfig, source: TaskSource, prompter: Prompter, roles: Roles, recorder: Recorder):
+    def __init__(
+        self,
+        config: RLConfig,
+        source: TaskSource,
+        prompter: Prompter,
+        roles: Roles,
+        recorder: Recorder,
+        recorded: RecordedRollouts | None = None,
+    ):
         self.config, self.source, self.prompter, self.roles, self.recorder = config, source, prompter, roles, recorder
+        self.recorded = recorded
         self.pending: list[Scored] = []
         self._ahead: _Sampling | None = None
         self._seconds: dict[str, float] = {}  # of ``pending``
@@ -57,8 +68,8 @@ class StepRollouts:
 
     @contextlib.contextmanager
     def ahead(self, step: int | None, stop: Callable[[], bool]) -> Iterator[None]:
-        """Sample ``step`` while the block learns the step before; then its rollouts are ``pending``. With None, or with
-        ``sync.max_staleness=0``, nothing is.
+        """Sample ``step`` while the block learns the step before; then its rollouts are ``pending``. With None, with
+        ``sync.max_staleness=0``, or with recorded rollouts, nothing is.
 
         If the block raises, ``pending`` stays as it was, and the sampling is left. Only where the run goes on with new learner
         ranks, it is waited for: the engines could not be synced while they work.
@@ -67,7 +78,7 @@ class StepRollouts:
             RolloutsLost, UserError, …: what ended the sampling.
         """
         self._ahead = None
-        if step is None or not self.config.sync.max_staleness:
+        if step is None or not self.config.sync.max_staleness or self.recorded is not None:
             yield
             self.pending = []
             return
@@ -102,6 +113,9 @@ class StepRollouts:
     def _rollouts(self, step: int, clock: Clock, leave: Callable[[], bool] | None = None) -> list[Scored]:
         """Scored completions of the step's prompts. Groups whose rewards are all equal are replaced, up to ``refill_rounds``
         times."""
+        if self.recorded is not None:
+            with clock("read"):
+                return self.recorded.of(step)
         config = self.config
         scored = self._sample(self.source.batch(step, config.batch_size), step, 0, clock, leave)
         rounds = config.section.refill_rounds if isinstance(config.section, GRPOSection) else 0

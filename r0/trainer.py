@@ -20,6 +20,7 @@ from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.metrics import rollout_metrics
 from r0.runs.probes import probes
+from r0.runs.recorded import RecordedRollouts
 from r0.step_rollouts import StepRollouts
 from r0.text.prompts import Prompter
 
@@ -35,6 +36,7 @@ class Trainer:
         recorder: the run's record.
         checkpoints: the checkpoints of the run.
         stop: a request to stop ends the run with a checkpoint; only what changes or saves weights is finished before.
+        recorded: the rollouts of another run, from which this one learns without engines.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class Trainer:
         recorder: Recorder,
         checkpoints: Checkpoints,
         stop: StopRequest,
+        recorded: RecordedRollouts | None = None,
     ):
         self.config, self.prompter, self.roles = config, prompter, roles
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
         self.bad_batches = BadBatches(config.on_nan, recorder)
-        self.rollouts = StepRollouts(config, source, prompter, roles, recorder)
-        self.heldout = source.heldout(config.eval.tasks) if config.eval.every else []
+        self.rollouts = StepRollouts(config, source, prompter, roles, recorder, recorded)
+        self.heldout = source.heldout(config.eval.tasks) if config.eval.every and config.samples else []
         self._done = 0  # steps whose state the learner holds and the record has
 
     def train(self, steps: int) -> bool:
@@ -146,7 +149,7 @@ class Trainer:
                 self.bad_batches.check_logprobs(step + 1, scored)
                 stats = self._learn(scored, step, step + 1 if step + 1 < steps else None)
                 self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
-                if "gap" in stats:  # an update was made, on rollouts of the same weights
+                if "gap" in stats and self.config.samples:  # an update was made, on rollouts of the same weights
                     self._check_gap(step, stats["gap"])
                 values = {**rollout_metrics(scored), **self.rollouts.staleness(step, scored), **stats}
                 reached("driver.learned")

@@ -44,13 +44,13 @@ def bundles(config: TrainingKeys | RankingKeys, has_gpus: bool) -> list[Bundle]:
     rollouts = rollout_bundles(config.rollout, has_gpus)
     if isinstance(config, RankingKeys):
         return rollouts
+    rewards = [Bundle("reward", 1.0, 0.0)] * config.reward.workers
+    if not config.learns:
+        return [*rollouts, *rewards]
     learner = config.learner
     learner_gpus = learner.gpus if learner.gpus is not None else float(has_gpus)
-    return [
-        *[Bundle("learner", learner.cpus, learner_gpus)] * learner.ranks,
-        *rollouts,
-        *[Bundle("reward", 1.0, 0.0)] * config.reward.workers,
-    ]
+    ranks = [Bundle("learner", learner.cpus, learner_gpus)] * learner.ranks
+    return [*ranks, *rollouts, *rewards] if config.samples else ranks
 
 
 def rollout_bundles(rollout: RolloutSection, has_gpus: bool) -> list[Bundle]:
@@ -94,6 +94,8 @@ def check_engines(config: TrainingKeys | RankingKeys, needs: Sequence[Sequence[B
     """
     if not isinstance(config, RLConfig | StageCConfig) or config.rollout.engine != "vllm":
         return  # a reranker may be an encoder, which needs no vLLM
+    if isinstance(config, RLConfig) and not config.samples:
+        return
     check_vllm(on_gpu=any(bundle.gpus for need in needs for bundle in need if bundle.role == "rollout"))
 
 

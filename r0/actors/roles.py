@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,9 @@ class Roles:
     With ``engine.sleep``, learner and engine take turns on one card: the engine sleeps while the learner updates; then the
     learner's optimizers move to the CPU, and the sync wakes the engine. A sleeping engine has no weights, so nothing can be
     sampled between ``learn`` and ``sync``; after a sync it stays awake until the next ``learn``.
+
+    A run with recorded ``rollouts`` has no rollout and reward workers, one with ``rollouts_only`` no learner: their
+    pools are empty.
     """
 
     config: RLConfig
@@ -51,10 +55,12 @@ class Roles:
     version: int = 0  # of the weights that the rollout workers have, or are receiving
 
     def __post_init__(self) -> None:
-        self.rollout.give_weights = self._give_weights
+        self.rollout.give_weights = self._give_weights if self.config.learns else None
 
     def connect(self) -> None:
-        """Connect learner and rollout workers for weight syncs."""
+        """Connect learner and rollout workers for weight syncs, if there are both."""
+        if not self.config.samples:
+            return
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
     def learn(self, groups: Sequence[TrainGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
@@ -69,13 +75,16 @@ class Roles:
         return figures
 
     def sync(self, version: int) -> None:
-        """Send the learner's weights to every rollout worker as ``version``. Workers that fail during the sync are restarted.
+        """Send the learner's weights to every rollout worker, if there is one, as ``version``. Workers that fail during the sync
+        are restarted.
 
         Raises:
             RunFailed: workers failed too often; a learner rank is lost; a worker has another version afterwards, or has not
                 received what the learner sent.
         """
         self.version = version
+        if not self.config.samples:
+            return
         if self.rollout.lost:  # they failed while the learner updated
             self.rollout.restart({})
             return
@@ -149,15 +158,16 @@ def inline(config: RLConfig, model: str, total_updates: int) -> Roles:
     gpus = local_gpus() > 0 and cuda_available()
     engine = _engine_settings(config, model, gpus)
     warn_about_unused_gpus()
-    if engine.engine == "vllm":
+    if engine.engine == "vllm" and config.samples:
         check_vllm(on_gpu=engine.device != "cpu")
     device = "cpu" if config.learner.gpus == 0 else None
-    learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), 1)
+    learner = Pool("learner", lambda _: Learner(config, model, total_updates, device=device), int(config.learns))
     if engine.sleep:
         LearnerGroup(learner, config).offload()  # before the engine measures the free memory
-    rollout = Pool("rollout", lambda _: RolloutWorker(engine), 1)
+    rollout = Pool("rollout", lambda _: RolloutWorker(engine), int(config.samples))
     tokenizer, ends = load_tokenizer(model)
-    reward = Pool("reward", lambda _: RewardWorker(tokenizer, config.reward, ends, TokenLimit.of(config)), 1)
+    judge = (tokenizer, config.reward, ends, TokenLimit.of(config))
+    reward = Pool("reward", lambda _: RewardWorker(*judge), int(config.samples))
     return _roles(config, engine, rollout, reward, learner)
 
 
@@ -171,8 +181,10 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
     """
     engine = _engine_settings(config, model, gpus=cluster_gpus() > 0)
     placement = Placement(need)
-    ranks, master = config.learner.ranks, ""  # the address at which the ranks meet
-    device = None if need[placement.bundle_index("learner", 0)].gpus else "cpu"  # Ray does not hide GPUs from workers without one
+    count = Counter(bundle.role for bundle in need)
+    ranks, master = count["learner"], ""  # the address at which the ranks meet
+    on_gpu = any(bundle.gpus for bundle in need if bundle.role == "learner")
+    device = None if on_gpu else "cpu"  # Ray does not hide GPUs from workers without one
 
     def pool(role: str, cls: type, arguments: Callable[[int], tuple], size: int, deferred: bool = True) -> Pool:
         import ray
@@ -197,12 +209,12 @@ def on_ray(config: RLConfig, model: str, total_updates: int, need: Sequence[Bund
 
     pools: list[Pool] = []
     try:
-        master = placement.master()
+        master = placement.master() if ranks else ""
         learner = pool("learner", Learner, lambda rank: (config, model, total_updates, rank, ranks, master, device), ranks)
-        rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), config.rollout.workers)
+        rollout = pool("rollout", RolloutWorker, lambda index: (engine, index), count["rollout"])
         tokenizer, ends = load_tokenizer(model)
         judge = (tokenizer, config.reward, ends, TokenLimit.of(config))
-        reward = pool("reward", RewardWorker, lambda _: judge, config.reward.workers, deferred=False)
+        reward = pool("reward", RewardWorker, lambda _: judge, count["reward"], deferred=False)
         if engine.shared_card:
             start(learner)
             if engine.sleep:

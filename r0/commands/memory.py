@@ -60,12 +60,12 @@ def _on_card(config: TrainingKeys | RankingKeys, model_config: Mapping[str, Any]
 def _without_card(config: TrainingKeys | RankingKeys, shape: ModelShape) -> list[str]:
     """The memory on CPUs."""
     lines: list[str] = []
-    if isinstance(config, RLConfig):
+    if isinstance(config, RLConfig) and config.learns:
         rank = learner_rank(config, shape, config.gradient_checkpointing is True, gpus=False)
         lines += ["  learner rank on a CPU:", *table(rank_rows(rank))]
     elif isinstance(config, RankKeys):
         lines += ["  each rank on a CPU:", *table(rank_rows(supervised_rank(config, shape, checkpointing=False, gpus=False)))]
-    if isinstance(config, RLConfig | RankingKeys | StageCConfig):
+    if isinstance(config, RankingKeys | StageCConfig) or (isinstance(config, RLConfig) and config.samples):
         given = config.rollout.kv_cache_gib
         cache = CPU_KV_CACHE if given == "auto" else given * GIB
         width = 2 if uses_bf16(config.rollout.dtype, gpus=False) else 4
@@ -77,8 +77,8 @@ def rl_lines(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShap
     """The tables of an RL run's roles and phases, and whether they fit."""
     checkpointing = "with" if found.checkpointing else "without"
     row = f"  learner rank, rows of {config.learner.row_tokens:,} tokens, {checkpointing} gradient checkpointing:"
-    lines = [row, *table(rank_rows(found.learner))]
-    if found.learner.host:
+    lines = [row, *table(rank_rows(found.learner))] if config.learns else []
+    if config.learns and found.learner.host:
         lines.append(f"    and {_gib(found.learner.host)} of the host's memory (learner.offload_optimizer)")
     if found.engine is not None:
         lines += ["  rollout worker:", *table(engine_rows(found.engine))]

@@ -14,8 +14,10 @@ from r0.config.cards import shares_card
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
 from r0.runs.output_path import output_path
+from r0.runs.recorded import RecordedRollouts
 from r0.storage.model_checks import check_folder
 from r0.storage.models import local_folder
+from r0.text.tokenizer import open_tokenizer
 
 
 def plan(command: str, config: TrainingKeys, gpu_memory: float | None = None) -> str:
@@ -27,6 +29,7 @@ def plan(command: str, config: TrainingKeys, gpu_memory: float | None = None) ->
     parts += _sampling_ahead(config, gpus)
     parts += _memory(config, missing, gpu_memory)
     parts.append(_output(command, config, missing))
+    _rollouts(command, config, missing)
     data = getattr(config, "data", "builtin")
     if data != "builtin" and not Path(data.replace("{}", "1")).exists():
         missing.append(f"data: there is no {data}")
@@ -86,7 +89,7 @@ def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:
 
 def _sampling_ahead(config: TrainingKeys, gpus: bool) -> list[str]:
     """Whether ``sync.max_staleness=1`` is possible and worth it on this layout."""
-    if not isinstance(config, RLConfig):
+    if not isinstance(config, RLConfig) or not (config.samples and config.learns):
         return []
     key = "sync.max_staleness=1"
     if config.ray.inline:
@@ -150,6 +153,18 @@ def _vectors(config: RankingKeys, missing: list[str]) -> list[str]:
         if str(error) not in missing:
             missing.append(str(error))
         return []
+
+
+def _rollouts(command: str, config: TrainingKeys, missing: list[str]) -> None:
+    """Add what is wrong with the rollouts that the run would learn from."""
+    if not isinstance(config, RLConfig) or config.rollouts is None or (folder := local_folder(config.model)) is None:
+        return
+    try:
+        recorded = RecordedRollouts.open(config, output_path(command, config), open_tokenizer(folder, pads=True).decode)
+        if recorded is not None:
+            recorded.steps(config.max_steps)
+    except UserError as error:
+        missing.append(str(error))
 
 
 def _output(command: str, config: Section, missing: list[str]) -> str:

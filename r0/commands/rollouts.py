@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 from r0.config import RolloutsConfig
@@ -15,7 +14,7 @@ def run(config: RolloutsConfig, dry_run: bool) -> int:
     Raises:
         UserError: there is no such run, it has no rollouts, or none of that step (the message lists the steps it has).
     """
-    from r0.runs.rollout_log import RolloutLog, read_rollouts
+    from r0.runs.rollout_log import RolloutLog, read_rollouts, steps_text
     from r0.runs.rollout_view import show
 
     if dry_run:
@@ -32,20 +31,3 @@ def run(config: RolloutsConfig, dry_run: bool) -> int:
     logged = list(read_rollouts(files[step]))
     show(files[step], step, logged, config.worst, config.ids)
     return 0
-
-
-def steps_text(steps: list[int]) -> str:
-    """``steps 1 to 40 and 45``; constant spacing is abbreviated: ``steps 10, 20, … 200``."""
-    gaps = {after - before for before, after in itertools.pairwise(steps)}
-    if len(steps) <= 3:
-        return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))
-    if len(gaps) == 1:
-        return f"steps {steps[0]} to {steps[-1]}" if gaps == {1} else f"steps {steps[0]}, {steps[1]}, … {steps[-1]}"
-    runs: list[list[int]] = []
-    for step in steps:
-        if runs and step == runs[-1][1] + 1:
-            runs[-1][1] = step
-        else:
-            runs.append([step, step])
-    parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
-    return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])

@@ -26,6 +26,6 @@ def run(config: StageBConfig, dry_run: bool, gpu_memory: float | None = None) ->
         return 0
     output = output_path("stage_b", config)
     code = train("stage_b", config, output)
-    if code == 0:
+    if code == 0 and config.samples and config.learns:
         print(before_and_after(output, ROWS))
     return code

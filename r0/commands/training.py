@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r0.actors.cluster import start_ray
 from r0.actors.learner.start_model import check_start_model
@@ -21,13 +22,18 @@ from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
+from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints, sound_checkpoint
 from r0.runs.prompt_date import with_date
+from r0.runs.recorded import RecordedRollouts
 from r0.storage.models import model_folder
 from r0.storage.positions import positions
 from r0.text.prompt_file import save_prompt
 from r0.text.prompts import Prompter
 from r0.text.tokenizer import open_tokenizer
+
+if TYPE_CHECKING:
+    from r0.actors.roles import Roles
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +53,13 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     config = with_date(command, config, folder)
     state = RunDirectory.look(output, command, config, fresh=config.fresh)
     _check_resume(config.checkpoint.resume, output, state)
-    prompter = source = None
+    prompter = source = recorded = None
     if state != RunState.FINISHED:
         prompter = _prompter(config, folder)
         source = open_source(config, config.seed)
         steps = config.steps(source.steps_per_epoch(config.batch_size))
+        if recorded := RecordedRollouts.open(config, output, prompter.tokenizer.decode):
+            steps = recorded.steps(config.max_steps)
         if config.checkpoint.best and not (config.eval.every and source.heldout(1)):
             raise UserError("checkpoint.best: nothing is evaluated; set eval.every and heldout_share, or leave it out")
         if config.ray.address in (None, "local") and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
@@ -60,9 +68,10 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         if prompter is None or source is None:
             finished = directory.finished()
             steps = finished.steps if finished else 0
-            print(f"{directory.path}: finished after {steps} steps; the model is in its folder model/ (fresh=true starts over)")
+            result = "the model is in its folder model/" if config.learns else "the rollouts are in its folder rollouts/"
+            print(f"{directory.path}: finished after {steps} steps; {result} (fresh=true starts over)")
             return 0
-        print("\n".join(filter(None, (source.summary(), prompter.template_note))))
+        print("\n".join(filter(None, (source.summary(), prompter.template_note, _half(config)))))
         with stop.at_once():
             need = [] if config.ray.inline else start_ray(config)
             stop.install()  # Ray installs its own handlers
@@ -72,18 +81,22 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         if stop():
             print("stopped before a step; the same command goes on from here")
             return stop.exit_code
-        return _train(Run(command, config, directory, folder, steps), source, prompter, stop, need)
+        return _run(Run(command, config, directory, folder, steps, source, prompter, stop, recorded), need)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run before training: ``folder`` holds the starting model, ``steps`` is the number of updates."""
+    """A run before training: ``folder`` holds the starting model, ``steps`` is the number of updates (or of sampled steps)."""
 
     command: str
     config: RLConfig
     directory: RunDirectory
     folder: Path
     steps: int
+    source: TaskSource
+    prompter: Prompter
+    stop: StopRequest
+    recorded: RecordedRollouts | None
 
 
 def _prompter(config: RLConfig, folder: Path) -> Prompter:
@@ -97,40 +110,73 @@ def _prompter(config: RLConfig, folder: Path) -> Prompter:
     return prompter
 
 
-def _train(run: Run, source: TaskSource, prompter: Prompter, stop: StopRequest, need: Sequence[Bundle]) -> int:
+def _half(config: RLConfig) -> str:
+    """What a run of one half does not do; empty for a whole run."""
+    if not config.samples:
+        return (
+            f"learning from the rollouts of {config.rollouts}: nothing is sampled, evaluated or sent, and the gap to their "
+            "log-probabilities is not checked, since another learner may have another policy"
+        )
+    return "" if config.learns else "sampling with the starting model: nothing is learned or evaluated"
+
+
+def _run(run: Run, need: Sequence[Bundle]) -> int:
+    """Start the roles and train, or sample, with them. Returns the exit code."""
     from transformers.utils import logging as transformers_logging
 
     from r0.actors import roles
-    from r0.trainer import Trainer
 
     transformers_logging.disable_progress_bar()
-    config, directory, steps = run.config, run.directory, run.steps
-    updates = steps * config.section.num_ppo_epochs * config.mini_batches
+    config, stop = run.config, run.stop
+    updates = run.steps * config.section.num_ppo_epochs * config.mini_batches
     with stop.at_once():
         if config.ray.inline:
             team = roles.inline(config, str(run.folder), updates)
         else:
-            check_nodes(run.folder, directory.path)
+            check_nodes(run.folder, run.directory.path)
             team = roles.on_ray(config, str(run.folder), updates, need)
     complete = False
-    recorder = Recorder(directory, config.tracking, steps, config=flat(config), decode=prompter.tokenizer.decode)
+    decode = run.prompter.tokenizer.decode
+    recorder = Recorder(run.directory, config.tracking, run.steps, config=flat(config), decode=decode, keep=config.samples)
     try:
-        checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
-        trainer = Trainer(config, source, prompter, team, recorder, checkpoints, stop)
-        complete = trainer.train(steps)
-        if complete:
-            with stop.saving():
-                model = directory.folder("model")
-                team.learner.save_model(str(model))
-                facts = _facts(run.command, steps, source, directory)
-                save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
-                write_model_card(model, config, facts)
-                directory.finish(steps, facts.after)
-            recorder.say(f"done: {steps} steps; the model is in {model}")
+        complete = (_train if config.learns else _sample)(run, team, recorder)
     finally:
         recorder.close()
         team.close(gently=complete)
     return 0 if complete else stop.exit_code
+
+
+def _train(run: Run, team: Roles, recorder: Recorder) -> bool:
+    """Train and save the model. Returns whether it is done."""
+    from r0.trainer import Trainer
+
+    config, directory, prompter = run.config, run.directory, run.prompter
+    checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
+    trainer = Trainer(config, run.source, prompter, team, recorder, checkpoints, run.stop, run.recorded)
+    if not trainer.train(run.steps):
+        return False
+    with run.stop.saving():
+        model = directory.folder("model")
+        team.learner.save_model(str(model))
+        facts = _facts(run.command, run.steps, run.source, directory)
+        save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
+        write_model_card(model, config, facts)
+        directory.finish(run.steps, facts.after)
+    recorder.say(f"done: {run.steps} steps; the model is in {model}")
+    return True
+
+
+def _sample(run: Run, team: Roles, recorder: Recorder) -> bool:
+    """Sample and store rollouts. Returns whether it is done."""
+    from r0.sampler import Sampler
+    from r0.step_rollouts import StepRollouts
+
+    rollouts = StepRollouts(run.config, run.source, run.prompter, team, recorder)
+    if not Sampler(rollouts, recorder, BadBatches(run.config.on_nan, recorder), run.stop).sample(run.steps):
+        return False
+    run.directory.finish(run.steps)
+    recorder.say(f"done: {run.steps} steps; the rollouts are in {run.directory.path / 'rollouts'}")
+    return True
 
 
 def _check_resume(resume: str, output: Path, state: RunState) -> None:

@@ -65,6 +65,12 @@ class RLConfig(RunKeys):
         "either way no weight changes, and the batch is kept in OUTPUT/bad_batches",
     )
     top_p: float = key(1.0, "must be 1: truncating the distribution in training biases the probability ratio")
+    rollouts: PathText | None = key(
+        None, "run directory whose stored rollouts are learned from, step by step; no engine is loaded, nothing is evaluated"
+    )
+    rollouts_only: bool = key(
+        False, "sample and judge max_steps steps (0: as many as epochs give) with the starting model, and train nothing"
+    )
     reward: RewardBase = key(..., "the rule reward")
     ppo: PPOSection | None = key(None, "PPO")
     grpo: GRPOSection | None = key(None, "GRPO and its variants")
@@ -103,9 +109,11 @@ class RLConfig(RunKeys):
                 f"learner.lora.dropout: {self.learner.lora.dropout:g} would make the learner's log-probabilities differ from "
                 "those of the engines, which sample without dropout; leave it out"
             )
+        self._check_halves()
         check_cards(self)
         if self.sync.max_staleness:
-            check_ahead(self)
+            if self.samples and self.learns:
+                check_ahead(self)
             if not self.section.tis_cap:
                 raise ValueError(
                     f"{self.algo}.tis_cap: 0 leaves rollouts uncorrected that sync.max_staleness=1 takes from older weights; "
@@ -114,6 +122,26 @@ class RLConfig(RunKeys):
         if self.min_label is not None and self.max_label is not None and self.min_label >= self.max_label:
             raise ValueError(f"min_label: {self.min_label} is not below max_label={self.max_label}; lower it")
         return self
+
+    def _check_halves(self) -> None:
+        """Refuse keys that contradict ``rollouts`` and ``rollouts_only``."""
+        if not self.samples and not self.learns:
+            raise ValueError("rollouts_only: with rollouts= nothing is sampled; leave one of the two out")
+        if self.rollouts_only and self.tracking.rollouts_every != 1:
+            raise ValueError("tracking.rollouts_every: rollouts_only=true stores the rollouts of every step; leave it out")
+        if self.checkpoint.best and not (self.samples and self.learns):
+            name = "rollouts_only=true" if self.samples else "rollouts="
+            raise ValueError(f"checkpoint.best: with {name} nothing is evaluated; leave it out")
+
+    @property
+    def samples(self) -> bool:
+        """Whether the run has engines and rewards; without them it learns from recorded ``rollouts``."""
+        return self.rollouts is None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the run has a learner."""
+        return not self.rollouts_only
 
     @property
     def section(self) -> PPOSection | GRPOSection:
@@ -221,3 +249,10 @@ class DemoConfig(StageAConfig):
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised warm start")
 
     _batch = rewriting(_completions)
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if not (self.samples and self.learns):
+            name = "rollouts_only" if self.samples else "rollouts"
+            raise ValueError(f"{name}: the demo samples and trains; use stage_a with the warm start's model")
+        return self

@@ -29,6 +29,7 @@ class Recorder:
         total: steps of the run.
         config: the resolved configuration, flat, for the mirrors.
         decode: converts prompt ids to text for the rollout log; None omits the prompts' text.
+        keep: whether rollouts are stored at all.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Recorder:
         total: int,
         config: Mapping[str, Value] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
+        keep: bool = True,
     ):
         self.clock = Clock()
         self.metrics, self.timings = Record(run.metrics_file), Record(run.timings_file)
@@ -45,7 +47,7 @@ class Recorder:
         self._run, self._decode = run, decode
         self._writer = ThreadPoolExecutor(1, "r0-rollouts")
         self._writing: Future[Path] | None = None
-        self._total, self._every = total, tracking.rollouts_every
+        self._total, self._every, self._kept = total, tracking.rollouts_every, keep
         self._mirrors = _mirrors(run, tracking, config or {})
         self._line = LiveLine(total)
         self._pending: tuple[int, dict[str, float]] = (0, {})
@@ -75,7 +77,7 @@ class Recorder:
         seconds |= {f"rss_mb/{name}": value for name, value in memory_mb().items()}
         self._pending = (step, seconds)
         self.metrics.write(step, metrics)
-        if scored and (step % self._every == 0 or step == self._total):
+        if self._kept and scored and (step % self._every == 0 or step == self._total):
             self._keep(step, scored)
         self._mirror(step, {**metrics, **{f"time/{name}": value for name, value in seconds.items()}})
         self._line.update(step, metrics, seconds)

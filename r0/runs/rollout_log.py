@@ -7,6 +7,7 @@ rollouts give equal bytes (no times are stored). A record holds everything neede
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import math
 import re
@@ -90,11 +91,11 @@ class RolloutLog:
         return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
-def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
+def read_rollouts(path: Path, remedy: str = "choose another step with --step") -> Iterator[LoggedRollout]:
     """The rollouts in one file, compressed or not.
 
     Raises:
-        UserError: the file is missing or damaged, or a line is not a rollout (the message has file and line).
+        UserError: the file is missing or damaged, or a line is not a rollout (the message has file and line, and the ``remedy``).
     """
     number = 0
     try:
@@ -102,9 +103,26 @@ def read_rollouts(path: Path) -> Iterator[LoggedRollout]:
             for number, line in enumerate(stream, 1):  # noqa: B007 - named in the message
                 yield _logged(json.loads(line))
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}; choose another step with --step") from None
+        raise UserError(f"{path}: cannot be read: {error}; {remedy}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}:{number}: is not a rollout of r0 ({error!r}); choose another step with --step") from None
+        raise UserError(f"{path}:{number}: is not a rollout of r0 ({error!r}); {remedy}") from None
+
+
+def steps_text(steps: list[int]) -> str:
+    """``steps 1 to 40 and 45``; constant spacing is abbreviated: ``steps 10, 20, … 200``."""
+    gaps = {after - before for before, after in itertools.pairwise(steps)}
+    if len(steps) <= 3:
+        return "step " + ", ".join(map(str, steps)) if len(steps) == 1 else "steps " + ", ".join(map(str, steps))
+    if len(gaps) == 1:
+        return f"steps {steps[0]} to {steps[-1]}" if gaps == {1} else f"steps {steps[0]}, {steps[1]}, … {steps[-1]}"
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
+    return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])
 
 
 def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from r0.commands.rollouts import run, steps_text
+from r0.commands.rollouts import run
 from r0.config import RewardSection, RolloutsConfig, StageAConfig
 from r0.errors import UserError
 from r0.launch import main
@@ -31,7 +31,7 @@ from r0.records import (
 )
 from r0.rewards import make_reward
 from r0.runs.metrics import rollout_metrics
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog, read_rollouts, steps_text
 from r0.runs.rollout_view import safe
 
 HOSTILE = "a\x1b[2J\x07b\u202ec [red]d[/red] \ud800"

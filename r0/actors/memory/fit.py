@@ -76,7 +76,7 @@ def fit(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, ca
     length = config.max_prompt_tokens + config.max_new_tokens
     checkpointing = choose_checkpointing(config, shape, card)
     rank = learner_rank(config, shape, checkpointing)
-    on_card = config.learner.gpus != 0
+    on_card = config.learns and config.learner.gpus != 0
     learning = rank.peak if on_card else 0
     share = settings.gpu_memory_utilization
     engine, refusal = None, ""
@@ -86,11 +86,11 @@ def fit(config: RLConfig, model_config: Mapping[str, Any], shape: ModelShape, ca
         engine = engine_bytes(config.rollout, model_config, shape, length, card, free, share, bf16)
     except UserError as error:
         refusal = str(error)
-    if config.rollout.gpus == 0 or config.rollout.engine == "hf":
+    if config.rollout.gpus == 0 or config.rollout.engine == "hf" or not config.samples:
         engine, refusal = None, ""
     awake, least = (engine.total, engine.minimum) if engine else (0, 0)
     if not settings.shared_card:
-        phases = [Phase("learning", learning, usable)]
+        phases = [Phase("learning", learning, usable)] if config.learns or not engine else []
         if engine:  # vLLM always takes its share
             phases.append(Phase("sampling", max(engine.minimum, awake), max(usable, int(share * card))))
         return Fit(card, False, checkpointing, rank, engine, tuple(phases), max(rank.static if on_card else 0, least), refusal)

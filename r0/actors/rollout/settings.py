@@ -69,7 +69,7 @@ class EngineSettings:
         length = config.max_prompt_tokens + config.max_new_tokens
         device: Device = "auto" if gpus else "cpu"
         settings = cls.of_rollout(config.rollout, model, length, transfer, device)
-        if not shares_card(config, gpus):
+        if not (config.samples and config.learns and shares_card(config, gpus)):
             return settings
         if config.rollout.sleep:
             return replace(settings, shared_card=True, sleep=True)
