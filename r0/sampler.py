@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count, takewhile
 
 from r0.process.signals import Stopped, StopRequest
+from r0.profiler import Profiler
 from r0.runs import Recorder, read_record
 from r0.runs.bad_batches import BadBatches
 from r0.runs.metrics import rollout_metrics
@@ -17,26 +18,31 @@ class Sampler:
     Args:
         rollouts: of each step.
         recorder: the run's record, which stores the rollouts of every step.
-        bad_batches: keeps rollouts with log-probabilities that are no numbers.
         stop: a request to stop leaves the step that is sampled.
     """
 
-    def __init__(self, rollouts: StepRollouts, recorder: Recorder, bad_batches: BadBatches, stop: StopRequest):
-        self.rollouts, self.recorder, self.bad_batches, self.stop = rollouts, recorder, bad_batches, stop
+    def __init__(self, rollouts: StepRollouts, recorder: Recorder, stop: StopRequest):
+        self.rollouts, self.recorder, self.stop = rollouts, recorder, stop
+        self.bad_batches = BadBatches(rollouts.config.on_nan, recorder)
+        self.profiler = Profiler(rollouts.config.profile, rollouts.roles, recorder)
 
     def sample(self, steps: int) -> bool:
         """Sample ``steps`` steps, from the first that is not recorded. Returns whether all are done."""
         done = min(self._recorded(), steps)
         self.recorder.resume(done)
+        self.profiler.resume(done, steps)
         for step in range(done, steps):
+            self.profiler.begin(step + 1)
             try:
                 with self.recorder.clock("total"), self.stop.at_once():
                     scored = self.rollouts.of(step)
             except Stopped:
+                self.profiler.end(step + 1, stopping=True)
                 self.recorder.say(f"stopped before step {step + 1}; the same command goes on from here")
                 return False
             self.bad_batches.check_logprobs(step + 1, scored)
             self.recorder.step(step + 1, rollout_metrics(scored), scored)
+            self.profiler.end(step + 1)
         self.recorder.sync()
         return True
 

@@ -14,6 +14,7 @@ from r0.data.source import TaskSource
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
+from r0.profiler import Profiler
 from r0.records import Scored
 from r0.runs import Recorder
 from r0.runs.bad_batches import BadBatches
@@ -54,6 +55,7 @@ class Trainer:
         self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
         self.bad_batches = BadBatches(config.on_nan, recorder)
         self.rollouts = StepRollouts(config, source, prompter, roles, recorder, recorded)
+        self.profiler = Profiler(config.profile, roles, recorder)
         self.heldout = source.heldout(config.eval.tasks) if config.eval.every and config.samples else []
         self._done = 0  # steps whose state the learner holds and the record has
 
@@ -83,6 +85,7 @@ class Trainer:
             raise UserError(f"max_steps: the run has done {self._done} steps, more than {steps}; raise max_steps or epochs")
         self.rollouts.resume(self.checkpoints.ahead(self._done))
         self.recorder.resume(self._done)
+        self.profiler.resume(self._done, steps)
         try:
             with self.stop.at_once():
                 self.roles.connect()
@@ -95,6 +98,7 @@ class Trainer:
         try:
             for step in range(self._done, steps):
                 metric = None
+                self.profiler.begin(step + 1)
                 try:
                     self._step(step, steps)
                     if not self._is_evaluated(step + 1, steps):
@@ -108,6 +112,7 @@ class Trainer:
                     self.recorder.say(f"{what}; the same command goes on from here")
                 with self.stop.saving():
                     self._checkpoint(self._done, steps, metric, stopping)
+                    self.profiler.end(step + 1, stopping)
                 if stopping:
                     return self._done == steps and self._is_evaluated(steps, steps)
             return True

@@ -17,6 +17,7 @@ from typing import Any
 from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each
 from r0.config.sections import RewardBase
 from r0.errors import UserError
+from r0.process.spans import Traced, span
 from r0.records import Rollout, Scored, Verdict
 from r0.rewards import make_reward
 from r0.rewards.checked import CheckedReward, RewardFailed
@@ -41,7 +42,7 @@ class Failed:
         return Scored(self.rollout, self.text, self.verdict, {"failure": value}, value, self.masked)
 
 
-class RewardWorker:
+class RewardWorker(Traced):
     """Scores rollouts. A plain class; as a Ray actor it is one process.
 
     Args:
@@ -67,7 +68,8 @@ class RewardWorker:
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Scored | Failed]:
         """One outcome for each rollout, in order."""
-        return [self._score(rollout) for rollout in rollouts]
+        with span("reward", "score", completions=len(rollouts)):
+            return [self._score(rollout) for rollout in rollouts]
 
     def fail(self, rollout: Rollout, reason: str) -> Failed:
         """The outcome of a rollout for which ``score`` did not return; the reward is not called."""

@@ -15,6 +15,7 @@ from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, check_nodes
 from r0.commands.memory import check_fits
 from r0.config import RLConfig
+from r0.config.types import step_range
 from r0.data.formats import check_source
 from r0.data.source import TaskSource, open_source
 from r0.errors import UserError
@@ -22,7 +23,6 @@ from r0.process.gpus import local_gpus
 from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
-from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints, sound_checkpoint
 from r0.runs.prompt_date import with_date
 from r0.runs.recorded import RecordedRollouts
@@ -60,6 +60,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         steps = config.steps(source.steps_per_epoch(config.batch_size))
         if recorded := RecordedRollouts.open(config, output, prompter.tokenizer.decode):
             steps = recorded.steps(config.max_steps)
+        _check_profile(config.profile, steps)
         if config.checkpoint.best and not (config.eval.every and source.heldout(1)):
             raise UserError("checkpoint.best: nothing is evaluated; set eval.every and heldout_share, or leave it out")
         if config.ray.address in (None, "local") and "RAY_ADDRESS" not in os.environ:  # else the cards are the cluster's
@@ -172,11 +173,21 @@ def _sample(run: Run, team: Roles, recorder: Recorder) -> bool:
     from r0.step_rollouts import StepRollouts
 
     rollouts = StepRollouts(run.config, run.source, run.prompter, team, recorder)
-    if not Sampler(rollouts, recorder, BadBatches(run.config.on_nan, recorder), run.stop).sample(run.steps):
+    if not Sampler(rollouts, recorder, run.stop).sample(run.steps):
         return False
     run.directory.finish(run.steps)
     recorder.say(f"done: {run.steps} steps; the rollouts are in {run.directory.path / 'rollouts'}")
     return True
+
+
+def _check_profile(profile: bool | str, steps: int) -> None:
+    """Refuse to profile steps that the run does not have.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if isinstance(profile, str) and step_range(profile)[1] > steps:
+        raise UserError(f"profile: the run has {steps} steps, fewer than profile={profile}; name steps up to {steps}, or true")
 
 
 def _check_resume(resume: str, output: Path, state: RunState) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -25,7 +26,7 @@ from r0.config.sections import (
     key,
     rewriting,
 )
-from r0.config.types import Epochs, PathText
+from r0.config.types import Epochs, PathText, Profile
 from r0.records import Form
 
 TIS_CAP = 3.0  # of PPO with rollouts that are one version old: GRPO's default
@@ -55,6 +56,8 @@ def _cap_of_ppo(values: dict[str, Any]) -> None:
 class RLConfig(RunKeys):
     """Keys of RL with a rule reward, shared by all stages."""
 
+    ALIASES: ClassVar[Mapping[str, str]] = {"profile.steps": "profile"}
+
     algo: Literal["ppo", "grpo"] | None = key(None, "RL algorithm; empty: the one whose section is given, ppo if none is")
     kl_coef: NonNegative = key(0.0, "weight of the KL to the reference model; 0: no reference model is loaded")
     max_new_tokens: Count = key(256, "maximum completion length in tokens")
@@ -77,6 +80,11 @@ class RLConfig(RunKeys):
     learner: LearnerSection = key(LearnerSection(), "DeepSpeed ranks")
     rollout: RolloutSection = key(RolloutSection(), "sampling workers")
     sync: SyncSection = key(SyncSection(), "weight sync")
+    profile: Profile = key(
+        False,
+        "write OUTPUT/profile: a Chrome trace of all roles, and a table of where a step's seconds go; true: of the third to the "
+        "fifth step after the start; or of some steps, such as 5-7",
+    )
     eval: EvalSection = key(EvalSection(), "held-out evaluation")
     checkpoint: CheckpointSection = key(CheckpointSection(), "checkpoints")
 

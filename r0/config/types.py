@@ -53,6 +53,31 @@ def _parts(parts: Any) -> Iterator[Any]:
         yield from _parts(get_args(part))
 
 
+def step_range(text: str) -> tuple[int, int]:
+    """The first and the last step of ``5-7``, or of ``5``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() or not dash)) or not 1 <= int(first) <= int(last or first):
+        raise ValueError(f"{text!r} is neither true nor false nor a range of steps; write it as 5-7")
+    return int(first), int(last or first)
+
+
+def _profile(given: object) -> object:
+    """``true``, ``false`` or a range of steps; the latter in a file as ``profile: {steps: 5-7}`` too."""
+    if isinstance(given, dict) and list(given) == ["steps"]:
+        given = given["steps"]
+    if given in ("true", "false") or isinstance(given, bool):
+        return given in ("true", True)
+    step_range(str(given))
+    return str(given)
+
+
+Profile = Annotated[bool | str, BeforeValidator(_profile)]
+
+
 DATE = "strftime_now"  # the function by which chat templates read today's date; in a configuration, the date itself
 RESERVED = (  # arguments of the call that renders a template, which are no variables of it
     "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length", "messages",

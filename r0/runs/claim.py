@@ -33,6 +33,7 @@ OWNED = (
     "timings.jsonl",
     "rollouts",
     "bad_batches",
+    "profile",
     "queries.jsonl",
     "run.trec",
     "annotations.jsonl",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import SupportsFloat
 
 from r0.errors import UserError
+from r0.process.spans import span
 from r0.storage.files import write_atomic
 
 
@@ -123,12 +124,13 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Measure the block, even if it raises."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.add(name, self._now() - start)
+        """Measure the block, even if it raises; it is a span of the driver, too."""
+        with span("driver", name):
+            start = self._now()
+            try:
+                yield
+            finally:
+                self.add(name, self._now() - start)
 
     def add(self, name: str, seconds: float) -> None:
         """Add seconds measured by another process."""

@@ -100,6 +100,10 @@ class Recorder:
         """Whether the record has a held-out evaluation after ``step``."""
         return any(line["step"] == step for line in heldout_lines(self.metrics.path))
 
+    def folder(self, name: str) -> Path:
+        """One of r0's folders in the run, created if missing."""
+        return self._run.folder(name)
+
     def say(self, text: str) -> None:
         """Print a line for the user."""
         self._line.say(text)

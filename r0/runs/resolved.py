@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "vector_cache",
     "skip_bad",  # a run that started without it has no bad lines
     "tracking.",
+    "profile",
     "ray.",
     "checkpoint.",
     "gradient_checkpointing",

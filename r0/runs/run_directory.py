@@ -7,6 +7,7 @@
     timings.jsonl   seconds, tokens per second, memory
     rollouts/       sampled completions with verdicts and rewards, one file per step
     bad_batches/    those of steps that the learner could not use, in the same format
+    profile/        trace.json and table.txt: where the seconds of some steps went
     queries.jsonl   rerank, distill score: one line per finished query; a resumed run skips these
     run.trec        rerank: the result
     annotations.jsonl   annotate: the annotation of each finished pair; a resumed run skips these

@@ -11,6 +11,7 @@ from r0.runs.rollout_log import RolloutLog, read_rollouts
 from tests.helpers import tiny_model
 from tests.launching import here, record, refused
 from tests.small_run import PPO_INLINE, SMALL
+from tests.traces import check_trace
 
 pytestmark = pytest.mark.ray
 
@@ -28,7 +29,8 @@ def model(tmp_path_factory):
 def run(model, tmp_path_factory):
     """A finished run of three steps."""
     output = tmp_path_factory.mktemp("run") / "whole"
-    assert main(["stage_a", f"model={model}", f"output={output}", *(f"{key}={value}" for key, value in PPO.items())]) == 0
+    settings = {**PPO, "model": model, "output": output, "profile": "true"}
+    assert main(["stage_a", *(f"{key}={value}" for key, value in settings.items())]) == 0
     return output
 
 
@@ -46,6 +48,19 @@ def test_learning_from_the_rollouts_of_a_run_repeats_it_bit_for_bit(model, run, 
     assert weights == (run / "model" / "model.safetensors").read_bytes()
     assert weights != (Path(model) / "model.safetensors").read_bytes()
     assert not list((output / "rollouts").iterdir())  # they are stored where they were sampled
+
+
+def test_a_trace_of_one_process_has_the_roles_apart(run):
+    check_trace(run, ["driver", "rollout 0", "reward 0", "learner 0"], steps=[1, 2, 3])
+
+
+def test_a_trace_of_one_half_has_the_roles_that_work(model, run, tmp_path, capsys):
+    output = tmp_path / "replayed"
+    here(capsys, "stage_a", {"model": model, "output": output, **REPLAY, "rollouts": run, "profile.steps": "2-3"})
+    check_trace(output, ["driver", "learner 0"], steps=[2, 3])
+    output = tmp_path / "sampled"
+    here(capsys, "stage_a", {**WITH_GRPO, "model": model, "output": output, "rollouts_only": "true", "profile": "1"})
+    check_trace(output, ["driver", "rollout 0", "reward 0"], steps=[1])
 
 
 def test_another_learner_goes_on_with_rollouts_of_another_policy(model, run, tmp_path, capsys):
@@ -102,6 +117,7 @@ def test_sampling_alone_goes_on_where_it_was_stopped(model, tmp_path, capsys):
         ({"temperature": 0.5}, "was sampled at 1, not 0.5; set temperature=1"),
         ({**WITH_GRPO}, "has 1 completion per prompt, not 2; use algo=ppo"),
         ({"checkpoint.best": "heldout/greedy/reward"}, "checkpoint.best: with rollouts= nothing is evaluated"),
+        ({"profile": "2-4"}, "profile: the run has 3 steps, fewer than profile=2-4; name steps up to 3, or true"),
         ({"rollouts_only": "true"}, "rollouts_only: with rollouts= nothing is sampled"),
     ],
 )

@@ -17,6 +17,7 @@ from r0.launch import main
 from tests import launching
 from tests.helpers import tiny_model
 from tests.launching import command, environment, here, record, refused, steps
+from tests.traces import check_trace
 
 pytestmark = pytest.mark.ray
 
@@ -43,7 +44,9 @@ def launch(settings, model, output, code=0):
 def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path, capsys):
     output = tmp_path / "run"
     wide = {"rollout.workers": 2, "learner.ranks": 2, "learner.zero_stage": 3, "learner.lora.r": 4, "reward.workers": 2}
-    launch({**GRPO, **wide}, model, output)
+    launch({**GRPO, **wide, "profile.steps": "2-3"}, model, output)
+    two_each = [f"{role} {index}" for role in ("rollout", "reward", "learner") for index in (0, 1)]
+    check_trace(output, ["driver", *two_each], steps=[2, 3])
     lines = steps(output)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert max(line["gap"] for line in lines) < 1e-3  # float32: the engines hold the adapted weights after every sync

@@ -25,6 +25,7 @@ from r0.algos.losses import POLICY_LOSSES, Aggregation, LossInputs, LossSettings
 from r0.algos.value import ValueInputs, value_loss
 from r0.config import GRPOSection, PPOSection, RLConfig
 from r0.process.faults import reached
+from r0.process.spans import span
 from r0.records import TrainGroup
 
 
@@ -85,7 +86,8 @@ class Updater:
         plan = make_minibatches(batch, schedule, self.networks.shared_prefix, config.learner.row_tokens, self.comm)
         metrics = UpdateMetrics(self.comm.device, stale=config.sync.max_staleness > 0)
         self.fault = BatchFault()
-        self._first_passes(batch, plan)
+        with span("learner", "first passes"):
+            self._first_passes(batch, plan)
         updates = [(epoch, mini) for epoch, minis in enumerate(plan) for mini in minis]
         skipped = 0
         if self._usable(batch):
@@ -180,11 +182,13 @@ class Updater:
             engine.train()
             for part in mini.slices:
                 self._leave_if_asked(*holding)
-                if engine is self.networks.policy:
-                    loss, out_C = self._policy_row(batch, mini, part, metrics, first)
-                else:
-                    loss, out_C = self._value_row(batch, mini, part, metrics)
-                engine.backward(loss * self.comm.world)
+                with span("learner", "forward", tokens=part.row.tokens, completions=part.completions):
+                    if engine is self.networks.policy:
+                        loss, out_C = self._policy_row(batch, mini, part, metrics, first)
+                    else:
+                        loss, out_C = self._value_row(batch, mini, part, metrics)
+                with span("learner", "backward", tokens=part.row.tokens):
+                    engine.backward(loss * self.comm.world)
                 holding[engine] = None
                 passes.append(Pass(part, loss.detach(), out_C.detach(), engine.gradient_sum.take(self.comm.device)))
         total = torch.zeros(2, dtype=torch.float64, device=self.comm.device)
@@ -200,8 +204,9 @@ class Updater:
             return False
         reached("learner.step")
         self._changed = True
-        for engine in engines:
-            engine.step()
+        with span("learner", "optimizer step"):
+            for engine in engines:
+                engine.step()
         norms = [float(engine.get_global_grad_norm()) for engine in engines]
         if not all(map(math.isfinite, norms)):  # it was seen in no gradient
             raise RuntimeError(f"the gradient norms are {norms}; the weights may be broken, the last checkpoint is good")

@@ -34,11 +34,12 @@ from r0.config import RLConfig
 from r0.process.allocator import keep_freed_blocks
 from r0.process.device import process_device, with_index
 from r0.process.faults import reached
+from r0.process.spans import Traced, record, span
 from r0.records import TrainGroup
 from r0.storage.manifest import Entries
 
 
-class Learner:
+class Learner(Traced):
     """One DeepSpeed rank: policy, critic and reference model.
 
     Args:
@@ -112,7 +113,8 @@ class Learner:
             schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
         reached("learner.forward")
         self._figures = {}
-        with contextlib.suppress(Left):
+        tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
+        with span("learner", "update", groups=len(groups), tokens=tokens), contextlib.suppress(Left):
             figures = self.updater(groups, version, schedule)
             reached("learner.stepped")
             self.updates += 1
@@ -179,7 +181,8 @@ class Learner:
             raise RuntimeError("sync before connect")
         reached("learner.sync")
         self._source.digest.take()
-        return self._sender.send(version)
+        with span("learner", "send weights"):
+            return self._sender.send(version)
 
     def sent(self) -> str:
         """The digest of what the newest sync took from this rank (see ``sync.digest``); only rank 0's is of whole weights."""
@@ -189,7 +192,8 @@ class Learner:
 
     def save(self, folder: str) -> None:
         """Copy this rank's part of a checkpoint and start to write it into ``folder``; ``saved_files`` tells when it is done."""
-        self._saved.save(Path(folder), self.updates)
+        with span("learner", "copy the state"):
+            self._saved.save(Path(folder), self.updates)
 
     def saved_files(self, wait: bool) -> Entries | None:
         """The files that the last ``save`` wrote; None while it is still writing and ``wait`` is false.
@@ -218,6 +222,10 @@ class Learner:
         save_hf(self.weights(), self.model_path, Path(folder))
         if self.world > 1:
             torch.distributed.barrier()
+
+    def record_spans(self) -> None:
+        """See ``Traced``. A GPU works on after a call returns, so every span waits for it."""
+        record(torch.cuda.synchronize if self.device.type == "cuda" else None)
 
     def node(self) -> str:
         """Name of the node that this rank runs on."""

@@ -13,6 +13,7 @@ from r0.actors.rollout.engine import Engine, make_engine
 from r0.actors.rollout.settings import EngineSettings
 from r0.errors import RunFailed, reason
 from r0.process.faults import reached
+from r0.process.spans import Traced, span
 from r0.records import Sampled, SampleRequest
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 PING_S = 30.0  # seconds in which a worker that is not at work answers
 
 
-class RolloutWorker:
+class RolloutWorker(Traced):
     """A worker with one sampling engine.
 
     Args:
@@ -53,7 +54,10 @@ class RolloutWorker:
                 "it can sample after the next sync"
             )
         reached("rollout.sample")
-        return self._engine.sample(requests, temperature, max_new_tokens, greedy)
+        with span("rollout", "sample", requests=len(requests)) as sampling:
+            sampled = self._engine.sample(requests, temperature, max_new_tokens, greedy)
+            sampling.add(tokens=sum(len(one.token_ids) for one in sampled))
+        return sampled
 
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group described by ``info``."""
@@ -61,20 +65,24 @@ class RolloutWorker:
 
     def sleep(self) -> None:
         """Release the card's memory until the next weight update, if the settings say so."""
-        self._engine.sleep()
+        with span("rollout", "sleep"):
+            self._engine.sleep()
 
     def start_weight_update(self) -> None:
         """Prepare for new weights."""
-        self._engine.start_weight_update()
+        with span("rollout", "wake"):
+            self._engine.start_weight_update()
 
     def update_weights(self, info: dict[str, Any]) -> None:
         """Receive all weights."""
         reached("rollout.update")
-        self._engine.update_weights(info)
+        with span("rollout", "receive weights"):
+            self._engine.update_weights(info)
 
     def finish_weight_update(self, version: int) -> None:
         """Activate the new weights as version ``version``."""
-        self._engine.finish_weight_update(version)
+        with span("rollout", "activate weights"):
+            self._engine.finish_weight_update(version)
 
     def received(self) -> str:
         """The digest of the weights that came with the newest update."""

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from r0.actors.sync.checkpoint_format import CheckpointFormat, Group, ParamMeta
+from r0.process.spans import span
 from r0.storage.loading import state_tying
 
 
@@ -67,7 +68,7 @@ class LearnerWeights:
         """
         for bucket in self._buckets():
             parameters = [part for group in bucket for name in group.own for part in self._entries[name].parts]
-            with _gathered(parameters) as was_sharded, torch.no_grad():
+            with span("learner", "gather"), _gathered(parameters) as was_sharded, torch.no_grad():
                 out = [pair for group in bucket for pair in self._tensors(group, was_sharded)]
                 if was_sharded and torch.cuda.is_available():
                     torch.cuda.current_stream().synchronize()
