@@ -3,7 +3,8 @@
     python benchmarks/grpo_step.py [--pairs 3] [--steps 3] [--prompt 512] [--staleness 0]
 
 8 prompts of 512 tokens × 8 completions of up to 128 tokens, one update, float32, a random Qwen2 of about 3.7 M parameters with
-the tokenizer of r0-tiny. The reward is 0 or 1, and constant in every other group; r0 computes only one group of those. Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted.
+the tokenizer of r0-tiny. The reward is 0 or 1, and constant in every other group; r0 computes one of those.
+Each side runs in a process of its own, in turns; the first step of a process (warm-up) is not counted.
 r0 samples with two engines of one thread and learns with two threads; its step is everything between two steps: sampling with
 vLLM, rewards, update, weight sync, record. Printed: the median step of each run, and the ratio pair by pair. TRL needs the
 ``bench`` extra.
