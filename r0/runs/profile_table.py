@@ -31,7 +31,7 @@ def profile_table(tracks: Sequence[Track], first: int) -> str:
     """The table of the recorded steps, of which the first has the number ``first``.
 
     Its seconds are those of one step, whose length is the median, so that they add up; beside them stand the least and the most
-    of all steps.
+    of all steps. A part that this step does not have, such as an evaluation, has 0.
     """
     steps = step_seconds(tracks)
     if not steps:
@@ -41,12 +41,14 @@ def profile_table(tracks: Sequence[Track], first: int) -> str:
     last = first + len(steps) - 1
     title = f"step {first}" if len(steps) == 1 else f"steps {first} to {last}; the seconds are those of step {first + chosen}"
     lines = [f"profile of {title}", HEAD]
-    for part, seconds in step.parts.items():
-        lines.append(_line(part, seconds, step.total, [one.parts.get(part, 0.0) for one in steps]))
-        for key, inner in step.within.items():
+    parts = dict.fromkeys(part for one in steps for part in one.parts if part != OTHER)
+    within = dict.fromkeys(key for one in steps for key in one.within)
+    for part in (*parts, OTHER):
+        lines.append(_line(part, chosen, [one.parts.get(part, 0.0) for one in steps], step.total))
+        for key in within:
             if key[0] == part:
-                lines.append(_line(f"  {key[1]}", inner, step.total, [one.within.get(key, 0.0) for one in steps]))
-    return "\n".join([*lines, _line("step", step.total, step.total, [one.total for one in steps])])
+                lines.append(_line(f"  {key[1]}", chosen, [one.within.get(key, 0.0) for one in steps], step.total))
+    return "\n".join([*lines, _line("step", chosen, [one.total for one in steps], step.total)])
 
 
 def step_seconds(tracks: Sequence[Track]) -> list[StepSeconds]:
@@ -89,6 +91,6 @@ def _seconds(span: Span) -> float:
     return (span.end_ns - span.start_ns) / 1e9
 
 
-def _line(name: str, seconds: float, total: float, every: Sequence[float]) -> str:
-    share = seconds / total if total else 0.0
-    return f"{name:<34}{seconds:>9.3f}{share:>8.1%}   {min(every):.3f} … {max(every):.3f}"
+def _line(name: str, chosen: int, every: Sequence[float], total: float) -> str:
+    share = every[chosen] / total if total else 0.0
+    return f"{name:<34}{every[chosen]:>9.3f}{share:>8.1%}   {min(every):.3f} … {max(every):.3f}"

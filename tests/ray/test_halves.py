@@ -94,6 +94,17 @@ def test_both_halves_on_ray_need_no_resources_of_the_other(ray_session, model, t
     assert [line["step"] for line in record(learned)] == [1, 2]
 
 
+def test_a_run_that_sampled_ahead_is_repeated_from_its_stale_rollouts(ray_session, model, tmp_path, capsys):
+    ahead, output = tmp_path / "ahead", tmp_path / "replayed"
+    settings = {**PPO, "model": model, "sync.max_staleness": 1}
+    here(capsys, "stage_a", {**settings, "output": ahead, "ray.inline": "false", "profile.steps": "2-3"})
+    check_trace(ahead, ["driver", "rollout 0", "reward 0", "learner 0"], steps=[2, 3])
+    here(capsys, "stage_a", {**settings, "output": output, "rollouts": ahead})
+    assert [line["staleness"] for line in record(output)] == [0.0, 1.0, 1.0]
+    for name in ("metrics.jsonl", "model/model.safetensors"):
+        assert (output / name).read_bytes() == (ahead / name).read_bytes()
+
+
 def test_sampling_alone_goes_on_where_it_was_stopped(model, tmp_path, capsys):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     settings = {**WITH_GRPO, "model": model, "rollouts_only": "true"}

@@ -126,6 +126,8 @@ def test_the_table_is_of_the_step_of_median_length():
     assert lines[0] == "profile of steps 3 to 5; the seconds are those of step 3"
     assert lines[2].split() == ["sample", "2.000", "28.6%", "1.000", "…", "2.000"]
     assert lines[3].split() == ["rollout:", "sample", "1.800", "25.7%", "0.000", "…", "1.800"]
+    ahead = next(line for line in lines if "driver: sample" in line)  # of another step than the one that is shown
+    assert ahead.split() == ["driver:", "sample", "0.000", "0.0%", "0.000", "…", "7.000"]
     assert lines[-1].split() == ["step", "7.000", "100.0%", "4.000", "…", "11.000"]
     assert profile_table([], first=3) == "no step was recorded"
 
