@@ -7,6 +7,7 @@ but not other keys on the command line. ``notice`` is what users of the model mu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,8 +47,8 @@ class Preset:
     shape: Mapping[str, Any] = field(default_factory=dict)
 
     def values_for(self, config: type[BaseModel]) -> dict[str, Any]:
-        """The values of the keys that this configuration has."""
-        return {name: value for name, value in self.values.items() if name in config.model_fields}
+        """The values of the keys that this configuration has; a copy, into which other values may be written."""
+        return {name: copy.deepcopy(value) for name, value in self.values.items() if name in config.model_fields}
 
 
 @cache

@@ -3,7 +3,7 @@
 import pytest
 
 from r0 import launch
-from r0.config import RankingKeys, SftConfig, StageAConfig
+from r0.config import RankingKeys, ScoreConfig, SftConfig, StageAConfig
 from r0.config.load import load
 from r0.config.models import FOLDER, NAMES, notice, preset
 from r0.errors import UserError
@@ -124,3 +124,9 @@ def test_prompts_keep_the_models_own_convention_for_thoughts(name):
     )
     assert tokenizer.decode(asked.request.prompt_ids) == text + closed
     assert tokenizer.convert_ids_to_tokens(list(asked.request.allowed_ids)) == ["yes", "no"]
+
+
+def test_an_override_of_a_presets_section_stays_in_its_own_configuration():
+    first = load(ScoreConfig, None, ["model_preset=qwen3-reranker-0.6b", "data=x", "rollout.workers=3"])
+    second = load(ScoreConfig, None, ["model_preset=qwen3-reranker-0.6b", "data=x"])
+    assert (first.rollout.workers, second.rollout.workers) == (3, 1)
