@@ -85,11 +85,17 @@ class StepRollouts:
         thread = self._ahead = _Sampling(lambda clock, leave: self._rollouts(step, clock, leave))
         try:
             yield
-        except BaseException as error:
-            while isinstance(error, LearnerLost) and thread.is_alive() and not stop():
+            self._wait(thread, step, stop)
+        except LearnerLost:
+            while thread.is_alive() and not stop():
                 thread.join(LOOK_S)
-            thread.left = True
             raise
+        finally:
+            thread.left = True  # it makes no difference to one that has ended
+        self.pending, self._seconds = thread.result(), thread.clock.take()
+
+    def _wait(self, thread: _Sampling, step: int, stop: Callable[[], bool]) -> None:
+        """Wait for the sampling of ``step``."""
         said = False
         with self.recorder.clock("wait"):
             while thread.is_alive():
@@ -97,7 +103,6 @@ class StepRollouts:
                     self.recorder.say(f"step {step + 1} is sampled to its end first, since the checkpoint needs it")
                     said = True
                 thread.join(LOOK_S)
-        self.pending, self._seconds = thread.result(), thread.clock.take()
 
     def failed(self) -> BaseException | None:
         """What has ended the sampling of ``ahead``, if something has; None while it goes on."""

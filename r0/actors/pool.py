@@ -127,18 +127,23 @@ def _attempt(worker: Any, method: str, args: tuple, deadline_s: float, who: str)
 def _get_or_leave(refs: list[Any], deadline_s: float, leave: Callable[[], bool]) -> list[Any]:
     """``ray.get``, which looks at ``leave`` meanwhile.
 
+    Not at first: Ray does not begin a call that is cancelled at once, and workers that have begun would wait for those that have
+    not.
+
     Raises:
         CallLeft: it is true. Ray gives no result of such a call, even if the method returns one.
     """
     import ray
 
     end = time.monotonic() + deadline_s
-    while not leave():
+    while True:
         try:
             return ray.get(refs, timeout=min(LOOK_S, max(0.0, end - time.monotonic())))
         except ray.exceptions.GetTimeoutError:
             if time.monotonic() >= end:
                 raise
+            if leave():
+                break
     for ref in refs:
         ray.cancel(ref)
     raise CallLeft("the call was left")
@@ -153,11 +158,12 @@ def _wait_or_leave(refs: list[Any], deadline_s: float, leave: Callable[[], bool]
     import ray
 
     end = time.monotonic() + deadline_s
-    while not leave():
+    while True:
         ready, late = ray.wait(refs, num_returns=len(refs), timeout=min(LOOK_S, max(0.0, end - time.monotonic())))
+        if leave():
+            raise CallLeft("the call was left")
         if not late or time.monotonic() >= end:
             return ready
-    raise CallLeft("the call was left")
 
 
 def is_left() -> bool:

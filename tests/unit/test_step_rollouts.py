@@ -29,6 +29,8 @@ from r0.process.signals import StopRequest
 from r0.records import Finish, Prompt, Sampled, SampleRequest, Scored, Verdict
 from r0.runs import Recorder, RunDirectory
 from r0.runs.checkpoint import Checkpoints
+from r0.runs.record import Clock
+from r0.step_rollouts import StepRollouts
 from r0.storage.manifest import entry
 from r0.trainer import Trainer
 
@@ -301,3 +303,25 @@ def test_the_ratio_of_all_rows_is_spread_out_and_a_gap_is_of_equal_weights_only(
         assert found["importance_max"] == pytest.approx(math.e)
         assert found["tis_capped_share"] == 0.25
         assert ("gap" in found, "gap_max" in found) == (fresh == 1.0, fresh == 1.0)
+
+
+def test_a_second_signal_during_the_wait_leaves_the_sampling():
+    recorder = SimpleNamespace(clock=Clock(), say=lambda text: None)
+    rollouts = StepRollouts(settings(), None, None, None, recorder)
+    begun = []
+
+    def blocked(step, clock, leave):
+        begun.append(step)
+        while not leave():
+            time.sleep(0.01)
+        raise CallLeft("left")
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    rollouts._rollouts = blocked
+    with pytest.raises(KeyboardInterrupt), rollouts.ahead(1, interrupted):
+        pass
+    rollouts._ahead.join(WAIT_S)
+    assert not rollouts._ahead.is_alive()
+    assert begun == [1]

@@ -68,11 +68,13 @@ class LearnerGroup:
         self._places = [share.places for share in shares]
         if not is_actor(self.pool.workers[0]):
             self.pool.workers[0].updater.left = leave
+        if leave():
+            return {}
         with self._whole(), self._update.call() as deadline_s:
             try:
                 return self.pool.each("update", arguments, deadline_s, leave)[0]
             except CallLeft:  # the ranks leave it, or finish it where weights have changed
-                return self.pool.all("figures", deadline_s=deadline_s)[0]
+                return self.pool.all("figures", version, deadline_s=deadline_s)[0]
 
     def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch, where figures have ``skipped_updates``; (group, sample) by place in the batch."""

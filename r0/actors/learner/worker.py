@@ -79,7 +79,7 @@ class Learner(Traced):
         self.updater = Updater(config, self.networks, Comm(world, self.device), is_left)
         self._saved = SavedState(config, self.networks, rank, world, self.device)
         self.updates = 0
-        self._figures: dict[str, float] = {}
+        self._newest: tuple[int, dict[str, float] | None] | None = None  # version and figures of the newest update; None: no end
         seed_everything(config.seed + 1 + rank)  # ranks differ, should a model's own code draw anything
         self._sender: Any = None
         self._source: Noted | None = None
@@ -102,6 +102,7 @@ class Learner(Traced):
         Raises:
             StaleRollout: a rollout's version is not allowed.
         """
+        self._newest = version, None
         rate = self.learning_rate(self.config.learning_rate)
         set_learning_rate(self.networks.policy, rate)
         if self.networks.critic is not None:
@@ -112,18 +113,28 @@ class Learner(Traced):
         if schedule is None:
             schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
         reached("learner.forward")
-        self._figures = {}
+        found: dict[str, float] = {}
         tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
         with span("learner", "update", groups=len(groups), tokens=tokens), contextlib.suppress(Left):
             figures = self.updater(groups, version, schedule)
             reached("learner.stepped")
             self.updates += 1
-            self._figures = figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
-        return self._figures
+            found = figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}
+        self._newest = version, found
+        return found
 
-    def figures(self) -> dict[str, float]:
-        """What the last call of ``update`` returned, for a caller who has left it."""
-        return self._figures
+    def figures(self, version: int) -> dict[str, float]:
+        """What the newest ``update`` of the weights ``version`` returned, for a caller who has left it; empty if it never began.
+
+        Raises:
+            RuntimeError: it failed, and nobody has seen its error.
+        """
+        begun, found = self._newest or (None, None)
+        if begun != version:
+            return {}
+        if found is None:
+            raise RuntimeError("the update failed after it was left; weights may be half updated, the last checkpoint is good")
+        return found
 
     def batch_fault(self) -> BatchFault:
         """What was wrong with the newest batch; its samples are those of this rank's share."""

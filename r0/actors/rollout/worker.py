@@ -225,7 +225,7 @@ class RolloutGroup:
         for index, error in failed.items():
             logger.warning("rollout worker %d is lost for this step: %s", index, reason(error), exc_info=_unexpected(error))
         self.lost |= failed
-        if len(self.lost) == len(self._pool):
+        if len(self.lost) >= len(self._pool):  # a pool that was closed has no workers
             raise RolloutsLost(f"no rollout worker is left to sample the next step: {reason(next(iter(self.lost.values())))}")
 
 
