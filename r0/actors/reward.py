@@ -187,7 +187,7 @@ class RewardGroup:
                 self._names = names
                 return outcome
             changed = f"returned the components {', '.join(sorted(names))}, but {', '.join(sorted(self._names or ()))} before"
-            outcome = Failed(outcome.rollout, outcome.text, outcome.verdict, changed)
+            outcome = Failed(outcome.rollout, outcome.text, outcome.verdict, changed, outcome.masked)
         rollout, name, value = outcome.rollout, self._section.name, self._section.failure_value
         said = f"reward {name!r}, task {rollout.task.task_id}, sample {rollout.sample}: the reward {outcome.reason}"
         if value is None:

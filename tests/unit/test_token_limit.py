@@ -109,6 +109,15 @@ def test_a_cut_completion_on_which_the_reward_fails_is_masked_too():
     assert worker.fail(rollout("a", Finish.LENGTH), "hung").masked
 
 
+def test_a_cut_completion_whose_components_have_other_names_is_masked_too():
+    names = iter(["one", "other"])
+    register("changes_names")(lambda section: lambda verdict, label: {next(names): 1.0})
+    section = RewardSection(name="changes_names", failure_value=-0.5)
+    worker = RewardWorker(TOKENIZER, section, limit=TokenLimit(truncated="mask"))
+    found = RewardGroup(Pool("reward", lambda _: worker, 1), section).score([rollout("a", Finish.LENGTH)] * 2)
+    assert [(one.total, one.masked) for one in found] == [(1.0, True), (-0.5, True)]
+
+
 def scored(group: int, sample: int, total: float, masked: bool) -> Scored:
     task = PointwiseTask(100 + group, "q", "d", 1)
     sampled = Sampled(tuple(range(3 + sample)), (-0.5,) * (3 + sample), Finish.LENGTH if masked else Finish.STOP, 0)
