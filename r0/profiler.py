@@ -16,6 +16,7 @@ from r0.storage.files import write_atomic
 
 WARM_UP, STEPS = 2, 3  # profile=true leaves out the first steps of a start, in which caches fill and kernels are compiled
 PINGS, DEADLINE_S = 5, 60.0
+STOPPING_S = 2.0  # a worker that is still at work does not hold up a run that is to stop
 
 
 class Profiler:
@@ -61,14 +62,22 @@ class Profiler:
                 if offset is not None:
                     self._offsets[pool.role, index] = offset
             pool.attempt_some("record_spans", dict.fromkeys(range(len(pool)), ()), DEADLINE_S)
-        spans.record()
+        learner = next((pool.workers[0] for pool in self._roles.pools if pool.role == "learner" and pool.workers), None)
+        if learner is None or is_actor(learner):
+            spans.record()
+        else:  # in this process: it says what a span waits for
+            learner.record_spans()
 
-    def end(self, step: int, stopping: bool = False) -> None:
-        """After ``step`` and its evaluation and checkpoint; ``stopping``: it is the last one in this process."""
+    def end(self, step: int, stopping: bool = False, whole: bool = True) -> None:
+        """After ``step`` and its evaluation and checkpoint; ``stopping``: it is the last one in this process, and not ``whole``
+        if it was left."""
         if self._began is None or not (stopping or step >= self._last):
             return
         first, self._began = self._began, None
-        tracks = self._take(first)
+        if not whole and step == first:
+            spans.take()
+            return
+        tracks = self._take(first, STOPPING_S if stopping else DEADLINE_S, whole)
         folder = self._recorder.folder("profile")
         write_trace(folder / "trace.json", tracks)
         table = profile_table(tracks, first)
@@ -79,18 +88,21 @@ class Profiler:
         """The pools whose workers are in other processes, in the order of the data."""
         return [pool for pool in self._roles.pools if pool.workers and is_actor(pool.workers[0])]
 
-    def _take(self, first: int) -> list[Track]:
-        """The tracks of all processes; ``first`` is the number of the first step."""
-        found_here = spans.take()
+    def _take(self, first: int, deadline_s: float, whole: bool) -> list[Track]:
+        """The tracks of all processes; ``first`` is the number of the first step. The last one is left out unless ``whole``."""
+        found_here = spans.take() or []
+        if not whole:
+            left = max(one.start_ns for one in found_here if one.name == STEP)
+            found_here = [one for one in found_here if one.start_ns < left]
         for number, one in enumerate((one for one in found_here if one.name == STEP), first):
             one.details["step"] = number
         tracks = by_role(Track("driver", None, found_here))
         for pool in self._pools():
-            taken = pool.attempt_some("take_spans", dict.fromkeys(range(len(pool)), ()), DEADLINE_S)
+            taken = pool.attempt_some("take_spans", dict.fromkeys(range(len(pool)), ()), deadline_s)
             for index, found in taken.items():
                 offset = self._offsets.get((pool.role, index))
-                if isinstance(found, Exception) or offset is None:  # the worker died, and another one is in its place
-                    self._say(f"profile: {pool.role} {index} was started again, so that its part of the trace is missing")
+                if found is None or isinstance(found, Exception) or offset is None:  # another one may be in its place
+                    self._say(f"profile: {pool.role} {index} does not answer or was started again; its spans are missing")
                     continue
                 on_clock = [replace(one, start_ns=one.start_ns - offset, end_ns=one.end_ns - offset) for one in found]
                 tracks.append(Track(pool.role, index, on_clock))

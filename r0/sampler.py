@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count, takewhile
 
+from r0.errors import UserError
 from r0.process.signals import Stopped, StopRequest
 from r0.profiler import Profiler
 from r0.runs import Recorder, read_record
@@ -27,8 +28,14 @@ class Sampler:
         self.profiler = Profiler(rollouts.config.profile, rollouts.roles, recorder)
 
     def sample(self, steps: int) -> bool:
-        """Sample ``steps`` steps, from the first that is not recorded. Returns whether all are done."""
-        done = min(self._recorded(), steps)
+        """Sample ``steps`` steps, from the first that is not recorded. Returns whether all are done.
+
+        Raises:
+            UserError: more are stored.
+        """
+        done = self._recorded()
+        if done > steps:
+            raise UserError(f"max_steps: the run has done {done} steps, more than {steps}; raise max_steps or epochs")
         self.recorder.resume(done)
         self.profiler.resume(done, steps)
         for step in range(done, steps):
@@ -37,7 +44,7 @@ class Sampler:
                 with self.recorder.clock("total"), self.stop.at_once():
                     scored = self.rollouts.of(step)
             except Stopped:
-                self.profiler.end(step + 1, stopping=True)
+                self.profiler.end(step + 1, stopping=True, whole=False)
                 self.recorder.say(f"stopped before step {step + 1}; the same command goes on from here")
                 return False
             self.bad_batches.check_logprobs(step + 1, scored)

@@ -112,7 +112,7 @@ class Trainer:
                     self.recorder.say(f"{what}; the same command goes on from here")
                 with self.stop.saving():
                     self._checkpoint(self._done, steps, metric, stopping)
-                    self.profiler.end(step + 1, stopping)
+                    self.profiler.end(step + 1, stopping, whole=self._done == step + 1)
                 if stopping:
                     return self._done == steps and self._is_evaluated(steps, steps)
             return True

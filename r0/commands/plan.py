@@ -160,9 +160,7 @@ def _rollouts(command: str, config: TrainingKeys, missing: list[str]) -> None:
     if not isinstance(config, RLConfig) or config.rollouts is None or (folder := local_folder(config.model)) is None:
         return
     try:
-        recorded = RecordedRollouts.open(config, output_path(command, config), open_tokenizer(folder, pads=True).decode)
-        if recorded is not None:
-            recorded.steps(config.max_steps)
+        RecordedRollouts.open(config, output_path(command, config), open_tokenizer(folder, pads=True).decode)
     except UserError as error:
         missing.append(str(error))
 

@@ -57,7 +57,7 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
     if state != RunState.FINISHED:
         prompter = _prompter(config, folder)
         source = open_source(config, config.seed)
-        steps = config.steps(source.steps_per_epoch(config.batch_size))
+        planned = steps = config.steps(source.steps_per_epoch(config.batch_size))
         if recorded := RecordedRollouts.open(config, output, prompter.tokenizer.decode):
             steps = recorded.steps(config.max_steps)
         _check_profile(config.profile, steps)
@@ -72,7 +72,8 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
             result = "the model is in its folder model/" if config.learns else "the rollouts are in its folder rollouts/"
             print(f"{directory.path}: finished after {steps} steps; {result} (fresh=true starts over)")
             return 0
-        print("\n".join(filter(None, (source.summary(), prompter.template_note, _half(config)))))
+        fewer = recorded.note(config.max_steps) if recorded else ""
+        print("\n".join(filter(None, (source.summary(), prompter.template_note, _half(config), fewer))))
         with stop.at_once():
             need = [] if config.ray.inline else start_ray(config)
             stop.install()  # Ray installs its own handlers
@@ -82,18 +83,20 @@ def train(command: str, config: RLConfig, output: Path, start: Callable[[RunDire
         if stop():
             print("stopped before a step; the same command goes on from here")
             return stop.exit_code
-        return _run(Run(command, config, directory, folder, steps, source, prompter, stop, recorded), need)
+        return _run(Run(command, config, directory, folder, steps, planned, source, prompter, stop, recorded), need)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run before training: ``folder`` holds the starting model, ``steps`` is the number of updates (or of sampled steps)."""
+    """A run before training: ``folder`` holds the starting model, ``steps`` is the number of updates (or of sampled steps),
+    ``planned`` that of the learning rate's schedule: more, where a run that ended early is learned from."""
 
     command: str
     config: RLConfig
     directory: RunDirectory
     folder: Path
     steps: int
+    planned: int
     source: TaskSource
     prompter: Prompter
     stop: StopRequest
@@ -129,7 +132,7 @@ def _run(run: Run, need: Sequence[Bundle]) -> int:
 
     transformers_logging.disable_progress_bar()
     config, stop = run.config, run.stop
-    updates = run.steps * config.section.num_ppo_epochs * config.mini_batches
+    updates = run.planned * config.section.num_ppo_epochs * config.mini_batches
     with stop.at_once():
         if config.ray.inline:
             team = roles.inline(config, str(run.folder), updates)

@@ -110,7 +110,7 @@ class RLConfig(RunKeys):
         if self.batch_size % self.mini_batches:
             split = f"{self.algo}.num_mini_batches={self.mini_batches}"
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {split}")
-        if self.ray.inline and (self.learner.ranks > 1 or self.rollout.workers > 1):
+        if self.ray.inline and ((self.learns and self.learner.ranks > 1) or (self.samples and self.rollout.workers > 1)):
             raise ValueError("ray.inline: supports one learner and one engine; set learner.ranks=1 and rollout.workers=1")
         if self.learner.lora.dropout:
             raise ValueError(

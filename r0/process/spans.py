@@ -78,10 +78,10 @@ def record(settle: Callable[[], None] | None = None) -> None:
     _kept, _settle = [], settle
 
 
-def take() -> list[Span]:
-    """The spans since ``record``, by the time at which they ended; none are recorded from now on."""
+def take() -> list[Span] | None:
+    """The spans since ``record``, by the time at which they ended; None without it. None are recorded from now on."""
     global _kept, _settle
-    found, _kept, _settle = _kept or [], None, None
+    found, _kept, _settle = _kept, None, None
     return found
 
 
@@ -96,6 +96,6 @@ class Traced:
         """See ``record``."""
         record()
 
-    def take_spans(self) -> list[Span]:
+    def take_spans(self) -> list[Span] | None:
         """See ``take``."""
         return take()

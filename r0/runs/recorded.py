@@ -56,24 +56,21 @@ class RecordedRollouts:
         files = {step: stored[step] for step in takewhile(stored.__contains__, count(1))}
         if not files:
             held = f"has the rollouts of {steps_text(list(stored))} only" if stored else "has stored no rollouts"
-            every = "tracking.rollouts_every=1"
-            raise UserError(f"rollouts: {run} {held}, and those of every step are needed; {REMEDY} with {every}")
+            raise UserError(f"rollouts: {run} {held}, and those of every step are needed; {_remedy(config, run)}")
         found = cls(run, files, config.sync.max_staleness)
         _check(config, run, list(read_rollouts(files[1], REMEDY)), decode)
         return found
 
     def steps(self, most: int) -> int:
-        """The number of steps of a run with ``max_steps=most`` (0: as many as there are).
+        """The number of steps of a run with ``max_steps=most`` (0: as many as there are); at most those that are stored."""
+        return min(most, len(self.files)) or len(self.files)
 
-        Raises:
-            UserError: there are fewer.
-        """
-        if most > len(self.files):
-            raise UserError(
-                f"max_steps: {self.run} has the rollouts of {steps_text(list(self.files))}, fewer than max_steps={most}; "
-                f"set max_steps={len(self.files)}, or leave it out"
-            )
-        return most or len(self.files)
+    def note(self, most: int) -> str:
+        """A line that says so where fewer than ``max_steps=most`` are stored; else empty."""
+        if most <= len(self.files):
+            return ""
+        held = steps_text(list(self.files))
+        return f"{self.run} has the rollouts of {held}: this run ends there, on the schedule of max_steps={most}"
 
     def of(self, step: int) -> list[Scored]:
         """The rollouts from which ``step`` (counted from 0) learns, in the order in which they were learned from.
@@ -89,6 +86,13 @@ def _not_older(one: Scored, version: int) -> Scored:
     if sampled.version >= version:
         return one
     return replace(one, rollout=replace(one.rollout, sampled=replace(sampled, version=version)))
+
+
+def _remedy(config: RLConfig, run: Path) -> str:
+    """What to do where the first steps are missing."""
+    if read_flat(run / CONFIG, type(config)).get("checkpoint.resume") in (None, "auto", "never"):
+        return f"{REMEDY} with tracking.rollouts_every=1"
+    return "it began from another run's checkpoint; name a run that began with step 1"
 
 
 def _check(config: RLConfig, run: Path, first: Sequence[LoggedRollout], decode: Callable[[Sequence[int]], str]) -> None:
@@ -112,7 +116,12 @@ def _check(config: RLConfig, run: Path, first: Sequence[LoggedRollout], decode: 
             f"grpo.num_generations: {run} has {samples} completion{'s' * (samples > 1)} per prompt, not "
             f"{config.section.num_generations}; " + (f"set grpo.num_generations={samples}" if samples > 1 else "use algo=ppo")
         )
-    temperature = read_flat(run / CONFIG, type(config)).get("temperature")
+    there = read_flat(run / CONFIG, type(config))
+    truncated = there.get("grpo.truncated")
+    if isinstance(config.section, GRPOSection) and truncated not in (None, config.section.truncated):
+        remedy = f"set grpo.truncated={truncated}"
+        raise UserError(f"grpo.truncated: the stored rewards and masks of {run} are those of {truncated}; {remedy}")
+    temperature = there.get("temperature")
     if isinstance(temperature, float) and not math.isclose(temperature, config.temperature):
         remedy = f"set temperature={temperature:g}"
         raise UserError(f"temperature: {run} was sampled at {temperature:g}, not {config.temperature:g}; {remedy}")

@@ -72,6 +72,18 @@ def test_another_learner_goes_on_with_rollouts_of_another_policy(model, run, tmp
     assert [line["reward"] for line in lines] == [line["reward"] for line in record(run)]
 
 
+def test_the_rollouts_of_a_run_that_ended_early_are_learned_on_its_own_schedule(model, tmp_path, capsys):
+    longer = {**WITH_GRPO, "model": model, "max_steps": 5, "learner.lr_schedule": "cosine", "learner.warmup_ratio": 0.4}
+    whole, early, output = (tmp_path / name for name in ("whole", "early", "replayed"))
+    here(capsys, "stage_a", {**longer, "output": whole})
+    shutil.copytree(whole, early)
+    for step in (4, 5):
+        RolloutLog(early / "rollouts").files()[step].unlink()
+    said = here(capsys, "stage_a", {**longer, "output": output, "rollouts": early})
+    assert f"{early} has the rollouts of steps 1, 2, 3: this run ends there, on the schedule of max_steps=5" in said
+    assert record(output) == record(whole)[:3]
+
+
 def test_a_replayed_run_that_was_stopped_goes_on(model, run, tmp_path, capsys):
     output, settings = tmp_path / "run", {"model": model, "output": tmp_path / "run", **REPLAY, "rollouts": run}
     here(capsys, "stage_a", {**settings, "max_steps": 2})
@@ -117,18 +129,24 @@ def test_sampling_alone_goes_on_where_it_was_stopped(model, tmp_path, capsys):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
     again = here(capsys, "stage_a", {**settings, "output": broken})
     assert "finished after 3 steps; the rollouts are in its folder rollouts/" in again
+    assert "max_steps: the run has done 3 steps, more than 2" in refused(
+        capsys, "stage_a", {**settings, "output": broken, "max_steps": 2}
+    )
+    assert len(RolloutLog(broken / "rollouts").files()) == 3
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"rollouts": "/nowhere/run"}, "rollouts: there is no folder /nowhere/run"),
-        ({"max_steps": 9}, "has the rollouts of steps 1, 2, 3, fewer than max_steps=9; set max_steps=3"),
         ({"batch_size": 8}, "has 4 prompts a step, not 8; set batch_size=4"),
         ({"temperature": 0.5}, "was sampled at 1, not 0.5; set temperature=1"),
         ({**WITH_GRPO}, "has 1 completion per prompt, not 2; use algo=ppo"),
         ({"checkpoint.best": "heldout/greedy/reward"}, "checkpoint.best: with rollouts= nothing is evaluated"),
-        ({"profile": "2-4"}, "profile: the run has 3 steps, fewer than profile=2-4; name steps up to 3, or true"),
+        (
+            {"ray.inline": "true", "rollout.workers": 2, "profile": "2-4"},
+            "profile: the run has 3 steps, fewer than profile=2-4; name steps up to 3, or true",
+        ),
         ({"rollouts_only": "true"}, "rollouts_only: with rollouts= nothing is sampled"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from r0.config import StageAConfig, load
 from r0.process import spans
 from r0.process.spans import Span, span
-from r0.profiler import offset_of
+from r0.profiler import Profiler, offset_of
 from r0.runs.profile_table import profile_table, step_seconds
 from r0.runs.record import Clock
 from r0.runs.trace import Track, by_role, write_trace
@@ -56,7 +57,7 @@ def test_nothing_is_kept_unless_spans_are_recorded():
     assert outer.start_ns <= inner.start_ns <= inner.end_ns <= outer.end_ns
     with span("driver", "a"):
         pass
-    assert spans.take() == []
+    assert spans.take() is None
 
 
 def test_a_span_is_kept_where_the_block_raises_and_waits_for_the_device():
@@ -133,6 +134,26 @@ def test_the_table_is_of_the_step_of_median_length():
 
 
 CLOCKS = [(1000, 400, 0), (1000, -500, 0), (1000, 900, 900), (10, -(10**12), -(10**12))]
+
+
+def test_a_step_that_was_left_is_not_in_the_table(tmp_path, monkeypatch):
+    said = []
+    recorder = SimpleNamespace(say=said.append, folder=lambda name: tmp_path)
+    profiler = Profiler("1-3", SimpleNamespace(pools=()), recorder)
+    profiler.resume(0, 3)
+    clock = Clock()
+    for step in (1, 2):
+        profiler.begin(step)
+        with clock("total"), clock("sample"):
+            pass
+        profiler.end(step, stopping=step == 2, whole=step == 1)
+    assert (tmp_path / "table.txt").read_text().startswith("profile of step 1\n")
+    assert spans.take() is None
+    profiler.begin(3)
+    with clock("total"):
+        pass
+    profiler.end(3, stopping=True, whole=False)  # nothing whole was recorded
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(("trip", "difference", "offset"), CLOCKS)
