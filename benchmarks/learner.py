@@ -3,10 +3,12 @@
     python benchmarks/learner.py                                  # 2 CPU cores, a model of 3.7 M parameters
     python benchmarks/learner.py --device cuda --shape 1.5b       # random weights in the shape of DeepSeek-R1-Distill-Qwen-1.5B
     python benchmarks/learner.py --ragged                         # prompts and completions of unlike length, as in a run
+    python benchmarks/learner.py --dtype bf16 --shape 140m        # is bf16 worth it on this CPU?
 
 Padded rows compute one ``[prompt][completion]`` a line, padded to the longest, and log-probabilities at completion tokens only.
-On a GPU the share of the card's peak counts 6 · parameters · tokens (the output head at completion tokens only) and the attention
-over attended pairs; what gradient checkpointing computes again is not counted. cuDNN's attention is off, as in a run.
+Beside it stands the share of the device's matrix product, measured here, and of a known card's peak. It counts 6 · parameters ·
+tokens (the output head at completion tokens only) and the attention over attended pairs; what gradient checkpointing computes
+again is not counted. cuDNN's attention is off, as in a run.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ from r0.records import TrainCompletion, TrainGroup
 SHAPES = {  # vocabulary, width, intermediate width, layers, heads; always 2 key heads
     "tiny": (2048, 128, 256, 2, 4),
     "3.7m": (4096, 192, 768, 4, 6),
+    "140m": (32768, 640, 2048, 24, 10),
     "0.5b": (151936, 896, 4864, 24, 14),
     "1.5b": (151936, 1536, 8960, 28, 12),
 }
-TIED = ("0.5b",)  # shapes whose output head is the input embedding
+TIED = ("140m", "0.5b")  # shapes whose output head is the input embedding
 PEAKS = {  # dense bf16, per the makers; the first name that fits counts
     "B200": 2250e12,
     "H200": 989e12,
@@ -113,18 +116,18 @@ def work(config, groups: list[TrainGroup]) -> float:
     return total
 
 
-def matmul_ceiling(device: torch.device) -> float:
-    """Operations a second of a large bf16 matrix product."""
-    a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(20):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
+        began = time.perf_counter()
         a @ b
-        ended.record()
-        torch.cuda.synchronize()
-        times.append(began.elapsed_time(ended) / 1e3)
-    return 2 * 8192**3 / statistics.median(times)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(times)
 
 
 def timed(learner, groups: list) -> float:
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--ragged", action="store_true", help="prompts and completions of unlike length")
     parser.add_argument("--compile", action="store_true", help="learner.compile")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=("auto", "bf16", "fp32"), default="auto", help="learner.dtype")
     args = parser.parse_args()
     cuda = args.device != "cpu"
     shape = args.shape or ("1.5b" if cuda else "3.7m")
@@ -195,17 +199,16 @@ def main() -> None:
                 "row_tokens": args.row_tokens or (16384 if cuda else 8192),
                 "cpus": float(args.threads),
                 "compile": args.compile,
+                "dtype": args.dtype,
             },
         )
         learner = Learner(config, folder, 1000, device=args.device)
     model = learner.networks.policy.module.model
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{shape}: {parameters / 1e6:.1f} M parameters, {model.dtype}, {args.device}, G={args.generations}, C={completion}")
-    if cuda:
-        name = torch.cuda.get_device_name(learner.device)
-        peak = peak_of(name)
-        ceiling = matmul_ceiling(learner.device)
-        print(f"{name}: peak {peak / 1e12:.0f} Tflop/s, measured matrix product {ceiling / 1e12:.0f} Tflop/s")
+    name = torch.cuda.get_device_name(learner.device) if cuda else ""
+    peak, ceiling = peak_of(name), matmul_ceiling(learner.device, model.dtype)
+    print(f"{f'{name}: peak {peak / 1e12:.0f} Tflop/s, ' * cuda}measured matrix product {ceiling / 1e12:.2f} Tflop/s")
     for prompt in args.prompts:
         count = args.groups or (16 if cuda else 4)
         groups = make_groups(count, prompt, completion, args.generations, model.config.vocab_size, args.ragged)
@@ -216,9 +219,9 @@ def main() -> None:
         speed = f"{padded / shared:.2f}x; {tokens / shared:,.0f} tokens/s"
         lengths = f"{prompt // 2} to {prompt}" if args.ragged else f"{prompt}"
         print(f"P={lengths}: shared {shared:.3f} s, padded {padded:.3f} s, {speed}", flush=True)
-        if cuda:
-            of_peak = f"{flops / shared / peak:.1%} of peak, " if peak else ""
-            print(f"  {of_peak}{flops / shared / ceiling:.1%} of the measured product; {shared_gib:.1f} / {padded_gib:.1f} GiB")
+        of_peak = f"{flops / shared / peak:.1%} of peak, " if peak else ""
+        memory = f"; {shared_gib:.1f} / {padded_gib:.1f} GiB" if cuda else ""
+        print(f"  {of_peak}{flops / shared / ceiling:.1%} of the measured product{memory}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,12 @@ def launch_here(name: str, settings: dict[str, object], code: int = 0) -> subpro
         returned = main(arguments)
     assert returned == code, out.getvalue()[-3000:] + err.getvalue()[-3000:]
     return subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
+
+
+def own_lines(said: str) -> str:
+    """What a command printed, without what Ray relays from its workers. One that Ray ends at an unlucky moment may complain of an
+    ignored SystemExit, which is not the command's doing."""
+    return "\n".join(line for line in said.splitlines() if not re.search(r"\(\w+ pid=\d+", line))
 
 
 def refused(capsys: pytest.CaptureFixture[str], name: str, settings: dict[str, object]) -> str:

@@ -24,7 +24,7 @@ def facts(setting: Setting, report: Report) -> None:
     q = torch.zeros(1, 2, 8, 64, device="cuda:0", dtype=torch.bfloat16)
     torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
     order = [KERNELS.get(int(number), str(number)) for number in torch._C._get_sdp_priority_order()]
-    product = bench.matmul_ceiling(torch.device("cuda:0")) / 1e12
+    product = bench.matmul_ceiling(torch.device("cuda:0"), torch.bfloat16) / 1e12
     stated = bench.peak_of(card.name) / 1e12
     note = (
         f"{card.name}, {card.total_memory / 2**30:.0f} GiB, driver {_driver()}, {note}, CUDA {torch.version.cuda}, "
