@@ -7,56 +7,36 @@ from pathlib import Path
 
 from r0 import sampling
 from r0.actors.learner.group import LearnerLost
-from r0.actors.roles import Roles
 from r0.actors.rollout.worker import RolloutsLost
-from r0.config import RLConfig
-from r0.data.source import TaskSource
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
 from r0.profiler import Profiler
 from r0.records import Scored
-from r0.runs import Recorder
 from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.metrics import rollout_metrics
 from r0.runs.probes import probes
-from r0.runs.recorded import RecordedRollouts
 from r0.step_rollouts import StepRollouts
-from r0.text.prompts import Prompter
 
 
 class Trainer:
     """An RL run of stage A or B; the stages differ in tasks, prompts, verdicts and rewards only.
 
     Args:
-        config: the resolved configuration.
-        source: tasks by step, and held-out tasks.
-        prompter: encodes tasks as token ids.
-        roles: rollout, reward and learner workers.
-        recorder: the run's record.
+        rollouts: of each step, with the configuration, tasks, prompts, roles and record of the run.
         checkpoints: the checkpoints of the run.
         stop: a request to stop ends the run with a checkpoint; only what changes or saves weights is finished before.
-        recorded: the rollouts of another run, from which this one learns without engines.
     """
 
-    def __init__(
-        self,
-        config: RLConfig,
-        source: TaskSource,
-        prompter: Prompter,
-        roles: Roles,
-        recorder: Recorder,
-        checkpoints: Checkpoints,
-        stop: StopRequest,
-        recorded: RecordedRollouts | None = None,
-    ):
-        self.config, self.prompter, self.roles = config, prompter, roles
-        self.recorder, self.checkpoints, self.stop = recorder, checkpoints, stop
-        self.bad_batches = BadBatches(config.on_nan, recorder)
-        self.rollouts = StepRollouts(config, source, prompter, roles, recorder, recorded)
-        self.profiler = Profiler(config.profile, roles, recorder)
-        self.heldout = source.heldout(config.eval.tasks) if config.eval.every and config.samples else []
+    def __init__(self, rollouts: StepRollouts, checkpoints: Checkpoints, stop: StopRequest):
+        self.rollouts, self.checkpoints, self.stop = rollouts, checkpoints, stop
+        self.config, self.prompter = rollouts.config, rollouts.prompter
+        self.roles, self.recorder = rollouts.roles, rollouts.recorder
+        self.bad_batches = BadBatches(self.config.on_nan, self.recorder)
+        self.profiler = Profiler(self.config.profile, self.roles, self.recorder)
+        evaluates = self.config.eval.every and self.config.samples
+        self.heldout = rollouts.source.heldout(self.config.eval.tasks) if evaluates else []
         self._done = 0  # steps whose state the learner holds and the record has
 
     def train(self, steps: int) -> bool:

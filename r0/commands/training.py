@@ -33,7 +33,7 @@ from r0.text.prompts import Prompter
 from r0.text.tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
-    from r0.actors.roles import Roles
+    from r0.step_rollouts import StepRollouts
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +129,7 @@ def _run(run: Run, need: Sequence[Bundle]) -> int:
     from transformers.utils import logging as transformers_logging
 
     from r0.actors import roles
+    from r0.step_rollouts import StepRollouts
 
     transformers_logging.disable_progress_bar()
     config, stop = run.config, run.stop
@@ -142,26 +143,26 @@ def _run(run: Run, need: Sequence[Bundle]) -> int:
     complete = False
     decode = run.prompter.tokenizer.decode
     recorder = Recorder(run.directory, config.tracking, run.steps, config=flat(config), decode=decode, keep=config.samples)
+    rollouts = StepRollouts(config, run.source, run.prompter, team, recorder, run.recorded)
     try:
-        complete = (_train if config.learns else _sample)(run, team, recorder)
+        complete = (_train if config.learns else _sample)(run, rollouts)
     finally:
         recorder.close()
         team.close(gently=complete)
     return 0 if complete else stop.exit_code
 
 
-def _train(run: Run, team: Roles, recorder: Recorder) -> bool:
+def _train(run: Run, rollouts: StepRollouts) -> bool:
     """Train and save the model. Returns whether it is done."""
     from r0.trainer import Trainer
 
-    config, directory, prompter = run.config, run.directory, run.prompter
+    config, directory, prompter, recorder = run.config, run.directory, run.prompter, rollouts.recorder
     checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
-    trainer = Trainer(config, run.source, prompter, team, recorder, checkpoints, run.stop, run.recorded)
-    if not trainer.train(run.steps):
+    if not Trainer(rollouts, checkpoints, run.stop).train(run.steps):
         return False
     with run.stop.saving():
         model = directory.folder("model")
-        team.learner.save_model(str(model))
+        rollouts.roles.learner.save_model(str(model))
         facts = _facts(run.command, run.steps, run.source, directory)
         save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
         write_model_card(model, config, facts)
@@ -170,12 +171,11 @@ def _train(run: Run, team: Roles, recorder: Recorder) -> bool:
     return True
 
 
-def _sample(run: Run, team: Roles, recorder: Recorder) -> bool:
+def _sample(run: Run, rollouts: StepRollouts) -> bool:
     """Sample and store rollouts. Returns whether it is done."""
     from r0.sampler import Sampler
-    from r0.step_rollouts import StepRollouts
 
-    rollouts = StepRollouts(run.config, run.source, run.prompter, team, recorder)
+    recorder = rollouts.recorder
     if not Sampler(rollouts, recorder, run.stop).sample(run.steps):
         return False
     run.directory.finish(run.steps)

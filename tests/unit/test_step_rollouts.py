@@ -144,7 +144,7 @@ def train(folder: Path, fault: str = "", at: int = -1, staleness: int = 1) -> tu
         roles = RecordingRoles(staleness, fault, at, stop)
         with Recorder(run, config.tracking, STEPS) as recorder:
             source, checkpoints = open_source(config, config.seed), Checkpoints(folder, 9, recorder.say)
-            done = Trainer(config, source, prompter, roles, recorder, checkpoints, stop).train(STEPS)
+            done = Trainer(StepRollouts(config, source, prompter, roles, recorder), checkpoints, stop).train(STEPS)
     return roles, done
 
 
