@@ -16,6 +16,8 @@ import pytest
 
 from r0.launch import main
 
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
 
 def environment() -> dict[str, str]:
     """One thread, nothing from the network."""
@@ -41,6 +43,17 @@ def launch_here(name: str, settings: dict[str, object], code: int = 0) -> subpro
         returned = main(arguments)
     assert returned == code, out.getvalue()[-3000:] + err.getvalue()[-3000:]
     return subprocess.CompletedProcess(arguments, returned, out.getvalue(), err.getvalue())
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses on which a process and those below it listen."""
+    import psutil
+
+    found = set()
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            found |= {one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+    return found
 
 
 def own_lines(said: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 
 from r0.actors.cluster import OWN_VARIABLES
 from tests.helpers import tiny_model
-from tests.launching import command, own_lines
+from tests.launching import LOOPBACK, command, listening, own_lines
 
 pytestmark = pytest.mark.ray
 
@@ -104,17 +104,6 @@ def end_all(folder: str) -> None:
                 os.kill(int(path.name), signal.SIGKILL)
 
 
-def listening(pid: int) -> set[str]:
-    """Addresses on which a process and those below it listen."""
-    import psutil
-
-    found = set()
-    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            found |= {one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
-    return found
-
-
 def test_a_ray_of_ones_own_listens_on_loopback_alone_and_takes_its_token_only(environment: dict[str, str]) -> None:
     (Path(environment["RAY_TMPDIR"]) / "ray").mkdir()
     (Path(environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # of a head that was killed
@@ -122,7 +111,7 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_and_takes_its_token_only(en
     with started(environment) as (ray, process):
         assert ray["said"] == ""
         assert ray["node"] == "127.0.0.1"
-        assert listening(process.pid) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        assert listening(process.pid) <= LOOPBACK
         assert ray["session"].startswith(environment["RAY_TMPDIR"])
         joined = {}
         for name, token in (("right", ray["token"]), ("wrong", "0" * 64)):

@@ -22,7 +22,7 @@ from r0.supervised.sft.examples import Collate, OpenRows
 from r0.supervised.training.job import Job
 from r0.text.messages import SYSTEM_PROMPTS
 from tests.helpers import rewrite_model, tiny_model
-from tests.launching import command, environment, launch_here
+from tests.launching import LOOPBACK, command, environment, launch_here, listening
 
 pytestmark = pytest.mark.ray
 
@@ -243,6 +243,24 @@ def test_sigterm_saves_and_the_same_command_goes_on(model: str, tmp_path: Path) 
     assert (output / "checkpoints" / f"checkpoint-{done}" / "manifest.json").is_file()
     assert f"resuming after step {done} of 60" in launch_here("sft", settings).stdout
     assert [line["step"] for line in record(output) if "loss" in line] == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_two_ranks_on_a_ray_of_ones_own_listen_on_loopback_alone(model: str, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    settings: dict[str, object] = {
+        "model": model, "output": output, "system_prompt": "Judge.", "batch_size": 4, "max_new_tokens": 400, "ranks": 2,
+        "heldout_share": 0.0, "max_steps": 60, "ray.address": "local",
+    }  # fmt: skip
+    process = subprocess.Popen(command("sft", settings), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = output / "metrics.jsonl"
+    while (not lines.is_file() or lines.stat().st_size == 0) and process.poll() is None:
+        time.sleep(0.1)
+    found = listening(process.pid)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, text
+    assert found <= LOOPBACK
 
 
 @pytest.mark.slow

@@ -156,8 +156,10 @@ def _watch(job: Job, handler: _ReportHandler) -> None:
 def _fit(job: Job) -> None:
     """Run one Ray Train worker per rank."""
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from r0.supervised.training.process_group import ProcessGroup
 
     class WithoutCleaner(TorchTrainer):
         """A TorchTrainer without the actor that releases a dead controller's placement group: the group ends with the job, and
@@ -173,7 +175,7 @@ def _fit(job: Job) -> None:
     trainer = WithoutCleaner(
         _ray_rank,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=ProcessGroup(backend="nccl" if gpu else "gloo", timeout_s=int(GROUP_TIMEOUT_S)),
         scaling_config=ScalingConfig(num_workers=len(need), use_gpu=gpu, resources_per_worker=need[0].resources),
         run_config=RunConfig(
             name="ray_train", storage_path=str(Path(job.run) / "logs"), logging_config=LoggingConfig(log_level="WARNING")
