@@ -137,16 +137,17 @@ class SftConfig(ListKeys, ScheduleKeys, RankKeys, RunKeys):
 
 
 class ConvertConfig(EsciSourceKeys):
-    """Convert raw production logs to pointwise rows, or ESCI examples to groups (convert IN OUT), or write the built-in lists as
-    a BEIR folder (convert builtin FOLDER).
+    """Convert raw production logs to pointwise rows, or ESCI examples to groups (convert IN OUT), write the built-in lists as
+    a BEIR folder (convert builtin FOLDER), or a GGUF file as a model folder (convert FILE.gguf FOLDER).
     """
 
     input: PathText = key(
-        ..., "raw log, JSONL: query, response, response_thinking, rejected_response; ESCI examples, as `esci` reads them; or "
-        "`builtin`"
+        ..., "raw log, JSONL: query, response, response_thinking, rejected_response; ESCI examples, as `esci` reads them; "
+        "`builtin`; or a GGUF file"
     )  # fmt: skip
     output: PathText = key(
-        ..., "file for the rows or groups; a new BEIR folder with `builtin`, and for ESCI examples if not named .jsonl"
+        ..., "file for the rows or groups; a new BEIR folder with `builtin`, and for ESCI examples if not named .jsonl; a new model "
+        "folder for a GGUF file"
     )
     max_think_chars: Count = key(1_200_000, "maximum length of a thought in characters; longer ones are cut")
     skip_bad: bool = key(False, "skip bad lines; count and list them")

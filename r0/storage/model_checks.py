@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r0.errors import UserError
-from r0.storage.weight_files import check_pointers, check_weight_files, has_weights, stored_tensors
+from r0.storage.weight_files import check_pointers, check_weight_files, has_weights, refuse_gguf, stored_tensors
 
 QUANTIZERS = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}  # by their files
 ADAPTER = "adapter_config.json"
@@ -128,6 +128,8 @@ def check_folder(folder: Path) -> None:
     """
     check_pointers(folder)
     _check_adapter(folder)
+    if not has_weights(folder):
+        refuse_gguf(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"model: {folder} contains no config.json, so it is not a Hugging Face model folder; give another")
     _check_code(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r0.errors import UserError, reason
 from r0.storage.model_checks import check_folder
-from r0.storage.weight_files import has_weights
+from r0.storage.weight_files import has_weights, is_gguf, refuse_gguf
 
 EMBEDDED = ("r0-tiny",)
 
@@ -31,13 +31,15 @@ def local_folder(name: str) -> Path | None:
     """The local folder that ``name`` refers to, or None for a Hub name.
 
     Raises:
-        UserError: ``name`` can only be a folder, and it does not exist.
+        UserError: ``name`` can only be a folder, and it does not exist; it is a GGUF file.
     """
     if name in EMBEDDED:
         return Path(str(files("r0"))) / "assets" / name
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve()
+    if is_gguf(folder):
+        refuse_gguf(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise UserError(f"model: there is no folder {name}; give a model folder, a Hub name such as Qwen/Qwen3-0.6B, or r0-tiny")
     return None
@@ -46,6 +48,11 @@ def local_folder(name: str) -> Path | None:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    if "gguf" in name.lower():
+        raise UserError(
+            f"model: {name} is a repository of GGUF files; give the original model, or download one of the files and make a model "
+            "folder of it with `r0 convert FILE.gguf FOLDER`"
+        )
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.metadata"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted))

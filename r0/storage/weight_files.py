@@ -18,7 +18,8 @@ FORMATS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.onnx")
-READ = ("*.safetensors", "*.bin", "*.json", "*.model", "*.txt", "*.jinja")  # by transformers, of a model folder
+READ = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.model", "*.txt", "*.jinja")  # by transformers, of a model folder
+GGUF = b"GGUF"  # the first bytes of such a file
 LFS = b"version https://git-lfs"
 LFS_SIZE = 1024  # bytes; a pointer is smaller
 AGAIN = "download the model again"
@@ -51,6 +52,29 @@ def weight_files(folder: Path) -> list[Path]:
 def has_weights(folder: Path) -> bool:
     """Whether a folder has weights of a whole model, or claims to."""
     return any((folder / name).is_file() for both in FORMATS for name in both)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GGUF)) == GGUF
+    except OSError:
+        return False
+
+
+def refuse_gguf(path: Path) -> None:
+    """Refuse a GGUF file, or a folder whose only weights are GGUF files, as a model.
+
+    Raises:
+        UserError: with the command that makes a model folder of it.
+    """
+    names = sorted(file.name for file in path.glob("*.gguf")) if path.is_dir() else [path.name]
+    if not names:
+        return
+    file = path / names[0] if path.is_dir() else path
+    what = f"is a GGUF file{'' if len(names) == 1 else f', of which the folder has {len(names)}'}"
+    raise UserError(f"model: {file} {what}; make a model folder of it with `r0 convert {file} FOLDER` and give that")
 
 
 def check_pointers(folder: Path) -> None:
