@@ -146,8 +146,8 @@ class ConvertConfig(EsciSourceKeys):
         "`builtin`; or a GGUF file"
     )  # fmt: skip
     output: PathText = key(
-        ..., "file for the rows or groups; a new BEIR folder with `builtin`, and for ESCI examples if not named .jsonl; a new model "
-        "folder for a GGUF file"
+        ..., "file for the rows or groups; a new BEIR folder with `builtin`, and for ESCI examples if not named .jsonl; a new "
+        "model folder for a GGUF file"
     )
     max_think_chars: Count = key(1_200_000, "maximum length of a thought in characters; longer ones are cut")
     skip_bad: bool = key(False, "skip bad lines; count and list them")

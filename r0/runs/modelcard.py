@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from r0.config import RunKeys
+from r0.config.describe import keys
 from r0.config.models import notice
 from r0.records import Form
 from r0.runs import resolved
@@ -41,6 +43,36 @@ SCORES = (
     "It scores pairs of a query and a document, higher for better ones: "
     "`sentence_transformers.CrossEncoder(folder).predict([(query, document), …])`."
 )
+
+# Held-out figures, the most telling first: the card shows the first ten that the run has.
+FIGURES = (
+    ("greedy/ndcg@10", "nDCG@10, greedy (no answer: the given order)"),
+    ("greedy/ndcg@10_given", "nDCG@10 of the given order"),
+    ("greedy/ndcg@10_gain_p", "paired t-test against the given order, p"),
+    ("ndcg@10", "nDCG@10"),
+    ("ndcg@10_given", "nDCG@10 of the given order"),
+    ("ndcg", "nDCG"),
+    ("mrr", "MRR"),
+    ("greedy/accuracy", "accuracy, greedy"),
+    ("greedy/accuracy_well_formed", "accuracy among well-formed completions, greedy"),
+    ("greedy/constant_answer", "accuracy of a constant answer"),
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro F1"),
+    ("auc_exact", "AUC of the class exact"),
+    ("greedy/well_formed_rate", "well-formed completions, greedy"),
+    ("well_formed_rate", "well-formed completions"),
+    ("ece", "expected calibration error"),
+    ("sampled/ndcg@10", "nDCG@10, sampled"),
+    ("sampled/accuracy", "accuracy, sampled"),
+    ("sampled/well_formed_rate", "well-formed completions, sampled"),
+    ("greedy/reward", "reward, greedy"),
+    ("sampled/reward", "reward, sampled"),
+    ("greedy/think_tokens", "tokens of a thought, greedy"),
+    ("greedy/cut_share", "completions cut by the token limit, greedy"),
+    ("loss", "loss"),
+)
+MOST_FIGURES = 10
+UNTOLD = ("model", "data", "output", "fresh")  # keys that the card shows elsewhere, or that say nothing of the model
 
 ESCI = "The score is (3 P(exact) + 2 P(substitute) + P(complement)) / 3, computed from its four class logits."
 
@@ -78,7 +110,7 @@ def model_card(config: BaseModel, facts: CardFacts) -> str:
         _synthetic(model, data),
         _table("Data", ("", ""), [(name, _shown(value)) for name, value in {"source": data, **facts.data}.items()]),
         _figures(facts),
-        _table("Configuration", ("key", "value"), [(f"`{name}`", _shown(value)) for name, value in values.items()]),
+        _configuration(config),
         _table("Made with", ("package", "version"), list(_versions().items())),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -97,9 +129,27 @@ def _synthetic(model: str, data: str) -> str:
 
 
 def _figures(facts: CardFacts) -> str:
-    names = list(dict.fromkeys([*facts.before, *facts.after]))
-    rows = [(name, *(f"{side[name]:.4f}" if name in side else "" for side in (facts.before, facts.after))) for name in names]
-    return _table("Held-out figures", ("", "before", "after"), rows)
+    titles = {f"heldout/{name}": title for name, title in FIGURES}
+    present = list(dict.fromkeys([*facts.before, *facts.after]))
+    names = [name for name in titles if name in present] or present
+    rows = [
+        (titles.get(name, name), *(f"{side[name]:.3f}" if name in side else "" for side in (facts.before, facts.after)))
+        for name in names[:MOST_FIGURES]
+    ]
+    table = _table("Held-out figures", ("", "before", "after"), rows)
+    return f"{table}\n\nAll figures are in the run's `metrics.jsonl`." if len(present) > len(rows) else table
+
+
+def _configuration(config: BaseModel) -> str:
+    """The keys that differ from r0's defaults: those that were given, and those that follow from them."""
+    defaults = {name: to_jsonable_python(field.get_default(call_default_factory=True)) for name, field in keys(type(config))}
+    rows = [
+        (f"`{name}`", _shown(value))
+        for name, value in resolved.flat(config).items()
+        if name not in UNTOLD and value != defaults.get(name)
+    ]
+    table = _table("Configuration", ("key", "value"), rows)
+    return f"{table}\n\nAll other keys have r0's defaults; the run's `config.yaml` has them all." if table else ""
 
 
 def _versions() -> dict[str, str]:

@@ -50,8 +50,8 @@ def _from_hub(name: str) -> Path:
 
     if "gguf" in name.lower():
         raise UserError(
-            f"model: {name} is a repository of GGUF files; give the original model, or download one of the files and make a model "
-            "folder of it with `r0 convert FILE.gguf FOLDER`"
+            f"model: {name} is a repository of GGUF files; give the original model, or download one of the files and make a "
+            "model folder of it with `r0 convert FILE.gguf FOLDER`"
         )
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.metadata"]
     try:

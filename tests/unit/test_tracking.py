@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,6 @@ from r0.runs import (
     RunDirectory,
     RunState,
     default_output,
-    flat,
     memory_mb,
     model_card,
     progress,
@@ -499,17 +499,47 @@ def test_progress_without_a_terminal_is_silent_when_quick(capsys):
 
 def test_the_card_shows_synthetic_data_and_measures(tmp_path):
     config = DemoConfig(algo="grpo", system_prompt="one\ntwo | three")
-    facts = CardFacts("demo", 40, {"training rows": 18000}, {"accuracy": 0.5}, {"accuracy": 0.75})
+    before, after = {"heldout/greedy/accuracy": 0.5}, {"heldout/greedy/accuracy": 0.75}
+    facts = CardFacts("demo", 40, {"training rows": 18000}, before, after)
     write_model_card(tmp_path, config, facts)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "base_model" not in card.split("---")[1]
     assert "**Synthetic:** the base model r0-tiny is a toy" in card
     assert "labels are synthetic" in card
-    assert "| accuracy | 0.5000 | 0.7500 |" in card
+    assert "| accuracy, greedy | 0.500 | 0.750 |" in card
     assert "| `system_prompt` | one<br>two \\| three |" in card
     assert "| torch |" in card
-    assert all(f"`{name}`" in card for name in flat(config))
+
+
+def test_the_card_shows_the_ten_figures_that_matter_and_the_keys_that_were_set():
+    kinds = (
+        "accuracy",
+        "accuracy_well_formed",
+        "constant_answer",
+        "well_formed_rate",
+        "reward",
+        "think_tokens",
+        "cut_share",
+        "tokens",
+    )
+    figures = {
+        f"heldout/{mode}/{kind}": 0.25 for mode in ("greedy", "sampled") for kind in (*kinds, "reward/eos", "probe/format")
+    }
+    config = StageAConfig(algo="grpo", learning_rate=3e-6, model="somebody/model", reward={"acc_weight": 0.7})
+    card = model_card(config, CardFacts("stage_a", 3, {}, figures, figures))
+    shown = card.partition("## Held-out figures")[2].partition("##")[0]
+    assert shown.count("| 0.250 | 0.250 |") == 10
+    assert "| accuracy, greedy |" in shown
+    assert "| accuracy of a constant answer |" in shown
+    assert "| reward, sampled |" in shown
+    assert "eos" not in shown
+    assert "All figures are in the run's `metrics.jsonl`." in shown
+    told = card.partition("## Configuration")[2].partition("##")[0]
+    rows = dict(re.findall(r"^\| `(.*)` \| (.*) \|$", told, re.M))
+    assert {"learning_rate": "3e-06", "algo": "grpo", "reward.acc_weight": "0.7"}.items() <= rows.items()
+    assert not rows.keys() & {"seed", "reward.format_weight", "ray.max_restarts", "model"}
+    assert "All other keys have r0's defaults" in told
 
 
 def test_the_card_of_real_data_names_its_base_model():
