@@ -43,7 +43,7 @@ def _command(name: str, sections: dict[type[BaseModel], None]) -> Iterator[str]:
     command = COMMANDS[name]
     yield from (f"## r0 {name} {{ #{_anchor(name)} }}", "", _text(_first(command.config)), "")
     if command.positionals:
-        yield from (f"`r0 {name} {' '.join(map(str.upper, command.positionals))}`", "")
+        yield from (f"`r0 {name} {command.places}`", "")
     yield from _table(command.config)
     for section in _sections(command.config):
         sections.setdefault(section)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from r0.config import (
     FinetuneConfig,
     FuseConfig,
     MineConfig,
+    ReportConfig,
     RerankConfig,
     RetrieveConfig,
     RolloutsConfig,
@@ -57,6 +59,12 @@ class Command:
     group: str = ""  # of the screen that `r0` alone prints (r0/overview.py)
     positionals: tuple[str, ...] = ()
     shipped: bool = True  # whether a configuration of its name is shipped, and used where none is given
+    many: bool = False  # whether the last positional takes all words that are left
+
+    @property
+    def places(self) -> str:
+        """The positionals as help names them."""
+        return " ".join(map(str.upper, self.positionals)) + (" …" if self.many else "") if self.positionals else "[CONFIG.yaml]"
 
     def run(self, config: Section, dry_run: bool, gpu_memory: float | None = None) -> int:
         """Run it; returns the exit code. ``gpu_memory``: size in GB of the cards that a dry run assumes.
@@ -119,6 +127,10 @@ COMMANDS = {
     ),
     "fuse": Command(FuseConfig, "several runs as one, by their ranks", "r0.commands.fuse:run", "rank", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
+    "report": Command(
+        ReportConfig, "runs as one HTML page: curves, completions, gains, configuration", "r0.commands.report:run", "look",
+        ("runs",), many=True,
+    ),
     "rollouts": Command(RolloutsConfig, "read the rollouts a run kept", "r0.commands.rollouts:run", "look", ("run",)),
     "completion": Command(
         CompletionConfig, "print the completion script of bash, zsh or fish", "r0.commands.completion:run", "look", ("shell",)
@@ -175,6 +187,9 @@ def parse(name: str, arguments: Sequence[str]) -> tuple[Section, bool]:
     take_gpu_memory(arguments)  # an option of the door, no key
     positionals, overrides, dry_run = split(command.config, arguments)
     if command.positionals:
+        if command.many and positionals:
+            alone = len(command.positionals) - 1
+            positionals = [*positionals[:alone], json.dumps(positionals[alone:])]
         if len(positionals) > len(command.positionals):
             raise UserError(f"{name}: takes {' '.join(map(str.upper, command.positionals))}, not also {positionals[-1]}")
         overrides = [f"{key}={value}" for key, value in zip(command.positionals, positionals, strict=False)] + overrides
@@ -203,8 +218,7 @@ def _help(name: str) -> str:
     from r0.config.describe import describe
 
     command = COMMANDS[name]
-    places = " ".join(map(str.upper, command.positionals)) or "[CONFIG.yaml]"
-    head = [f"usage: r0 {name} {places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
+    head = [f"usage: r0 {name} {command.places} [key=value …] [--dry-run [--gpu-memory GB]]", "", command.summary]
     if not command.positionals and command.shipped:
         lists = default_config(f"{name}_lists")
         of_lists = f" (lists: {lists.name})" if lists.is_file() else ""

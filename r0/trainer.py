@@ -193,6 +193,7 @@ class Trainer:
         """
         prompts = [self.prompter.prompt(task) for task in self.heldout]
         values: dict[str, float] = {}
+        completions: dict[str, list[Scored]] = {}
         with self.recorder.clock("evaluate"):
             for mode, samples in (("greedy", 1), ("sampled", self.config.eval.samples)):
                 if not samples:
@@ -203,10 +204,10 @@ class Trainer:
                     max_new_tokens=self.config.max_new_tokens,
                     greedy=mode == "greedy",
                 )
-                scored = self.roles.reward.score(sampling.rollouts(self.heldout, prompts, sampled, samples))
+                scored = completions[mode] = self.roles.reward.score(sampling.rollouts(self.heldout, prompts, sampled, samples))
                 found = {**rollout_metrics(scored), **probes(scored)}
                 values |= {f"heldout/{mode}/{name}": value for name, value in found.items()}
-        self.recorder.evaluation(step, values)
+        self.recorder.evaluation(step, values, completions)
         best = self.config.checkpoint.best
         if best is not None and best not in values:
             raise UserError(f"checkpoint.best: there is no held-out metric {best}; there are: {', '.join(sorted(values))}")

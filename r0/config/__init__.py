@@ -23,6 +23,7 @@ from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.mining import MineConfig
 from r0.config.ranking import EvaluateConfig, FuseConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
+from r0.config.report import ReportConfig
 from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
 from r0.config.sections import (
     CheckpointSection,
@@ -70,6 +71,7 @@ __all__ = [
     "RankKeys",
     "RankingKeys",
     "RaySection",
+    "ReportConfig",
     "RerankConfig",
     "RetrieveConfig",
     "RewardBase",

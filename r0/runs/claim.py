@@ -32,6 +32,7 @@ OWNED = (
     "metrics.jsonl",
     "timings.jsonl",
     "rollouts",
+    "heldout",
     "bad_batches",
     "profile",
     "queries.jsonl",
@@ -41,6 +42,7 @@ OWNED = (
     "raw_log.jsonl",
     "scores.jsonl",
     "summary.json",
+    "report.html",
     "thoughts.jsonl",
     "before.json",
     "after.json",
@@ -65,7 +67,7 @@ OWNED = (
 )
 
 # What a run makes before it has done anything, or makes again.
-NO_WORK = frozenset((INPUTS, CONFIG, MARKER, "timings.jsonl", "data", "logs", "tensorboard", "wandb"))
+NO_WORK = frozenset((INPUTS, CONFIG, MARKER, "timings.jsonl", "data", "logs", "report.html", "tensorboard", "wandb"))
 
 
 @dataclass(frozen=True)

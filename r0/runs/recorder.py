@@ -9,14 +9,16 @@ from typing import Self
 
 from r0.config import TrackingSection
 from r0.records import Scored
+from r0.runs.calibration import drop_later
 from r0.runs.live import LiveLine
 from r0.runs.mirrors import Mirror, TensorBoardMirror, WandbMirror, WandbRun
 from r0.runs.record import Clock, Record, heldout_lines, memory_mb
 from r0.runs.resolved import Value
 from r0.runs.rollout_log import RolloutLog
 from r0.runs.run_directory import RunDirectory
+from r0.storage.files import writing
 
-BAD_BATCHES = "bad_batches"
+BAD_BATCHES, HELDOUT = "bad_batches", "heldout"
 AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured after the step's line was written, but part of that step
 
 
@@ -60,7 +62,9 @@ class Recorder:
         lost = self.metrics.resume(step)
         self.timings.resume(step)
         self.rollouts.resume(step)
-        RolloutLog(self._run.path / BAD_BATCHES).resume(step)
+        for folder in (self._run.path / BAD_BATCHES, *(self._run.path / HELDOUT).glob("*")):
+            RolloutLog(folder).resume(step)
+        drop_later(self._run.path / HELDOUT, step)
         self._line = LiveLine(self._total, step)
         self._pending = (step, {})
         if step:
@@ -82,8 +86,14 @@ class Recorder:
         self._mirror(step, {**metrics, **{f"time/{name}": value for name, value in seconds.items()}})
         self._line.update(step, metrics, seconds)
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record a held-out evaluation after ``step``, as a line of its own."""
+    def evaluation(self, step: int, metrics: Mapping[str, float], scored: Mapping[str, Sequence[Scored]] | None = None) -> None:
+        """Record a held-out evaluation after ``step``, as a line of its own; ``scored``: its completions by mode, which are
+        stored before."""
+        for mode, completions in (scored or {}).items():
+            folder = self._run.folder(HELDOUT) / mode
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+            RolloutLog(folder, self._decode).write(step, completions)
         self.metrics.write(step, metrics)
         self._mirror(step, metrics)
         judged = ("accuracy", "accuracy_well_formed", "ndcg@10", "ndcg@10_given", "ndcg@10_well_formed")

@@ -106,6 +106,15 @@ def read_flat(path: Path, model: type[BaseModel]) -> dict[str, Value]:
         return _flat(values, "")
 
 
+def read_values(path: Path) -> dict[str, Value]:
+    """The configuration at ``path`` as it was written, flat, whatever command it is of.
+
+    Raises:
+        UserError: the file is missing or not valid YAML.
+    """
+    return _flat(yamlfile.read(path).values, "")
+
+
 def absolute(config: Config) -> Config:
     """The configuration with absolute paths, so that it means the same in any folder; names that are no paths stay."""
     for name, value in _paths(config).items():

@@ -6,6 +6,8 @@
     metrics.jsonl   the record: only values that a repeated run reproduces
     timings.jsonl   seconds, tokens per second, memory
     rollouts/       sampled completions with verdicts and rewards, one file per step
+    heldout/        of each held-out evaluation: greedy/ and sampled/, its completions in the same format; stage_c, esci: its
+                    calibration and confusion
     bad_batches/    those of steps that the learner could not use, in the same format
     profile/        trace.json and table.txt: where the seconds of some steps went
     queries.jsonl   rerank, distill score: one line per finished query; a resumed run skips these
@@ -16,6 +18,7 @@
     summary.json    rerank, annotate, distill score: failures, tokens, seconds
     thoughts.jsonl  stage_c: completions of the starting model, sampled once
     before.json, after.json   stage_c: measures on held-out lists
+    report.html     the page that `r0 report` wrote
     checkpoints/    the state from which a resumed run continues
     model/          the final model in Hugging Face format; adapter/ next to it after LoRA
     score/ triplets.jsonl train/ score_test/ eval/   distill: the outputs of its steps, each as written by that command

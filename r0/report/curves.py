@@ -1,0 +1,176 @@
+"""The curves of a training run's record, and where its seconds went.
+
+One run has a chart for each family of figures; several runs have one for each figure, with a curve for each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from r0.report.chart import Chart, Point, Series
+from r0.report.heldout import Evaluations
+from r0.report.numbers import short
+from r0.report.run import Line, Run
+
+IN_STEP = ("sample", "reward", "learn", "sync")  # parts of a step, in their order
+AFTER_STEP = ("evaluate", "checkpoint")
+NO_PART = ("total", "sampled_tokens_per_s")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Figures of one chart. A name that ends in / stands for all figures that begin with it; held-out ones are added."""
+
+    title: str
+    names: tuple[str, ...]
+    note: str = ""
+
+
+FAMILIES = (
+    Family("Reward", ("reward",), "Mean total of a step's completions; points: held-out tasks, with 95 % intervals."),
+    Family("Reward by component", ("reward/",), "Means of the components, which add up to the reward."),
+    Family("Loss", ("loss",)),
+    Family("Right answers", ("accuracy", "accuracy_well_formed"), "Share of answers that equal the label."),
+    Family("nDCG@10", ("ndcg@10", "ndcg@10_given"), "Lists as the model orders them, and as they were given."),
+    Family("Format", ("format_rate", "well_formed_rate", "cut_share")),
+    Family("Violations", ("violation/",), "Share of completions with each violation."),
+    Family("Length of thoughts", ("think_tokens", "completion_tokens"), "Mean tokens of a thought, and of a completion."),
+    Family("Groups without spread", ("zero_spread_share",), "Share of prompts whose completions all have the same reward."),
+    Family("Gap", ("gap",), "Mean difference of the log-probabilities of engine and learner, in nats."),
+    Family("KL", ("kl",)),
+    Family("Entropy", ("entropy",)),
+    Family("Gradient norm", ("grad_norm",)),
+)
+
+
+def charts(runs: Sequence[Run], evaluations: Mapping[str, Evaluations]) -> tuple[list[Chart], list[Chart]]:
+    """The charts that are shown, and those of all other figures. ``evaluations``: of each run, by its name."""
+    recorded = list(dict.fromkeys(name for run in runs for line in run.steps for name in line if name != "step"))
+    taken: set[str] = set()
+    main: list[Chart] = []
+    for family in FAMILIES:
+        found = [name for one in family.names for name in _matching(one, recorded)]
+        taken |= set(found)
+        main += _drawn(family.title, family.note, found or list(family.names), runs, evaluations)
+    others = [name for name in sorted(recorded) if name not in taken]
+    return main, [chart for name in others for chart in _drawn(name, "", [name], runs, {})]
+
+
+def _matching(name: str, recorded: Sequence[str]) -> list[str]:
+    return [one for one in recorded if one == name or (name.endswith("/") and one.startswith(name))]
+
+
+def _drawn(
+    title: str, note: str, names: Sequence[str], runs: Sequence[Run], evaluations: Mapping[str, Evaluations]
+) -> Iterator[Chart]:
+    """A chart of these figures; one for each of them if there are several runs."""
+    if len(runs) == 1:
+        series = list(_series(runs[0], names, evaluations, ""))
+        if series:
+            yield Chart(title, series, note)
+        return
+    for name in names:
+        series = [one for run in runs for one in _series(run, [name], evaluations, run.name)]
+        series = [_recolored(one, [run.name for run in runs]) for one in series]
+        if series:
+            yield Chart(title if len(names) == 1 else f"{title}: {_label(name)}", series, note)
+
+
+def _recolored(series: Series, names: Sequence[str]) -> Series:
+    """In the colour of its run."""
+    of = next(at for at, name in enumerate(names) if series.name == name or series.name.startswith(f"{name}, "))
+    return Series(series.name, series.points, series.kind, of, series.intervals, series.labels)
+
+
+def _series(run: Run, names: Sequence[str], evaluations: Mapping[str, Evaluations], owner: str) -> Iterator[Series]:
+    """The curves of figures of a run, each followed by its held-out points."""
+    for color, name in enumerate(names):
+        if points := _points(run.steps, name):
+            yield Series(owner or _label(name), points, "noisy", color)
+        for mode in ("greedy", "sampled", ""):
+            full = f"heldout/{mode}/{name}" if mode else f"heldout/{name}"
+            if run.name not in evaluations or not (held := _points(run.evaluations, full)):
+                continue
+            intervals = evaluations[run.name].intervals(mode, name, [int(step) for step, _ in held])
+            label = f"held out, {mode}" if mode else "held out"
+            label = f"{_label(name)} {label}" if len(names) > 1 else label
+            yield Series(f"{owner}, {label}" if owner else label, held, "points", color + 1 if mode != "greedy" else color + 2,
+                         intervals)  # fmt: skip
+
+
+def _label(name: str) -> str:
+    return name.rpartition("/")[2].replace("_", " ")
+
+
+def _points(lines: Sequence[Line], name: str) -> list[Point]:
+    return [(step, value) for line in lines if (value := line.get(name)) is not None and (step := line["step"]) is not None]
+
+
+# --- seconds
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the seconds of a run went: a chart over the steps, and a row for each part (name, sum, share, median of a step)."""
+
+    run: str
+    chart: Chart
+    rows: list[tuple[str, str, str, str]]
+
+
+def seconds(run: Run) -> Seconds | None:
+    """None if no seconds were recorded."""
+    lines = [line for line in run.timings if line.get("total") or line.get("learn")]
+    if not lines:
+        return None
+    parts: dict[str, list[Point]] = {}
+    for line in lines:
+        step = float(line["step"] or 0)
+        spent = {name: value for name, value in line.items() if _is_part(name) and value is not None}
+        inside = sum(value for name, value in spent.items() if name not in AFTER_STEP)
+        if (total := line.get("total")) is not None:
+            spent["other"] = max(0.0, total - inside)
+        for name, value in spent.items():
+            parts.setdefault(name, []).append((step, value))
+    names = sorted(parts, key=_place)
+    series = [Series(name, _whole(parts[name], lines), "area", color) for color, name in enumerate(names)
+              if name not in AFTER_STEP]  # fmt: skip
+    whole = sum(value for points in parts.values() for _, value in points)
+    rows = []
+    for name in names:
+        values = [value for _, value in parts[name]]
+        share = sum(values) / whole if whole else 0.0
+        rows.append((name, f"{sum(values):.1f}", f"{share:.1%}", f"{short(median(values))} ({len(values)})"))
+    note = "Parts that overlap (sampling ahead) add up to more than the step."
+    return Seconds(run.name, Chart(f"Seconds of a step: {run.name}", series, note, y="seconds"), rows)
+
+
+def other_timings(runs: Sequence[Run]) -> list[Chart]:
+    """Tokens per second and memory of the processes."""
+    speed = [Series(run.name, points, "noisy", color) for color, run in enumerate(runs)
+             if (points := _points(run.timings, "sampled_tokens_per_s"))]  # fmt: skip
+    found = [Chart("Sampled tokens per second", speed)] if speed else []
+    for run in runs:
+        names = sorted({name for line in run.timings for name in line if name.startswith("rss_mb/")})
+        memory = [Series(_label(name), _points(run.timings, name), "line", color) for color, name in enumerate(names)]
+        found += [Chart(f"Memory: {run.name}", memory, "Resident memory of the processes on the driver's machine.", y="MB")] * (
+            bool(memory)
+        )
+    return found
+
+
+def _is_part(name: str) -> bool:
+    return name != "step" and name not in NO_PART and "/" not in name
+
+
+def _place(name: str) -> tuple[int, str]:
+    order = (*IN_STEP, "other", *AFTER_STEP)
+    return (order.index(name) if name in order else len(IN_STEP), name)
+
+
+def _whole(points: Sequence[Point], lines: Sequence[Line]) -> list[Point]:
+    """The points with 0 where a step has no such part: areas are stacked step by step."""
+    known = dict(points)
+    return [(step, known.get(step, 0.0)) for step in (float(line["step"] or 0) for line in lines)]

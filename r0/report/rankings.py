@@ -1,0 +1,192 @@
+"""What a rerank run changed, query by query: gains and losses against the first stage, both orders, and the thoughts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r0.config import RerankConfig
+from r0.config.load import load
+from r0.data.beir import find_qrels
+from r0.data.candidates import CandidateLists, open_candidates
+from r0.data.jsonl import BadLines
+from r0.errors import UserError
+from r0.evaluation.judgements import open_judgements
+from r0.evaluation.measure_names import read_measures
+from r0.evaluation.measures import MAIN, Grades, measure
+from r0.report.chart import Chart, Series
+from r0.report.heldout import NDCG, Estimate, Evaluations, evenly
+from r0.report.numbers import cut, short, signed, visible
+from r0.report.run import Run
+from r0.rerank.identical_candidates import without_identical
+from r0.runs.claim import CONFIG
+
+QUERIES = 100  # that are shown
+TOP = 10  # documents of each order
+THOUGHTS = 20  # of a query
+TEXT, THOUGHT = 400, 2000  # characters of a document and of a thought
+BARS = 1000  # queries in the chart
+
+
+@dataclass
+class Rankings:
+    """``items`` as the page's script reads them. ``figures``: nDCG@10 of the first stage, of the run, and the change."""
+
+    run: str
+    items: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    chart: Chart | None = None
+    figures: tuple[Estimate, Estimate, Estimate] | None = None
+
+
+def read_rankings(run: Run, number: int, qrels: str | None) -> Rankings | None:
+    """The queries of run ``number`` of the page; None if it is no rerank run. ``qrels``: the judgements that are given.
+
+    Raises:
+        UserError: the judgements that are given cannot be used.
+    """
+    path = run.path / "queries.jsonl"
+    if run.marker.command != "rerank" or not path.is_file():
+        return None
+    found = Rankings(run.name)
+    ranked = {row["query_id"]: dict(zip(row["documents"], row["scores"], strict=True)) for row in _rows(path)}
+    lists, config = _candidates(run, found)
+    first = {lists.query_id(at): at for at in range(len(lists))} if lists else {}
+    given = {}
+    if lists:
+        given = {query: dict(zip(lists.document_ids(at), lists.scores(at), strict=True)) for query, at in first.items()}
+    grades = _grades(qrels, config, found)
+    gains = _gains(given, ranked, grades, found) if given and grades else {}
+    chosen = _chosen(list(ranked), gains)
+    for row in _rows(path):
+        query = row["query_id"]
+        if query in chosen:
+            found.items.append(_item(row, number, lists, first.get(query), grades.get(query, {}), gains.get(query)))
+    found.items.sort(key=lambda item: item["change"] if item["change"] is not None else 0.0)
+    what = "those that changed most" if gains else "the first ones"
+    found.notes.append(f"{run.name}: " + (f"{len(chosen)} of {len(ranked)} queries, {what}" if len(chosen) < len(ranked) else
+                                          f"all {len(ranked)} queries"))  # fmt: skip
+    return found
+
+
+def _candidates(run: Run, found: Rankings) -> tuple[CandidateLists | None, RerankConfig | None]:
+    """The candidates that were reranked; None, with a note, if they are no longer there."""
+    try:
+        config = load(RerankConfig, run.path / CONFIG, [])
+        lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
+        return without_identical(config, lists)[0], config
+    except UserError as error:
+        why = "texts and the first stage's order are not shown, since its input cannot be read"
+        found.notes.append(f"{run.name}: {why} ({error})")
+        return None, None
+
+
+def _grades(qrels: str | None, config: RerankConfig | None, found: Rankings) -> Grades:
+    """The judgements: those that are given, or the folder's own.
+
+    Raises:
+        UserError: those that are given cannot be used.
+    """
+    folder = Path(config.data) if config is not None and Path(config.data).is_dir() else None
+    if qrels is not None:
+        return open_judgements([find_qrels(qrels, folder)], [], BadLines(False)).grades
+    splits = sorted({path.name.partition(".")[0] for path in (folder / "qrels").glob("*")}) if folder else []
+    split = "test" if "test" in splits else splits[0] if len(splits) == 1 else None
+    if split is None:
+        found.notes.append(f"{found.run}: no judgements, so no gains; name them with qrels=")
+        return {}
+    try:
+        return open_judgements([find_qrels(split, folder)], [], BadLines(True)).grades
+    except UserError as error:
+        found.notes.append(f"{found.run}: no gains, since the judgements cannot be read ({error})")
+        return {}
+
+
+def _gains(given: Any, ranked: Any, grades: Grades, found: Rankings) -> dict[str, tuple[float, float]]:
+    """nDCG@10 of each judged query of the run, before and after; fills in chart and figures."""
+    judged = {query: grades[query] for query in ranked if grades.get(query) and query in given}
+    if not judged:
+        found.notes.append(f"{found.run}: none of its queries is judged")
+        return {}
+    names = read_measures([MAIN])
+    both = [measure(one, judged, names) for one in (given, ranked)]
+    before, after = (dict(zip(one.query_ids, one.values[MAIN].tolist(), strict=True)) for one in both)
+    gains = {query: (before[query], after[query]) for query in judged}
+    sums = Evaluations({("", at, NDCG): np.array([(pair[at], 1.0) for pair in gains.values()]) for at in (0, 1)})
+    one, two, change = sums.estimate("", 0, NDCG), sums.estimate("", 1, NDCG), sums.change("", 0, 1, NDCG)
+    if one and two and change:
+        found.figures = one, two, change
+    found.chart = _chart(found.run, gains)
+    return gains
+
+
+def _chart(run: str, gains: Mapping[str, tuple[float, float]]) -> Chart:
+    """The change of each query as a bar, losses first."""
+    ordered = sorted(gains, key=lambda query: gains[query][1] - gains[query][0])
+    places = evenly(list(range(len(ordered))), BARS)
+    series = []
+    for name, color, sign in (("loss", 4, -1), ("gain", 2, 1)):
+        some = [at for at in places if (gains[ordered[at]][1] - gains[ordered[at]][0]) * sign > 0]
+        points = [(float(at + 1), gains[ordered[at]][1] - gains[ordered[at]][0]) for at in some]
+        labels = [f"{visible(ordered[at])}: {short(gains[ordered[at]][0])} → {short(gains[ordered[at]][1])}" for at in some]
+        if points:
+            series.append(Series(name, points, "bar", color, labels=labels))
+    same = sum(before == after for before, after in gains.values())
+    better = sum(before < after for before, after in gains.values())
+    note = f"{better} queries gain, {len(gains) - better - same} lose, {same} stay the same."
+    return Chart(f"Change of nDCG@10 by query: {run}", series, note, x="queries, by change", y="change", layout={"bargap": 0.1})
+
+
+def _chosen(queries: Sequence[str], gains: Mapping[str, tuple[float, float]]) -> set[str]:
+    if len(queries) <= QUERIES or not gains:
+        return set(queries[:QUERIES])
+    ordered = sorted(gains, key=lambda query: gains[query][1] - gains[query][0])
+    return {*ordered[: QUERIES // 2], *ordered[-(QUERIES // 2) :]}
+
+
+def _item(
+    row: Mapping[str, Any], number: int, lists: CandidateLists | None, at: int | None, grades: Mapping[str, float],
+    gain: tuple[float, float] | None,
+) -> dict[str, Any]:  # fmt: skip
+    after = row["documents"]
+    before = list(lists.document_ids(at)) if lists is not None and at is not None else []
+    ranks = {document: rank for rank, document in enumerate(before, 1)}
+
+    def shown(document: str) -> dict[str, Any]:
+        text = lists.document(at, ranks[document] - 1) if lists is not None and at is not None and document in ranks else ""
+        return {"id": visible(document), "was": ranks.get(document), "grade": grades.get(document), "text": cut(text, TEXT)}
+
+    return {
+        "run": number,
+        "query_id": visible(row["query_id"]),
+        "query": cut(lists.query(at), THOUGHT) if lists is not None and at is not None else "",
+        "change": None if gain is None else round(gain[1] - gain[0], 4),
+        "said": "not judged" if gain is None else f"nDCG@10 {short(gain[0])} → {short(gain[1])} ({signed(gain[1] - gain[0])})",
+        "first": [shown(document) for document in before[:TOP]],
+        "order": [shown(document) for document in after[:TOP]],
+        "candidates": len(after),
+        "replies": [
+            {"shown": [visible(one) for one in reply["documents"]], "text": cut(reply["thought"], THOUGHT),
+             "violations": reply["failures"]}
+            for reply in row["replies"][:THOUGHTS]
+        ],
+        "asked": len(row["replies"]),
+        "refused": visible(row["refused"]),
+    }  # fmt: skip
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of ``queries.jsonl``; the last one of a run in progress may be incomplete."""
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "query_id" in row and "replies" in row:
+                yield row
