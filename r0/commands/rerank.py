@@ -20,7 +20,7 @@ from r0.rerank.session import Session, Work, finish
 from r0.rerank.store import Store, Totals
 from r0.runs import RunDirectory, RunState
 from r0.runs.live import duration
-from r0.runs.output_path import output_path
+from r0.runs.output_path import look_at, output_path
 from r0.runs.prompt_date import with_date
 from r0.storage.files import write_json
 from r0.storage.models import model_folder
@@ -63,7 +63,7 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
             write_json(directory.path / SUMMARY, summary)
             directory.finish(len(store), {"failed_share": summary["failed_share"]})
             print(report(store.totals, session))
-            print(directory.path / RUN)
+            print(f"{directory.path / RUN}\n{look_at(directory.path)}")
     return 0
 
 

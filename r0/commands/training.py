@@ -24,6 +24,7 @@ from r0.process.signals import StopRequest
 from r0.rewards import check_reward
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
 from r0.runs.checkpoint import Checkpoints, sound_checkpoint
+from r0.runs.output_path import look_at
 from r0.runs.prompt_date import with_date
 from r0.runs.recorded import RecordedRollouts
 from r0.storage.models import model_folder
@@ -167,7 +168,7 @@ def _train(run: Run, rollouts: StepRollouts) -> bool:
         save_prompt(model, config.form, prompter.system_prompt, prompter.template.variables)
         write_model_card(model, config, facts)
         directory.finish(run.steps, facts.after)
-    recorder.say(f"done: {run.steps} steps; the model is in {model}")
+    recorder.say(f"done: {run.steps} steps; the model is in {model}\n{look_at(directory.path)}")
     return True
 
 
@@ -179,7 +180,7 @@ def _sample(run: Run, rollouts: StepRollouts) -> bool:
     if not Sampler(rollouts, recorder, run.stop).sample(run.steps):
         return False
     run.directory.finish(run.steps)
-    recorder.say(f"done: {run.steps} steps; the rollouts are in {run.directory.path / 'rollouts'}")
+    recorder.say(f"done: {run.steps} steps; the rollouts are in {run.directory.path / 'rollouts'}\n{look_at(run.directory.path)}")
     return True
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from r0.report.chart import Chart, Series
 from r0.report.run import Run
-from r0.runs.calibration import Calibration, calibration_files, read_calibration
-from r0.runs.recorder import HELDOUT
+from r0.runs.calibration import FOLDER as HELDOUT
+from r0.runs.calibration import Calibration, calibration_error, calibration_files, read_calibration
 
 SAYS = {
     "stage_c": ("P(yes) = σ(score)", "mean label, scaled to 0…1"),
@@ -49,7 +49,7 @@ def classes(run: Run) -> Classes | None:
     for color, (step, one) in enumerate(found.items()):
         points = [(probability, label) for _, probability, label in one.bins]
         labels = [f"step {step}: {count:g} pairs, probability {p:.3f}, label {label:.3f}" for count, p, label in one.bins]
-        series.append(Series(f"step {step} (ECE {one.error:.3f})", points, "points", color, labels=labels))
+        series.append(Series(f"step {step} (ECE {calibration_error(one.bins):.3f})", points, "points", color, labels=labels))
     axis = {"range": [-0.02, 1.02], "zeroline": False}
     layout = {"xaxis": {**axis, "title": {"text": x}}, "yaxis": {**axis, "title": {"text": y}, "automargin": True},
               "hovermode": "closest"}  # fmt: skip

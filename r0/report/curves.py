@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from r0.report.chart import Chart, Point, Series
-from r0.report.heldout import Evaluations
+from r0.report.heldout import MODES, Evaluations
 from r0.report.numbers import short
 from r0.report.run import Line, Run
 
@@ -21,7 +21,8 @@ NO_PART = ("total", "sampled_tokens_per_s")
 
 @dataclass(frozen=True)
 class Family:
-    """Figures of one chart. A name that ends in / stands for all figures that begin with it; held-out ones are added."""
+    """Figures of one chart. A name that ends in / stands for all figures that begin with it. The held-out points of the first
+    figure are added."""
 
     title: str
     names: tuple[str, ...]
@@ -53,9 +54,9 @@ def charts(runs: Sequence[Run], evaluations: Mapping[str, Evaluations]) -> tuple
     for family in FAMILIES:
         found = [name for one in family.names for name in _matching(one, recorded)]
         taken |= set(found)
-        main += _drawn(family.title, family.note, found or list(family.names), runs, evaluations)
+        main += _drawn(family.title, family.note, found or list(family.names), runs, evaluations, family.names[0])
     others = [name for name in sorted(recorded) if name not in taken]
-    return main, [chart for name in others for chart in _drawn(name, "", [name], runs, {})]
+    return main, [chart for name in others for chart in _drawn(name, "", [name], runs, evaluations, name)]
 
 
 def _matching(name: str, recorded: Sequence[str]) -> list[str]:
@@ -63,41 +64,35 @@ def _matching(name: str, recorded: Sequence[str]) -> list[str]:
 
 
 def _drawn(
-    title: str, note: str, names: Sequence[str], runs: Sequence[Run], evaluations: Mapping[str, Evaluations]
+    title: str, note: str, names: Sequence[str], runs: Sequence[Run], evaluations: Mapping[str, Evaluations], held: str
 ) -> Iterator[Chart]:
-    """A chart of these figures; one for each of them if there are several runs."""
+    """A chart of these figures; one for each of them if there are several runs. ``held``: the figure with held-out points."""
     if len(runs) == 1:
-        series = list(_series(runs[0], names, evaluations, ""))
+        series = list(_series(runs[0], names, evaluations, held))
         if series:
             yield Chart(title, series, note)
         return
     for name in names:
-        series = [one for run in runs for one in _series(run, [name], evaluations, run.name)]
-        series = [_recolored(one, [run.name for run in runs]) for one in series]
+        series = [one for at, run in enumerate(runs) for one in _series(run, [name], evaluations, held, run.name, at)]
         if series:
             yield Chart(title if len(names) == 1 else f"{title}: {_label(name)}", series, note)
 
 
-def _recolored(series: Series, names: Sequence[str]) -> Series:
-    """In the colour of its run."""
-    of = next(at for at, name in enumerate(names) if series.name == name or series.name.startswith(f"{name}, "))
-    return Series(series.name, series.points, series.kind, of, series.intervals, series.labels)
-
-
-def _series(run: Run, names: Sequence[str], evaluations: Mapping[str, Evaluations], owner: str) -> Iterator[Series]:
-    """The curves of figures of a run, each followed by its held-out points."""
-    for color, name in enumerate(names):
+def _series(
+    run: Run, names: Sequence[str], evaluations: Mapping[str, Evaluations], held: str, owner: str = "", color: int = 0
+) -> Iterator[Series]:
+    """The curves of figures of a run, and the held-out points of the figure ``held``. ``owner``: the run's name, if there are
+    several, which have one ``color`` each."""
+    for at, name in enumerate(names):
         if points := _points(run.steps, name):
-            yield Series(owner or _label(name), points, "noisy", color)
-        for mode in ("greedy", "sampled", ""):
-            full = f"heldout/{mode}/{name}" if mode else f"heldout/{name}"
-            if run.name not in evaluations or not (held := _points(run.evaluations, full)):
-                continue
-            intervals = evaluations[run.name].intervals(mode, name, [int(step) for step, _ in held])
-            label = f"held out, {mode}" if mode else "held out"
-            label = f"{_label(name)} {label}" if len(names) > 1 else label
-            yield Series(f"{owner}, {label}" if owner else label, held, "points", color + 1 if mode != "greedy" else color + 2,
-                         intervals)  # fmt: skip
+            yield Series(owner or _label(name), points, "noisy", color + at)
+    for place, mode in enumerate((*MODES, "")):
+        full = f"heldout/{mode}/{held}" if mode else f"heldout/{held}"
+        if held not in names or not (points := _points(run.evaluations, full)):
+            continue
+        intervals = evaluations[run.name].intervals(mode, held, [int(step) for step, _ in points])
+        label = ", ".join(filter(None, (owner, "held out", mode)))
+        yield Series(label, points, "points", color if owner else len(names) + place, intervals)
 
 
 def _label(name: str) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 
 from r0.records import Answer, Finish, ListwiseTask, Scored
 from r0.report.run import Run
+from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.metrics import ndcgs
-from r0.runs.recorder import HELDOUT
 from r0.runs.rollout_log import RolloutLog, read_rollouts
 
 DRAWS = 1000
@@ -145,7 +145,13 @@ def rows(run: Run, evaluations: Evaluations) -> list[Row]:
             continue
         two = evaluations.estimate(mode, steps[1], name) or Estimate(after)
         found.append(Row(mode, name, one, two, evaluations.change(mode, *steps, name) or Estimate(after - before)))
-    return sorted(found, key=lambda row: (row.before.low is None, MODES.index(row.mode) if row.mode in MODES else 2))
+    return sorted(found, key=_order)
+
+
+def _order(row: Row) -> tuple[bool, int, int]:
+    """Figures with intervals first, by mode, in the order of ``FIGURES``."""
+    place = list(FIGURES).index(row.name) if row.name in FIGURES else len(FIGURES)
+    return row.before.low is None, MODES.index(row.mode) if row.mode in MODES else len(MODES), place
 
 
 def _split(full: str) -> tuple[str, str]:

@@ -10,12 +10,14 @@ INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 
 
 def short(value: float | None) -> str:
-    """About four digits: ``0.434``, ``1024``, ``2.1e-07``; a dash for what is not a number."""
+    """A few digits: ``0.434``, ``41.4``, ``1024``, ``2.1e-07``; a dash for what is not a number."""
     if value is None or math.isnan(value):
         return "–"
     if value == int(value) and abs(value) < 1e7:
         return str(int(value))
-    return f"{value:.3f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+    if not 0.001 <= abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def signed(value: float | None) -> str:

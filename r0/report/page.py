@@ -1,7 +1,7 @@
 """The page: everything that the other modules found, as one HTML file.
 
-Texts of documents and models are hostile input. The template escapes what it shows; what the script shows travels as JSON in which
-no ``<`` occurs, and is put into the page as text. Besides, the page's policy allows no script but its own, and no network.
+Texts of documents and models are hostile input. The template escapes what it shows; what the script shows travels as JSON in
+which no ``<`` occurs, and is put into the page as text. Besides, the page's policy allows no script but its own, and no network.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _heldout(run: Run, evaluations: Evaluations) -> dict[str, Any]:
             "before": _with_interval(row.before),
             "after": _with_interval(row.after),
             "change": _with_interval(row.change, signed),
-            "clear": row.change is not None and row.change.low is not None and (row.change.low > 0 or (row.change.high or 0) < 0),
+            "sure": row.change is not None and row.change.low is not None and (row.change.low > 0 or (row.change.high or 0) < 0),
             "known": row.before.low is not None,
         }
         for row in rows(run, evaluations)

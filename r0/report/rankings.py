@@ -67,7 +67,7 @@ def read_rankings(run: Run, number: int, qrels: str | None) -> Rankings | None:
         query = row["query_id"]
         if query in chosen:
             found.items.append(_item(row, number, lists, first.get(query), grades.get(query, {}), gains.get(query)))
-    found.items.sort(key=lambda item: item["change"] if item["change"] is not None else 0.0)
+    found.items.sort(key=lambda item: -abs(item["change"] or 0.0))
     what = "those that changed most" if gains else "the first ones"
     found.notes.append(f"{run.name}: " + (f"{len(chosen)} of {len(ranked)} queries, {what}" if len(chosen) < len(ranked) else
                                           f"all {len(ranked)} queries"))  # fmt: skip
@@ -145,8 +145,7 @@ def _chart(run: str, gains: Mapping[str, tuple[float, float]]) -> Chart:
 def _chosen(queries: Sequence[str], gains: Mapping[str, tuple[float, float]]) -> set[str]:
     if len(queries) <= QUERIES or not gains:
         return set(queries[:QUERIES])
-    ordered = sorted(gains, key=lambda query: gains[query][1] - gains[query][0])
-    return {*ordered[: QUERIES // 2], *ordered[-(QUERIES // 2) :]}
+    return set(sorted(gains, key=lambda query: -abs(gains[query][1] - gains[query][0]))[:QUERIES])
 
 
 def _item(

@@ -38,8 +38,8 @@ def read_samples(run: Run, number: int, each: int) -> Samples:
         UserError: a file is damaged.
     """
     found = Samples()
-    _training(run, number, each, found)
     _pairs(run, number, found)
+    _training(run, number, each, found)
     return found
 
 
@@ -47,7 +47,7 @@ def _training(run: Run, number: int, each: int, found: Samples) -> None:
     stored = RolloutLog(run.path / "rollouts").files()
     chosen = evenly(list(stored), STEPS) if each else []
     seen = 0
-    for step in chosen:
+    for step in reversed(chosen):
         scored = [one.scored for one in read_rollouts(stored[step], REMEDY)]
         seen += len(scored)
         worst = extreme(scored, each)
@@ -69,13 +69,12 @@ def _pairs(run: Run, number: int, found: Samples) -> None:
         {one.scored.rollout.task.task_id: one.scored for one in read_rollouts(stored[step], REMEDY)} for step in (first, last)
     )
     both = [(one, after[task]) for task, one in before.items() if task in after]
-    both.sort(key=lambda pair: pair[1].total - pair[0].total)
-    shown = both if len(both) <= PAIRS else [*both[: PAIRS // 2], *both[-(PAIRS - PAIRS // 2) :]]
+    shown = sorted(both, key=lambda pair: -abs(pair[1].total - pair[0].total))[:PAIRS]
     for one, two in shown:
         item = {"run": number, "set": "heldout", **_task(one.rollout.task), "before": _said(one, first)}
         found.items.append(item if first == last else {**item, "after": _said(two, last)})
-    which = f"{len(shown)} of {len(both)}, those whose reward changed most" if len(shown) < len(both) else f"all {len(both)}"
-    found.notes.append(f"{run.name}: held-out tasks, decoded greedily: {which}")
+    which = f"{len(shown)} of {len(both)}" if len(shown) < len(both) else f"all {len(both)}"
+    found.notes.append(f"{run.name}: {which} held-out tasks, decoded greedily; those whose reward changed most come first")
 
 
 def extreme(scored: Iterable[Scored], count: int, best: bool = False) -> list[Scored]:

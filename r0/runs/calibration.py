@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from r0.errors import UserError
 from r0.storage.files import write_json, writing
 
 BINS = 10  # of equal width
+FOLDER = "heldout"  # of a run
 NAME = re.compile(r"step-(\d+)\.json")
 
 
@@ -26,12 +29,12 @@ class Calibration:
     predictions: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
 
-    @property
-    def error(self) -> float:
-        """Expected calibration error (Naeini et al., 2015; Guo et al., 2017, eq. 3): |mean probability − mean label| of the bins,
-        each weighted by its share of the pairs."""
-        pairs = sum(count for count, _, _ in self.bins)
-        return sum(count * abs(probability - label) for count, probability, label in self.bins) / pairs if pairs else float("nan")
+
+def calibration_error(bins: Sequence[tuple[float, float, float]]) -> float:
+    """Expected calibration error (Naeini et al., 2015; Guo et al., 2017, eq. 3): |mean probability − mean label| of the bins,
+    each weighted by its share of the pairs; NaN if there are none."""
+    pairs = sum(count for count, _, _ in bins)
+    return sum(count * abs(probability - label) for count, probability, label in bins) / pairs if pairs else math.nan
 
 
 def bins_of(probability_N: np.ndarray, label_N: np.ndarray) -> tuple[tuple[float, float, float], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from r0.config import Section
@@ -24,6 +25,11 @@ def output_path(command: str, config: Section) -> Path:
             "give an absolute path that every node can write"
         )
     return path.absolute()
+
+
+def look_at(path: Path) -> str:
+    """The command that makes a page of the run at ``path``, in a sentence."""
+    return f"to look at it: r0 report {shlex.quote(str(path))}"
 
 
 def under_ray_job() -> bool:

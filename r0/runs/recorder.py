@@ -9,6 +9,7 @@ from typing import Self
 
 from r0.config import TrackingSection
 from r0.records import Scored
+from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.calibration import drop_later
 from r0.runs.live import LiveLine
 from r0.runs.mirrors import Mirror, TensorBoardMirror, WandbMirror, WandbRun
@@ -18,7 +19,7 @@ from r0.runs.rollout_log import RolloutLog
 from r0.runs.run_directory import RunDirectory
 from r0.storage.files import writing
 
-BAD_BATCHES, HELDOUT = "bad_batches", "heldout"
+BAD_BATCHES = "bad_batches"
 AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured after the step's line was written, but part of that step
 
 

@@ -14,6 +14,7 @@ from r0.config import SftConfig, StageCConfig
 from r0.config.load import load
 from r0.errors import UserError
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Sampled
+from r0.runs.calibration import bins_of, calibration_error
 from r0.storage.models import model_folder
 from r0.supervised.sft import run as sft
 from r0.supervised.stage_c import run as stage_c
@@ -21,7 +22,7 @@ from r0.supervised.stage_c.completions import CompletionFile, StoredCompletion, 
 from r0.supervised.stage_c.examples import ListCollate, OpenLists
 from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
-from r0.supervised.stage_c.measure import EvaluationResult, calibration_error, measure
+from r0.supervised.stage_c.measure import EvaluationResult, measure
 from r0.supervised.training.job import Job
 from tests.architectures import build
 
@@ -215,8 +216,8 @@ def test_the_calibration_error_is_its_definition(labels):
         len(found) / 4 * abs(sum(probabilities[i] for i in found) / len(found) - sum(labels[i] for i in found) / len(found))
         for found in bins.values()
     )
-    assert calibration_error(np.array(probabilities), np.array(labels)) == pytest.approx(expected)
-    assert calibration_error(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0.0
+    assert calibration_error(bins_of(np.array(probabilities), np.array(labels))) == pytest.approx(expected)
+    assert calibration_error(bins_of(np.array([0.0, 1.0]), np.array([0.0, 1.0]))) == 0.0
 
 
 class Engines:
@@ -253,6 +254,11 @@ def test_lists_are_measured_as_rerank_would_order_them(list_prompter, thinking):
     assert found.values["heldout/ndcg@10_given"] == pytest.approx(given / ideal)
     assert found.values["heldout/format_rate"] == pytest.approx(2 / 3)
     assert engines.asked == (2 if thinking else 3)
+    assert found.calibration is not None
+    counted = dict(zip(found.calibration.labels, found.calibration.confusion, strict=True))
+    assert found.calibration.predictions == ("yes", "no", "unread")
+    assert [sum(column) for column in zip(*counted.values(), strict=True)] == ([2, 0, 1] if thinking else [3, 0, 0])
+    assert calibration_error(found.calibration.bins) == found.values["heldout/ece"]
     assert found.values.get("heldout/unread_share") == (pytest.approx(1 / 3) if thinking else None)
 
 

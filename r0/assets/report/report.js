@@ -8,8 +8,8 @@
 
   const base = {
     autosize: true, margin: { l: 48, r: 8, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { size: 12 }, hovermode: "x unified", dragmode: "zoom",
-    legend: { orientation: "h", x: 0, y: -0.22, yanchor: "top" }, modebar: { remove: [] },
+    font: { size: 12, family: getComputedStyle(document.body).fontFamily }, hovermode: "x unified", dragmode: "zoom", yaxis: { exponentformat: "power" },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
   };
   const merged = (one, other) => {
     const result = { ...one };

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 
 from r0.data.esci import GAINS, WORDS
 from r0.ranking import groups_of, ndcg
+from r0.runs.calibration import Calibration, bins_of
 
 CUTOFF = 10
 SMALLEST = 1e-12  # lower bound of probabilities before taking the logarithm
@@ -81,6 +82,13 @@ def measure(
         ndcg_10=float(found[:, 1].mean()) if len(found) else None,
         gains=tuple(gains),
     )
+
+
+def calibration(probabilities_N4: np.ndarray, labels_N: np.ndarray, found: EvaluationResult) -> Calibration:
+    """How often the predicted class is right, by its probability, and the confusion of the four classes."""
+    right_N = (probabilities_N4.argmax(axis=1) == labels_N).astype(float)
+    counts = tuple(tuple(map(int, row)) for row in found.confusion)
+    return Calibration(bins_of(probabilities_N4.max(axis=1), right_N), tuple(WORDS), tuple(WORDS), counts)
 
 
 def _ndcg(scores_N: np.ndarray, labels_N: np.ndarray, queries: Sequence[str], gains: Sequence[float]) -> np.ndarray:

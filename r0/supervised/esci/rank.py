@@ -41,7 +41,7 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     collate = EsciCollate(prompter, supports_logits_to_keep(model))
     trainer = EsciTrainer(model=model, args=arguments, data_collator=collate, train_dataset=train)
     trainer.prepare(prompter.words)
-    held_out = HeldOut(trainer, data, GAIN_SETS[job.config.gains])
+    held_out = HeldOut(trainer, Path(job.run), GAIN_SETS[job.config.gains])
     validation = Validation(trainer, job, channel, held_out.figures if len(held_out) else None, held_out.title)
     trainer.add_callback(validation)
 

@@ -13,8 +13,10 @@ import torch
 import torch.distributed as dist
 
 from r0.data.esci import CLASSES
+from r0.runs.calibration import FOLDER as CALIBRATIONS
+from r0.runs.calibration import write_calibration
 from r0.supervised.esci.data import HELDOUT, Rows
-from r0.supervised.esci.measure import measure
+from r0.supervised.esci.measure import calibration, measure
 from r0.supervised.esci.trainer import EsciTrainer
 from r0.supervised.training.validation import batches_of_this_rank
 
@@ -22,10 +24,11 @@ ROWS = 16  # rows per forward pass
 
 
 class HeldOut:
-    """Evaluates the model of ``trainer`` on the held-out rows in the folder ``data``."""
+    """Evaluates the model of ``trainer`` on the held-out rows of a run; calibration and confusion are stored in the run, too."""
 
-    def __init__(self, trainer: EsciTrainer, data: Path, gains: Sequence[float]):
-        self._trainer, self._rows, self._gains = trainer, Rows(data / HELDOUT), gains
+    def __init__(self, trainer: EsciTrainer, run: Path, gains: Sequence[float]):
+        self._trainer, self._rows, self._gains = trainer, Rows(run / "data" / HELDOUT), gains
+        self._folder = run / CALIBRATIONS
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -37,7 +40,10 @@ class HeldOut:
 
     def figures(self) -> dict[str, float]:
         """Metrics by name; collective. Every rank computes its share and gets all metrics."""
-        found = measure(self._probabilities(), np.array(self._rows.column("label")), self._rows.column("query"), self._gains)
+        probabilities_N4, labels_N = self._probabilities(), np.array(self._rows.column("label"))
+        found = measure(probabilities_N4, labels_N, self._rows.column("query"), self._gains)
+        if dist.get_rank() == 0:
+            write_calibration(self._folder, self._trainer.state.global_step, calibration(probabilities_N4, labels_N, found))
         return {f"heldout/{name}": value for name, value in found.figures().items()}
 
     def _probabilities(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import exp
 from pathlib import Path
 from statistics import fmean
@@ -22,20 +22,22 @@ from r0.errors import UserError
 from r0.ranking import groups_of_order, ndcg
 from r0.records import ListwiseTask, SampleRequest
 from r0.rerank.protocol import Ranking
+from r0.runs.calibration import Calibration, bins_of, calibration_error
 from r0.storage.files import write_atomic
 from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled
 
 CUTOFF = 10  # of nDCG
-BINS = 10  # of the calibration error
+SAID = ("yes", "no", "unread")
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Metrics by name, and nDCG@10 of each list."""
+    """Metrics by name, nDCG@10 of each list, and what the report shows of the pairs."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     ndcg: Sequence[float] = ()
+    calibration: Calibration | None = field(default=None, compare=False)  # stored in a file of its own
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -53,7 +55,7 @@ class EvaluationResult:
 
     def write(self, path: Path) -> None:
         """Write it to a file, atomically."""
-        write_atomic(path, (json.dumps(asdict(self)) + "\n").encode())
+        write_atomic(path, (json.dumps({"values": dict(self.values), "ndcg": list(self.ndcg)}) + "\n").encode())
 
 
 def measure(
@@ -92,24 +94,30 @@ def measure(
         start += task.size
     labels = [label for task in tasks for label in scaled(task, *range_)]
     judged = [(_sigma(score), label) for score, label in zip(scores, labels, strict=True) if score is not None]
+    bins = bins_of(*map(np.array, zip(*judged, strict=True))) if judged else ()
     values = {
         f"ndcg@{CUTOFF}": fmean(found),
         f"ndcg@{CUTOFF}_given": fmean(given),
         "format_rate": fmean(verdict.answer is not None for verdict in verdicts),
         "well_formed_rate": fmean(verdict.well_formed for verdict in verdicts),
-        "ece": calibration_error(*map(np.array, zip(*judged, strict=True))) if judged else float("nan"),
+        "ece": calibration_error(bins),
     }
     if config.thinking:
         values["unread_share"] = 1.0 - len(judged) / len(scores)
-    return EvaluationResult({f"heldout/{name}": value for name, value in values.items()}, found)
+    named = {f"heldout/{name}": value for name, value in values.items()}
+    grades = [grade for task in tasks for grade in task.label.grades]
+    return EvaluationResult(named, found, Calibration(bins, *confusion(grades, scores)))
 
 
-def calibration_error(probability_N: np.ndarray, label_N: np.ndarray) -> float:
-    """Expected calibration error (Naeini et al., 2015; Guo et al., 2017, eq. 3): |mean probability − mean label| in ten bins of
-    equal width, each weighted by its share of the N pairs. Labels may lie between 0 and 1."""
-    bin_N = np.minimum((probability_N * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bin_N, probability_N - label_N, BINS)
-    return float(np.abs(gaps).sum() / len(probability_N))
+def confusion(
+    grades: Sequence[float], scores: Sequence[float | None]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Of each grade, how many documents are said to be relevant (a score above 0), not relevant, or have no score."""
+    known = sorted(set(grades))
+    counts = np.zeros((len(known), len(SAID)), dtype=int)
+    for grade, score in zip(grades, scores, strict=True):
+        counts[known.index(grade), 2 if score is None else int(score <= 0)] += 1
+    return tuple(f"grade {grade:g}" for grade in known), SAID, tuple(tuple(map(int, row)) for row in counts)
 
 
 def _score(logprobs: Sequence[float]) -> float:

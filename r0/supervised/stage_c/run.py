@@ -22,6 +22,7 @@ from r0.evaluation.significance import p_value
 from r0.process.signals import StopRequest
 from r0.records import ListwiseTask
 from r0.runs import Recorder, RunDirectory
+from r0.runs.calibration import FOLDER, write_calibration
 from r0.runs.live import progress
 from r0.runs.prompt_date import with_date
 from r0.storage.models import model_folder
@@ -72,6 +73,7 @@ def run(config: StageCConfig) -> Path:
         before = _prepare(job, source, list_prompter, heldout, directory, stop)
         figures = driver.train(job, directory, recorder, stop, before.values)
         after = _evaluate_final(config, directory.path / "model", list_prompter, heldout, directory.path / AFTER)
+        _keep_calibration(directory.path, job.steps, after)
         values = {**after.values, **_change(before, after)}
         if values:
             recorder.evaluation(job.steps, values)
@@ -110,6 +112,7 @@ def _prepare(
             driver.end_if_asked(stop)
             if before is None:
                 before = measure(config, heldout, list_prompter, group)
+                _keep_calibration(directory.path, 0, before)
                 before.write(path)
             if left:
                 done = sample_completions(config, source, left, list_prompter, group, file, stop)
@@ -130,6 +133,11 @@ def _evaluate_final(
         after = measure(config, heldout, list_prompter, group)
     after.write(path)
     return after
+
+
+def _keep_calibration(run: Path, step: int, found: EvaluationResult) -> None:
+    if found.calibration is not None:
+        write_calibration(run / FOLDER, step, found.calibration)
 
 
 def _change(before: EvaluationResult, after: EvaluationResult) -> dict[str, float]:

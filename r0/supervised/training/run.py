@@ -10,7 +10,7 @@ from r0.config import RankKeys
 from r0.errors import UserError
 from r0.process.signals import StopRequest
 from r0.runs import CardFacts, Recorder, RunDirectory, RunState, flat, heldout_lines, write_model_card
-from r0.runs.output_path import output_path
+from r0.runs.output_path import look_at, output_path
 from r0.runs.resolved import absolute
 from r0.supervised.training import driver
 from r0.supervised.training.job import Job, micro_batch
@@ -96,5 +96,5 @@ def run(
             facts = CardFacts(command, steps, {**data.facts, **learned.facts}, learned.before, learned.after)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, learned.after)
-            recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}")
+            recorder.say(f"done: {steps} steps; the model is in {directory.path / 'model'}\n{look_at(directory.path)}")
     return directory.path
