@@ -27,6 +27,7 @@ class Series:
     color: int = 0
     intervals: Sequence[tuple[float, float]] = ()  # (low, high) of each point
     labels: Sequence[str] = ()  # of each point, shown when it is pointed at
+    symbol: Literal["circle", "diamond"] = "circle"
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,15 @@ def _traces(series: Series) -> list[dict[str, Any]]:
     xs, ys = [point[0] for point in points], [point[1] for point in points]
     base: dict[str, Any] = {"name": series.name, "x": xs, "y": ys, "hovertemplate": "%{y:.4~g}"}
     if series.labels:
-        base |= {"text": list(series.labels), "hovertemplate": "%{text}<extra></extra>"}
+        base |= {"hovertext": list(series.labels), "hovertemplate": "%{hovertext}<extra></extra>"}
     if series.kind == "bar":
         return [{**base, "type": "bar", "marker": {"color": color}}]
     base |= {"type": "scatter", "mode": "lines", "line": {"color": color, "width": 2}}
     if series.kind == "area":
         return [{**base, "stackgroup": "one", "line": {"color": color, "width": 0.5}, "hovertemplate": "%{y:.3~g} s"}]
     if series.kind == "points":
-        marks = {"mode": "markers" if len(points) < 3 else "lines+markers", "marker": {"color": color, "size": 8}}
-        marks["line"] = {"color": color, "width": 1.5, "dash": "dot"}
+        marks: dict[str, Any] = {"marker": {"color": color, "size": 8, "symbol": series.symbol}}
+        marks |= {"mode": "markers" if len(points) < 3 else "lines+markers", "line": {"color": color, "width": 1.5, "dash": "dot"}}
         return [{**base, **marks, **_bars(series, color)}]
     if series.kind == "noisy" and len(points) > 4:
         pale = {**base, "opacity": 0.3, "line": {"color": color, "width": 1}, "showlegend": False, "hoverinfo": "skip"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 from r0.report.chart import Chart, Point, Series
 from r0.report.heldout import MODES, Evaluations
@@ -92,7 +93,8 @@ def _series(
             continue
         intervals = evaluations[run.name].intervals(mode, held, [int(step) for step, _ in points])
         label = ", ".join(filter(None, (owner, "held out", mode)))
-        yield Series(label, points, "points", color if owner else len(names) + place, intervals)
+        symbol: Literal["circle", "diamond"] = "diamond" if mode == "sampled" else "circle"
+        yield Series(label, points, "points", color if owner else len(names) + place, intervals, symbol=symbol)
 
 
 def _label(name: str) -> str:

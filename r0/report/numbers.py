@@ -24,7 +24,7 @@ def signed(value: float | None) -> str:
     """As ``short``, with the sign; a real minus."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{'−' if value < 0 else '+'}{short(abs(value))}"
+    return "0" if value == 0 else f"{'−' if value < 0 else '+'}{short(abs(value))}"
 
 
 def visible(text: str) -> str:

@@ -60,8 +60,8 @@ def page(runs: Sequence[Run], each: int = 4, qrels: str | None = None) -> str:
     queries = [item for one in rankings for item in one.items]
     drawn = Drawn()
     main, others = curves.charts(runs, evaluations)
-    seconds = [found for run in runs if (found := curves.seconds(run)) is not None]
-    tables = [found for run in runs if (found := classes(run)) is not None]
+    seconds = [spent for run in runs if (spent := curves.seconds(run)) is not None]
+    tables = [table for run in runs if (table := classes(run)) is not None]
     folder = Path(str(files("r0"))) / "assets" / "report"
     script = (folder / "report.js").read_text(encoding="utf-8")
     context = {
@@ -77,7 +77,7 @@ def page(runs: Sequence[Run], each: int = 4, qrels: str | None = None) -> str:
         "rankings": [
             {"run": one.run, "figures": _figures(one), "chart": drawn.add(one.chart) if one.chart else None} for one in rankings
         ],
-        "summaries": [{"run": run.name, "rows": found} for run in runs if (found := settings.summary(run))],
+        "summaries": [{"run": run.name, "rows": facts} for run in runs if (facts := settings.summary(run))],
         "samples": len(items),
         "queries": len(queries),
         "notes": [visible(note) for one in samples for note in one.notes],

@@ -31,6 +31,7 @@ TOP = 10  # documents of each order
 THOUGHTS = 20  # of a query
 TEXT, THOUGHT = 400, 2000  # characters of a document and of a thought
 BARS = 1000  # queries in the chart
+BAR_LAYOUT = {"bargap": 0.1, "hovermode": "closest"}
 
 
 @dataclass
@@ -139,7 +140,7 @@ def _chart(run: str, gains: Mapping[str, tuple[float, float]]) -> Chart:
     same = sum(before == after for before, after in gains.values())
     better = sum(before < after for before, after in gains.values())
     note = f"{better} queries gain, {len(gains) - better - same} lose, {same} stay the same."
-    return Chart(f"Change of nDCG@10 by query: {run}", series, note, x="queries, by change", y="change", layout={"bargap": 0.1})
+    return Chart(f"Change of nDCG@10 by query: {run}", series, note, x="queries, by change", y="change", layout=BAR_LAYOUT)
 
 
 def _chosen(queries: Sequence[str], gains: Mapping[str, tuple[float, float]]) -> set[str]:

@@ -42,13 +42,13 @@ class Run:
         return [line for line in self._record if any(name.startswith("heldout/") for name in line)]
 
     @cached_property
-    def timings(self) -> list[Line]:
+    def timings(self) -> Sequence[Line]:
         """Seconds, tokens per second and memory of each step."""
         return read_record(self.path / "timings.jsonl")
 
     @cached_property
-    def _record(self) -> list[Line]:
-        return list(read_record(self.path / "metrics.jsonl"))
+    def _record(self) -> Sequence[Line]:
+        return read_record(self.path / "metrics.jsonl")
 
     @property
     def finished(self) -> bool:

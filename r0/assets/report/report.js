@@ -122,13 +122,13 @@
     const thoughts = item.replies.filter((one) => one.text || one.violations.length).map((one) => make("div", "",
       make("p", "meta", `asked about ${one.shown.slice(0, 30).join(", ")}`, one.violations.length ? make("span", "bad", ` · ${one.violations.join(", ")}`) : ""),
       block(one.text || "(no thought)", words, "said")));
-    const many = item.asked > item.replies.length ? `${item.replies.length} of ${item.asked}` : `${item.asked}`;
+    const many = `${item.asked > item.replies.length ? `${item.replies.length} of ` : ""}${item.asked} answer${item.asked === 1 ? "" : "s"}`;
     return make("article", "item",
       make("p", "meta", `${runName(item.run)}query ${item.query_id} · `, make("span", sign, item.said), ` · ${item.candidates} candidates`,
         item.refused ? make("span", "bad", ` · ${item.refused}`) : ""),
       make("h3", "", marked(item.query || item.query_id, words)),
       make("div", "sides", item.first.length ? ranking(item.first, "first stage", false, words) : "", ranking(item.order, "reranked", true, words)),
-      thoughts.length ? folded(`Thoughts (${many} answers)`, item.replies.some((one) => holds(one.text, words)), ...thoughts) : "");
+      thoughts.length ? folded(`Thoughts (${many})`, item.replies.some((one) => holds(one.text, words)), ...thoughts) : "");
   };
   const textOfQuery = (item) => [item.query_id, item.query, ...[...item.first, ...item.order].map((one) => `${one.id} ${one.text}`),
     ...item.replies.map((one) => one.text)].join("\n").toLowerCase();

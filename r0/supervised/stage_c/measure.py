@@ -105,8 +105,8 @@ def measure(
     if config.thinking:
         values["unread_share"] = 1.0 - len(judged) / len(scores)
     named = {f"heldout/{name}": value for name, value in values.items()}
-    grades = [grade for task in tasks for grade in task.label.grades]
-    return EvaluationResult(named, found, Calibration(bins, *confusion(grades, scores)))
+    every_grade = [grade for task in tasks for grade in task.label.grades]
+    return EvaluationResult(named, found, Calibration(bins, *confusion(every_grade, scores)))
 
 
 def confusion(
