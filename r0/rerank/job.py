@@ -20,6 +20,8 @@ class Job:
     each: bool = False  # score each document on its own, even a single one, without ranking
     samples: int = 0  # above 0: sample verdicts on the single document, at most so many, until one equals ``known``
     known: Answer | None = None  # the label, for verdicts; None: any answer is accepted
+    thinking: bool | None = None  # whether a language model thinks about this query; None: as configured
+    max_think_tokens: int | None = None  # a longer thought is closed, and the answer asked for; None: no such limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Outcome:
     def failed(self) -> int:
         """The number of replies with any failure."""
         return sum(bool(reply.failures) for _, reply in self.replies)
+
+    @property
+    def forced(self) -> int:
+        """The number of replies whose thought was closed at ``Job.max_think_tokens``."""
+        return sum(reply.forced for _, reply in self.replies)
 
     @property
     def logits(self) -> list[float | None]:

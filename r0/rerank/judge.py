@@ -11,6 +11,9 @@ document gives P(yes) over yes and no at the answer position:
 
 For the position and the two tokens see ``r0.text.answer_position``, and ``r0.rerank.pair_prompts`` for pair formats.
 
+A job may limit the thought (``r0.rerank.thought_budget``). A thought about one document that reaches the limit is closed, and the
+one token is requested all the same.
+
 For verdicts (``Job.samples``) the stated answer itself is parsed (``r0.rerank.verdict``), from one completion.
 """
 
@@ -41,6 +44,7 @@ from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.pair_prompts import PairPrompts
 from r0.rerank.protocol import Question, Reply
+from r0.rerank.thought_budget import Completion, ThoughtBudget
 from r0.rerank.verdict import read_verdict
 from r0.text.answer_position import UNREADABLE, AnswerPosition, AnswerPositions
 from r0.text.completion import ANSWER, THINK, CompletionReader
@@ -106,43 +110,66 @@ class Judge:
         prompter = self._prompter(question.form)
         with _as_refusal(job):
             prompt = prompter.prompt(_task(job, question))
-        if question.form is Form.YES_NO and self._keys.thinking is False:
+        limit = self._thought_limit(job, question.form)
+        if question.form is Form.YES_NO and limit == 0:
             return (yield from self._without_thought(self._places(prompter).without_thought(prompt)))
-        sampled = yield self._completion(job, question, prompt)
-        text = self._reader.text(sampled.token_ids)
+        done = yield from self._completion(job, question, prompt, prompter, limit)
         if job.samples:
-            return self._verdict(prompt, text, sampled)
-        lenient = read_lenient(text, question.form, len(question.documents), prompt.prefix)
-        failures = lenient.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
-        logit, tokens = None, len(sampled.token_ids)
+            return self._verdict(prompt, done)
+        thought = _thought(prompt.prefix + done.text)
+        if question.form is Form.YES_NO and done.forced:
+            logit = yield from self._logit(self._places(prompter).after_cut_thought(prompt, done.token_ids))
+            scored = ((0,),), None, _probability(logit), _missing_logit(logit)
+            return Reply(*scored, thought, done.tokens + 1, forced=True, logit=logit)
+        lenient = read_lenient(done.text, question.form, len(question.documents), prompt.prefix)
+        failures = lenient.failures | ({Violation.CUT} if done.finish is Finish.LENGTH else set())
+        logit, tokens = None, done.tokens
         if question.form is Form.YES_NO and not failures & UNREADABLE:
-            logit = yield from self._logit(self._places(prompter).after_thought(prompt, sampled.token_ids))
+            logit = yield from self._logit(self._places(prompter).after_thought(prompt, done.token_ids))
             failures |= _missing_logit(logit)
             tokens += 1
-        thought = _thought(prompt.prefix + text)
-        return Reply(lenient.groups, lenient.scores, _probability(logit), failures, thought, tokens, logit=logit)
+        scored = lenient.groups, lenient.scores, _probability(logit), failures
+        return Reply(*scored, thought, tokens, forced=done.forced, logit=logit)
+
+    def _thought_limit(self, job: Job, form: Form) -> int | None:
+        """The budget of a thought in tokens; 0: none is written, None: no budget. (The key thinking is for one document.)"""
+        thinking = job.thinking
+        if thinking is None and form is Form.YES_NO:
+            thinking = self._keys.thinking
+        return 0 if thinking is False else job.max_think_tokens
 
     def _without_thought(self, place: AnswerPosition) -> Generator[EngineRequest, Sampled, Reply]:
         """The reply from the answer token alone."""
         logit = yield from self._logit(place)
         return Reply(((0,),), probability=_probability(logit), logit=logit, failures=_missing_logit(logit), tokens=1)
 
-    def _verdict(self, prompt: Prompt, text: str, sampled: Sampled) -> Reply:
+    def _verdict(self, prompt: Prompt, done: Completion) -> Reply:
         """The reply with a stated verdict; a completion cut at the token limit has none."""
-        stated = read_verdict(prompt.prefix + text)
-        failures = stated.failures | ({Violation.CUT} if sampled.finish is Finish.LENGTH else set())
-        tokens = self._reader.verdict(sampled.token_ids, text, prompt.prefix, sampled.finish).think_tokens
+        stated = read_verdict(prompt.prefix + done.text)
+        failures = stated.failures | ({Violation.CUT} if done.finish is Finish.LENGTH else set())
+        tokens = self._reader.verdict(done.token_ids, done.text, prompt.prefix, done.finish).think_tokens
         answer = None if failures else stated.answer
         return Reply(
-            ((0,),), failures=failures, thought=stated.thought, tokens=len(sampled.token_ids), answer=answer, think_tokens=tokens,
+            ((0,),), failures=failures, thought=stated.thought, tokens=done.tokens, answer=answer, think_tokens=tokens,
             cut_tokens=prompt.cut_tokens,
         )  # fmt: skip
 
-    def _completion(self, job: Job, question: Question, prompt: Prompt) -> EngineRequest:
+    def _completion(
+        self, job: Job, question: Question, prompt: Prompt, prompter: Prompter, limit: int | None
+    ) -> Generator[EngineRequest, Sampled, Completion]:
+        """The completion of a prompt, with a thought of at most ``limit`` tokens."""
         seed = hash_key(self._keys.seed, job.query_id, *question.documents, question.form, question.sample) >> 1
         temperature = self._keys.temperature
-        request = SampleRequest(prompt.token_ids, seed)
-        return EngineRequest(request, temperature or 1.0, self._keys.max_new_tokens, greedy=temperature == 0.0)
+        budget = ThoughtBudget(prompter.template, self._reader, self._keys.max_new_tokens)
+        asking = budget.complete(prompt, question.form, len(question.documents), limit)
+        sampled: Sampled | None = None
+        while True:
+            try:
+                wanted = next(asking) if sampled is None else asking.send(sampled)
+            except StopIteration as done:
+                return done.value
+            request = SampleRequest(wanted.prompt_ids, seed)
+            sampled = yield EngineRequest(request, temperature or 1.0, wanted.max_new_tokens, greedy=temperature == 0.0)
 
     def _logit(self, place: AnswerPosition) -> Generator[EngineRequest, Sampled, float | None]:
         """logit(yes) − logit(no), which equals the difference of the log-probabilities over the two; None if the model returns

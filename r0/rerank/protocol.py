@@ -46,6 +46,7 @@ class Reply:
     think_tokens: int = 0  # verdicts only: sampled tokens in the thought
     cut_tokens: int = 0  # verdicts only: tokens of the document that did not fit the prompt
     logit: float | None = None  # Form.YES_NO: logit(yes) − logit(no), or a cross-encoder's score before its activation
+    forced: bool = False  # whether the thought reached ``Job.max_think_tokens`` and was closed there
 
 
 @dataclass(frozen=True, slots=True)

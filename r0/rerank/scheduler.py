@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 
 from r0.actors.rollout.engine import Engine
@@ -66,6 +66,14 @@ class Scheduler:
     def add(self, job: Job) -> None:
         """Add a job."""
         self._waiting.append(job)
+
+    def cancel(self, keys: Collection[int]) -> None:
+        """Drop unfinished jobs: they have no outcome. Keys of other jobs are ignored."""
+        self._waiting = deque(job for job in self._waiting if job.key not in keys)
+        of_jobs = [key for key, pending in self._pending.items() if pending.query.job.key in keys]
+        for key in of_jobs:
+            del self._pending[key]
+        self._engine.abort(of_jobs)
 
     @property
     def idle(self) -> bool:

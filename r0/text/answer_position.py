@@ -80,6 +80,14 @@ class AnswerPositions:
         kept, opening = self._before_answer(tuple(completion_ids), self._reader.text(completion_ids))
         return self._place((*prompt.token_ids, *kept), opening)
 
+    def after_cut_thought(self, prompt: Prompt, thought_ids: Sequence[int]) -> AnswerPosition:
+        """The answer position of a completion whose thought is still open: it is closed here.
+
+        Raises:
+            UserError: yes and no have the same ids.
+        """
+        return self._place((*prompt.token_ids, *thought_ids), THINK[1] + ANSWER[0])
+
     def word_tokens(self, completion_ids: Sequence[int]) -> range:
         """The indices of completion tokens that overlap the text between the answer tags; empty if there is no answer."""
         text = self._reader.text(completion_ids)

@@ -23,6 +23,9 @@ class Engine(Protocol):
     def step(self) -> list[tuple[int, Sampled]]:
         """Advance the pending requests by one step and return those that are complete; empty if none is pending."""
 
+    def abort(self, keys: Sequence[int]) -> None:
+        """Drop pending requests: ``step`` will not return them. Keys that are not pending are ignored."""
+
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         """Join the transfer group that ``info`` describes."""
 

@@ -98,6 +98,11 @@ class HfEngine:
         requests = [self._pending.pop(key)[0] for key in keys]
         return list(zip(keys, self.sample(requests, *sampling), strict=True))
 
+    def abort(self, keys: Sequence[int]) -> None:
+        """Drop pending requests: ``step`` will not return them. Keys that are not pending are ignored."""
+        for key in keys:
+            self._pending.pop(key, None)
+
     def _complete(self, rows: list[_Row], temperature: float, max_new_tokens: int, greedy: bool) -> None:
         logits_BV, cache, mask_BP = self._prefill(rows)
         for step in range(max_new_tokens):

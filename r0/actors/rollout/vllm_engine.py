@@ -73,8 +73,14 @@ class VllmEngine:
         """Run one forward pass over the pending requests (at most ``max_num_seqs``), and return those that are complete."""
         if not self._pending:
             return []
-        done = [output for output in self._llm.llm_engine.step() if output.finished]
+        done = [output for output in self._llm.llm_engine.step() if output.finished and output.request_id in self._pending]
         return [(int(one.request_id), self._sampled(self._pending.pop(one.request_id), one.outputs[0])) for one in done]
+
+    def abort(self, keys: Sequence[int]) -> None:
+        """Drop pending requests: ``step`` will not return them. Keys that are not pending are ignored."""
+        names = [name for name in map(str, keys) if self._pending.pop(name, None) is not None]
+        if names:
+            self._llm.llm_engine.abort_request(names)
 
     def _parameters(self, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> Any:
         from vllm import SamplingParams
