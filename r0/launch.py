@@ -37,6 +37,7 @@ from r0.config import (
     RolloutsConfig,
     ScoreConfig,
     Section,
+    ServeConfig,
     SftConfig,
     StageAConfig,
     StageBConfig,
@@ -125,6 +126,7 @@ COMMANDS = {
     "rerank": Command(
         RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", "rank", shipped=False
     ),
+    "serve": Command(ServeConfig, "a rerank server for the clients people have", "r0.commands.serve:run", "rank", shipped=False),
     "fuse": Command(FuseConfig, "several runs as one, by their ranks", "r0.commands.fuse:run", "rank", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
     "report": Command(

@@ -9,7 +9,7 @@ import yaml
 from r0.actors.placement import available_cores, bundles, phases
 from r0.commands.memory import memory_lines
 from r0.commands.start_model import check_model
-from r0.config import AnnotateConfig, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, TrainingKeys
+from r0.config import AnnotateConfig, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, ServeConfig, TrainingKeys
 from r0.config.cards import shares_card
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
@@ -55,6 +55,20 @@ def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: Rank
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
     if config.run is None and Path(config.data).is_dir():
         missing.append(f"run: the BEIR folder {config.data} needs a TREC run with the candidates of each query")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def plan_serve(config: ServeConfig, gpu_memory: float | None = None) -> str:
+    """The text of a dry run of ``serve``. Nothing is loaded, started or written; a token is not shown."""
+    missing: list[str] = []
+    shown = config.model_dump(mode="json") | ({"api_key": "(set)"} if config.api_key else {})
+    parts = [yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip(), ""]
+    gpus, ranking = gpu_memory is not None or local_gpus() > 0, config.ranking()
+    parts += _places(ranking, gpus)
+    parts += _memory(ranking, missing, gpu_memory)
+    parts += _vectors(ranking, missing)
+    parts.append(f"address: http://{config.host}:{config.port}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
 

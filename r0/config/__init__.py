@@ -38,6 +38,7 @@ from r0.config.sections import (
     SyncSection,
     TrackingSection,
 )
+from r0.config.serve import ServeConfig
 from r0.config.stage_c import ScoreLossSection, StageCConfig
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "ScoreLossSection",
     "ScoringKeys",
     "Section",
+    "ServeConfig",
     "SftConfig",
     "SourceKeys",
     "StageAConfig",

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,11 @@ class EncoderWorker:
         self._control = control_token_texts(model.tokenizer)
         self._waiting: deque[Job] = deque()
 
-    def work(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
-        """Accept ``jobs`` and work for ``seconds``; return the finished jobs."""
+    def work(self, jobs: Sequence[Job], seconds: float, cancelled: Collection[int] = ()) -> list[Outcome]:
+        """Accept ``jobs``, drop those with the keys ``cancelled`` and work for ``seconds``; return the finished jobs."""
         self._waiting.extend(jobs)
+        if cancelled:
+            self._waiting = deque(job for job in self._waiting if job.key not in cancelled)
         end = time.monotonic() + seconds
         done: list[Outcome] = []
         while self._waiting and time.monotonic() < end:

@@ -119,8 +119,8 @@ class Judge:
         thought = _thought(prompt.prefix + done.text)
         if question.form is Form.YES_NO and done.forced:
             logit = yield from self._logit(self._places(prompter).after_cut_thought(prompt, done.token_ids))
-            scored = ((0,),), None, _probability(logit), _missing_logit(logit)
-            return Reply(*scored, thought, done.tokens + 1, forced=True, logit=logit)
+            failures = _missing_logit(logit)
+            return Reply(((0,),), None, _probability(logit), failures, thought, done.tokens + 1, forced=True, logit=logit)
         lenient = read_lenient(done.text, question.form, len(question.documents), prompt.prefix)
         failures = lenient.failures | ({Violation.CUT} if done.finish is Finish.LENGTH else set())
         logit, tokens = None, done.tokens

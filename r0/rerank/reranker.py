@@ -16,12 +16,12 @@ import numpy as np
 from r0.actors.rollout.settings import Device
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
+from r0.rerank.group import RerankGroup, SharedWork
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_inputs import Inputs, activated, by_query, check_others, pairs_of, returned, texts_of, valid_text
 from r0.rerank.prompt_budget import check_model
 from r0.rerank.protocol import with_tail
 from r0.rerank.start import start_workers
-from r0.rerank.worker import RerankGroup
 from r0.runs.live import progress
 from r0.storage.models import model_folder
 
@@ -106,11 +106,28 @@ class Reranker:
         """
         return self._open().run(jobs, stop)
 
-    def job(self, query_id: str, query: str, documents: Sequence[str], scores: Sequence[float] = (), each: bool = False) -> Job:
-        """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused."""
+    def open(self) -> SharedWork:
+        """Work to which jobs can be added, and from which they can be taken, while others are in progress."""
+        return self._open().open()
+
+    def job(
+        self,
+        query_id: str,
+        query: str,
+        documents: Sequence[str],
+        scores: Sequence[float] = (),
+        each: bool = False,
+        thinking: bool | None = None,
+        max_think_tokens: int | None = None,
+    ) -> Job:
+        """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused. For the others see
+        ``Job``.
+        """
         depth = len(documents) if each else self.keys.depth
         fused = tuple(scores[:depth]) if self.keys.fusion_weight else ()
-        return Job(next(self._keys_of_jobs), query_id, valid_text(query), tuple(map(valid_text, documents[:depth])), fused, each)
+        texts = tuple(map(valid_text, documents[:depth]))
+        own = next(self._keys_of_jobs), valid_text(query_id), valid_text(query), texts
+        return Job(*own, fused, each, thinking=thinking, max_think_tokens=max_think_tokens)
 
     def rank(
         self,

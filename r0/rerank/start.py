@@ -11,11 +11,12 @@ from r0.actors.rollout.sizes import upper_num_seqs
 from r0.config import RankingKeys
 from r0.process.gpus import local_gpus
 from r0.rerank.cross_encoder import CrossEncoderWorker, is_cross_encoder
+from r0.rerank.group import RerankGroup
 from r0.rerank.late_interaction import LateInteractionWorker, is_late_interaction
 from r0.rerank.methods import concurrent_questions
 from r0.rerank.prompt_budget import new_tokens, prompt_budget
 from r0.rerank.vector_cache import absolute
-from r0.rerank.worker import QUEUED, RerankGroup, RerankWorker
+from r0.rerank.worker import QUEUED, RerankWorker
 from r0.storage.models import model_folder
 from r0.storage.positions import positions
 

@@ -18,9 +18,9 @@ from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.data.builtin.pairs import builtin_task
 from r0.errors import UserError
 from r0.rerank import Reranker
+from r0.rerank.group import RerankGroup
 from r0.rerank.job import Job, Outcome
 from r0.rerank.protocol import Ranking
-from r0.rerank.worker import RerankGroup
 from tests.helpers import tiny_model
 from tests.launching import here, refused
 from tests.logprob_gap import load
@@ -278,7 +278,7 @@ def troubled(ray_session, trouble, flag):
         def start(self):
             """Nothing to load."""
 
-        def work(self, jobs, seconds):
+        def work(self, jobs, seconds, cancelled):
             first = not flag.exists()
             flag.touch()
             if trouble == "refuses":
