@@ -78,7 +78,8 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         return [{**base, "stackgroup": "one", "line": {"color": color, "width": 0.5}, "hovertemplate": "%{y:.3~g} s"}]
     if series.kind == "points":
         marks: dict[str, Any] = {"marker": {"color": color, "size": 8, "symbol": series.symbol}}
-        marks |= {"mode": "markers" if len(points) < 3 else "lines+markers", "line": {"color": color, "width": 1.5, "dash": "dot"}}
+        mode = "markers" if len(points) < 3 else "lines+markers"
+        marks |= {"mode": mode, "line": {"color": color, "width": 1.5, "dash": "dot"}}
         return [{**base, **marks, **_bars(series, color)}]
     if series.kind == "noisy" and len(points) > 4:
         pale = {**base, "opacity": 0.3, "line": {"color": color, "width": 1}, "showlegend": False, "hoverinfo": "skip"}
