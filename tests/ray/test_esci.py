@@ -14,6 +14,7 @@ from r0.config import EsciConfig, EsciEvalConfig, RaySection
 from r0.data.hashes import query_hash
 from r0.errors import UserError
 from r0.rerank import Reranker
+from r0.runs.calibration import FOLDER, calibration_files, read_calibration
 from r0.supervised.esci.data import HELDOUT, Rows
 from r0.supervised.esci.evaluate import evaluate
 from r0.supervised.esci.run import run
@@ -93,6 +94,11 @@ def test_what_is_learned_is_scored_alike_with_the_adapter_and_merged(model: str,
     first, *_, last = heldout(output)
     assert last["heldout/accuracy"] > 0.5 > 0.3 > first["heldout/accuracy"]
     assert last["heldout/ndcg@10"] > first["heldout/ndcg@10"]
+    stored = {step: read_calibration(path) for step, path in calibration_files(output / FOLDER).items()}
+    for step, line in ((0, first), (30, last)):  # what the report shows is what the record says
+        counts = np.array(stored[step].confusion)
+        assert np.trace(counts) / counts.sum() == pytest.approx(line["heldout/accuracy"])
+        assert sum(count for count, _, _ in stored[step].bins) == counts.sum()
     training = {query_hash(query) for query in Rows(output / "data" / "train.arrow").column("query")}
     assert training.isdisjoint(map(query_hash, Rows(output / "data" / HELDOUT).column("query")))
     assert "P(substitute)" in (output / "model" / "README.md").read_text()

@@ -16,6 +16,7 @@ import pytest
 from r0.config import LoraSection, RaySection, RolloutSection, StageCConfig
 from r0.errors import UserError
 from r0.rerank import Reranker
+from r0.runs.calibration import FOLDER, calibration_error, calibration_files, read_calibration
 from r0.storage.models import model_folder
 from r0.supervised.stage_c import run as stage_c
 from r0.supervised.stage_c.list_prompter import ListPrompter
@@ -82,6 +83,11 @@ def test_a_run_with_vllm_and_its_folder_in_every_library(tmp_path, capsys, where
     heldout = [line for line in record(output) if "heldout/ndcg@10" in line]
     assert [line["step"] for line in heldout] == [0, 4]
     assert all(0 <= line[f"heldout/{name}"] <= 1 for line in heldout for name in ("ndcg@10", "format_rate", "ece"))
+    stored = {step: read_calibration(path) for step, path in calibration_files(output / FOLDER).items()}
+    assert {step: calibration_error(one.bins) for step, one in stored.items()} == {
+        int(line["step"]): line["heldout/ece"] for line in heldout
+    }
+    assert f"r0 report {output}" in done.stdout
     scores = check_folder(output, tmp_path)
     assert scores_of_rerank(output / "model", "vllm", thinking=False) == pytest.approx(scores, abs=1e-4)
     assert "finished before" in here(capsys, "stage_c", {**SMALL, **wide})
