@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from r0.actors.learner.update import Updater
 from r0.actors.rollout.hf_engine import HfEngine
 from r0.launch import main
+from r0.runs.rollout_log import RolloutLog
 from tests import launching
 from tests.helpers import tiny_model
 from tests.launching import command, environment, here, record, refused, steps
@@ -51,6 +52,8 @@ def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path,
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert max(line["gap"] for line in lines) < 1e-3  # float32: the engines hold the adapted weights after every sync
     assert any("heldout/greedy/reward" in line for line in record(output))
+    for mode in ("greedy", "sampled"):
+        assert list(RolloutLog(output / "heldout" / mode).files()) == [0, 2, 3]
     assert (output / "model" / "adapter" / "adapter_config.json").is_file()
     assert_loads(output / "model")
     again = here(capsys, "stage_a", {"model": model, "output": output, **GRPO, **wide})

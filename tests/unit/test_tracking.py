@@ -34,8 +34,10 @@ from r0.runs import (
 )
 from r0.runs.mirrors import TensorBoardMirror, WandbMirror, WandbRun
 from r0.runs.resolved import to_yaml
+from r0.runs.rollout_log import RolloutLog, read_rollouts
 from r0.storage import files
 from r0.text.messages import SYSTEM_PROMPTS
+from tests.unit.test_rollout_log import scored
 
 CONFIG = StageAConfig(algo="grpo")
 HUNG = "import time\nclass Settings:\n    def __init__(self, **k): pass\ndef init(**k):\n    time.sleep(3600)\n"
@@ -357,6 +359,17 @@ def test_a_held_out_ranking_is_shown_beside_the_given_order(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "heldout/greedy: ndcg@10 0.810  ndcg@10_given 0.620  ndcg@10_well_formed nan  format_rate 1.000" in out
     assert "step 1/2  nDCG@10 0.810  format 1.00" in out
+
+
+def test_the_completions_of_evaluations_are_stored_and_those_of_later_steps_dropped(tmp_path):
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(), 2) as recorder:
+        for step in (0, 2, 4):
+            recorder.evaluation(step, {"heldout/greedy/reward": 1.2}, {"greedy": [scored()], "sampled": [scored(), scored(1)]})
+        recorder.resume(2)
+    for mode, count in (("greedy", 1), ("sampled", 2)):
+        files = RolloutLog(tmp_path / "heldout" / mode).files()
+        assert list(files) == [0, 2]
+        assert [one.scored for one in read_rollouts(files[2])] == [scored(), scored(1)][:count]
 
 
 def test_the_recorder_separates_reproducible_values_from_timings(tmp_path, capsys):
