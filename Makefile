@@ -12,7 +12,9 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-.PHONY: help setup demo check test chaos test-all lint bench gpu-check docs tiny clean
+# The clients of other projects, in an environment of their own: their versions are none of r0's business.
+CLIENTS := .venv-integrations
+.PHONY: help setup demo check test test-integrations chaos test-all lint bench gpu-check docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
@@ -20,6 +22,7 @@ help:
 	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
+	@echo "make test-integrations  the server with the clients of Cohere, LangChain, LlamaIndex and Haystack"
 	@echo "make chaos      processes that die, disks that are full, files that are damaged: all of tests/chaos"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
@@ -44,6 +47,10 @@ $(VENV)/ready-docs: $(VENV)/ready
 	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev docs
 	@touch $@
 
+$(CLIENTS)/ready: tests/integrations/requirements.txt r0/tools/environment.py
+	@$(PYTHON) r0/tools/environment.py $(CLIENTS) --requirements tests/integrations/requirements.txt
+	@touch $@
+
 demo: setup
 	@$(RUN) -m r0.launch demo $(ARGS)
 
@@ -52,6 +59,9 @@ check: setup
 
 test: setup
 	@$(TEST) $(FIXED) -m "not slow and not gpu" $(ARGS)
+
+test-integrations: setup $(CLIENTS)/ready
+	@R0_PYTHON=$(abspath $(RUN)) $(CLIENTS)/bin/python -m pytest tests/integrations $(ARGS)
 
 chaos: setup
 	@$(TEST) tests/chaos $(ARGS)
@@ -79,4 +89,4 @@ tiny: setup
 	@$(RUN) -m r0.tools.tiny $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

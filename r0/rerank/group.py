@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, is_actor
+from r0.actors.pool import Pool, RoleDied, RoleTimeout, is_actor
 from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 
@@ -30,6 +30,7 @@ class _WorkerState:
     load: int = 0  # characters of the assigned jobs
     refs: list[Any] = field(default_factory=list)  # references of the calls in flight, oldest first
     since: float = 0.0  # clock, in seconds: latest possible start of the oldest call
+    starting: Any = None  # reference of the new worker's start, until it is ready
 
     def take(self, job: Job) -> None:
         self.assigned[job.key] = job
@@ -124,17 +125,22 @@ class SharedWork:
         self.lost: dict[int, Exception] = {}
 
     @property
+    def _ready(self) -> list[_WorkerState]:
+        """The workers that can take jobs: those that are starting only if there are no others."""
+        return [state for state in self._states if state.starting is None] or self._states
+
+    @property
     def idle(self) -> bool:
         """Whether no job is in progress."""
         return not any(state.assigned for state in self._states)
 
     def has_room(self, capacity: int) -> bool:
         """Whether a worker has fewer than ``capacity`` jobs."""
-        return any(len(state.assigned) < capacity for state in self._states)
+        return any(len(state.assigned) < capacity for state in self._ready)
 
     def add(self, job: Job, capacity: float = math.inf) -> None:
         """Add a job, whose key must be new: to the worker with the fewest assigned characters of those with room."""
-        room = [state for state in self._states if len(state.assigned) < capacity]
+        room = [state for state in self._ready if len(state.assigned) < capacity]
         min(room, key=lambda state: (state.load, state.index)).take(job)
 
     def cancel(self, keys: Collection[int]) -> None:
@@ -157,13 +163,15 @@ class SharedWork:
     def _poll_actors(self, seconds: float) -> list[tuple[_WorkerState, list[Outcome]]]:
         import ray
 
-        for state in self._states:
+        self._look_at_starts()
+        for state in (state for state in self._states if state.starting is None):
             while len(state.refs) < CALLS_IN_FLIGHT and (state.assigned or state.cancelled):
                 jobs, cancelled = state.call()
                 state.since = state.since if state.refs else time.monotonic()
                 state.refs.append(self._pool.workers[state.index].work.remote(jobs, seconds, cancelled))
         called = {state.refs[0]: state for state in self._states if state.refs}
-        ready, _ = ray.wait(list(called), num_returns=1, timeout=2 * seconds) if called else ([], [])
+        awaited = [*called, *(state.starting for state in self._states if state.starting is not None)]
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=2 * seconds) if awaited else ([], [])
         found = []
         for state in called.values():
             try:
@@ -183,15 +191,45 @@ class SharedWork:
         return found
 
     def _replace(self, state: _WorkerState, error: Exception) -> None:
-        """Start a new worker and give it the jobs of the old one, except those that have lost a worker before."""
+        """Begin to start a new worker. The jobs of the old one, except those that have lost a worker before, go to the others, or
+        wait for the new one if there are none."""
         again = [key for key in state.assigned if key in self._restarted]
         self.lost.update(dict.fromkeys(again, error))
         state.drop(again)
         logger.warning("%s; a new worker restarts its %d unfinished queries", error, len(state.assigned))
         self._restarted |= set(state.assigned)
         self._pool.replace(state.index)
-        call_each([self._pool.workers[state.index]], "start", [()], self._start_deadline_s, "rerank")
-        state.refs, state.unsent, state.cancelled = [], list(state.assigned.values()), set()
+        state.starting, state.since = self._pool.workers[state.index].start.remote(), time.monotonic()
+        unfinished = list(state.assigned.values())
+        state.refs, state.assigned, state.unsent, state.cancelled, state.load = [], {}, [], set(), 0
+        for job in unfinished:
+            self.add(job)
+
+    def _look_at_starts(self) -> None:
+        """Use new workers that are ready.
+
+        Raises:
+            UserError: one cannot load its model.
+            RoleDied, RoleTimeout: one does not get ready.
+        """
+        import ray
+
+        for state in self._states:
+            if state.starting is None:
+                continue
+            left = self._start_deadline_s - (time.monotonic() - state.since)
+            ready, _ = ray.wait([state.starting], timeout=0)
+            if not ready and left > 0:
+                continue
+            try:
+                ray.get(state.starting, timeout=0 if not ready else self._deadline_s)
+            except ray.exceptions.GetTimeoutError:
+                raise RoleTimeout(f"rerank worker {state.index}: not ready within {self._start_deadline_s:g} s") from None
+            except ray.exceptions.RayActorError as error:
+                raise RoleDied(f"rerank worker {state.index}: its process ended: {str(error).splitlines()[0]}") from None
+            except UserError as error:
+                raise UserError(str(getattr(error, "cause", error))) from None
+            state.starting = None
 
 
 def _cost(job: Job) -> int:

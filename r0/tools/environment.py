@@ -1,5 +1,7 @@
 """Make the virtual environment: ``PYTHON r0/tools/environment.py VENV EXTRA…``. Standard library only: it runs first.
 
+``PYTHON r0/tools/environment.py VENV --requirements FILE`` makes one without r0, for the programs around it.
+
 The packages come from the indexes in this machine's pip settings, with the versions of constraints.txt. uv does not read pip's
 settings, so they are passed to it at run time and stored nowhere. torch is the CPU build, from these indexes if they have it,
 else from PyTorch's index.
@@ -38,7 +40,10 @@ def main(arguments: list[str]) -> int:
         if sys.version_info[:2] not in SUPPORTED:
             raise SetupError(f"Python {platform.python_version()} is not supported; r0 needs 3.11 or 3.12 (make setup PYTHON=…)")
         python = make_venv(venv)
-        install(python, extras)
+        if extras[:1] == ["--requirements"]:
+            install_listed(python, Path(extras[1]))
+        else:
+            install(python, extras)
     except SetupError as error:
         print(error if "\n" in str(error) else f"make setup: {error}", file=sys.stderr)
         return 2
@@ -70,6 +75,17 @@ def install(python: Path, extras: list[str]) -> None:
     limits = ["--constraints", str(ROOT / "constraints.txt"), "--overrides", str(ROOT / "overrides.txt")]
     # Compiled now: every worker process imports these, and some machines do not let Python keep what it compiles.
     command = [*uv, "install", "--python", str(python), "--compile-bytecode", *backend, *limits, "--editable", *wanted]
+    remedy = "the packages could not be installed, for the reason above; check the network or pip's index settings"
+    run(command, venv / LOG, remedy, environment)
+    say("packages are installed")
+
+
+def install_listed(python: Path, requirements: Path) -> None:
+    """Install the packages that a file lists."""
+    venv = python.parent.parent
+    environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(venv.resolve())}
+    say(f"packages of {requirements} (what is done is written to {venv / LOG})")
+    command = [str(python.parent / "uv"), "pip", "install", "--python", str(python), "--requirements", str(requirements)]
     remedy = "the packages could not be installed, for the reason above; check the network or pip's index settings"
     run(command, venv / LOG, remedy, environment)
     say("packages are installed")

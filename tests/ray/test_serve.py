@@ -20,6 +20,7 @@ from tests.launching import command, environment, launch, refused
 pytestmark = pytest.mark.ray
 
 KEYS = {"model": "r0-tiny", "method": "listwise", "max_new_tokens": 120, "max_prompt_tokens": 900, "rollout.max_num_seqs": 16}
+SERVE = KEYS | {"timeout_s": 600}
 CLIENTS, QUERIES = 16, 24
 
 
@@ -93,9 +94,9 @@ def ranked(lists, tmp_path_factory):
 
 
 def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_cleanly(lists, ranked, capsys):
-    server = Server(KEYS)
+    server = Server(SERVE)
     server.wait_ready()
-    assert "cannot be listened on" in refused(capsys, "serve", KEYS | {"port": server.port, "rollout.engine": "hf"})
+    assert "cannot be listened on" in refused(capsys, "serve", SERVE | {"port": server.port, "rollout.engine": "hf"})
 
     def ask(number: int) -> list[tuple[int, float]]:
         query, documents = lists[number % QUERIES]
@@ -120,7 +121,7 @@ def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_
 
 
 def test_two_replicas_share_the_requests_and_one_that_dies_is_replaced(lists):
-    settings = KEYS | {"method": "pointwise", "max_new_tokens": 48, "rollout.engine": "hf", "replicas": 2, "rollout.cpus": 0.5}
+    settings = SERVE | {"method": "pointwise", "max_new_tokens": 48, "rollout.engine": "hf", "replicas": 2, "rollout.cpus": 0.5}
     settings |= {"ray.address": "local"}
     server = Server(settings)
     try:
