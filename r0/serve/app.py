@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from r0.config import ServeConfig
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_inputs import by_query
+from r0.rerank.prompt_budget import DEFAULT_PROMPT_TOKENS
 from r0.rerank.reranker import PREDICT_PAIRS, Reranker
 from r0.serve import answers
 from r0.serve.answers import Answer, Ranked
@@ -23,6 +24,7 @@ from r0.serve.guard import Guard
 from r0.serve.metrics import Metrics
 from r0.serve.refusals import Kind, Refusal, Shape, body_of, headers_of, shape_of, status_of
 
+LONG_TOKEN = 16  # characters: a query of longer ones is refused before it is tokenized
 SHOWN = 3  # wrong fields that a refusal names
 ABOUT = "The APIs of several rerank servers at one address. `thinking`, `max_think_tokens` and `return_thoughts` are r0's own."
 
@@ -61,6 +63,8 @@ class Front:
         """
         if not query.strip():
             raise Refusal(Kind.LIMIT, "query is empty", "query")
+        if len(query) > (most := LONG_TOKEN * (self.config.max_prompt_tokens or DEFAULT_PROMPT_TOKENS)):
+            raise Refusal(Kind.LIMIT, f"the query is too long: {len(query)} characters, more than {most}", "query")
         if not documents:
             raise Refusal(Kind.LIMIT, f"{what} is empty; give at least one document", what)
         if len(documents) > self.config.depth:

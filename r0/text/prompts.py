@@ -30,6 +30,7 @@ from r0.text.template import Template
 from r0.text.template_variables import Variables
 
 PASSAGE_TOKENS = 256
+UNSETTLED_TOKENS = 64  # at the end of a text's beginning: what follows may change them
 
 
 class PromptKeys(Protocol):
@@ -157,14 +158,20 @@ class Prompter:
         return eos
 
     def _pair(self, task: PointwiseTask) -> tuple[list[int], int]:
-        """The message ids of one document, and the number of document tokens cut."""
-        # Escape the whole message (its length stays): a "<" at the end of the query followed by "Document" looks like a tag too.
-        text = self.template.lead + self.template.message.escape_tags(self.message(task.query, task.document))
-        ids = self.template.message.encode(text)
-        if len(ids) <= self._room:
-            return ids, 0
-        kept = self._cut(task, text, len(text) - len(task.document))
-        return kept, len(ids) - len(kept)
+        """The message ids of one document, and the number of document tokens cut (of a very long document an estimate)."""
+        reach = max(4096, 16 * self.max_prompt_tokens)  # characters: of a long document only the beginning is tokenized
+        while True:
+            document = task.document[:reach]
+            # Escape the whole message (its length stays): "<" at the end of the query followed by "Document" looks like a tag too.
+            text = self.template.lead + self.template.message.escape_tags(self.message(task.query, document))
+            ids = self.template.message.encode(text)
+            unseen = len(task.document) - len(document)
+            if not unseen and len(ids) <= self._room:
+                return ids, 0
+            if not unseen or len(ids) > self._room + UNSETTLED_TOKENS:
+                kept = self._cut(task, text, len(text) - len(document))
+                return kept, len(ids) - len(kept) + round(len(ids) * unseen / max(1, len(document)))
+            reach *= 2
 
     def _cut(self, task: PointwiseTask, text: str, document_start: int) -> list[int]:
         """The first ids of the message that fit the budget and end at a character boundary."""

@@ -214,3 +214,17 @@ def test_unigram_keeps_words_around_unknown_letters():
     prompter = Prompter(unigram(), "", 512)
     text = prompter.tokenizer.decode(message_ids(prompter, prompter.prompt(task(document="the 🧪 river"))))
     assert text.endswith("the ? river")
+
+
+@pytest.mark.parametrize("name", sorted(PROMPTERS.keys() - {"word_level"}))  # whose few tokens are longer than the text that is read
+def test_of_a_very_long_document_only_the_beginning_is_tokenized(name, monkeypatch):
+    prompter = Prompter(KINDS[name](), "", 160)
+    words = ["the river ", "日本 ", "<think>", "🧪", "harbor\n\n", "x" * 30]
+    long = task(document="".join(words[n % len(words)] for n in range(3000)))
+    short = task(document=long.document[:4000])
+    encoded = []
+    encode = prompter.template.message.encode
+    monkeypatch.setattr(prompter.template.message, "encode", lambda text: encoded.append(len(text)) or encode(text))
+    assert prompter.prompt(long).token_ids == prompter.prompt(short).token_ids
+    assert max(encoded) < 6000 < len(long.document) / 4
+    assert prompter.prompt(long).cut_tokens > prompter.prompt(short).cut_tokens
