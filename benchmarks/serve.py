@@ -4,8 +4,8 @@
 
 The model is r0-tiny with vLLM in float32. ``rerank`` is the Reranker behind the command, inline, with all queries at once,
 --rounds times; it runs before and after the server, since a machine may be busier at one time than at another. The clients are
-one asyncio program in this process. Each asks again as soon as it has its answer, and after a 429 as soon as Retry-After says. Every
-answer is compared with ``rerank``'s. Starting the engines is not counted. Printed: statuses, wrong answers, the largest
+one asyncio program in this process. Each asks again as soon as it has its answer, and after a 429 as soon as Retry-After says.
+Every answer is compared with ``rerank``'s. Starting the engines is not counted. Printed: statuses, wrong answers, the largest
 difference of a score, latencies, documents a second of both, and their ratio. --method names another method.
 """
 
