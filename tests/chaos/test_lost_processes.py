@@ -59,7 +59,16 @@ REPAIRED = {
 BOTH_KINDS = list(REPAIRED)[:2]
 
 
-@pytest.mark.parametrize("faults", [BOTH_KINDS, *(pytest.param([fault], marks=pytest.mark.slow) for fault in REPAIRED)], ids=str)
+def test_a_run_that_loses_its_only_engine_and_its_only_rank_ends_like_an_undisturbed_one(model, whole, tmp_path):
+    said = run(model, tmp_path / "run", *BOTH_KINDS, settings={**SETTINGS, "rollout.workers": 1, "learner.ranks": 1})
+    for fault in BOTH_KINDS:
+        assert REPAIRED[fault] in said
+    assert all(line["grad_norm"] > 0 for line in steps(whole))  # every step changes the weights
+    assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [BOTH_KINDS, *([fault] for fault in REPAIRED)], ids=str)
 def test_the_run_repairs_itself_and_ends_like_an_undisturbed_one(model, undisturbed, tmp_path, faults):
     said = run(model, tmp_path / "run", *faults)
     for fault in faults:

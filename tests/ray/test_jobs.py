@@ -69,6 +69,7 @@ def test_the_local_script_runs_stage_a_as_a_job(environment: dict[str, str], tmp
     assert not alive_with(environment["R0_RAY_TEMP"])  # its head is gone
 
 
+@pytest.mark.slow
 def test_a_job_without_the_token_and_one_with_a_relative_output_are_refused(environment: dict[str, str], tmp_path: Path) -> None:
     with ray_nodes(environment, [2]) as address:
         bad = {**environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}

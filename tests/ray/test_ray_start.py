@@ -122,10 +122,16 @@ def test_a_ray_of_ones_own_listens_on_loopback_alone_and_takes_its_token_only(en
         assert joined == {"right": True, "wrong": False}
 
 
-def test_a_head_with_room_is_joined_and_what_it_leaves_when_it_is_killed_harms_nobody(environment: dict[str, str]) -> None:
+def test_a_head_with_room_is_joined(environment: dict[str, str]) -> None:
     with head(environment, cpus=3) as (address, _process), started(environment) as (ray, _):
         assert ray["address"] == address
         assert ray["said"].strip() == f"using the Ray at {address} ({BY_START}); ray.address=local starts another one"
+
+
+@pytest.mark.slow
+def test_what_a_head_leaves_when_it_is_killed_harms_nobody(environment: dict[str, str]) -> None:
+    with head(environment, cpus=3) as (address, _process):
+        pass
     assert (Path(environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").exists()
     with started(environment) as (ray, _):
         assert ray["address"] != address

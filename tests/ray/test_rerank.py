@@ -22,7 +22,7 @@ from r0.rerank.group import RerankGroup
 from r0.rerank.job import Job, Outcome
 from r0.rerank.protocol import Ranking
 from tests.helpers import tiny_model
-from tests.launching import here, refused
+from tests.launching import here, launch_here, refused
 from tests.logprob_gap import load
 
 pytestmark = pytest.mark.ray
@@ -69,12 +69,6 @@ def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def launch(settings, model, data, output, code=0):
-    done = subprocess.run(command(settings, model, data, output), capture_output=True, text=True, env=environment(), timeout=600)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
-
-
 def ranked(path):
     """Query id → document ids in the order of the file."""
     found = {}
@@ -85,10 +79,10 @@ def ranked(path):
 
 
 @pytest.fixture(scope="module")
-def whole(model, data, tmp_path_factory):
+def whole(ray_session, model, data, tmp_path_factory):
     """A run of two workers on Ray that nothing disturbed."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    done = launch({**SMALL, "rollout.workers": 2}, model, data, output)
+    done = launch_here("rerank", keys({**SMALL, "rollout.workers": 2}, model, data, output))
     return output, done
 
 
@@ -177,7 +171,7 @@ def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path, cap
 def test_the_queries_of_a_killed_worker_are_begun_again_once(ray_session, model):
     keys = RankingKeys(
         model=model, window=4, step=2, max_new_tokens=60, temperature=0.8,
-        rollout=RolloutSection(workers=2, max_num_seqs=4), ray=RaySection(),
+        rollout=RolloutSection(engine="hf", workers=2, max_num_seqs=4), ray=RaySection(),
     )  # fmt: skip
     texts = [[f"{letter} {number}" for letter in "abcdef"] for number in range(16)]
     with Reranker.of(keys) as reranker:

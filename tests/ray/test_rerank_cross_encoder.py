@@ -9,7 +9,7 @@ import pytest
 
 from r0.launch import main
 from tests.architectures import build
-from tests.launching import here, launch, refused
+from tests.launching import here, launch_here, refused
 
 pytestmark = pytest.mark.ray
 
@@ -26,12 +26,12 @@ def texts_of(path: Path) -> dict[str, str]:
     return {row["_id"]: row["text"] for row in map(json.loads, path.read_text().splitlines())}
 
 
-def test_two_workers_write_the_scores_of_sentence_transformers(data, tmp_path, capsys):
+def test_two_workers_write_the_scores_of_sentence_transformers(ray_session, data, tmp_path, capsys):
     from sentence_transformers import CrossEncoder
 
     model = build("bge-reranker-v2-m3", tmp_path / "model")
     settings = {"model": model, "data": data, "run": data / "given.trec", "method": "pointwise", "output": tmp_path / "out"}
-    done = launch("rerank", {**settings, "rollout.workers": 2, "rollout.max_num_seqs": 4})
+    done = launch_here("rerank", {**settings, "rollout.workers": 2, "rollout.max_num_seqs": 4})
     assert "9 queries" in done.stdout
     texts, queries = (texts_of(data / name) for name in ("corpus.jsonl", "queries.jsonl"))
     ranked = defaultdict(list)

@@ -121,6 +121,14 @@ def test_a_run_goes_on_with_its_own_data_and_date_only(name, settings, first, mo
     assert "strftime_now: '2024-01-05'" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+def test_a_ray_job_is_refused_a_relative_output(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    said = refused(capsys, "stage_a", {**STAGE_A, "model": "r0-tiny", "output": "runs/relative", "max_steps": 1})
+    assert "output: runs/relative is relative, but a Ray job runs in a temporary folder; give an absolute path" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_cannot_think_is_refused_before_anything_is_claimed(model, tmp_path, capsys):
     folder = Path(tiny_model(tmp_path / "closed", hidden=32, layers=1))
     (folder / "chat_template.jinja").write_text(

@@ -15,9 +15,8 @@ from r0.actors.learner.update import Updater
 from r0.actors.rollout.hf_engine import HfEngine
 from r0.launch import main
 from r0.runs.rollout_log import RolloutLog
-from tests import launching
 from tests.helpers import tiny_model
-from tests.launching import command, environment, here, record, refused, steps
+from tests.launching import command, environment, here, launch_here, record, refused, steps
 from tests.traces import check_trace
 
 pytestmark = pytest.mark.ray
@@ -37,12 +36,11 @@ def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"), hidden=128)
 
 
-def launch(settings, model, output, code=0):
-    run = launching.launch_here if settings.get("ray.inline") == "true" else launching.launch
-    return run("stage_a", {"model": model, "output": output, **settings}, code)
+def launch(settings, model, output):
+    return launch_here("stage_a", {"model": model, "output": output, **settings})
 
 
-def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path, capsys):
+def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(ray_session, model, tmp_path, capsys):
     output = tmp_path / "run"
     wide = {"rollout.workers": 2, "learner.ranks": 2, "learner.zero_stage": 3, "learner.lora.r": 4, "reward.workers": 2}
     launch({**GRPO, **wide, "profile.steps": "2-3"}, model, output)
@@ -60,7 +58,7 @@ def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(model, tmp_path,
     assert "finished after 3 steps" in again  # nothing is done again
 
 
-def test_ppo_on_ray_with_critic_and_reference(model, tmp_path):
+def test_ppo_on_ray_with_critic_and_reference(ray_session, model, tmp_path):
     output = tmp_path / "run"
     launch(PPO, model, output)
     lines = steps(output)
