@@ -162,7 +162,7 @@ class Prompter:
         reach = max(4096, 16 * self.max_prompt_tokens)  # characters: of a long document only the beginning is tokenized
         while True:
             document = task.document[:reach]
-            # Escape the whole message (its length stays): "<" at the end of the query, then "Document", looks like a tag too.
+            # Escape the whole message (its length stays): "<" at the end of the query with "Document" after it looks like a tag.
             text = self.template.lead + self.template.message.escape_tags(self.message(task.query, document))
             ids = self.template.message.encode(text)
             unseen = len(task.document) - len(document)

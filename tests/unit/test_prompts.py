@@ -216,8 +216,7 @@ def test_unigram_keeps_words_around_unknown_letters():
     assert text.endswith("the ? river")
 
 
-# Without word_level, whose few tokens are longer than the text that is read.
-@pytest.mark.parametrize("name", sorted(PROMPTERS.keys() - {"word_level"}))
+@pytest.mark.parametrize("name", sorted(PROMPTERS.keys() - {"word_level"}))  # its tokens are too long
 def test_of_a_very_long_document_only_the_beginning_is_tokenized(name, monkeypatch):
     prompter = Prompter(KINDS[name](), "", 160)
     words = ["the river ", "日本 ", "<think>", "🧪", "harbor\n\n", "x" * 30]
