@@ -110,24 +110,12 @@ class Reranker:
         """Work to which jobs can be added, and from which they can be taken, while others are in progress."""
         return self._open().open()
 
-    def job(
-        self,
-        query_id: str,
-        query: str,
-        documents: Sequence[str],
-        scores: Sequence[float] = (),
-        each: bool = False,
-        thinking: bool | None = None,
-        max_think_tokens: int | None = None,
-    ) -> Job:
-        """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused. For the others see
-        ``Job``.
-        """
+    def job(self, query_id: str, query: str, documents: Sequence[str], scores: Sequence[float] = (), each: bool = False) -> Job:
+        """Create a job: the first ``depth`` documents, and their first-stage scores if those are fused."""
         depth = len(documents) if each else self.keys.depth
         fused = tuple(scores[:depth]) if self.keys.fusion_weight else ()
         texts = tuple(map(valid_text, documents[:depth]))
-        own = next(self._keys_of_jobs), valid_text(query_id), valid_text(query), texts
-        return Job(*own, fused, each, thinking=thinking, max_think_tokens=max_think_tokens)
+        return Job(next(self._keys_of_jobs), valid_text(query_id), valid_text(query), texts, fused, each)
 
     def rank(
         self,

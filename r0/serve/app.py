@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
@@ -102,8 +102,8 @@ class Front:
     def _job(self, query: str, texts: Sequence[str], asked: ThoughtFields, each: bool = False) -> Job:
         if self.reranker is None:
             raise Refusal(Kind.UNAVAILABLE, "the model is loading; /ready says when it is there")
-        limit = asked.max_think_tokens
-        return self.reranker.job(query, query, texts, each=each, thinking=asked.thinking, max_think_tokens=limit)
+        job = self.reranker.job(query, query, texts, each=each)
+        return replace(job, thinking=asked.thinking, max_think_tokens=asked.max_think_tokens)
 
 
 def make_app(front: Front, token: str) -> ASGIApp:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from r0.config import ServeConfig
 from r0.errors import RunFailed, UserError, reason
-from r0.process.signals import StopRequest
+from r0.process.signals import Stopped, StopRequest
 from r0.rerank.reranker import Reranker
 from r0.serve.app import Front, make_app
 from r0.serve.desk import Desk
@@ -33,19 +33,22 @@ def serve(config: ServeConfig) -> int:
     token = config.api_key or os.environ.get("R0_API_KEY", "")
     with listening(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
-        with StopRequest("stopping: requests that have begun are finished, new ones refused") as stop:
+        with StopRequest("stopping: requests that have begun are finished, new ones refused") as stop, stop.saving():
             front = Front(config, Desk(config.max_requests, config.timeout_s, stop))
             with running(make_app(front, token), listener) as thread, contextlib.ExitStack() as stack:
                 print(f"loading {config.model}; http://{_shown(host)}:{port}/ready says when it is there", flush=True)
-                with stop.at_once():
-                    reranker = stack.enter_context(Reranker.of(config.ranking()))
-                    stop.install()  # Ray has handlers of its own
+                try:
+                    with stop.at_once():
+                        reranker = stack.enter_context(Reranker.of(config.ranking()))
+                        stop.install()  # Ray has handlers of its own
+                except Stopped:
+                    print("stopped while the model was loading")
+                    return 0
                 front.reranker = reranker
                 print(f"serving {front.model} ({config.method}) at http://{_shown(host)}:{port}; the APIs: /docs", flush=True)
                 if host not in LOOPBACK and not token:
                     print("r0: anyone who reaches this address can use it; api_key=TOKEN asks for a token", file=sys.stderr)
-                with stop.saving():
-                    front.desk.work(reranker.open(), config.replicas == 1, thread.is_alive)
+                front.desk.work(reranker.open(), config.replicas == 1, thread.is_alive)
                 if not stop():
                     raise RunFailed("the HTTP server ended by itself")
         print("stopped: every request that had begun was answered")

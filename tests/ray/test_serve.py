@@ -108,6 +108,14 @@ def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_
         found = list(pool.map(ask, range(2 * QUERIES)))
     for number, results in enumerate(found):
         assert results == ranked[number % QUERIES]
+    query, documents = lists[0]
+    with pytest.raises(httpx.ReadTimeout):  # a client that goes while vLLM works on its request
+        body = {"query": query, "documents": documents, "max_think_tokens": 100}
+        httpx.post(f"{server.url}/v1/rerank", json=body, timeout=httpx.Timeout(300, read=0.001))
+    while 'r0_cancelled_total{reason="client"} 1.0' not in httpx.get(f"{server.url}/metrics", timeout=60).text:
+        assert server.process.poll() is None
+        time.sleep(0.05)
+    assert ask(0) == ranked[0]
     with ThreadPoolExecutor(CLIENTS) as pool:
         begun = [pool.submit(server.post, {"query": lists[n][0], "documents": lists[n][1]}) for n in range(CLIENTS)]
         while "r0_requests_in_progress 0.0" in httpx.get(f"{server.url}/metrics", timeout=60).text:

@@ -175,3 +175,30 @@ def test_a_query_that_is_too_long_keeps_the_given_order_and_gives_the_reason(nam
         assert found[job.key].refused == ""
         assert found[job.key].ranking.order[0] == max(range(len(job.documents)), key=lambda i: worth(job.documents[i]))
     assert engine.step() == []
+
+
+class AbortingEngine(ReadingEngine):
+    """Can drop requests, as real engines can."""
+
+    def abort(self, keys):
+        for key in keys:
+            self._pending.pop(key, None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_cancelled_job_has_no_outcome_and_changes_no_other(name):
+    work = jobs([12, 7, 9, 8, 20])
+    whole, _ = schedule(knows, work, **settings(name))
+    engine = AbortingEngine(knows)
+    config = RankingKeys(**settings(name))
+    scheduler = Scheduler(engine, Judge(engine.tokenizer, config, 4000), config, in_flight=10)
+    for job in work:
+        scheduler.add(job)
+    found = {outcome.key: outcome for outcome in scheduler.step()}
+    gone = {0, 4, 99} - found.keys()  # one of them has begun, one waits, one is unknown
+    scheduler.cancel(gone)
+    while not scheduler.idle:
+        found |= {outcome.key: outcome for outcome in scheduler.step()}
+    assert found.keys() == {0, 1, 2, 3, 4} - gone
+    for key, outcome in found.items():
+        assert outcome.ranking == whole[key].ranking

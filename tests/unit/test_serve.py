@@ -13,9 +13,11 @@ import httpx
 import pytest
 
 from r0.errors import UserError
+from r0.launch import main
 from r0.rerank import Reranker
 from r0.serve import guard
 from r0.serve.server import listening
+from tests.launching import refused
 from tests.serving import Serving, serving
 
 QUERY, DOCUMENTS = "alba", ["alba is red", "nothing", "alba and more alba"]
@@ -338,6 +340,31 @@ def test_an_engine_that_fails_is_said_to_all_who_wait(reranker):
         assert begun.result().json() == {"error": "the engine failed on this request", "error_type": "Backend"}
         thread.join()
         assert failed == ["out of memory"]
+
+
+def test_a_dry_run_shows_address_and_replicas_and_no_token(capsys):
+    assert main(["serve", "model=r0-tiny", "method=pointwise", "replicas=2", "api_key=s3cret", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "address: http://127.0.0.1:8000" in said
+    assert "2 × rollout" in said
+    assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rollout.workers": 2}, "use replicas instead"),
+        ({"replicas": 2, "ray.inline": True}, "set replicas=1"),
+        ({"fusion_weight": 0.5}, "requests have no first-stage scores"),
+        ({"port": 70000}, "port"),
+        ({"model": "no/such"}, "no/such"),
+    ],
+)
+def test_wrong_keys_are_refused_in_one_sentence(capsys, monkeypatch, settings, words):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = refused(capsys, "serve", {"model": "r0-tiny"} | settings)
+    assert words in said
+    assert said.count("\n") == 1
 
 
 def test_a_port_in_use_is_one_sentence():
