@@ -104,7 +104,9 @@ def rerank_apart(arguments: list[str]) -> tuple[float, Scores]:
     """``rerank`` in a process of its own, so that its engine is gone when the server starts."""
     import json
 
-    done = subprocess.run([sys.executable, __file__, "--only-rerank", *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "--only-rerank", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"rerank failed:\n{done.stderr[-3000:]}")
     rate, scores = json.loads(done.stdout.splitlines()[-1])
     return rate, [{int(index): score for index, score in one.items()} for one in scores]
 

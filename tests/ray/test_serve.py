@@ -109,8 +109,8 @@ def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_
     for number, results in enumerate(found):
         assert results == ranked[number % QUERIES]
     query, documents = lists[0]
+    body = {"query": query, "documents": documents, "max_think_tokens": 100}
     with pytest.raises(httpx.ReadTimeout):  # a client that goes while vLLM works on its request
-        body = {"query": query, "documents": documents, "max_think_tokens": 100}
         httpx.post(f"{server.url}/v1/rerank", json=body, timeout=httpx.Timeout(300, read=0.001))
     while 'r0_cancelled_total{reason="client"} 1.0' not in httpx.get(f"{server.url}/metrics", timeout=60).text:
         assert server.process.poll() is None
