@@ -225,6 +225,17 @@ def test_strange_texts_are_texts(client):
     assert {one["index"]: one["text"] for one in response.json()} == dict(enumerate(strange))
 
 
+def test_a_document_of_10_megabytes_is_cut_and_scored_where_bodies_may_be_so_large(reranker):
+    with serving(reranker, method="pointwise", max_body_mb=12, depth=10_000) as server, server.client as client:
+        server.start()
+        document = "alba is red " * 850_000
+        large, cut = (client.post("/rerank", json={"query": QUERY, "texts": [text]}) for text in (document, document[:5000]))
+        assert large.json() == cut.json()
+        many = {"query": QUERY, "texts": ["d"] * 10_001}
+        assert (response := client.post("/rerank", json=many)).status_code == 413
+        assert "10001 are more than the 10000" in said("tei", response)
+
+
 def test_a_token_is_asked_for_where_one_is_set(reranker):
     with serving(reranker, token="s3cret", method="pointwise") as server, server.client as client:
         server.start()
