@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 
 import pytest
 
@@ -25,5 +26,7 @@ def ray_session():
         logging_level=logging.WARNING,
         namespace="r0-tests",
     )
+    session = ray._private.worker.global_worker.node.get_session_dir_path()
     yield ray
     ray.shutdown()
+    shutil.rmtree(session, ignore_errors=True)
