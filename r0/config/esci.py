@@ -61,7 +61,7 @@ class EsciConfig(EsciSourceKeys, ScheduleKeys, PlainRankKeys):
         "lora_r": "lora.r",
         "lora_alpha": "lora.alpha",
         "lora_dropout": "lora.dropout",
-        "wandb_run_name": "tracking.wandb_name",
+        "wandb_run_name": "tracking.name",
     }
 
     model: PathText = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
@@ -80,7 +80,7 @@ class EsciConfig(EsciSourceKeys, ScheduleKeys, PlainRankKeys):
     lora: EsciLoraSection = key(EsciLoraSection(), "low-rank adapters")
     log_every: Count = key(50, "steps between lines of metrics.jsonl")
     report_to: Literal["wandb", "tensorboard", "none"] | None = key(
-        None, "alias of tracking.wandb=online or tracking.tensorboard=true; wandb's project is tracking.wandb_project"
+        None, "alias of tracking.wandb=online or tracking.tensorboard=true; its project is tracking.project"
     )
 
     _resolve = rewriting(_short_for)

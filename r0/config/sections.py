@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from r0.config.types import Count, CountFrom0, NonNegative, Positive, Seconds, Share
+from r0.config.types import Count, CountFrom0, NonNegative, PathText, Positive, Seconds, Share
 
 
 def key(default: Any, meaning: str, **bounds: Any) -> Any:
@@ -234,8 +234,12 @@ class TrackingSection(Section):
     """Experiment tracking besides metrics.jsonl."""
 
     wandb: Literal["off", "offline", "online"] = key("off", "log to Weights & Biases")
-    wandb_project: str = key("r0", "wandb project")
-    wandb_name: str | None = key(None, "wandb run name; empty: the name of the run directory")
+    mlflow: PathText | None = key(
+        None, "log to MLflow at this tracking URI: an address, a folder, or sqlite:////path/to/mlflow.db; empty: off"
+    )
+    trackio: bool = key(False, "log to trackio, in OUTPUT/trackio (or in $TRACKIO_DIR)")
+    project: str = key("r0", "project in wandb and trackio, experiment in MLflow")
+    name: str | None = key(None, "name of the run in wandb, MLflow and trackio; empty: the name of the run directory")
     tensorboard: bool = key(False, "log to TensorBoard, in OUTPUT/tensorboard")
     rollouts_every: Count = key(1, "store the rollouts of every n-th step in OUTPUT/rollouts")
 

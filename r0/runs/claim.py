@@ -61,13 +61,14 @@ OWNED = (
     "logs",
     "tensorboard",
     "wandb",
+    "trackio",
     INPUTS,
     CONFIG,
     MARKER,
 )
 
 # What a run makes before it has done anything, or makes again.
-NO_WORK = frozenset((INPUTS, CONFIG, MARKER, "timings.jsonl", "data", "logs", "report.html", "tensorboard", "wandb"))
+NO_WORK = frozenset((INPUTS, CONFIG, MARKER, "timings.jsonl", "data", "logs", "report.html", "tensorboard", "wandb", "trackio"))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Mirrors of the record: Weights & Biases and TensorBoard. The record is ``metrics.jsonl``; a failing mirror never stops the
-run.
+"""Mirrors of the record: Weights & Biases, MLflow, trackio and TensorBoard. The record is ``metrics.jsonl``; a failing mirror
+never stops the run.
 
-wandb runs in a separate process behind a bounded queue. The run adds lines to the queue without waiting; if wandb is dead,
-slow, or hangs at startup, lines are dropped and counted. It is a process and not a thread, so that it can be killed.
+A tracker runs in a separate process (``tracker_process.py``) behind a bounded queue. The run adds lines to the queue without
+waiting; if the tracker is dead, slow, or hangs at startup, lines are dropped and counted. It is a process and not a thread, so
+that it can be killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -38,40 +40,41 @@ class Mirror(Protocol):
 
 
 @dataclass(frozen=True)
-class WandbRun:
-    """The settings of a wandb run."""
+class TrackerRun:
+    """The run as a tracker sees it."""
 
+    tracker: str  # wandb, mlflow or trackio
     project: str
     name: str
     id: str
-    dir: str
-    mode: str  # offline or online
+    place: str  # a folder; of MLflow the tracking URI
     config: Mapping[str, Value]
+    mode: str = "online"  # wandb: offline or online
     init_timeout_s: float = 60.0
 
 
-class WandbMirror:
-    """Weights & Biases, in a separate process.
+class TrackerMirror:
+    """A tracker in a separate process.
 
     Args:
-        run: the settings of the wandb run.
+        run: the settings of the tracker's run.
         log_file: receives the output of that process.
         queue_size: maximum number of queued steps; more are dropped.
         close_s: seconds that ``close`` may take; then the process is killed.
     """
 
-    def __init__(self, run: WandbRun, log_file: Path, queue_size: int = 256, close_s: float = 5.0):
+    def __init__(self, run: TrackerRun, log_file: Path, queue_size: int = 256, close_s: float = 5.0):
         self.dropped = 0
         self._run, self._log_file, self._close_s = run, log_file, close_s
         self._queue: queue.Queue[bytes | None] = queue.Queue(queue_size)
         self._process: subprocess.Popen[bytes] | None = None
         self._failed = threading.Event()
-        self._thread = threading.Thread(target=self._pump, name="r0-wandb", daemon=True)
+        self._thread = threading.Thread(target=self._pump, name=f"r0-{run.tracker}", daemon=True)
         self._thread.start()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Queue one step, or drop it."""
-        line = json.dumps({"step": step, **values}).encode() + b"\n"  # NaN is allowed: wandb can show it
+        line = json.dumps({"step": step, **values}).encode() + b"\n"  # NaN is allowed: some trackers can show it
         if self._failed.is_set():
             self.dropped += 1
             return
@@ -90,19 +93,21 @@ class WandbMirror:
         self._end()
         self._thread.join(1.0)
         if late and not self._failed.is_set():
-            log.warning(
-                "wandb did not finish within %g s and was killed; metrics.jsonl is complete, and `wandb sync` can upload %s",
-                self._close_s, self._run.dir,
-            )  # fmt: skip
+            upload = f", and `wandb sync` can upload {self._run.place}" if self._run.tracker == "wandb" else ""
+            said = "%s did not finish within %g s and was killed; metrics.jsonl is complete%s"
+            log.warning(said, self._run.tracker, self._close_s, upload)
         if self.dropped:
-            log.warning("wandb: %d steps were not mirrored; metrics.jsonl has them", self.dropped)
+            log.warning("%s: %d steps were not mirrored; metrics.jsonl has them", self._run.tracker, self.dropped)
 
     def _pump(self) -> None:
-        """Start the process and pass lines on until the end. Runs in its own thread, the only one that waits for wandb."""
+        """Start the process and pass lines on until the end. Runs in its own thread, the only one that waits for the tracker."""
+        tracker = self._run.tracker
         try:
+            if importlib.util.find_spec(tracker) is None:
+                raise RuntimeError(f"it is not installed: pip install {tracker}")
             with self._log_file.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
+                    [sys.executable, "-P", str(Path(__file__).with_name("tracker_process.py"))],
                     stdin=subprocess.PIPE, stdout=output, stderr=output,
                     start_new_session=True,  # Ctrl-C reaches only the run, which then closes this process
                 )  # fmt: skip
@@ -120,7 +125,8 @@ class WandbMirror:
         except (OSError, RuntimeError, ValueError) as error:
             self._failed.set()
             self.dropped += self._queue.qsize()
-            log.warning("wandb stopped (%s; see %s); the run continues and metrics.jsonl is complete", error, self._log_file)
+            said = "%s stopped (%s; see %s); the run continues and metrics.jsonl is complete"
+            log.warning(said, tracker, error, self._log_file)
 
     def _end(self) -> None:
         process = self._process

@@ -12,7 +12,7 @@ from r0.records import Scored
 from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.calibration import drop_later
 from r0.runs.live import LiveLine
-from r0.runs.mirrors import Mirror, TensorBoardMirror, WandbMirror, WandbRun
+from r0.runs.mirrors import Mirror, TensorBoardMirror, TrackerMirror, TrackerRun
 from r0.runs.record import Clock, Record, heldout_lines, memory_mb
 from r0.runs.resolved import Value
 from r0.runs.rollout_log import RolloutLog
@@ -173,10 +173,16 @@ def _mirrors(run: RunDirectory, tracking: TrackingSection, config: Mapping[str, 
     mirrors: list[Mirror] = []
     if tracking.tensorboard:
         mirrors.append(TensorBoardMirror(run.folder("tensorboard")))
+    name = tracking.name or run.path.name
+
+    def add(tracker: str, place: str, mode: str = "online") -> None:
+        settings = TrackerRun(tracker, tracking.project, name, run.marker.run_id, place, dict(config), mode)
+        mirrors.append(TrackerMirror(settings, run.folder("logs") / f"{tracker}.log"))
+
     if tracking.wandb != "off":
-        settings = WandbRun(
-            tracking.wandb_project, tracking.wandb_name or run.path.name, run.marker.run_id, str(run.folder("wandb")),
-            tracking.wandb, dict(config),
-        )  # fmt: skip
-        mirrors.append(WandbMirror(settings, run.folder("logs") / "wandb.log"))
+        add("wandb", str(run.folder("wandb")), tracking.wandb)
+    if tracking.mlflow is not None:
+        add("mlflow", tracking.mlflow)
+    if tracking.trackio:
+        add("trackio", str(run.folder("trackio")))
     return mirrors

@@ -23,7 +23,7 @@
     model/          the final model in Hugging Face format; adapter/ next to it after LoRA
     score/ triplets.jsonl train/ score_test/ eval/   distill: the outputs of its steps, each as written by that command
     before/ after/ gain.json   distill eval: the scores of both models, and the measures
-    logs/ tensorboard/ wandb/
+    logs/ tensorboard/ wandb/ trackio/
     finished.json   written last: the run is complete
 
 Files with other names are never touched.

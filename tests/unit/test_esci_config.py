@@ -40,7 +40,7 @@ def test_the_training_scripts_command_line_works_as_it_is() -> None:
     assert (config.lora.r, config.lora.alpha, config.lora.dropout) == (8, 64.0, 0.1)
     assert config.lora.target_modules == ("q_proj", "v_proj")
     assert (config.dtype, config.no_flash_attn) == ("bf16", True)
-    assert (config.tracking.wandb, config.tracking.wandb_name) == ("online", "v1")
+    assert (config.tracking.wandb, config.tracking.name) == ("online", "v1")
 
 
 def test_the_evaluation_scripts_command_line_works_as_it_is() -> None:
@@ -71,7 +71,7 @@ def test_a_file_may_use_the_other_names_of_a_sections_keys(tmp_path: Path) -> No
     file = tmp_path / "run.yaml"
     file.write_text("train_file: x.parquet\nlora_r: 8\nlora:\n  alpha: 16\nlora_dropout: 0.2\nwandb_run_name: v1\n")
     config = load(EsciConfig, file, ["lora_alpha=64"])
-    assert (config.lora.r, config.lora.alpha, config.lora.dropout, config.tracking.wandb_name) == (8, 64.0, 0.2, "v1")
+    assert (config.lora.r, config.lora.alpha, config.lora.dropout, config.tracking.name) == (8, 64.0, 0.2, "v1")
     file.write_text("train_file: x.parquet\nlora_r: 8\nlora:\n  r: 16\n")
     with pytest.raises(UserError, match=r"run\.yaml:2: lora\.r is given twice \(lora_r is an alias of it\)"):
         load(EsciConfig, file)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ from r0.runs import (
     read_record,
     write_model_card,
 )
-from r0.runs.mirrors import TensorBoardMirror, WandbMirror, WandbRun
+from r0.runs.mirrors import TensorBoardMirror, TrackerMirror, TrackerRun
 from r0.runs.resolved import to_yaml
 from r0.runs.rollout_log import RolloutLog, read_rollouts
 from r0.storage import files
@@ -290,7 +292,7 @@ def test_memory_is_measured():
 
 
 def wandb_run(tmp_path, mode="offline"):
-    return WandbRun("r0", "test", "abc", str(tmp_path), mode, {"seed": 1, "lora": None})
+    return TrackerRun("wandb", "r0", "test", "abc", str(tmp_path), {"seed": 1, "lora": None}, mode)
 
 
 @pytest.mark.parametrize("fault", [HUNG, BROKEN], ids=["hangs", "raises"])
@@ -298,7 +300,7 @@ def test_a_dead_wandb_neither_stops_nor_blocks_a_run(tmp_path, monkeypatch, faul
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text(fault)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
-    mirror = WandbMirror(wandb_run(tmp_path, "online"), tmp_path / "wandb.log", queue_size=8, close_s=1.0)
+    mirror = TrackerMirror(wandb_run(tmp_path, "online"), tmp_path / "wandb.log", queue_size=8, close_s=1.0)
     time.sleep(0.3)
     for step in range(3000):
         mirror.write(step, {f"metric/{i}": 0.5 for i in range(20)})
@@ -308,18 +310,64 @@ def test_a_dead_wandb_neither_stops_nor_blocks_a_run(tmp_path, monkeypatch, faul
     assert mirror._process.poll() is not None  # nothing is left running
 
 
+def test_a_tracker_that_is_not_installed_is_said_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
+        with Recorder(run, TrackingSection(mlflow="http://nowhere", trackio=True), 1) as recorder:
+            recorder.step(1, {"reward": 0.5})
+        assert len(run.metrics_file.read_text().splitlines()) == 1
+    assert "mlflow stopped (it is not installed: pip install mlflow" in caplog.text
+    assert "trackio stopped (it is not installed: pip install trackio" in caplog.text
+
+
+FIGURES = {"reward": 0.5, "heldout/greedy/ndcg@10": 0.75, "nan": math.nan}
+
+
+def track(tracker, place, tmp_path):
+    """Steps 1 to 3, and, as by a resumed run, 3 and 4."""
+    for steps in ((1, 2, 3), (3, 4)):
+        run = TrackerRun(tracker, "r0", "test", "abc", place, {"seed": 1, "lora": None, "prompt": "x" * 9000})
+        mirror = TrackerMirror(run, tmp_path / "log", close_s=300.0)
+        for step in steps:
+            mirror.write(step, FIGURES)
+        mirror.close()
+        assert mirror.dropped == 0, (tmp_path / "log").read_text()
+
+
+def test_mlflow_gets_every_step_and_a_resumed_run_goes_on_in_the_same_one(tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed here; it is no dependency of r0")
+    place = f"sqlite:///{tmp_path}/mlflow.db"
+    track("mlflow", place, tmp_path)
+    client = mlflow.MlflowClient(tracking_uri=place)
+    (run,) = client.search_runs([client.get_experiment_by_name("r0").experiment_id])
+    assert (run.info.run_name, run.info.status, run.data.params["seed"]) == ("test", "FINISHED", "1")
+    assert run.data.metrics == {"reward": 0.5, "heldout/greedy/ndcg_at_10": 0.75}
+    assert [one.step for one in client.get_metric_history(run.info.run_id, "reward")] == [1, 2, 3, 3, 4]
+
+
+def test_trackio_gets_every_step_and_a_resumed_run_goes_on_in_the_same_one(tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="trackio is not installed here; it is no dependency of r0")
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+    track("trackio", str(tmp_path / "trackio"), tmp_path)
+    (database,) = (tmp_path / "trackio").glob("r0*.db")
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        rows = opened.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert [(name, step) for name, step, _ in rows] == [("test", step) for step in (1, 2, 3, 3, 4)]
+    assert json.loads(rows[0][2])["reward"] == 0.5
+
+
 def test_wandb_shows_the_name_that_is_given_or_the_folders(tmp_path, monkeypatch):
     mirrors_made = []
     mirror = TensorBoardMirror(tmp_path / "tb")
-    monkeypatch.setattr("r0.runs.recorder.WandbMirror", lambda run, log: mirrors_made.append(run) or mirror)
+    monkeypatch.setattr("r0.runs.recorder.TrackerMirror", lambda run, log: mirrors_made.append(run) or mirror)
     with RunDirectory.open(tmp_path / "folder", "stage_a", CONFIG) as run:
         for name in ("mine", None):
-            Recorder(run, TrackingSection(wandb="offline", wandb_name=name), 1).close()
+            Recorder(run, TrackingSection(wandb="offline", name=name), 1).close()
     assert [one.name for one in mirrors_made] == ["mine", "folder"]
 
 
 def test_wandb_offline_gets_every_step(tmp_path):
-    mirror = WandbMirror(wandb_run(tmp_path), tmp_path / "wandb.log", close_s=60.0)
+    mirror = TrackerMirror(wandb_run(tmp_path), tmp_path / "wandb.log", close_s=60.0)
     for step in range(3):
         mirror.write(step, {"reward": step / 2, "nan": math.nan})
     mirror.close()
