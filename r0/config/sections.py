@@ -235,7 +235,7 @@ class TrackingSection(Section):
 
     wandb: Literal["off", "offline", "online"] = key("off", "log to Weights & Biases")
     mlflow: PathText | None = key(
-        None, "log to MLflow at this tracking URI: an address, a folder, or sqlite:////path/to/mlflow.db; empty: off"
+        None, "log to MLflow at this tracking URI: a server's address, or sqlite:////path/to/mlflow.db; empty: off"
     )
     trackio: bool = key(False, "log to trackio, in OUTPUT/trackio (or in $TRACKIO_DIR)")
     project: str = key("r0", "project in wandb and trackio, experiment in MLflow")

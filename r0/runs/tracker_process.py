@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 GRACE_S = 30.0
 MOST_CHARACTERS = 6000  # of a parameter's value in MLflow
 
-Step = dict[str, Any]  # "step" and the figures
-Log, Finish = Callable[[Step], object], Callable[[], object]
+Step: TypeAlias = dict[str, Any]  # "step" and the figures
+Log: TypeAlias = Callable[[Step], object]
+Finish: TypeAlias = Callable[[], object]
 
 
 def main() -> int:
