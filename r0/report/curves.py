@@ -119,20 +119,22 @@ class Seconds:
 
 def seconds(run: Run) -> Seconds | None:
     """None if no seconds were recorded."""
-    lines = [line for line in run.timings if line.get("total") or line.get("learn")]
-    if not lines:
+    steps = [line for line in run.timings if line.get("total") or line.get("learn")]
+    if not steps:
         return None
     parts: dict[str, list[Point]] = {}
-    for line in lines:
+    overlap = False
+    for line in run.timings:
         step = float(line["step"] or 0)
         spent = {name: value for name, value in line.items() if _is_part(name) and value is not None}
         inside = sum(value for name, value in spent.items() if name not in AFTER_STEP)
         if (total := line.get("total")) is not None:
             spent["other"] = max(0.0, total - inside)
+            overlap |= inside > 1.01 * total
         for name, value in spent.items():
             parts.setdefault(name, []).append((step, value))
     names = sorted(parts, key=_place)
-    series = [Series(name, _whole(parts[name], lines), "area", color) for color, name in enumerate(names)
+    series = [Series(name, _whole(parts[name], steps), "area", color) for color, name in enumerate(names)
               if name not in AFTER_STEP]  # fmt: skip
     whole = sum(value for points in parts.values() for _, value in points)
     rows = []
@@ -140,7 +142,7 @@ def seconds(run: Run) -> Seconds | None:
         values = [value for _, value in parts[name]]
         share = sum(values) / whole if whole else 0.0
         rows.append((name, f"{sum(values):.1f}", f"{share:.1%}", f"{short(median(values))} ({len(values)})"))
-    note = "Parts that overlap (sampling ahead) add up to more than the step."
+    note = "Sampling ahead overlaps with learning, so the parts add up to more than the step." if overlap else ""
     return Seconds(run.name, Chart(f"Seconds of a step: {run.name}", series, note, y="seconds"), rows)
 
 

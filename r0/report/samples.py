@@ -13,6 +13,7 @@ from r0.records import Answer, ListwiseTask, Scored, Task
 from r0.report.heldout import evenly, files
 from r0.report.numbers import cut, visible
 from r0.report.run import Run
+from r0.runs.live import progress
 from r0.runs.metrics import ndcgs
 from r0.runs.rollout_log import RolloutLog, read_rollouts
 
@@ -47,7 +48,7 @@ def _training(run: Run, number: int, each: int, found: Samples) -> None:
     stored = RolloutLog(run.path / "rollouts").files()
     chosen = evenly(list(stored), STEPS) if each else []
     seen = 0
-    for step in reversed(chosen):
+    for step in progress(chosen[::-1], f"reading rollouts of {run.name}"):
         scored = [one.scored for one in read_rollouts(stored[step], REMEDY)]
         seen += len(scored)
         worst = extreme(scored, each)
