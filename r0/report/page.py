@@ -31,7 +31,7 @@ NAME = "report.html"
 
 def default_output(runs: Sequence[Run]) -> Path:
     """In the run directory; of several runs in the current folder."""
-    return runs[0].path / NAME if len(runs) == 1 else Path(NAME)
+    return runs[0].path / NAME if len(runs) == 1 and runs[0].path.is_dir() else Path(NAME)
 
 
 def write_page(runs: Sequence[Run], output: Path, each: int = 4, qrels: str | None = None) -> None:
@@ -55,7 +55,8 @@ def page(runs: Sequence[Run], each: int = 4, qrels: str | None = None) -> str:
 
     evaluations = {run.name: read_evaluations(run) for run in runs}
     samples = [read_samples(run, number, each) for number, run in enumerate(runs)]
-    rankings = [found for number, run in enumerate(runs) if (found := read_rankings(run, number, qrels)) is not None]
+    first = next((run for run in runs if run.path.is_file()), None)
+    rankings = [found for number, run in enumerate(runs) if (found := read_rankings(run, number, qrels, first)) is not None]
     items = [item for one in samples for item in one.items]
     queries = [item for one in rankings for item in one.items]
     drawn = Drawn()

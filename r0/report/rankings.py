@@ -1,4 +1,4 @@
-"""What a rerank run changed, query by query: gains and losses against the first stage, both orders, and the thoughts."""
+"""What a rerank run, or a TREC run against another, changed query by query: gains and losses, both orders, and the thoughts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from r0.config.load import load
 from r0.data.beir import find_qrels
 from r0.data.candidates import CandidateLists, open_candidates
 from r0.data.jsonl import BadLines
+from r0.data.runfile import given_order, read_run
 from r0.errors import UserError
 from r0.evaluation.judgements import open_judgements
 from r0.evaluation.measure_names import read_measures
@@ -45,55 +46,96 @@ class Rankings:
     figures: tuple[Estimate, Estimate, Estimate] | None = None
 
 
-def read_rankings(run: Run, number: int, qrels: str | None) -> Rankings | None:
-    """The queries of run ``number`` of the page; None if it is no rerank run. ``qrels``: the judgements that are given.
+@dataclass
+class Given:
+    """What was ranked: the first stage's scores by query, and texts where they are known."""
+
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    lists: CandidateLists | None = None
+    folder: Path | None = None  # a BEIR folder, which may have judgements
+    _at: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lists: CandidateLists, folder: Path | None) -> Given:
+        """The candidates of a rerank run."""
+        places = {lists.query_id(at): at for at in range(len(lists))}
+        scores = {query: dict(zip(lists.document_ids(at), lists.scores(at), strict=True)) for query, at in places.items()}
+        return cls(scores, lists, folder, places)
+
+    def order(self, query: str) -> list[str]:
+        """The documents as the first stage ordered them."""
+        return given_order(self.scores.get(query, {}))
+
+    def query(self, query: str) -> str:
+        """The text of a query; empty if it is not known."""
+        return self.lists.query(self._at[query]) if self.lists and query in self._at else ""
+
+    def document(self, query: str, place: int) -> str:
+        """The text of a query's candidate; empty if it is not known."""
+        return self.lists.document(self._at[query], place) if self.lists and query in self._at else ""
+
+
+def read_rankings(run: Run, number: int, qrels: str | None, first: Run | None = None) -> Rankings | None:
+    """The queries of run ``number`` of the page; None if it ranks nothing.
+
+    Args:
+        run: a rerank run, or a TREC run.
+        number: its place on the page.
+        qrels: the judgements that are given.
+        first: the TREC run that others are compared with.
 
     Raises:
-        UserError: the judgements that are given cannot be used.
+        UserError: a TREC run or the judgements that are given cannot be used.
     """
-    path = run.path / "queries.jsonl"
-    if run.marker.command != "rerank" or not path.is_file():
-        return None
     found = Rankings(run.name)
-    ranked = {row["query_id"]: dict(zip(row["documents"], row["scores"], strict=True)) for row in _rows(path)}
-    lists, config = _candidates(run, found)
-    first = {lists.query_id(at): at for at in range(len(lists))} if lists else {}
-    given = {}
-    if lists:
-        given = {query: dict(zip(lists.document_ids(at), lists.scores(at), strict=True)) for query, at in first.items()}
-    grades = _grades(qrels, config, found)
-    gains = _gains(given, ranked, grades, found) if given and grades else {}
+    if run.path.is_file():
+        if run is first or first is None:
+            return None
+        given = Given(read_run(first.path, BadLines(False)))
+        rows = _rows_of_run(run.path)
+    elif run.marker.command == "rerank" and (run.path / "queries.jsonl").is_file():
+        given = _candidates(run, found)
+        rows = None
+    else:
+        return None
+
+    def each() -> Iterator[dict[str, Any]]:
+        return iter(rows) if rows is not None else _rows(run.path / "queries.jsonl")
+
+    ranked = {row["query_id"]: dict(zip(row["documents"], row["scores"], strict=True)) for row in each()}
+    grades = _grades(qrels, given.folder, found)
+    gains = _gains(given.scores, ranked, grades, found) if given.scores and grades else {}
     chosen = _chosen(list(ranked), gains)
-    for row in _rows(path):
+    for row in each():
         query = row["query_id"]
         if query in chosen:
-            found.items.append(_item(row, number, lists, first.get(query), grades.get(query, {}), gains.get(query)))
+            found.items.append(_item(row, number, given, grades.get(query, {}), gains.get(query)))
     found.items.sort(key=lambda item: -abs(item["change"] or 0.0))
     what = "those that changed most" if gains else "the first ones"
-    found.notes.append(f"{run.name}: " + (f"{len(chosen)} of {len(ranked)} queries, {what}" if len(chosen) < len(ranked) else
-                                          f"all {len(ranked)} queries"))  # fmt: skip
+    some = f"{len(chosen)} of {len(ranked)} queries, {what}"
+    found.notes.append(f"{run.name}: " + (some if len(chosen) < len(ranked) else f"all {len(ranked)} queries"))
     return found
 
 
-def _candidates(run: Run, found: Rankings) -> tuple[CandidateLists | None, RerankConfig | None]:
-    """The candidates that were reranked; None, with a note, if they are no longer there."""
+def _candidates(run: Run, found: Rankings) -> Given:
+    """The candidates that were reranked; nothing, with a note, if they are no longer there."""
     try:
         config = load(RerankConfig, run.path / CONFIG, [])
         lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
-        return without_identical(config, lists)[0], config
+        folder = Path(config.data) if Path(config.data).is_dir() else None
+        return Given.of(without_identical(config, lists)[0], folder)
     except UserError as error:
         why = "texts and the first stage's order are not shown, since its input cannot be read"
         found.notes.append(f"{run.name}: {why} ({error})")
-        return None, None
+        return Given()
 
 
-def _grades(qrels: str | None, config: RerankConfig | None, found: Rankings) -> Grades:
+def _grades(qrels: str | None, folder: Path | None, found: Rankings) -> Grades:
     """The judgements: those that are given, or the folder's own.
 
     Raises:
         UserError: those that are given cannot be used.
     """
-    folder = Path(config.data) if config is not None and Path(config.data).is_dir() else None
     if qrels is not None:
         return open_judgements([find_qrels(qrels, folder)], [], BadLines(False)).grades
     splits = sorted({path.name.partition(".")[0] for path in (folder / "qrels").glob("*")}) if folder else []
@@ -150,21 +192,20 @@ def _chosen(queries: Sequence[str], gains: Mapping[str, tuple[float, float]]) ->
 
 
 def _item(
-    row: Mapping[str, Any], number: int, lists: CandidateLists | None, at: int | None, grades: Mapping[str, float],
-    gain: tuple[float, float] | None,
-) -> dict[str, Any]:  # fmt: skip
-    after = row["documents"]
-    before = list(lists.document_ids(at)) if lists is not None and at is not None else []
+    row: Mapping[str, Any], number: int, given: Given, grades: Mapping[str, float], gain: tuple[float, float] | None
+) -> dict[str, Any]:
+    query, after = row["query_id"], row["documents"]
+    before = given.order(query)
     ranks = {document: rank for rank, document in enumerate(before, 1)}
 
     def shown(document: str) -> dict[str, Any]:
-        text = lists.document(at, ranks[document] - 1) if lists is not None and at is not None and document in ranks else ""
+        text = given.document(query, ranks[document] - 1) if document in ranks else ""
         return {"id": visible(document), "was": ranks.get(document), "grade": grades.get(document), "text": cut(text, TEXT)}
 
     return {
         "run": number,
-        "query_id": visible(row["query_id"]),
-        "query": cut(lists.query(at), THOUGHT) if lists is not None and at is not None else "",
+        "query_id": visible(query),
+        "query": cut(given.query(query), THOUGHT),
         "change": None if gain is None else round(gain[1] - gain[0], 4),
         "said": "not judged" if gain is None else f"nDCG@10 {short(gain[0])} → {short(gain[1])} ({signed(gain[1] - gain[0])})",
         "first": [shown(document) for document in before[:TOP]],
@@ -190,3 +231,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(row, dict) and "query_id" in row and "replies" in row:
                 yield row
+
+
+def _rows_of_run(path: Path) -> list[dict[str, Any]]:
+    """A TREC run in the form of ``queries.jsonl``; it has no thoughts."""
+    run = read_run(path, BadLines(False))
+    orders = {query: given_order(scores) for query, scores in run.items()}
+    return [
+        {"query_id": query, "documents": order, "scores": [run[query][one] for one in order], "replies": [], "refused": ""}
+        for query, order in orders.items()
+    ]

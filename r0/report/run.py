@@ -20,7 +20,7 @@ Line = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory. Whatever is missing in it is empty: a run in progress has a page too."""
+    """A run directory, or the file of a TREC run. Whatever is missing in it is empty: a run in progress has a page too."""
 
     path: Path
     name: str  # short, and different from the other runs' of the page
@@ -63,27 +63,32 @@ class Run:
         """
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name}: is damaged ({error}); delete it, or run the run's command again") from None
 
 
 def open_runs(paths: Sequence[str]) -> list[Run]:
-    """The runs in these folders, each once.
+    """The runs in these folders, and TREC runs in files, each once.
 
     Raises:
-        UserError: a folder is missing or no run of r0.
+        UserError: a folder is missing or no run of r0, or there is a single TREC run.
     """
     folders = list(dict.fromkeys(Path(path).expanduser().resolve() for path in paths))
     found = []
     for folder, name in zip(folders, names(folders), strict=True):
+        if folder.is_file():
+            found.append(Run(folder, name, Marker("eval", run_id="", created="")))
+            continue
         if not folder.is_dir():
             raise UserError(f"runs: there is no folder {folder}; give a run directory, such as runs/demo-…")
         marker = read_marker(folder)
         if marker is None:
             raise UserError(f"runs: {folder} is not a run of r0 (it has no run.json); give the folder that a command wrote")
         found.append(Run(folder, name, marker))
+    if [run.path.is_file() for run in found].count(True) == 1:
+        raise UserError("runs: a TREC run is compared with another one; give two, the first stage first, or a run directory")
     return found
 
 

@@ -37,6 +37,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     """What a run is, in a few lines."""
     last = run.steps[-1]["step"] if run.steps else None
     state = "finished" if run.finished else "not finished"
+    if run.path.is_file():
+        return [("TREC run", str(run.path))]
     rows = [
         ("command", run.marker.command),
         ("state", f"{state}, {int(last)} steps" if last is not None else state),

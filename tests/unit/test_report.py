@@ -314,6 +314,19 @@ def test_judgements_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.
     assert "choose qrels=test" in capsys.readouterr().err
 
 
+def test_trec_runs_are_compared_with_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rerank_run(tmp_path)
+    (tmp_path / "other.trec").write_text("".join(f"q0 Q0 d{at} {rank} {-rank} x\n" for rank, at in enumerate((2, 0, 1), 1)))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "first.trec", "other.trec", "qrels=beir/qrels/test.tsv"]) == 0
+    html = Path("report.html").read_text()
+    (item,) = data_of(html)["queries"]
+    assert (item["query_id"], item["change"], item["run"]) == ("q0", 0.5, 1)
+    assert [one["id"] for one in item["order"]] == ["d2", "d0", "d1"]
+    assert [one["id"] for one in item["first"]] == ["d0", "d1", "d2"]
+    assert "1 queries gain, 0 lose, 0 stay the same" in html
+
+
 # --- calibration
 
 
@@ -377,6 +390,7 @@ def test_folders_have_the_shortest_names_that_differ() -> None:
         ([], "runs is missing"),
         (["nowhere"], "there is no folder"),
         (["plain"], "is not a run of r0"),
+        (["alone.trec"], "a TREC run is compared with another one"),
         (["run", "output=plain"], "is a folder; name a file"),
         (["damaged"], "step-000001.jsonl.gz: cannot be read"),
     ],
@@ -386,6 +400,7 @@ def test_what_cannot_be_shown_is_said_in_a_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
+    (tmp_path / "alone.trec").write_text("q0 Q0 d0 1 1 x\n")
     training_run(tmp_path / "run", steps=1)
     (training_run(tmp_path / "damaged", steps=1) / "rollouts" / "step-000001.jsonl.gz").write_bytes(b"no gzip")
     assert main(["report", *arguments]) == 2
