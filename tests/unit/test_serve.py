@@ -19,6 +19,7 @@ from r0.serve import guard
 from r0.serve.server import listening
 from tests.launching import refused
 from tests.serving import Serving, serving
+from tests.tiny_encoder import tiny_multi_vector
 
 QUERY, DOCUMENTS = "alba", ["alba is red", "nothing", "alba and more alba"]
 COHERE = {"User-Agent": "cohere/5.21.1", "X-Fern-SDK-Name": "cohere"}
@@ -115,6 +116,19 @@ def test_scores_are_those_of_the_reranker_in_python(client):
         alone = {one["corpus_id"]: one["score"] for one in other.rank(QUERY, DOCUMENTS)}
     found = client.post("/rerank", json={"query": QUERY, "texts": DOCUMENTS}).json()
     assert {one["index"]: one["score"] for one in found} == alone
+
+
+def test_encoders_are_served_too(tmp_path):
+    model = str(tiny_multi_vector(tmp_path))
+    with Reranker(model, method="late_interaction", engine="hf", vector_cache="none") as encoder:
+        alone = {one["corpus_id"]: one["score"] for one in encoder.rank(QUERY, DOCUMENTS)}
+        with serving(encoder, model=model, method="late_interaction", name="colbert") as server, server.client as client:
+            server.start()
+            body = {"model": "colbert", "query": QUERY, "documents": DOCUMENTS, "return_thoughts": True, "max_think_tokens": 3}
+            found = client.post("/v1/rerank", json=body).json()
+    assert {one["index"]: one["relevance_score"] for one in found["results"]} == alone
+    assert found["model"] == "colbert"
+    assert {one["thought"] for one in found["results"]} == {""}
 
 
 def test_thoughts_are_returned_switched_off_and_closed_at_a_limit(client):
