@@ -38,7 +38,9 @@ def lists(queries: int, documents: int) -> Lists:
 
 
 def keys(options: argparse.Namespace) -> dict[str, object]:
-    return {"model": "r0-tiny", "method": options.method, "max_new_tokens": options.new_tokens, "max_prompt_tokens": 900}
+    lengths = {"max_new_tokens": options.new_tokens, "max_prompt_tokens": 900}
+    # rerank takes as many queries at once as fill the engine if all lists are of ``depth``
+    return {"model": "r0-tiny", "method": options.method, "depth": options.documents, **lengths}
 
 
 def rerank(options: argparse.Namespace, work: Lists) -> tuple[float, Scores]:
