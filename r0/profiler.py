@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from r0.actors.pool import Pool, is_actor
+from r0.actors.calls import is_actor
+from r0.actors.pool import Pool
 from r0.actors.roles import Roles
 from r0.config.types import step_range
 from r0.process import spans

@@ -1,16 +1,24 @@
 """The typed records passed between the packages, in the order in which a step creates them.
 
-``Task → Prompt → SampleRequest → Sampled → Rollout → Scored``. All are frozen; token ids are tuples of ``int``. A task is one
-document (``PointwiseTask``) or a list of documents (``ListwiseTask``). Its ``form`` is the form of the answer, its ``label``
-is the part that the reward sees.
+``Task → Prompt → SampleRequest → Sampled → Completions → Score → ScoredGroup → UnreadGroup → TrainGroup``. All are frozen;
+token ids are tuples of ``int``, and arrays where they travel. A task is one document (``PointwiseTask``) or a list of documents
+(``ListwiseTask``). Its ``form`` is the form of the answer, its ``label`` is the part that the reward sees.
+
+Tokens, log-probabilities and texts go from worker to worker; the driver holds their ``Address`` (``r0.process.objects``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from itertools import accumulate, chain, pairwise
+from typing import Any, TypeAlias
+
+Address: TypeAlias = Any
+"""Where a value is: a Ray reference, or the value itself."""
 
 SPREAD_TOLERANCE = 1e-6
 """Rewards of one group that differ by at most this are equal: for refilling groups and for their advantages alike."""
@@ -150,6 +158,38 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Completions:
+    """The G completions of one prompt as they travel between processes: T tokens, one completion after another."""
+
+    token_ids: array[int]  # [T] of 32 bits
+    logprobs: array[float]  # [T] float32, as engines compute them
+    lengths: tuple[int, ...]  # [G]
+    finish: tuple[Finish, ...]  # [G]
+    version: int  # weight version of all of them
+    allowed_logprobs: tuple[tuple[float, ...], ...]  # [G], as in ``Sampled``
+
+    @classmethod
+    def of(cls, sampled: Sequence[Sampled]) -> Completions:
+        """Those of one prompt, in the order of their samples."""
+        return cls(
+            array("i", chain.from_iterable(one.token_ids for one in sampled)),
+            array("f", chain.from_iterable(one.logprobs for one in sampled)),
+            tuple(len(one.token_ids) for one in sampled),
+            tuple(one.finish for one in sampled),
+            sampled[0].version,
+            tuple(one.allowed_logprobs for one in sampled),
+        )
+
+    def sampled(self) -> list[Sampled]:
+        """Each completion by itself."""
+        spans = pairwise(accumulate(self.lengths, initial=0))
+        return [
+            Sampled(tuple(self.token_ids[start:end]), tuple(self.logprobs[start:end]), finish, self.version, allowed)
+            for (start, end), finish, allowed in zip(spans, self.finish, self.allowed_logprobs, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """A sampled completion and its task. ``group`` is the index of the prompt in the batch, ``sample`` that of the completion in
     the group.
@@ -184,9 +224,41 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """What the driver knows of a completion: sizes, verdict, named reward components and ``total``, their sum. A ``masked`` one
+    is not learned from."""
+
+    tokens: int  # C
+    finish: Finish
+    version: int
+    verdict: Verdict
+    components: Mapping[str, float]
+    total: float
+    masked: bool = False
+    odd_logprob: float | None = None  # the first log-probability that is not finite
+
+    @classmethod
+    def of(cls, sampled: Sampled, verdict: Verdict, components: Mapping[str, float], total: float, masked: bool = False) -> Score:
+        """That of ``sampled``."""
+        odd = None if all(map(math.isfinite, sampled.logprobs)) else next(x for x in sampled.logprobs if not math.isfinite(x))
+        return cls(len(sampled.token_ids), sampled.finish, sampled.version, verdict, components, total, masked, odd)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A prompt whose G completions are scored, as the driver holds it. ``group`` is the index of the prompt in the batch."""
+
+    task: Task
+    group: int
+    prompt: Prompt
+    scores: tuple[Score, ...]  # [G]
+    completions: Address  # of the ``Completions``
+    texts: Address  # of a tuple of G texts, those of ``Scored``
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """A rollout with its text, its verdict and its named reward components; ``total`` is their sum. A ``masked`` one is not
-    learned from."""
+    """A scored rollout with its text, as it is stored."""
 
     rollout: Rollout
     text: str  # the prefilled tag and the decoded completion, with special tokens except the end-of-sequence token
@@ -217,3 +289,45 @@ class TrainGroup:
     completions: tuple[TrainCompletion, ...]
     skipped_tokens: int = 0
     skipped_completions: int = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        return [len(one.token_ids) for one in self.completions]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The reward of each completion."""
+        return [one.reward for one in self.completions]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadGroup:
+    """A ``TrainGroup`` as the driver distributes it: the rank that it goes to reads its tokens."""
+
+    prompt_ids: tuple[int, ...]
+    completions: Address
+    samples: tuple[int, ...]  # those that are learned from
+    scores: tuple[Score, ...]  # of ``samples``
+    skipped_tokens: int = 0
+    skipped_completions: int = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        return [one.tokens for one in self.scores]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The reward of each completion."""
+        return [one.total for one in self.scores]
+
+    def read(self, completions: Completions) -> TrainGroup:
+        """The group with its tokens."""
+        sampled = completions.sampled()
+        members = [(sampled[i], score) for i, score in zip(self.samples, self.scores, strict=True)]
+        whole = tuple(TrainCompletion(one.token_ids, one.logprobs, score.total, score.version) for one, score in members)
+        return TrainGroup(self.prompt_ids, whole, self.skipped_tokens, self.skipped_completions)
+
+
+Group: TypeAlias = TrainGroup | UnreadGroup

@@ -42,13 +42,13 @@ class Sampler:
             self.profiler.begin(step + 1)
             try:
                 with self.recorder.clock("total"), self.stop.at_once():
-                    scored = self.rollouts.of(step)
+                    groups = self.rollouts.of(step)
             except Stopped:
                 self.profiler.end(step + 1, stopping=True, whole=False)
                 self.recorder.say(f"stopped before step {step + 1}; the same command goes on from here")
                 return False
-            self.bad_batches.check_logprobs(step + 1, scored)
-            self.recorder.step(step + 1, rollout_metrics(scored), scored)
+            self.bad_batches.check_logprobs(step + 1, groups)
+            self.recorder.step(step + 1, rollout_metrics(groups), groups)
             self.profiler.end(step + 1)
         self.recorder.sync()
         return True

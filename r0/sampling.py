@@ -1,20 +1,23 @@
-"""Builds sample requests from tasks, and groups of completions from the results; derives the seed of each sample."""
+"""Builds sample requests from tasks, and the groups that the learner gets from scored ones; derives the seed of each sample."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
+from r0.process.objects import fetch, put
 from r0.records import (
     SPREAD_TOLERANCE,
+    Completions,
     Prompt,
     Rollout,
-    Sampled,
     SampleRequest,
+    Score,
     Scored,
+    ScoredGroup,
     Task,
-    TrainCompletion,
-    TrainGroup,
+    UnreadGroup,
 )
 
 
@@ -28,54 +31,54 @@ def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_roun
 
 def requests(
     tasks: Sequence[Task], prompts: Sequence[Prompt], samples: int, run_seed: int, step: int, refill_round: int = 0
-) -> list[SampleRequest]:
-    """``samples`` requests for each prompt; the requests of one prompt are adjacent."""
+) -> list[list[SampleRequest]]:
+    """``samples`` requests for each prompt."""
     return [
-        SampleRequest(prompt.token_ids, sample_seed(run_seed, step, task.task_id, sample, refill_round))
+        [
+            SampleRequest(prompt.token_ids, sample_seed(run_seed, step, task.task_id, sample, refill_round))
+            for sample in range(samples)
+        ]
         for task, prompt in zip(tasks, prompts, strict=True)
-        for sample in range(samples)
     ]
 
 
-def rollouts(
-    tasks: Sequence[Task], prompts: Sequence[Prompt], sampled: Sequence[Sampled], samples: int, first_group: int = 0
-) -> list[Rollout]:
-    """The results, each with its task and group."""
-    return [
-        Rollout(tasks[i // samples], first_group + i // samples, i % samples, prompts[i // samples], one)
-        for i, one in enumerate(sampled)
-    ]
+def train_groups(groups: Sequence[ScoredGroup]) -> list[UnreadGroup]:
+    """Scored groups in the learner's format, without masked completions."""
+    found = []
+    for group in groups:
+        samples = tuple(i for i, score in enumerate(group.scores) if not score.masked)
+        scores = tuple(group.scores[i] for i in samples)
+        found.append(UnreadGroup(group.prompt.token_ids, group.completions, samples, scores))
+    return found
 
 
-def train_groups(scored: Sequence[Scored]) -> list[TrainGroup]:
-    """Scored completions in the learner's format: one ``TrainGroup`` per prompt, in group order, without masked completions."""
-    by_group: dict[int, list[Scored]] = {}
-    for one in scored:
-        by_group.setdefault(one.rollout.group, []).append(one)
-    return [
-        TrainGroup(
-            prompt_ids=group[0].rollout.prompt.token_ids,
-            completions=tuple(
-                TrainCompletion(
-                    one.rollout.sampled.token_ids, one.rollout.sampled.logprobs, one.total, one.rollout.sampled.version
-                )
-                for one in group
-                if not one.masked
-            ),
-        )
-        for _, group in sorted(by_group.items())
-    ]
-
-
-def spread_groups(scored: Sequence[Scored], tolerance: float = SPREAD_TOLERANCE) -> set[int]:
-    """The groups whose rewards are not all equal, without masked completions. All others have group-relative advantages of
+def has_spread(group: ScoredGroup, tolerance: float = SPREAD_TOLERANCE) -> bool:
+    """Whether the rewards of a group are not all equal, without masked completions. Else its group-relative advantages are
     zero."""
-    low: dict[int, float] = {}
-    high: dict[int, float] = {}
-    for one in scored:
-        if one.masked:
-            continue
-        group = one.rollout.group
-        low[group] = min(low.get(group, one.total), one.total)
-        high[group] = max(high.get(group, one.total), one.total)
-    return {group for group in low if high[group] - low[group] > tolerance}
+    totals = [score.total for score in group.scores if not score.masked]
+    return bool(totals) and max(totals) - min(totals) > tolerance
+
+
+def whole(groups: Iterable[ScoredGroup]) -> Iterator[Scored]:
+    """Every rollout of some groups with its tokens and text; those of one group are in memory at a time.
+
+    Raises:
+        ObjectsLost: the machine that held them is gone.
+    """
+    for group in groups:
+        completions, texts = fetch([group.completions, group.texts])
+        for sample, (sampled, text, score) in enumerate(zip(completions.sampled(), texts, group.scores, strict=True)):
+            rollout = Rollout(group.task, group.group, sample, group.prompt, sampled)
+            yield Scored(rollout, text, score.verdict, score.components, score.total, score.masked)
+
+
+def grouped(scored: Iterable[Scored]) -> list[ScoredGroup]:
+    """Rollouts as ``whole`` gives them, in groups again; their tokens and texts get an address group by group."""
+    found = []
+    for number, members in groupby(scored, key=lambda one: one.rollout.group):
+        some = list(members)
+        first, sampled = some[0].rollout, [one.rollout.sampled for one in some]
+        scores = tuple(Score.of(one.rollout.sampled, one.verdict, one.components, one.total, one.masked) for one in some)
+        texts = put(tuple(one.text for one in some))
+        found.append(ScoredGroup(first.task, number, first.prompt, scores, put(Completions.of(sampled)), texts))
+    return found

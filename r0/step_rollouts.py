@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from r0 import sampling
+from r0.actors.calls import CallLeft
 from r0.actors.learner.group import LearnerLost
-from r0.actors.pool import CallLeft
+from r0.actors.reward.group import SampledGroup
 from r0.actors.roles import Roles
 from r0.config import GRPOSection, RLConfig
 from r0.data.source import TaskSource
-from r0.records import Scored, Task
+from r0.process.objects import ObjectsLost
+from r0.records import Prompt, SampleRequest, Scored, ScoredGroup, Task
 from r0.runs import Recorder
 from r0.runs.record import Clock
 from r0.runs.recorded import RecordedRollouts
@@ -49,15 +51,15 @@ class StepRollouts:
     ):
         self.config, self.source, self.prompter, self.roles, self.recorder = config, source, prompter, roles, recorder
         self.recorded = recorded
-        self.pending: list[Scored] = []
+        self.pending: list[ScoredGroup] = []
         self._ahead: _Sampling | None = None
         self._seconds: dict[str, float] = {}  # of ``pending``
 
-    def resume(self, pending: list[Scored]) -> None:
+    def resume(self, pending: Iterable[Scored]) -> None:
         """Go on with the rollouts in a checkpoint; none: its next step is sampled when it begins."""
-        self.pending, self._seconds = pending, {}
+        self.pending, self._seconds = sampling.grouped(pending), {}
 
-    def of(self, step: int) -> list[Scored]:
+    def of(self, step: int) -> list[ScoredGroup]:
         """The rollouts of ``step``: those that were sampled ahead, or new ones."""
         if not self.pending:
             return self._rollouts(step, self.recorder.clock)
@@ -108,74 +110,89 @@ class StepRollouts:
         """What has ended the sampling of ``ahead``, if something has; None while it goes on."""
         return self._ahead.error if self._ahead is not None else None
 
-    def staleness(self, step: int, scored: Sequence[Scored]) -> dict[str, float]:
+    def staleness(self, step: int, groups: Sequence[ScoredGroup]) -> dict[str, float]:
         """A metric of runs that sample ahead: by how many weight versions the rollouts that ``step`` learns from lag behind, in
         the mean."""
-        if not self.config.sync.max_staleness or not scored:
+        if not self.config.sync.max_staleness or not groups:
             return {}
-        return {"staleness": fmean(step - one.rollout.sampled.version for one in scored)}
+        return {"staleness": fmean(step - score.version for group in groups for score in group.scores)}
 
-    def _rollouts(self, step: int, clock: Clock, leave: Callable[[], bool] | None = None) -> list[Scored]:
+    def evaluated(self, tasks: Sequence[Task], prompts: Sequence[Prompt], samples: int, greedy: bool) -> list[ScoredGroup]:
+        """Held-out tasks with ``samples`` scored completions each. Seeds are those of step 0."""
+        requests = sampling.requests(tasks, prompts, samples, self.config.seed, 0)
+        return self._scored(tasks, prompts, requests, Clock(), greedy=greedy)
+
+    def _rollouts(self, step: int, clock: Clock, leave: Callable[[], bool] | None = None) -> list[ScoredGroup]:
         """Scored completions of the step's prompts. Groups whose rewards are all equal are replaced, up to ``refill_rounds``
         times."""
         if self.recorded is not None:
             with clock("read"):
-                return self.recorded.of(step)
+                return sampling.grouped(self.recorded.of(step))
         config = self.config
-        scored = self._sample(self.source.batch(step, config.batch_size), step, 0, clock, leave)
+        groups = self._sample(self.source.batch(step, config.batch_size), step, 0, clock, leave)
         rounds = config.section.refill_rounds if isinstance(config.section, GRPOSection) else 0
         for refill_round in range(1, rounds + 1):
-            spread = sampling.spread_groups(scored)
-            empty = [group for group in range(config.batch_size) if group not in spread]
+            empty = [place for place, group in enumerate(groups) if not sampling.has_spread(group)]
             if not empty:
                 break
             tasks = self.source.batch(step, config.batch_size, refill_round)[: len(empty)]
-            fresh = self._sample(tasks, step, refill_round, clock, leave)
-            homes = [empty[one.rollout.group] for one in fresh]
-            fresh = [replace(one, rollout=replace(one.rollout, group=home)) for one, home in zip(fresh, homes, strict=True)]
-            useful = sampling.spread_groups(fresh)
-            scored = [one for one in scored if one.rollout.group not in useful]
-            scored += [one for one in fresh if one.rollout.group in useful]
-        return sorted(scored, key=lambda one: (one.rollout.group, one.rollout.sample))
+            for place, group in zip(empty, self._sample(tasks, step, refill_round, clock, leave), strict=False):
+                if sampling.has_spread(group):
+                    groups[place] = replace(group, group=place)
+        return groups
 
     def _sample(
         self, tasks: Sequence[Task], step: int, refill_round: int, clock: Clock, leave: Callable[[], bool] | None
-    ) -> list[Scored]:
-        config = self.config
+    ) -> list[ScoredGroup]:
         prompts = [self.prompter.prompt(task) for task in tasks]
-        samples = config.samples_per_prompt
-        with clock("sample"):
-            sampled = self.roles.rollout.sample(
-                sampling.requests(tasks, prompts, samples, config.seed, step, refill_round),
-                temperature=config.temperature,
-                max_new_tokens=config.max_new_tokens,
-                leave=leave,
-            )
-        if leave is not None and leave():
-            raise CallLeft("the samples are not wanted any more")
-        with clock("reward"):
-            return self.roles.reward.score(sampling.rollouts(tasks, prompts, sampled, samples))
+        samples, seed = self.config.samples_per_prompt, self.config.seed
+        return self._scored(tasks, prompts, sampling.requests(tasks, prompts, samples, seed, step, refill_round), clock, leave)
+
+    def _scored(
+        self,
+        tasks: Sequence[Task],
+        prompts: Sequence[Prompt],
+        requests: Sequence[Sequence[SampleRequest]],
+        clock: Clock,
+        leave: Callable[[], bool] | None = None,
+        greedy: bool = False,
+    ) -> list[ScoredGroup]:
+        """One group for each task. The reward of a group begins when its completions are there, while others are sampled."""
+        config, roles = self.config, self.roles
+        while True:
+            batch = roles.reward.batch()
+            try:
+                with clock("sample"):
+                    for g, found in roles.rollout.stream(requests, config.temperature, config.max_new_tokens, greedy, leave):
+                        batch.add(SampledGroup(tasks[g], g, prompts[g], len(requests[g]), found))
+                if leave is not None and leave():
+                    raise CallLeft("the samples are not wanted any more")
+                with clock("reward"):  # what is left of it
+                    return batch.finish()
+            except ObjectsLost as error:
+                roles.restarts.count(error)
+                self.recorder.say(f"{error}; they are sampled again")
 
 
 class _Sampling(threading.Thread):
     """Runs ``sample(clock, leave)`` from now on. A daemon: a process that ends does not wait for it."""
 
-    def __init__(self, sample: Callable[[Clock, Callable[[], bool]], list[Scored]]):
+    def __init__(self, sample: Callable[[Clock, Callable[[], bool]], list[ScoredGroup]]):
         super().__init__(name="r0-ahead", daemon=True)
         self.clock, self.left = Clock(), False
         self._sample = sample
-        self._scored: list[Scored] = []
+        self._found: list[ScoredGroup] = []
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         """The thread's work."""
         try:
-            self._scored = self._sample(self.clock, lambda: self.left)
+            self._found = self._sample(self.clock, lambda: self.left)
         except BaseException as error:
             self.error = error
 
-    def result(self) -> list[Scored]:
+    def result(self) -> list[ScoredGroup]:
         """The rollouts, once the thread has ended.
 
         Raises:
@@ -183,4 +200,4 @@ class _Sampling(threading.Thread):
         """
         if self.error is not None:
             raise self.error
-        return self._scored
+        return self._found

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from r0 import sampling
 from r0.actors.learner.group import LearnerLost
-from r0.actors.rollout.worker import RolloutsLost
+from r0.actors.rollout.group import RolloutsLost
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
 from r0.process.signals import Stopped, StopRequest
 from r0.profiler import Profiler
-from r0.records import Scored
+from r0.records import ScoredGroup
 from r0.runs.bad_batches import BadBatches
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.metrics import rollout_metrics
@@ -124,28 +124,28 @@ class Trainer:
         Raises:
             Stopped: the run is to stop, and no weight has changed yet.
         """
-        clock, values, scored = self.recorder.clock, None, []
+        clock, values, groups = self.recorder.clock, None, []
         try:
             with clock("total"), contextlib.ExitStack() as stack:
                 reached("driver.step")
                 with self.stop.at_once():
-                    scored = self.rollouts.of(step)
+                    groups = self.rollouts.of(step)
                 stack.enter_context(self.stop.saving())
-                self.bad_batches.check_logprobs(step + 1, scored)
-                stats = self._learn(scored, step, step + 1 if step + 1 < steps else None)
-                self.bad_batches.check_update(step + 1, scored, stats["skipped_updates"], self.roles.learner.batch_fault)
+                self.bad_batches.check_logprobs(step + 1, groups)
+                stats = self._learn(groups, step, step + 1 if step + 1 < steps else None)
+                self.bad_batches.check_update(step + 1, groups, stats["skipped_updates"], self.roles.learner.batch_fault)
                 if "gap" in stats and self.config.samples:  # an update was made, on rollouts of the same weights
                     self._check_gap(step, stats["gap"])
-                values = {**rollout_metrics(scored), **self.rollouts.staleness(step, scored), **stats}
+                values = {**rollout_metrics(groups), **self.rollouts.staleness(step, groups), **stats}
                 reached("driver.learned")
                 with clock("sync"):
                     self.roles.sync(version=step + 1)
         finally:
             if values is not None:  # the update is complete even if the sync fails
-                self.recorder.step(step + 1, values, scored)
+                self.recorder.step(step + 1, values, groups)
                 self._done = step + 1
 
-    def _learn(self, scored: list[Scored], step: int, ahead: int | None) -> dict[str, float]:
+    def _learn(self, rollouts: list[ScoredGroup], step: int, ahead: int | None) -> dict[str, float]:
         """Update on the rollouts of ``step`` while step ``ahead`` is sampled; returns the figures.
 
         Where the engines are lost before a weight has changed, the update is left, they get the weights once more, and both are
@@ -155,7 +155,7 @@ class Trainer:
             Stopped: the run is to stop, and no weight has changed.
             RolloutsLost: the engines are lost, and so are the weights they had.
         """
-        groups, stats = sampling.train_groups(scored), dict[str, float]()
+        groups, stats = sampling.train_groups(rollouts), dict[str, float]()
         while not stats:
             self._done = 0  # until the update is complete, the learner's state is not to be saved
             try:
@@ -193,19 +193,13 @@ class Trainer:
         """
         prompts = [self.prompter.prompt(task) for task in self.heldout]
         values: dict[str, float] = {}
-        completions: dict[str, list[Scored]] = {}
+        completions: dict[str, list[ScoredGroup]] = {}
         with self.recorder.clock("evaluate"):
             for mode, samples in (("greedy", 1), ("sampled", self.config.eval.samples)):
                 if not samples:
                     continue
-                sampled = self.roles.rollout.sample(
-                    sampling.requests(self.heldout, prompts, samples, self.config.seed, 0),
-                    temperature=self.config.temperature,
-                    max_new_tokens=self.config.max_new_tokens,
-                    greedy=mode == "greedy",
-                )
-                scored = completions[mode] = self.roles.reward.score(sampling.rollouts(self.heldout, prompts, sampled, samples))
-                found = {**rollout_metrics(scored), **probes(scored)}
+                groups = completions[mode] = self.rollouts.evaluated(self.heldout, prompts, samples, greedy=mode == "greedy")
+                found = {**rollout_metrics(groups), **probes(groups)}
                 values |= {f"heldout/{mode}/{name}": value for name, value in found.items()}
         self.recorder.evaluation(step, values, completions)
         best = self.config.checkpoint.best

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
 
 from benchmarks.gpu_check_parts.claims import Report
 from benchmarks.gpu_check_parts.setting import Setting
 from r0.actors.cluster import start_ray
 from r0.actors.roles import Roles, on_ray
 from r0.config import StageAConfig
-from r0.records import SampleRequest, TrainCompletion, TrainGroup
+from r0.process.objects import fetch
+from r0.records import SampleRequest, Score, UnreadGroup, Verdict
 
 PROMPTS, GENERATIONS, TOKENS = 8, 4, 32
 SHARE = {"learner": {"gpus": 0.5}, "rollout": {"gpus": 0.5, "enforce_eager": True}}
@@ -52,15 +52,19 @@ def weights(setting: Setting, report: Report) -> None:
         report.skip("backend", f"on a CPU weights go by {backend}")
 
 
-def sample(roles: Roles, seed: int) -> list[TrainGroup]:
+def sample(roles: Roles, seed: int) -> list[UnreadGroup]:
     """Groups that the engine samples for random prompts of unlike length, with random rewards."""
     draw = random.Random(seed)
     prompts = [tuple(draw.randrange(3, 1000) for _ in range(draw.randint(20, 100))) for _ in range(PROMPTS)]
-    requests = [SampleRequest(prompt, draw.getrandbits(31)) for prompt in prompts for _ in range(GENERATIONS)]
-    sampled: list[Any] = roles.rollout.sample(requests, roles.config.temperature, TOKENS)
-    made = [TrainCompletion(one.token_ids, one.logprobs, draw.random(), one.version) for one in sampled]
-    return [TrainGroup(prompt, tuple(made[i * GENERATIONS : (i + 1) * GENERATIONS])) for i, prompt in enumerate(prompts)]
+    requests = [[SampleRequest(prompt, draw.getrandbits(31)) for _ in range(GENERATIONS)] for prompt in prompts]
+    found = dict(roles.rollout.stream(requests, roles.config.temperature, TOKENS))
+    samples, groups = tuple(range(GENERATIONS)), []
+    for g, prompt in enumerate(prompts):
+        (completions,) = fetch([found[g]])
+        scores = tuple(Score.of(one, Verdict(None, 0, False), {}, draw.random()) for one in completions.sampled())
+        groups.append(UnreadGroup(prompt, found[g], samples, scores))
+    return groups
 
 
-def _as_new(group: TrainGroup, version: int) -> TrainGroup:
-    return replace(group, completions=tuple(replace(each, version=version) for each in group.completions))
+def _as_new(group: UnreadGroup, version: int) -> UnreadGroup:
+    return replace(group, scores=tuple(replace(each, version=version) for each in group.scores))

@@ -9,23 +9,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from r0.actors.calls import RoleDied, RoleTimeout, call_each
 from r0.actors.learner.group import LearnerGroup, LearnerLost
 from r0.actors.learner.worker import Learner
 from r0.actors.memory.learner import learner_rank
 from r0.actors.memory.lookup import look_up_folder
 from r0.actors.placement import Bundle, Placement, cluster_gpus, warn_about_unused_gpus
-from r0.actors.pool import Pool, RoleDied, RoleTimeout, call_each, deferred_class
+from r0.actors.pool import Pool, deferred_class
 from r0.actors.restarts import Restarts
-from r0.actors.reward import RewardGroup, RewardWorker, load_tokenizer
+from r0.actors.reward.group import RewardGroup
+from r0.actors.reward.worker import RewardWorker, load_tokenizer
+from r0.actors.rollout.group import RolloutGroup, RolloutsLost
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.worker import RolloutGroup, RolloutsLost, RolloutWorker
+from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.digest import NOTHING
 from r0.actors.sync.transfer import TransferError
 from r0.config import RLConfig
 from r0.errors import RunFailed, reason
 from r0.process.allocator import learner_variables
 from r0.process.gpus import check_vllm, cuda_available, local_gpus
-from r0.records import TrainGroup
+from r0.records import UnreadGroup
 from r0.rewards.token_limit import TokenLimit
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class Roles:
             return
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
-    def learn(self, groups: Sequence[TrainGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    def learn(self, groups: Sequence[UnreadGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Update on the rollouts of ``step``, which were sampled with weight version ``step``, or with the one before where the
         engines sample ahead; see ``LearnerGroup.update``."""
         if not self.engine.sleep:

@@ -40,7 +40,7 @@ class RewardBase(Section):
 
     name: str = key(..., "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
     workers: Count = key(1, "number of reward processes")
-    deadline_s: Seconds = key(60.0, "time limit per batch in seconds; a worker that exceeds it is replaced")
+    deadline_s: Seconds = key(60.0, "time limit in seconds for all completions of a prompt; a worker that exceeds it is replaced")
     failure_value: float | None = key(
         None, "value of a completion on which the reward fails twice (it raises, hangs, or gives no numbers); empty: stop the run"
     )

@@ -16,6 +16,7 @@ PLACES = (
     "driver.learned",  # after an update, before the sync
     "driver.checkpoint",  # a checkpoint is being written
     "rollout.sample",
+    "rollout.group",  # after a group that is complete
     "rollout.update",  # receiving weights
     "learner.forward",  # before a batch's first forward pass
     "learner.step",  # before the optimizer's step

@@ -108,7 +108,7 @@ def _said(one: Scored, step: int) -> dict[str, Any]:
     """A completion with its verdict and reward."""
     verdict, task = one.verdict, one.rollout.task
     if isinstance(task, ListwiseTask):
-        gained, given = ndcgs(one)
+        gained, given = ndcgs(task, verdict)
         right, judged = gained >= given and verdict.answer is not None, f"nDCG@10 {gained:.3f}, given {given:.3f}"
     else:
         right, judged = verdict.answer == (Answer.YES if task.label else Answer.NO), ""

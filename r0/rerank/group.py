@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from r0.actors.pool import Pool, RoleDied, RoleTimeout, is_actor
+from r0.actors.calls import RoleDied, RoleTimeout, is_actor
+from r0.actors.pool import Pool
 from r0.errors import UserError
 from r0.rerank.job import Job, Outcome
 

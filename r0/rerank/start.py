@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from r0.actors.pool import Pool, call_each, deferred_class
+from r0.actors.calls import call_each
+from r0.actors.pool import Pool, deferred_class
 from r0.actors.rollout.settings import Device, EngineSettings
 from r0.actors.rollout.sizes import upper_num_seqs
 from r0.config import RankingKeys

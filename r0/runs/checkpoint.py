@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from r0.errors import UserError
-from r0.records import Scored
+from r0.records import Scored, ScoredGroup
 from r0.runs.rollout_log import RolloutLog, read_rollouts
 from r0.storage.files import sync_folder, write_atomic
 from r0.storage.manifest import MANIFEST, Entries, damage, keep_sound, write_manifest
@@ -68,7 +68,7 @@ class Checkpoints:
         self._say = say
         self._unfinished: State | None = None
 
-    def save(self, learner: Savable, step: int, metric: float | None = None, ahead: Sequence[Scored] = ()) -> None:
+    def save(self, learner: Savable, step: int, metric: float | None = None, ahead: Sequence[ScoredGroup] = ()) -> None:
         """Begin to write the state after ``step`` updates; training may go on once it is copied. ``publish`` completes it.
 
         The record must hold that step and be flushed. ``ahead`` are rollouts of the next step that are sampled already, with
@@ -138,10 +138,10 @@ class Checkpoints:
         self._restore_record(sound)
         return int(sound.name.removeprefix(NAME))
 
-    def ahead(self, step: int) -> list[Scored]:
+    def ahead(self, step: int) -> Iterator[Scored]:
         """The rollouts in this run's checkpoint of ``step``, which the next step learns from."""
-        files = RolloutLog(self._folder(step) / AHEAD).files()
-        return [logged.scored for path in files.values() for logged in read_rollouts(path)]
+        for path in RolloutLog(self._folder(step) / AHEAD).files().values():
+            yield from (logged.scored for logged in read_rollouts(path))
 
     def best(self) -> float | None:
         """The highest metric among the checkpoints; None if none has one."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import fmean, pstdev, stdev
 
 from r0.ranking import groups_of_order, ndcg
-from r0.records import Answer, Finish, ListwiseTask, Scored
-from r0.sampling import spread_groups
+from r0.records import Answer, Finish, ListwiseTask, ScoredGroup, Task, Verdict
+from r0.sampling import has_spread
 
 CUTOFF = 10  # of the reported nDCG; independent of the reward's cutoff
 
 
-def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
+def rollout_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Metrics of a batch, by name. A metric over an empty set is NaN; without rollouts there are no metrics.
 
     reward, reward_std       mean and standard deviation of the totals
@@ -48,38 +48,39 @@ def rollout_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     ndcg@10_gain_p           p of a two-sided paired t-test of that gain, over the means of the tasks
     violation/<name>         share of rollouts with that violation (omitted if 0)
     """
+    scored = [score for group in groups for score in group.scores]
     if not scored:
         return {}
     totals = [one.total for one in scored]
     answered = [one for one in scored if one.verdict.answer is not None]
     well_formed = [one for one in scored if one.verdict.well_formed]
-    lengths = [len(one.rollout.sampled.token_ids) for one in scored]
-    judge = _ranked if isinstance(scored[0].rollout.task, ListwiseTask) else _judged
+    prompts = [group.prompt for group in groups for _ in group.scores]
+    judge = _ranked if isinstance(groups[0].task, ListwiseTask) else _judged
     metrics = {
         "reward": fmean(totals),
         "reward_std": pstdev(totals),
         "format_rate": len(answered) / len(scored),
         "well_formed_rate": len(well_formed) / len(scored),
-        **judge(scored),
+        **judge(groups),
         "think_tokens": fmean(one.verdict.think_tokens for one in scored),
-        "completion_tokens": fmean(lengths),
-        "prompt_tokens": fmean(len(one.rollout.prompt.token_ids) for one in scored),
-        "tokens": float(sum(lengths)),
-        "cut_share": _mean(one.rollout.sampled.finish == Finish.LENGTH for one in scored),
-        "cut_prompt_share": _mean(one.rollout.prompt.cut_tokens > 0 for one in scored),
+        "completion_tokens": fmean(one.tokens for one in scored),
+        "prompt_tokens": fmean(len(one.token_ids) for one in prompts),
+        "tokens": float(sum(one.tokens for one in scored)),
+        "cut_share": _mean(one.finish == Finish.LENGTH for one in scored),
+        "cut_prompt_share": _mean(one.cut_tokens > 0 for one in prompts),
     }
     for name in sorted({name for one in scored for name in one.components}):
         metrics[f"reward/{name}"] = fmean(one.components.get(name, 0.0) for one in scored)
-    groups = len({one.rollout.group for one in scored})
-    if len(scored) > groups:
-        metrics["zero_spread_share"] = 1.0 - len(spread_groups(scored)) / groups
+    if len(scored) > len(groups):
+        metrics["zero_spread_share"] = 1.0 - sum(map(has_spread, groups)) / len(groups)
     return metrics
 
 
-def _judged(scored: Sequence[Scored]) -> dict[str, float]:
+def _judged(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Metrics of pairs."""
-    right = [(one.verdict, one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)) for one in scored]
-    relevant = fmean(bool(one.rollout.task.label) for one in scored)
+    scored = [(score.verdict, group.task.label) for group in groups for score in group.scores]
+    right = [(verdict, verdict.answer == (Answer.YES if label else Answer.NO)) for verdict, label in scored]
+    relevant = fmean(bool(label) for _, label in scored)
     return {
         "accuracy": _mean(hit for _, hit in right),
         "accuracy_answered": _mean(hit for verdict, hit in right if verdict.answer is not None),
@@ -89,14 +90,13 @@ def _judged(scored: Sequence[Scored]) -> dict[str, float]:
     }
 
 
-def _ranked(scored: Sequence[Scored]) -> dict[str, float]:
+def _ranked(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Metrics of lists."""
-    figures = [(one, *ndcgs(one)) for one in scored]
+    by_group = [[(one, *ndcgs(group.task, one.verdict)) for one in group.scores] for group in groups]
+    figures = list(chain.from_iterable(by_group))
     mean, given = _mean(found for _, found, _ in figures), _mean(before for _, _, before in figures)
-    gains: defaultdict[int, list[float]] = defaultdict(list)
-    for one, found, before in figures:
-        gains[one.rollout.group].append(found - before)
-    violations = Counter(chain.from_iterable(one.verdict.violations for one in scored))
+    gains = [fmean(found - before for _, found, before in group) for group in by_group]
+    violations = Counter(chain.from_iterable(one.verdict.violations for one, _, _ in figures))
     return {
         f"ndcg@{CUTOFF}": mean,
         f"ndcg@{CUTOFF}_answered": _mean(found for one, found, _ in figures if one.verdict.answer is not None),
@@ -104,17 +104,16 @@ def _ranked(scored: Sequence[Scored]) -> dict[str, float]:
         f"ndcg@{CUTOFF}_given": given,
         f"ndcg@{CUTOFF}_given_well_formed": _mean(before for one, _, before in figures if one.verdict.well_formed),
         f"ndcg@{CUTOFF}_gain": mean - given,
-        f"ndcg@{CUTOFF}_gain_p": paired_p([fmean(group) for group in gains.values()]),
-        **{f"violation/{name}": count / len(scored) for name, count in sorted(violations.items())},
+        f"ndcg@{CUTOFF}_gain_p": paired_p(gains),
+        **{f"violation/{name}": count / len(figures) for name, count in sorted(violations.items())},
     }
 
 
-def ndcgs(one: Scored) -> tuple[float, float]:
+def ndcgs(task: Task, verdict: Verdict) -> tuple[float, float]:
     """nDCG of a rollout's ranking, and of the first-stage order (rules: ``rollout_metrics``)."""
-    task = one.rollout.task
     if not isinstance(task, ListwiseTask):
         raise TypeError(f"task {task.task_id} is not a list, but others of its batch are")
-    label, answered = task.label, one.verdict.ranking or ()
+    label, answered = task.label, verdict.ranking or ()
     named = frozenset(chain.from_iterable(answered))
     rest = groups_of_order(document for document in label.given if document not in named)
     given = ndcg(label.grades, groups_of_order(label.given), CUTOFF)

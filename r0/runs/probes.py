@@ -5,16 +5,17 @@ Other data has no ``kind``, and therefore no probes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from r0.data.builtin.lists import checks_right, claimed_grades
 from r0.data.builtin.pairs import KIND_SHARES, claimed_kind, lookup_correct
 from r0.ranking import Groups, ideal_groups
-from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Scored
+from r0.records import Answer, Form, ListwiseTask, PointwiseTask, Scored, ScoredGroup
+from r0.sampling import whole
 from r0.text.completion import THINK
 
 
-def probes(scored: Sequence[Scored]) -> dict[str, float]:
+def probes(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Shares in [0, 1] over completions of built-in tasks; empty for other tasks.
 
     probe/format            well-formed completions
@@ -23,15 +24,15 @@ def probes(scored: Sequence[Scored]) -> dict[str, float]:
     probe/verdict           answers that follow from the conclusion of the thought, among completions with both
     probe/accuracy_<kind>   correct answers among completions with an answer, by the kind of the document (pairs only)
     """
-    ours = [one for one in scored if one.rollout.task.kind]
+    ours = [group for group in groups if group.task.kind]
     if not ours:
         return {}
-    named = {"format": [one.verdict.well_formed for one in ours]}
-    named |= _of_lists(ours) if isinstance(ours[0].rollout.task, ListwiseTask) else _of_pairs(ours)
+    named = {"format": [score.verdict.well_formed for group in ours for score in group.scores]}
+    named |= (_of_lists if isinstance(ours[0].task, ListwiseTask) else _of_pairs)(whole(ours))
     return {f"probe/{name}": sum(hits) / len(hits) for name, hits in named.items() if hits}
 
 
-def _of_pairs(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
+def _of_pairs(scored: Iterable[Scored]) -> Mapping[str, list[bool]]:
     lookups, follows = [], []
     right: dict[str, list[bool]] = {kind: [] for kind, _ in KIND_SHARES}
     for one in scored:
@@ -47,7 +48,7 @@ def _of_pairs(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
     return {"lookup": lookups, "verdict": follows} | {f"accuracy_{kind}": hits for kind, hits in right.items()}
 
 
-def _of_lists(scored: Sequence[Scored]) -> Mapping[str, list[bool]]:
+def _of_lists(scored: Iterable[Scored]) -> Mapping[str, list[bool]]:
     lookups, follows = [], []
     for one in scored:
         task, ranking, thought = one.rollout.task, one.verdict.ranking, _thought(one)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -72,13 +72,13 @@ class RecordedRollouts:
         held = steps_text(list(self.files))
         return f"{self.run} has the rollouts of {held}: this run ends there, on the schedule of max_steps={most}"
 
-    def of(self, step: int) -> list[Scored]:
+    def of(self, step: int) -> Iterator[Scored]:
         """The rollouts from which ``step`` (counted from 0) learns, in the order in which they were learned from.
 
         Raises:
             UserError: the file is damaged.
         """
-        return [_not_older(one.scored, step - self.oldest) for one in read_rollouts(self.files[step + 1], REMEDY)]
+        return (_not_older(one.scored, step - self.oldest) for one in read_rollouts(self.files[step + 1], REMEDY))
 
 
 def _not_older(one: Scored, version: int) -> Scored:

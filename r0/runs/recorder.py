@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from r0.config import TrackingSection
-from r0.records import Scored
+from r0.records import ScoredGroup
 from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.calibration import drop_later
 from r0.runs.live import LiveLine
@@ -73,24 +73,26 @@ class Recorder:
         if lost:
             self.say(lost)
 
-    def step(self, step: int, metrics: Mapping[str, float], scored: Sequence[Scored] = ()) -> None:
+    def step(self, step: int, metrics: Mapping[str, float], groups: Sequence[ScoredGroup] = ()) -> None:
         """Record a completed step. ``metrics`` must be reproducible; seconds come from ``clock``."""
         seconds = self._take_seconds()
-        tokens = sum(len(one.rollout.sampled.token_ids) for one in scored)
+        tokens = sum(score.tokens for group in groups for score in group.scores)
         if tokens and seconds.get("sample"):
             seconds["sampled_tokens_per_s"] = tokens / seconds["sample"]
         seconds |= {f"rss_mb/{name}": value for name, value in memory_mb().items()}
         self._pending = (step, seconds)
         self.metrics.write(step, metrics)
-        if self._kept and scored and (step % self._every == 0 or step == self._total):
-            self._keep(step, scored)
+        if self._kept and groups and (step % self._every == 0 or step == self._total):
+            self._keep(step, groups)
         self._mirror(step, {**metrics, **{f"time/{name}": value for name, value in seconds.items()}})
         self._line.update(step, metrics, seconds)
 
-    def evaluation(self, step: int, metrics: Mapping[str, float], scored: Mapping[str, Sequence[Scored]] | None = None) -> None:
-        """Record a held-out evaluation after ``step``, as a line of its own; ``scored``: its completions by mode, which are
+    def evaluation(
+        self, step: int, metrics: Mapping[str, float], groups: Mapping[str, Sequence[ScoredGroup]] | None = None
+    ) -> None:
+        """Record a held-out evaluation after ``step``, as a line of its own; ``groups``: its completions by mode, which are
         stored before."""
-        for mode, completions in (scored or {}).items():
+        for mode, completions in (groups or {}).items():
             folder = self._run.folder(HELDOUT) / mode
             with writing(folder):
                 folder.mkdir(exist_ok=True)
@@ -103,9 +105,9 @@ class Recorder:
             figures = [f"{name} {metrics[f'{mode}/{name}']:.3f}" for name in shown if f"{mode}/{name}" in metrics]
             self.say(f"step {step}/{self._total}  {mode or 'held-out'}: {'  '.join(figures)}")
 
-    def keep_bad(self, step: int, scored: Sequence[Scored]) -> Path:
+    def keep_bad(self, step: int, groups: Sequence[ScoredGroup]) -> Path:
         """Store the rollouts of a step that the learner could not use, in the format of ``rollouts/``; returns the file."""
-        return RolloutLog(self._run.folder(BAD_BATCHES), self._decode).write(step, scored)
+        return RolloutLog(self._run.folder(BAD_BATCHES), self._decode).write(step, groups)
 
     def evaluated(self, step: int) -> bool:
         """Whether the record has a held-out evaluation after ``step``."""
@@ -144,10 +146,10 @@ class Recorder:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _keep(self, step: int, scored: Sequence[Scored]) -> None:
+    def _keep(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the rollouts while the next step is sampled; a write error is raised at the next call."""
         self._wait_for_rollouts()
-        self._writing = self._writer.submit(self.rollouts.write, step, scored, self.rollouts.prompt_texts(scored))
+        self._writing = self._writer.submit(self.rollouts.write, step, groups, self.rollouts.prompt_texts(groups))
 
     def _wait_for_rollouts(self) -> None:
         writing, self._writing = self._writing, None

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ from r0.records import (
     Rollout,
     Sampled,
     Scored,
+    ScoredGroup,
     Task,
     Verdict,
     Violation,
 )
+from r0.sampling import whole
 from r0.storage.files import write_atomic, writing
 
 NAME = re.compile(r"step-(\d+)\.jsonl(?:\.gz)?")
+GZIP = 31  # zlib's window bits for a gzip header
 FAST = 1  # gzip level: repeated prompts compress well at any level, and speed matters
 
 
@@ -58,24 +61,23 @@ class RolloutLog:
     def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None):
         self.folder, self._decode = folder, decode
 
-    def prompt_texts(self, scored: Sequence[Scored]) -> dict[tuple[int, ...], str]:
+    def prompt_texts(self, groups: Iterable[ScoredGroup]) -> dict[tuple[int, ...], str]:
         """The text of each prompt, by its ids. Call it in the thread that uses the tokenizer: tokenizers are not thread-safe."""
-        prompts = {one.rollout.prompt.token_ids for one in scored}
+        prompts = {group.prompt.token_ids for group in groups}
         return {ids: self._decode(ids) if self._decode else "" for ids in prompts}
 
-    def write(self, step: int, scored: Sequence[Scored], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
-        """Atomically write the rollouts of ``step``. ``texts``: the result of ``prompt_texts``, if already computed.
+    def write(self, step: int, groups: Sequence[ScoredGroup], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
+        """Atomically write the rollouts of ``step``, group by group: only one is in memory at a time. ``texts``: the result of
+        ``prompt_texts``, if already computed.
 
         Raises:
             UserError: the file cannot be written.
+            ObjectsLost: rollouts are gone with the machine that held them.
         """
-        texts = self.prompt_texts(scored) if texts is None else texts
-        records = (_record(step, one, texts[one.rollout.prompt.token_ids]) for one in scored)
-        lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
-        # A lone surrogate cannot be encoded as UTF-8; written as \udXXX it is valid JSON and is read back unchanged.
-        content = "".join(line + "\n" for line in lines).encode("utf-8", errors="backslashreplace")
+        texts = self.prompt_texts(groups) if texts is None else texts
+        lines = (_line(_record(step, one, texts[one.rollout.prompt.token_ids])) for one in whole(groups))
         path = self.folder / f"step-{step:06d}.jsonl.gz"
-        write_atomic(path, gzip.compress(content, FAST, mtime=0))
+        write_atomic(path, _compressed(lines))
         return path
 
     def resume(self, step: int) -> None:
@@ -123,6 +125,19 @@ def steps_text(steps: list[int]) -> str:
             runs.append([step, step])
     parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
     return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])
+
+
+def _line(record: Mapping[str, object]) -> bytes:
+    # A lone surrogate cannot be encoded as UTF-8; written as \udXXX it is valid JSON and is read back unchanged.
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", errors="backslashreplace")
+
+
+def _compressed(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """A gzip file's content, part by part; the same for the same lines."""
+    packer = zlib.compressobj(FAST, wbits=GZIP)  # the header has no name and no time
+    for line in lines:
+        yield packer.compress(line)
+    yield packer.flush()
 
 
 def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:

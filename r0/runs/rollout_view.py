@@ -17,6 +17,7 @@ from r0.records import Answer, ListwiseTask, Scored
 from r0.runs.live import terminal
 from r0.runs.metrics import CUTOFF, ndcgs, rollout_metrics
 from r0.runs.rollout_log import LoggedRollout
+from r0.sampling import grouped
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # all except tab and line break
 SUMMARY = (
@@ -56,7 +57,7 @@ def safe(text: str) -> str:
 
 
 def _summary(scored: Sequence[Scored]) -> list[tuple[str, str]]:
-    metrics = rollout_metrics(scored)
+    metrics = rollout_metrics(grouped(scored))
     rows = [("rollouts", str(len(scored))), ("prompts", str(len({one.rollout.group for one in scored})))]
     for name, title in SUMMARY:
         if name in metrics:
@@ -72,7 +73,7 @@ def _head(one: Scored) -> str:
     rollout = one.rollout
     parts = " ".join(f"{name} {value:+.2f}" for name, value in one.components.items() if value)
     if isinstance(rollout.task, ListwiseTask):
-        found, given = ndcgs(one)
+        found, given = ndcgs(one.rollout.task, one.verdict)
         judged = f"nDCG@{CUTOFF} {found:.3f} (given order {given:.3f})"
     else:
         judged = f"label {Answer.YES if rollout.task.label else Answer.NO}"
@@ -87,7 +88,7 @@ def _right(one: Scored) -> bool:
     if one.verdict.answer is None:
         return False
     if isinstance(one.rollout.task, ListwiseTask):
-        found, given = ndcgs(one)
+        found, given = ndcgs(one.rollout.task, one.verdict)
         return found >= given
     return one.verdict.answer == (Answer.YES if one.rollout.task.label else Answer.NO)
 

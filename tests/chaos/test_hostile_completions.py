@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from r0.actors.reward import Failed, RewardWorker
+from r0.actors.reward.worker import Failed, RewardWorker
 from r0.config import StageBConfig
 from r0.config.sections import RewardSection
 from r0.records import Finish, Form, ListLabel, ListwiseTask, PointwiseTask, Prompt, Rollout, Sampled
 from r0.text.lenient_answers import read_lenient
 from tests.helpers import tiny_tokenizer
+from tests.rollouts import outcome
 
 COMPLETIONS, PART = 100_000, 2_000
 GRAMMAR = {
@@ -44,7 +45,7 @@ def rollouts(dice: random.Random, tokenizer, form: Form) -> Iterator[Rollout]:
     while True:
         ids = tokenizer.encode(expand(dice), add_special_tokens=False)
         if dice.random() < 0.1:
-            ids[dice.randrange(len(ids) + 1) :] = [dice.choice([-1, 2**40, 0, 2, 300])]
+            ids[dice.randrange(len(ids) + 1) :] = [dice.choice([-1, 2**31 - 1, 0, 2, 300])]
         finish = dice.choice(list(Finish))
         yield Rollout(task, 0, 0, Prompt((), dice.choice(["", "<think>"])), Sampled(tuple(ids), (0.0,) * len(ids), finish, 0))
 
@@ -59,13 +60,12 @@ def test_every_completion_of_a_hostile_grammar_has_a_finite_reward(form):
     made, answers = rollouts(dice, tokenizer, form), 0
     for _ in range(COMPLETIONS // len(Form) // PART):
         part = [next(made) for _ in range(PART)]
-        scored = worker.score(part)
-        assert len(scored) == PART
-        for one in scored:
+        for rollout in part:
+            one, text = outcome(worker, rollout)
             assert not isinstance(one, Failed), one
             assert math.isfinite(one.total)
             assert (one.verdict.answer is None) or not one.verdict.violations & {"no_answer", "bad_answer", "repeated_answer"}
             answers += one.verdict.answer is not None
-            reading = read_lenient(one.text, form, one.rollout.task.size)
-            assert sorted(reading.order) == list(range(one.rollout.task.size))
+            reading = read_lenient(text, form, rollout.task.size)
+            assert sorted(reading.order) == list(range(rollout.task.size))
     assert answers > 10, answers  # some of them can be read

@@ -70,6 +70,7 @@ def grpo(model, tmp_path_factory):
 FAULTS = {
     "rollout.sample@4=kill": "rollout worker",
     "rollout.sample@3=raise": "is started again",
+    "rollout.group@8=kill": "rollout worker",
     "learner.step@3=kill": "new learner ranks go on from the newest checkpoint",
     "learner.forward@4=kill": "new learner ranks go on from the newest checkpoint",
     "rollout.update@3=kill": "rollout worker",

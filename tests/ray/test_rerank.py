@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from r0.actors.pool import Pool, RoleDied, RoleTimeout
+from r0.actors.calls import RoleDied, RoleTimeout
+from r0.actors.pool import Pool
 from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.data.builtin.pairs import builtin_task
 from r0.errors import UserError

@@ -11,8 +11,9 @@ import torch
 
 from r0.actors.pool import Pool
 from r0.actors.rollout.engine import Engine, make_engine
+from r0.actors.rollout.group import RolloutGroup
 from r0.actors.rollout.settings import EngineSettings, stop_ids
-from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
+from r0.actors.rollout.worker import RolloutWorker
 from r0.errors import UserError
 from r0.records import Finish, Sampled, SampleRequest
 from tests.helpers import rewrite_model, tiny_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from r0.actors import roles
-from r0.actors.pool import RoleDied, RoleTimeout, call_each
+from r0.actors.calls import RoleDied, RoleTimeout, call_each
 from r0.actors.rollout.hf_engine import HfEngine
 from r0.actors.rollout.settings import EngineSettings
 from r0.actors.sync.digest import Noted

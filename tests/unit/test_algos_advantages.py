@@ -101,10 +101,10 @@ def test_reinforce_pp_on_ranks_is_that_of_the_whole_batch():
 
 def test_refill_and_advantage_agree_on_what_is_a_spread():
     for gap in (0.0, 5e-10, 5e-8, 9e-7, 1.1e-6, 1e-3):
-        scored = [SimpleNamespace(rollout=SimpleNamespace(group=0), total=total, masked=False) for total in (0.7, 0.7 + gap)]
-        reward_N = torch.tensor([one.total for one in scored], dtype=torch.float64)
+        scores = [SimpleNamespace(total=total, masked=False) for total in (0.7, 0.7 + gap)]
+        reward_N = torch.tensor([one.total for one in scores], dtype=torch.float64)
         moves = bool(grpo(reward_N, torch.zeros(2, dtype=torch.int64)).any())
-        assert (sampling.spread_groups(scored) == {0}) == moves == (gap > 1e-6), gap
+        assert sampling.has_spread(SimpleNamespace(scores=scores)) == moves == (gap > 1e-6), gap
 
 
 @pytest.mark.parametrize("name", sorted(ADVANTAGES))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from r0 import sampling
 from r0.actors.learner.batch_fault import BatchFault
 from r0.config import StageAConfig, TrackingSection
 from r0.errors import UserError
@@ -23,7 +24,8 @@ def scored(group: int, sample: int, logprob: float = -0.5) -> Scored:
     return Scored(rollout, "text", verdict, {"accuracy": 1.0}, 1.0)
 
 
-BATCH = [scored(group, sample) for group in (0, 4) for sample in range(6)]  # after a refill group numbers have gaps
+# After a refill group numbers have gaps.
+BATCH = sampling.grouped(scored(group, sample) for group in (0, 4) for sample in range(6))
 
 
 @pytest.fixture
@@ -36,13 +38,13 @@ def recorder(tmp_path):
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
 def test_a_log_probability_that_is_no_number_is_refused_with_its_task_and_the_batch_is_kept(recorder, tmp_path, on_nan, value):
     kept = tmp_path / "run" / "bad_batches" / "step-000003.jsonl.gz"
-    batch = [*BATCH, scored(5, 1, value)]
+    batch = [*BATCH, *sampling.grouped([scored(5, 0), scored(5, 1, value)])]
     with pytest.raises(
         UserError, match=rf"step 3: the engine gave task 105 sample 1 a log-probability of {value}.* is in {kept};"
     ):
         BadBatches(on_nan, recorder).check_logprobs(3, batch)
-    *others, bad = (one.scored.rollout for one in read_rollouts(kept))
-    assert others == [one.rollout for one in BATCH]
+    *others, _, bad = (one.scored.rollout for one in read_rollouts(kept))
+    assert others == [one.rollout for one in sampling.whole(BATCH)]
     assert math.isnan(bad.sampled.logprobs[1])
     BadBatches(on_nan, recorder).check_logprobs(4, BATCH)
 

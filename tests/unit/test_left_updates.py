@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from r0.actors.calls import RoleDied
 from r0.actors.learner import worker
-from r0.actors.learner.group import LearnerGroup
+from r0.actors.learner.group import LearnerGroup, LearnerLost
 from r0.actors.learner.update import Left
 from r0.actors.learner.worker import Learner
-from r0.actors.pool import Pool, RoleDied
-from r0.actors.rollout.worker import RolloutGroup, RolloutsLost
+from r0.actors.pool import Pool
+from r0.actors.rollout.group import RolloutGroup, RolloutsLost
 from r0.config import StageAConfig
+from r0.process.objects import ObjectsLost
 
 
 @pytest.fixture
@@ -56,6 +58,15 @@ def test_an_update_that_is_not_wanted_is_not_begun():
     group = LearnerGroup(Pool("learner", lambda _: rank, 1), StageAConfig())
     assert group.update([], version=0, step=0, leave=lambda: True) == {}
     assert not asked
+
+
+def test_an_update_whose_rollouts_are_lost_with_a_machine_needs_new_ranks():
+    def update(*_):
+        raise ObjectsLost("rollouts are lost")
+
+    rank = SimpleNamespace(update=update, updater=SimpleNamespace(), node=lambda: "here")
+    with pytest.raises(LearnerLost, match="rollouts are lost"):
+        LearnerGroup(Pool("learner", lambda _: rank, 1), StageAConfig()).update([], version=0, step=0)
 
 
 def test_a_pool_that_was_closed_has_nobody_left_to_sample():

@@ -15,6 +15,7 @@ from r0.ranking import ideal_groups
 from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
 from r0.runs.metrics import paired_p, rollout_metrics
 from r0.runs.probes import probes
+from r0.sampling import grouped
 
 MUSIQUE = Path(__file__).parents[2].parent / "shared" / "data" / "musique100"
 # Grades 0, 2, 1 in the given order: DCG = 2 / log2(3) + 1 / log2(4), at best 2 + 1 / log2(3).
@@ -39,16 +40,16 @@ def test_figures_of_lists_are_what_a_person_would_count():
         scored(0, 0, RIGHT),
         scored(0, 1, SWAPPED, [Violation.EXTRA_TEXT]),
         scored(1, 0, None, [Violation.MISSING_ID, Violation.EXTRA_TEXT]),
-        scored(1, 1, RIGHT, grades=(1.0, 0.0, 0.0)),  # the given order was better: 1, and now 1 / log2(4)
+        scored(2, 0, RIGHT, grades=(1.0, 0.0, 0.0)),  # the given order was better: 1, and now 1 / log2(4)
     ]
-    metrics = rollout_metrics(batch)
+    metrics = rollout_metrics(grouped(batch))
     assert metrics["ndcg@10"] == pytest.approx((1 + NEAR + GIVEN + 0.5) / 4)
     assert metrics["ndcg@10_answered"] == pytest.approx((1 + NEAR + 0.5) / 3)
     assert metrics["ndcg@10_well_formed"] == pytest.approx((1 + 0.5) / 2)
     assert metrics["ndcg@10_given"] == pytest.approx((3 * GIVEN + 1) / 4)
     assert metrics["ndcg@10_given_well_formed"] == pytest.approx((GIVEN + 1) / 2)
     assert metrics["ndcg@10_gain"] == pytest.approx(metrics["ndcg@10"] - metrics["ndcg@10_given"])
-    found, given = [(1 + NEAR) / 2, (GIVEN + 0.5) / 2], [GIVEN, (GIVEN + 1) / 2]
+    found, given = [(1 + NEAR) / 2, GIVEN, 0.5], [GIVEN, GIVEN, 1.0]
     assert metrics["ndcg@10_gain_p"] == pytest.approx(ttest_rel(found, given).pvalue)
     assert metrics["format_rate"] == 0.75
     assert metrics["well_formed_rate"] == 0.5
@@ -59,14 +60,14 @@ def test_figures_of_lists_are_what_a_person_would_count():
 
 
 def test_a_tie_is_worth_its_mean_and_a_pick_leaves_the_others_in_the_given_order():
-    tied = rollout_metrics([scored(0, ranking=((1, 2), (0,)))])["ndcg@10"]
+    tied = rollout_metrics(grouped([scored(0, ranking=((1, 2), (0,)))]))["ndcg@10"]
     assert tied == pytest.approx((1 + NEAR) / 2)
-    picked = rollout_metrics([scored(0, ranking=((2,),), form=Form.PICK)])["ndcg@10"]
+    picked = rollout_metrics(grouped([scored(0, ranking=((2,),), form=Form.PICK)]))["ndcg@10"]
     assert picked == pytest.approx((1 + 2 / math.log2(4)) / BEST)  # 2, then 0, then 1
 
 
 def test_a_batch_without_answers_is_the_given_order():
-    metrics = rollout_metrics([scored(group, violations=[Violation.NO_ANSWER]) for group in range(3)])
+    metrics = rollout_metrics(grouped([scored(group, violations=[Violation.NO_ANSWER]) for group in range(3)]))
     assert metrics["ndcg@10"] == metrics["ndcg@10_given"] == pytest.approx(GIVEN)
     assert (metrics["ndcg@10_gain"], metrics["ndcg@10_gain_p"]) == (0.0, 1.0)
     assert math.isnan(metrics["ndcg@10_answered"])
@@ -75,7 +76,7 @@ def test_a_batch_without_answers_is_the_given_order():
 
 
 def test_a_list_without_a_relevant_document_is_worth_nothing():
-    assert rollout_metrics([scored(0, ranking=SHOWN, grades=(0.0, 0.0, -1.0))])["ndcg@10"] == 0.0
+    assert rollout_metrics(grouped([scored(0, ranking=SHOWN, grades=(0.0, 0.0, -1.0))]))["ndcg@10"] == 0.0
 
 
 def test_the_paired_test_is_scipys():
@@ -98,17 +99,17 @@ def test_probes_of_the_built_in_lists_tell_lookup_from_verdict(form):
         return Scored(rollout, f"<think>{think}</think><answer>…</answer>", verdict, {}, 0.0)
 
     honest = scored_with(task.think, ranking)
-    assert probes([honest]) == {"probe/format": 1.0, "probe/lookup": 1.0, "probe/verdict": 1.0}
+    assert probes(grouped([honest])) == {"probe/format": 1.0, "probe/lookup": 1.0, "probe/verdict": 1.0}
     worst = (best[-1],) if form == Form.PICK else best[::-1]
-    assert probes([honest, scored_with(task.think, worst)])["probe/verdict"] == 0.5
+    assert probes(grouped([honest, scored_with(task.think, worst)]))["probe/verdict"] == 0.5
     first, _, rest = task.think.partition(" [2] ")
-    silent = probes([scored_with(f"[2] {rest}", None, [Violation.NO_ANSWER])])
+    silent = probes(grouped([scored_with(f"[2] {rest}", None, [Violation.NO_ANSWER])]))
     assert silent == {"probe/format": 0.0, "probe/lookup": pytest.approx(5 / 6)}
     assert first.startswith("[1] ")
 
 
 def test_other_lists_have_no_probes():
-    assert probes([scored(0, ranking=RIGHT)]) == {}
+    assert probes(grouped([scored(0, ranking=RIGHT)])) == {}
 
 
 def test_the_given_order_of_musique_is_what_evaluation_says():
@@ -120,4 +121,4 @@ def test_the_given_order_of_musique_is_what_evaluation_says():
     tasks = list(open_source(keys, seed=5).tasks())
     batch = [Scored(Rollout(task, group, 0, Prompt((1,)), sampled), "", verdict, {}, 0.0) for group, task in enumerate(tasks)]
     assert len(batch) == 100
-    assert rollout_metrics(batch)["ndcg@10"] == pytest.approx(0.3148, abs=1e-3)
+    assert rollout_metrics(grouped(batch))["ndcg@10"] == pytest.approx(0.3148, abs=1e-3)

@@ -22,6 +22,7 @@ from r0.runs import RunDirectory
 from r0.runs.calibration import Calibration, bins_of, calibration_error, drop_later, read_calibration, write_calibration
 from r0.runs.metrics import rollout_metrics
 from r0.runs.rollout_log import RolloutLog
+from r0.sampling import grouped
 from tests.unit.test_rollout_log import LISTS, scored
 
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'><!-- {{ 7 * 7 }} \u202e \u2028 \ud800"
@@ -51,19 +52,19 @@ def training_run(path: Path, steps: int = 6, text: str = "", **keys: object) -> 
             for step in (0, steps):
                 folder = directory.folder("heldout") / mode
                 folder.mkdir(exist_ok=True)
-                RolloutLog(folder).write(step, completions(step, tasks=12, per_task=1, text=text))
+                RolloutLog(folder).write(step, grouped(completions(step, tasks=12, per_task=1, text=text)))
         lines, seconds = [], []
         for step in range(steps + 1):
             if step:
                 batch = completions(step, text=text)
-                RolloutLog(directory.folder("rollouts")).write(step, batch)
-                lines.append({"step": step, **rollout_metrics(batch), "gap": 1e-7, "loss": 0.1, "odd_figure": 3.0})
+                RolloutLog(directory.folder("rollouts")).write(step, grouped(batch))
+                lines.append({"step": step, **rollout_metrics(grouped(batch)), "gap": 1e-7, "loss": 0.1, "odd_figure": 3.0})
                 seconds.append({"step": step, "sample": 2.0, "learn": 1.0, "total": 3.5, "rss_mb/driver": 700.0})
             if step in (0, steps):
                 figures = {
                     f"heldout/{mode}/{name}": value
                     for mode in ("greedy", "sampled")
-                    for name, value in rollout_metrics(completions(step, tasks=12, per_task=1)).items()
+                    for name, value in rollout_metrics(grouped(completions(step, tasks=12, per_task=1))).items()
                 }
                 lines.append({"step": step, **figures, "heldout/greedy/probe/lookup": 0.5})
         known = [{name: None if isinstance(value, float) and math.isnan(value) else value for name, value in one.items()}
@@ -219,7 +220,7 @@ def test_held_out_figures_are_those_of_the_record_with_intervals_around_them(tmp
 @pytest.mark.parametrize("batch", [completions(3), LISTS], ids=["pairs", "lists"])
 def test_a_figure_is_the_one_that_is_recorded(batch: list) -> None:
     found = dict(heldout._sums(batch))
-    recorded = rollout_metrics(batch)
+    recorded = rollout_metrics(grouped(batch))
     assert found.keys() <= recorded.keys()
     for name, sums in found.items():
         assert sums[:, 0].sum() / sums[:, 1].sum() == pytest.approx(recorded[name])

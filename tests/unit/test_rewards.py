@@ -16,13 +16,15 @@ from pydantic import ValidationError
 from verdict_tokenizers import tokenizer_of
 
 from r0.actors.pool import Pool
-from r0.actors.reward import RewardGroup, RewardWorker, load_tokenizer
+from r0.actors.reward.group import RewardGroup, SampledGroup
+from r0.actors.reward.worker import RewardWorker, load_tokenizer
 from r0.config.sections import RewardSection
 from r0.errors import UserError
-from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Verdict
+from r0.records import Completions, Finish, PointwiseTask, Prompt, Rollout, Sampled, Verdict
 from r0.rewards import check_reward, make_reward, register, reward_names
 from r0.rewards.stage_a import COMPONENTS
 from r0.text.completion import CompletionReader
+from tests.rollouts import outcome, score
 
 SECTION = RewardSection(max_think_tokens=200, missing_eos_penalty=0.5)
 
@@ -171,11 +173,24 @@ def test_an_inline_group_scores_in_order(workers, count):
     pool = Pool("reward", lambda index: RewardWorker(tokenizer_of("added_tags"), SECTION), workers)
     group = RewardGroup(pool, SECTION)
     given = rollouts(count)
-    scored = group.score(given)
+    scored = score(group, given)
     assert [one.rollout for one in scored] == given
     assert [one.total for one in scored] == pytest.approx([1.2 if i % 2 else 0.7 for i in range(count)])
     assert all(one.text == think(80) + "<answer>yes</answer>" for one in scored)
     assert group.restarts == 0
+
+
+def test_scores_do_not_depend_on_which_group_is_complete_first():
+    groups = [SampledGroup(one.task, one.group, one.prompt, 1, Completions.of([one.sampled])) for one in rollouts(5)]
+    found = []
+    for order in (groups, groups[::-1]):
+        workers = Pool("reward", lambda index: RewardWorker(tokenizer_of("added_tags"), SECTION), 2)
+        batch = RewardGroup(workers, SECTION).batch()
+        for group in order:
+            batch.add(group)
+        found.append(batch.finish())
+    assert found[0] == found[1]
+    assert [group.group for group in found[0]] == list(range(5))
 
 
 def test_a_worker_knows_every_end_of_sequence_id_of_the_model(tmp_path):
@@ -183,12 +198,12 @@ def test_a_worker_knows_every_end_of_sequence_id_of_the_model(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     given = rollouts(2)
     loaded, ends = load_tokenizer(str(tmp_path))
-    assert [one.total for one in RewardWorker(loaded, SECTION, ends).score(given)] == pytest.approx([0.7, 1.2])
+    assert [outcome(RewardWorker(loaded, SECTION, ends), one)[0].total for one in given] == pytest.approx([0.7, 1.2])
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": [{tokenizer.eos_token_id}, 5]}}')
     ids = (*given[0].sampled.token_ids[:-1], 5)
     other = Rollout(given[0].task, 0, 0, Prompt((1,)), Sampled(ids, (0.0,) * len(ids), Finish.STOP, 0))
     loaded, ends = load_tokenizer(str(tmp_path))
-    assert RewardWorker(loaded, SECTION, ends).score([other])[0].verdict.well_formed
+    assert outcome(RewardWorker(loaded, SECTION, ends), other)[0].verdict.well_formed
 
 
 def test_a_tokenizer_from_another_process_is_unpickled_without_torch(tmp_path):
@@ -196,7 +211,7 @@ def test_a_tokenizer_from_another_process_is_unpickled_without_torch(tmp_path):
     tokenizer_of("added_tags").save_pretrained(tmp_path)
     (tmp_path / "tokenizer.pickle").write_bytes(pickle.dumps(load_tokenizer(str(tmp_path))))
     code = (
-        "import pickle, sys; import r0.actors.reward as reward; from r0.config.sections import RewardSection; "
+        "import pickle, sys; import r0.actors.reward.worker as reward; from r0.config.sections import RewardSection; "
         f"tokenizer, ends = pickle.load(open({str(tmp_path / 'tokenizer.pickle')!r}, 'rb')); "
         "reward.RewardWorker(tokenizer, RewardSection(), ends); print('torch' in sys.modules)"
     )
@@ -246,7 +261,7 @@ FAULTS = {
 def test_a_reward_that_fails_twice_stops_with_its_task_and_sample(name):
     fault, said = FAULTS[name]
     with pytest.raises(UserError) as error:
-        group_of(fault, deadline_s=0.2).score(rollouts(3))
+        score(group_of(fault, deadline_s=0.2), rollouts(3))
     assert re.fullmatch(r"reward 'faulty\d+', task 1, sample 0: the reward .*", str(error.value))
     assert f"the reward {said}; mend it, or set reward.failure_value to go on" in str(error.value)
 
@@ -255,23 +270,23 @@ def test_a_reward_that_fails_twice_stops_with_its_task_and_sample(name):
 def test_a_reward_that_fails_twice_is_worth_the_failure_value(name):
     group = group_of(FAULTS[name][0], deadline_s=0.2, failure_value=-0.5)
     given = rollouts(5)
-    scored = group.score(given)
+    scored = score(group, given)
     assert [one.rollout for one in scored] == given
     assert [one.total for one in scored] == [1.0, -0.5, 1.0, -0.5, 1.0]
     assert [dict(one.components) for one in scored[:2]] == [{"good": 1.0}, {"failure": -0.5}]
     assert scored[1].verdict == scored[0].verdict
-    assert group.score(given[:1])[0].total == 1.0  # the next batch is as before
+    assert score(group, given[:1])[0].total == 1.0  # the next batch is as before
 
 
 def test_a_reward_that_fails_once_is_asked_again():
     answers = iter([None, {"good": 2.0}])
-    assert [one.total for one in group_of(lambda: next(answers)).score(rollouts(2))] == [1.0, 2.0]
+    assert [one.total for one in score(group_of(lambda: next(answers)), rollouts(2))] == [1.0, 2.0]
 
 
 def test_a_reward_that_hangs_once_is_asked_again():
     first = iter([hanging])
     group = group_of(lambda: next(first, lambda: {"good": 2.0})(), deadline_s=0.2)
-    assert [one.total for one in group.score(rollouts(2))] == [1.0, 2.0]
+    assert [one.total for one in score(group, rollouts(2))] == [1.0, 2.0]
     assert group.restarts == 1
 
 
@@ -287,7 +302,7 @@ def test_workers_whose_components_differ_are_refused():
     section = RewardSection(name=name)
     pool = Pool("reward", lambda _: RewardWorker(tokenizer_of("added_tags"), section), 2)
     with pytest.raises(UserError, match="task 1, sample 0: the reward returned the components part1, but part0 before"):
-        RewardGroup(pool, section).score(rollouts(2))
+        score(RewardGroup(pool, section), rollouts(2))
 
 
 def test_a_factory_that_makes_no_reward_is_refused():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from verdict_tokenizers import tokenizer_of
 
-from r0.actors.reward import RewardWorker
+from r0.actors.reward.worker import RewardWorker
 from r0.config import StageBConfig
 from r0.config.lists import PRESETS, ListRewardSection
 from r0.config.sections import RewardSection
@@ -21,6 +21,7 @@ from r0.records import Finish, Form, ListLabel, ListwiseTask, Prompt, Rollout, S
 from r0.rewards import check_reward, make_reward
 from r0.rewards.stage_b import COMPONENTS, gain
 from r0.text.completion import CompletionReader, parse
+from tests.rollouts import outcome
 
 TOKENIZER = tokenizer_of("added_tags")
 READER = CompletionReader(TOKENIZER)
@@ -326,6 +327,6 @@ def test_a_worker_judges_lists_by_the_tasks_form_and_size():
     task = ListwiseTask(7, "q", ("a", "b", "c", "d"), LABEL)
     ids = tuple(TOKENIZER.encode(completion(PERFECT) + "<|end|>", add_special_tokens=False))
     rollout = Rollout(task, 0, 0, Prompt((1,)), Sampled(ids, (0.0,) * len(ids), Finish.STOP, 0))
-    scored = RewardWorker(TOKENIZER, ListRewardSection()).score([rollout])[0]
+    scored, _ = outcome(RewardWorker(TOKENIZER, ListRewardSection()), rollout)
     assert scored.total == pytest.approx(1.2)
     assert scored.verdict.ranking == ((0,), (2,), (1, 3))

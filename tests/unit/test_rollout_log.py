@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -33,6 +34,7 @@ from r0.rewards import make_reward
 from r0.runs.metrics import rollout_metrics
 from r0.runs.rollout_log import RolloutLog, read_rollouts, steps_text
 from r0.runs.rollout_view import safe
+from r0.sampling import grouped
 
 HOSTILE = "a\x1b[2J\x07b\u202ec [red]d[/red] \ud800"
 
@@ -40,7 +42,7 @@ HOSTILE = "a\x1b[2J\x07b\u202ec [red]d[/red] \ud800"
 def scored(group=0, sample=0, label=1, answer="yes", total=1.2, violations=(), finish=Finish.STOP, **more) -> Scored:
     task = PointwiseTask(10 + group, more.get("query", "query?"), more.get("document", "a document"), label, kind="plain")
     prompt = Prompt((1, 2, 3 + group), "<think>", cut_tokens=more.get("cut_tokens", 0))
-    sampled = Sampled((7, 8, 9), (-0.1, -1.2345678806304932, -3e-9), finish, 4)
+    sampled = Sampled((7, 8, 9), (-0.125, -1.2345678806304932, -3.000000026176508e-09), finish, 4)
     verdict = Verdict(answer, more.get("think_tokens", 80), True, frozenset(violations))
     text = more.get("text", f"<think>because</think><answer>{answer}</answer>")
     return Scored(Rollout(task, group, sample, prompt, sampled), text, verdict, {"format": 0.4, "accuracy": total - 0.4}, total)
@@ -57,7 +59,7 @@ BATCH = [
 def listed(group, form, answer=None, ranking=None, scores=None, violations=(), documents=("a [b]", "c", "d")) -> Scored:
     task = ListwiseTask(10 + group, "query?", documents, ListLabel((0.0, 2.0, 0.5), (0, 2, 1), 0.5), form, kind="list")
     verdict = Verdict(answer, 80, True, frozenset(violations), ranking, scores)
-    sampled = Sampled((7, 8, 9), (-0.1, -1.2, -3e-9), Finish.STOP, 4)
+    sampled = Sampled((7, 8, 9), (-0.125, -1.25, -3.000000026176508e-09), Finish.STOP, 4)
     text = f"<think>because</think><answer>{answer}</answer>"
     rollout = Rollout(task, group, 0, Prompt((1, 2, 3), "<think>", cut_tokens=5), sampled)
     return Scored(rollout, text, verdict, {"tags": 0.1, "ndcg": 0.8}, 0.9)
@@ -77,11 +79,19 @@ def log(tmp_path):
     return RolloutLog(tmp_path / "rollouts", decode=lambda ids: f"prompt of {len(ids)}")
 
 
+def write(log: RolloutLog, step: int, scored: list[Scored]):
+    return log.write(step, grouped(scored))
+
+
+def metrics_of(scored: list[Scored]) -> dict[str, float]:
+    return rollout_metrics(grouped(scored))
+
+
 # --- metrics
 
 
 def test_metrics_are_what_a_person_would_count():
-    metrics = rollout_metrics(BATCH)
+    metrics = metrics_of(BATCH)
     assert metrics["reward"] == pytest.approx((1.2 + 0.7 - 1.6) / 4)
     assert metrics["reward/format"] == pytest.approx(0.4)
     assert metrics["accuracy"] == 0.25
@@ -94,14 +104,14 @@ def test_metrics_are_what_a_person_would_count():
 
 
 def test_metrics_of_nothing_and_of_nothing_right_are_total():
-    assert rollout_metrics([]) == {}
-    metrics = rollout_metrics(BATCH[2:3])
+    assert metrics_of([]) == {}
+    metrics = metrics_of(BATCH[2:3])
     assert math.isnan(metrics["accuracy_well_formed"])
     assert "zero_spread_share" not in metrics  # one sample has no spread to miss
 
 
 def test_an_answer_with_extra_text_is_answered_but_not_well_formed():
-    metrics = rollout_metrics([scored(violations=[Violation.EXTRA_TEXT]), scored(answer="no")])
+    metrics = metrics_of([scored(violations=[Violation.EXTRA_TEXT]), scored(answer="no")])
     assert (metrics["accuracy_answered"], metrics["accuracy_well_formed"]) == (0.5, 0.0)
 
 
@@ -110,8 +120,8 @@ def test_an_answer_with_extra_text_is_answered_but_not_well_formed():
 
 def test_rollouts_are_read_as_they_were_written(log):
     odd = scored(2, text=HOSTILE, query="запрос\u2028", document='{"a": 1}\n')
-    odd = replace(odd, rollout=replace(odd.rollout, sampled=replace(odd.rollout.sampled, logprobs=(-0.5, -1e-9, -20.0))))
-    path = log.write(12, [*BATCH, odd])
+    odd = replace(odd, rollout=replace(odd.rollout, sampled=replace(odd.rollout.sampled, logprobs=(-0.5, -(2.0**-30), -20.0))))
+    path = write(log, 12, [*BATCH, odd])
     assert path.name == "step-000012.jsonl.gz"
     logged = list(read_rollouts(path))
     assert [one.scored for one in logged] == [*BATCH, odd]
@@ -120,11 +130,11 @@ def test_rollouts_are_read_as_they_were_written(log):
 
 def test_lists_are_read_as_they_were_written(log):
     odd = listed(4, Form.PERMUTATION, documents=(HOSTILE, "\u2028", "[1]"))
-    assert [one.scored for one in read_rollouts(log.write(12, [*LISTS, odd]))] == [*LISTS, odd]
+    assert [one.scored for one in read_rollouts(write(log, 12, [*LISTS, odd]))] == [*LISTS, odd]
 
 
 def test_logs_of_before_there_were_lists_are_read(log):
-    path = log.write(1, BATCH)
+    path = write(log, 1, BATCH)
     records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     assert {record.pop("form") for record in records} == {"yes_no"}
     path.write_bytes(gzip.compress("".join(json.dumps(record) + "\n" for record in records).encode()))
@@ -132,25 +142,25 @@ def test_logs_of_before_there_were_lists_are_read(log):
 
 
 def test_equal_rollouts_give_equal_bytes(log):
-    first = log.write(1, BATCH).read_bytes()
+    first = write(log, 1, BATCH).read_bytes()
     time.sleep(1.1)  # gzip would keep the second it was written in
-    assert log.write(1, BATCH).read_bytes() == first
+    assert write(log, 1, BATCH).read_bytes() == first
 
 
 def test_a_logged_rollout_can_be_scored_again(log):
     reward = make_reward(StageAConfig().reward)
     right = scored()
     components = reward(right.verdict, 1)
-    log.write(1, [replace(right, components=components, total=sum(components.values()))])
+    write(log, 1, [replace(right, components=components, total=sum(components.values()))])
     (one,) = read_rollouts(log.files()[1])
     assert reward(one.scored.verdict, one.scored.rollout.task.label) == one.scored.components
     assert make_reward(RewardSection(max_think_tokens=70, missing_eos_penalty=0.0))(one.scored.verdict, 1) != components
 
 
 def test_non_finite_logprobs_are_valid_json(log):
-    sampled = replace(BATCH[0].rollout.sampled, logprobs=(math.nan, -math.inf))
+    sampled = replace(BATCH[0].rollout.sampled, logprobs=(math.nan, -math.inf), token_ids=(7, 8))
     odd = replace(BATCH[0], rollout=replace(BATCH[0].rollout, sampled=sampled))
-    path = log.write(1, [odd])
+    path = write(log, 1, [odd])
     assert json.loads(gzip.decompress(path.read_bytes()), parse_constant=pytest.fail)["logprobs"] == [None, None]
     (one,) = read_rollouts(path)
     assert all(math.isnan(value) for value in one.scored.rollout.sampled.logprobs)
@@ -158,16 +168,16 @@ def test_non_finite_logprobs_are_valid_json(log):
 
 def test_resuming_drops_the_rollouts_of_later_steps(log):
     for step in (1, 2, 3):
-        log.write(step, BATCH)
+        write(log, step, BATCH)
     (log.folder / "notes.txt").touch()
     log.resume(1)
     assert sorted(path.name for path in log.folder.iterdir()) == ["notes.txt", "step-000001.jsonl.gz"]
 
 
 def test_a_large_batch_decodes_each_prompt_once_and_is_compressed_once_at_the_fastest_level(log, monkeypatch):
-    decoded, levels, compress = [], [], gzip.compress
+    decoded, levels, packer = [], [], zlib.compressobj
     monkeypatch.setattr(log, "_decode", lambda ids: decoded.append(ids) or f"prompt of {len(ids)}")
-    monkeypatch.setattr(gzip, "compress", lambda content, level, **rest: levels.append(level) or compress(content, level, **rest))
+    monkeypatch.setattr(zlib, "compressobj", lambda level, **rest: levels.append(level) or packer(level, **rest))
     draw = random.Random(0)
     ids = [tuple(draw.randrange(150_000) for _ in range(2048)) for _ in range(16)]
     batch = []
@@ -177,7 +187,7 @@ def test_a_large_batch_decodes_each_prompt_once_and_is_compressed_once_at_the_fa
         sampled = replace(one.rollout.sampled, token_ids=ids[i // 8][:256], logprobs=logprobs)
         prompt = replace(one.rollout.prompt, token_ids=ids[i // 8])
         batch.append(replace(one, rollout=replace(one.rollout, prompt=prompt, sampled=sampled)))
-    path = log.write(1, batch)
+    path = write(log, 1, batch)
     assert sorted(decoded) == sorted(set(ids))
     assert levels == [1]
     assert path.stat().st_size < 2e6
@@ -188,8 +198,8 @@ def test_a_large_batch_decodes_each_prompt_once_and_is_compressed_once_at_the_fa
 
 
 def test_show_prints_the_newest_step(tmp_path, log, capsys):
-    log.write(3, BATCH[:1])
-    log.write(20, BATCH)
+    write(log, 3, BATCH[:1])
+    write(log, 20, BATCH)
     assert main(["rollouts", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("step 20 (")
@@ -204,7 +214,7 @@ def test_show_prints_the_newest_step(tmp_path, log, capsys):
 
 
 def test_show_prints_lists_with_their_grades(tmp_path, log, capsys):
-    log.write(2, LISTS)
+    write(log, 2, LISTS)
     assert main(["rollouts", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "nDCG@10 (no answer: the given order)" in out
@@ -220,13 +230,13 @@ def test_show_prints_lists_with_their_grades(tmp_path, log, capsys):
 
 
 def test_a_figure_over_nothing_is_none(tmp_path, log, capsys):
-    log.write(2, LISTS[3:])
+    write(log, 2, LISTS[3:])
     assert main(["rollouts", str(tmp_path)]) == 0
     assert "among well-formed completions none" in " ".join(capsys.readouterr().out.split())
 
 
 def test_show_prints_the_worst_and_ids(tmp_path, log, capsys):
-    log.write(3, BATCH)
+    write(log, 3, BATCH)
     assert main(["rollouts", str(tmp_path), "--step", "3", "--worst", "2", "--ids"]) == 0
     out = capsys.readouterr().out
     assert out.count("--- group 1") == out.count("--- group") == 2
@@ -237,7 +247,7 @@ def test_show_prints_the_worst_and_ids(tmp_path, log, capsys):
 
 def test_show_names_the_steps_that_are_there(tmp_path, log, capsys):
     for step in (10, 20, 30, 40):
-        log.write(step, BATCH)
+        write(log, step, BATCH)
     assert main(["rollouts", str(tmp_path), "--step", "11"]) == 2
     assert "has no rollouts of step 11; choose one of steps 10, 20, … 40" in capsys.readouterr().err
 
@@ -267,7 +277,7 @@ def test_a_missing_run_or_one_without_rollouts_gives_a_one_sentence_error(tmp_pa
     ],
 )
 def test_a_damaged_file_gives_a_one_sentence_error(tmp_path, log, damage, said):
-    path = log.write(1, BATCH)
+    path = write(log, 1, BATCH)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=said):
         run(RolloutsConfig(run=str(tmp_path)), False)
@@ -275,7 +285,7 @@ def test_a_damaged_file_gives_a_one_sentence_error(tmp_path, log, damage, said):
 
 def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, log, capsys):
     assert safe("tab\tand\nline") == "tab\tand\nline"
-    log.write(1, [scored(text=HOSTILE, query=HOSTILE, document=HOSTILE)])
+    write(log, 1, [scored(text=HOSTILE, query=HOSTILE, document=HOSTILE)])
     run(RolloutsConfig(run=str(tmp_path)), False)
     out = capsys.readouterr().out
     assert "a\\x1b[2J\\x07b\\u202ec [red]d[/red] \\ud800" in out
@@ -286,7 +296,7 @@ def test_what_a_model_wrote_cannot_steer_the_terminal(tmp_path, log, capsys):
 def test_on_a_terminal_there_are_frames_and_the_text_is_not_a_markup(tmp_path, log, batch):
     import pty
 
-    log.write(1, batch)
+    write(log, 1, batch)
     code = "import sys\nfrom r0.launch import main\nsys.exit(main(['rollouts', sys.argv[1]]))\n"
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
@@ -306,7 +316,7 @@ def test_on_a_terminal_there_are_frames_and_the_text_is_not_a_markup(tmp_path, l
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(tmp_path, log):
-    log.write(1, [scored(i // 8, i % 8, document="word " * 2000) for i in range(64)])
+    write(log, 1, [scored(i // 8, i % 8, document="word " * 2000) for i in range(64)])
     code = "import sys\nfrom r0.launch import main\nsys.exit(main(['rollouts', sys.argv[1]]))\n"
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None

@@ -7,6 +7,7 @@ import math
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
 from types import SimpleNamespace
@@ -14,19 +15,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from r0.actors.learner.batch import check_groups
+from r0.actors.calls import CallLeft, RoleDied
+from r0.actors.learner.batch import check_scores, read_groups
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.group import LearnerLost
 from r0.actors.learner.metrics import UpdateMetrics
-from r0.actors.pool import CallLeft, Pool, RoleDied
+from r0.actors.pool import Pool
 from r0.actors.restarts import Restarts
-from r0.actors.rollout.worker import RolloutGroup, RolloutsLost
+from r0.actors.reward.group import SampledGroup
+from r0.actors.rollout.group import RolloutGroup, RolloutsLost
 from r0.algos.losses import LossInputs, LossSettings, ppo_clip
 from r0.config import GRPOSection, StageAConfig
 from r0.data.source import open_source
 from r0.errors import RunFailed
+from r0.process.objects import ObjectsLost
 from r0.process.signals import StopRequest
-from r0.records import Finish, Prompt, Sampled, SampleRequest, Scored, Verdict
+from r0.records import Completions, Finish, Prompt, Sampled, SampleRequest, Score, ScoredGroup, Verdict
 from r0.runs import Recorder, RunDirectory
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.record import Clock
@@ -46,6 +50,26 @@ def settings(staleness: int = 1) -> StageAConfig:
     return StageAConfig.model_validate(values)
 
 
+@dataclass
+class Scores:
+    """A batch of a reward that needs log-probabilities only."""
+
+    groups: list[SampledGroup]
+
+    def add(self, group):
+        self.groups.append(group)
+
+    def finish(self):
+        return [self.scored(group) for group in sorted(self.groups, key=lambda one: one.group)]
+
+    def scored(self, group):
+        found = []
+        for one in group.completions.sampled():
+            total = float(int(one.logprobs[0] * 64) % 3)
+            found.append(Score.of(one, Verdict("yes", 3, True), {"format": total}, total))
+        return ScoredGroup(group.task, group.group, group.prompt, tuple(found), group.completions, ("text",) * group.size)
+
+
 class RecordingRoles:
     """Engines and a learner whose weights are a number; every call is written down. Results depend on weights and seeds only."""
 
@@ -55,8 +79,9 @@ class RecordingRoles:
         self.fault, self.at, self.stop = fault, at, stop
         self.weights = self.engine_weights = self.version = 0
         self.sampling, self.began, self.early = 0, threading.Event(), False
-        self.rollout = SimpleNamespace(sample=self.sample, restart=self.restart_rollout)
-        self.reward = SimpleNamespace(score=self.score)
+        self.rollout = SimpleNamespace(stream=self.stream, restart=self.restart_rollout)
+        self.reward = SimpleNamespace(batch=lambda: Scores([]))
+        self.restarts = Restarts(most=1)
         self.learner = SimpleNamespace(save=self.save, saved_files=self.saved_files, load=self.load, batch_fault=None)
 
     def connect(self):
@@ -67,7 +92,7 @@ class RecordingRoles:
         self.engine_weights, self.version = self.weights, version
         self.log.append(("sync", version))
 
-    def sample(self, requests, temperature, max_new_tokens, greedy=False, leave=None):
+    def stream(self, groups, temperature, max_new_tokens, greedy=False, leave=None):
         self.sampling += 1
         if leave:
             self.began.set()
@@ -79,20 +104,15 @@ class RecordingRoles:
             while leave and self.fault == "left" and self.version == self.at:
                 if leave():
                     raise CallLeft("left")
-            values = [(one.seed % 97 + self.engine_weights % 89) / 64 for one in requests]
-            return [Sampled((5, 6), (-value, -0.5), Finish.STOP, self.version) for value in values]
+            for place in reversed(range(len(groups))):  # in no order
+                values = [(one.seed % 97 + self.engine_weights % 89) / 64 for one in groups[place]]
+                yield place, Completions.of([Sampled((5, 6), (-value, -0.5), Finish.STOP, self.version) for value in values])
         finally:
             self.sampling -= 1
 
-    def score(self, rollouts):
-        totals = [float(int(one.sampled.logprobs[0] * 64) % 3) for one in rollouts]
-        return [
-            Scored(one, "text", Verdict("yes", 3, True), {"format": total}, total)
-            for one, total in zip(rollouts, totals, strict=True)
-        ]
-
-    def learn(self, groups, step, leave):
-        check_groups(groups, step, self.staleness)
+    def learn(self, unread, step, leave):
+        check_scores(unread, step, self.staleness)
+        groups = read_groups(unread)
         if self.staleness and step + 1 < STEPS:
             assert self.began.wait(WAIT_S), "the next step is not sampled meanwhile"
         self.began.clear()
@@ -221,6 +241,22 @@ def test_rollouts_that_are_damaged_make_their_checkpoint_damaged(tmp_path, whole
     assert results(tmp_path / "run") == whole
 
 
+def test_rollouts_that_are_lost_with_a_machine_are_sampled_again(tmp_path, whole, monkeypatch, capsys):
+    finish, fails = Scores.finish, iter([False, True])
+
+    def loses(batch):
+        if next(fails, False):
+            raise ObjectsLost("rollouts are lost with the machine that held them (ObjectLostError)")
+        return finish(batch)
+
+    monkeypatch.setattr(Scores, "finish", loses)
+    roles, done = train(tmp_path / "run")
+    assert done
+    assert roles.restarts.total == 1
+    assert "that held them (ObjectLostError); they are sampled again" in capsys.readouterr().out
+    assert results(tmp_path / "run") == whole
+
+
 # --- workers that fail while no weights can be given
 
 
@@ -232,14 +268,18 @@ class FailingPool(Pool):
         self.failing, self.calls, self.replaced = failing, [], []
 
     def attempt_some(self, method, arguments, deadline_s, leave=None):
-        self.calls += [(method, index) for index in arguments]
-        return {index: self.answer(method, index, given) for index, given in arguments.items()}
+        return dict.fromkeys(arguments)
 
-    def answer(self, method, index, given):
-        if method == "sample" and index in self.failing:
-            self.failing.remove(index)
-            return RoleDied(f"rollout {index}: its process ended")
-        return [Sampled((one.seed,), (-0.1,), Finish.STOP, 3) for one in given[0]] if method == "sample" else None
+    def stream_some(self, method, arguments, deadline_s, leave=None):
+        """One that dies has completed its first group."""
+        self.calls += [(method, index) for index in arguments]
+        for index, (groups, *_) in arguments.items():
+            for place, group in enumerate(groups):
+                if place and index in self.failing:
+                    self.failing.remove(index)
+                    yield index, RoleDied(f"rollout {index}: its process ended")
+                    break
+                yield index, (Completions.of([Sampled((one.seed,), (-0.1,), Finish.STOP, 3) for one in group]), (place, 3))
 
     def replace(self, index):
         self.replaced.append(index)
@@ -251,18 +291,26 @@ def group(pool: Pool, most: int = 1) -> RolloutGroup:
     return made
 
 
-REQUESTS = [SampleRequest((1, prompt), seed=10 * prompt + sample) for prompt in range(6) for sample in range(2)]
+REQUESTS = [[SampleRequest((1, prompt), seed=10 * prompt + sample) for sample in range(2)] for prompt in range(6)]
+SEEDS = {place: [one.seed for one in group] for place, group in enumerate(REQUESTS)}
+
+
+def sampled(workers: RolloutGroup) -> dict[int, list[int]]:
+    """The tokens of each group, none of which comes twice."""
+    given = list(workers.stream(REQUESTS, 1.0, 4, leave=lambda: False))
+    found = {place: list(completions.token_ids) for place, completions in given}
+    assert len(found) == len(given)
+    return found
 
 
 @pytest.mark.parametrize("failing", [{0}, {1}, {0, 2}])
 def test_while_the_learner_updates_the_others_take_a_lost_share_and_the_lost_are_restarted_later(failing):
     pool = FailingPool(3, set(failing))
     workers = group(pool)
-    sampled = workers.sample(REQUESTS, 1.0, 4, leave=lambda: False)
-    assert [one.token_ids[0] for one in sampled] == [one.seed for one in REQUESTS]
+    assert sampled(workers) == SEEDS
     assert (pool.replaced, set(workers.lost)) == ([], failing)
     pool.calls.clear()
-    workers.sample(REQUESTS, 1.0, 4, leave=lambda: False)  # a refill round: the lost ones are not asked
+    assert sampled(workers) == SEEDS  # a refill round: the lost ones are not asked
     assert {index for _, index in pool.calls} == {0, 1, 2} - failing
     workers.restart({})
     assert (sorted(pool.replaced), workers.lost) == (sorted(failing), {})
@@ -272,7 +320,7 @@ def test_where_all_are_lost_the_samples_are_too():
     pool = FailingPool(2, {0, 1})
     workers = group(pool, most=0)
     with pytest.raises(RolloutsLost, match="no rollout worker is left to sample the next step: rollout 0: its process ended"):
-        workers.sample(REQUESTS, 1.0, 4, leave=lambda: False)
+        sampled(workers)
     with pytest.raises(RunFailed, match=r"ray.max_restarts=0"):
         workers.restart({})
 

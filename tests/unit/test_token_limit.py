@@ -11,22 +11,39 @@ from pydantic import ValidationError
 from verdict_tokenizers import tokenizer_of
 
 from r0 import sampling
-from r0.actors.learner.batch import make_batch, make_minibatches
+from r0.actors.learner.batch import make_batch, make_minibatches, read_groups
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.idle import skip_idle
 from r0.actors.pool import Pool
-from r0.actors.reward import RewardGroup, RewardWorker
+from r0.actors.reward.group import RewardGroup
+from r0.actors.reward.worker import RewardWorker
 from r0.algos.advantages import ADVANTAGES
 from r0.config import StageAConfig, StageBConfig
 from r0.config.lists import ListRewardSection
 from r0.config.sections import RewardSection
 from r0.errors import UserError
-from r0.records import Finish, ListLabel, ListwiseTask, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict, Violation
+from r0.records import (
+    Completions,
+    Finish,
+    ListLabel,
+    ListwiseTask,
+    PointwiseTask,
+    Prompt,
+    Rollout,
+    Sampled,
+    Score,
+    Scored,
+    ScoredGroup,
+    Verdict,
+    Violation,
+)
 from r0.rewards import register
 from r0.rewards.token_limit import TokenLimit
 from r0.runs.bad_batches import _whose
 from r0.runs.metrics import rollout_metrics
 from r0.runs.rollout_log import RolloutLog, read_rollouts
+from tests.rollouts import outcome
+from tests.rollouts import score as score_all
 
 TOKENIZER = tokenizer_of("added_tags")
 PAIR = PointwiseTask(3, "q", "d", 1)
@@ -41,10 +58,9 @@ def rollout(stage: str, finish: Finish, group: int = 0, sample: int = 0) -> Roll
     return Rollout(task, group, sample, Prompt((1,)), Sampled(ids, (0.0,) * len(ids), finish, 0))
 
 
-def score(one: Rollout, **limit) -> Scored:
+def score(one: Rollout, **limit) -> Score:
     section = SECTIONS["a" if one.task is PAIR else "b"]
-    (found,) = RewardWorker(TOKENIZER, section, limit=TokenLimit(**limit)).score([one])
-    return found
+    return outcome(RewardWorker(TOKENIZER, section, limit=TokenLimit(**limit)), one)[0]
 
 
 @pytest.mark.parametrize("stage", SECTIONS)
@@ -89,10 +105,10 @@ def test_a_reward_with_a_component_of_the_same_name_is_refused():
     for limit, fine in ((TokenLimit(), True), (TokenLimit(200, "mask", 10), False)):
         group = RewardGroup(Pool("reward", lambda _, limit=limit: RewardWorker(TOKENIZER, section, limit=limit), 1), section)
         if fine:
-            assert group.score([rollout("a", Finish.STOP)])[0].total == 1.0
+            assert score_all(group, [rollout("a", Finish.STOP)])[0].total == 1.0
         else:
             with pytest.raises(UserError, match=r"the reward returned overlong, which reward\.overlong_tokens adds; mend it"):
-                group.score([rollout("a", Finish.STOP)])
+                score_all(group, [rollout("a", Finish.STOP)])
 
 
 def test_a_cut_completion_on_which_the_reward_fails_is_masked_too():
@@ -102,11 +118,12 @@ def test_a_cut_completion_on_which_the_reward_fails_is_masked_too():
     register("fails_on_all")(lambda section: fails)
     section = RewardSection(name="fails_on_all", failure_value=-0.5)
     worker = RewardWorker(TOKENIZER, section, limit=TokenLimit(truncated="mask"))
-    found = RewardGroup(Pool("reward", lambda _: worker, 1), section).score(
-        [rollout("a", Finish.LENGTH), rollout("a", Finish.STOP)]
-    )
+    group = RewardGroup(Pool("reward", lambda _: worker, 1), section)
+    found = score_all(group, [rollout("a", Finish.LENGTH), rollout("a", Finish.STOP)])
     assert [(one.total, one.masked) for one in found] == [(-0.5, True), (-0.5, False)]
-    assert worker.fail(rollout("a", Finish.LENGTH), "hung").masked
+    one = rollout("a", Finish.LENGTH)
+    ((failed,), _) = worker.fail(one.task, one.prompt, Completions.of([one.sampled]), 0, "hung")
+    assert failed.score.masked
 
 
 def test_a_cut_completion_whose_components_have_other_names_is_masked_too():
@@ -114,7 +131,7 @@ def test_a_cut_completion_whose_components_have_other_names_is_masked_too():
     register("changes_names")(lambda section: lambda verdict, label: {next(names): 1.0})
     section = RewardSection(name="changes_names", failure_value=-0.5)
     worker = RewardWorker(TOKENIZER, section, limit=TokenLimit(truncated="mask"))
-    found = RewardGroup(Pool("reward", lambda _: worker, 1), section).score([rollout("a", Finish.LENGTH)] * 2)
+    found = score_all(RewardGroup(Pool("reward", lambda _: worker, 1), section), [rollout("a", Finish.LENGTH)] * 2)
     assert [(one.total, one.masked) for one in found] == [(1.0, True), (-0.5, True)]
 
 
@@ -125,8 +142,8 @@ def scored(group: int, sample: int, total: float, masked: bool) -> Scored:
     return Scored(Rollout(task, group, sample, Prompt((1, 2)), sampled), "t", verdict, {"x": total}, total, masked)
 
 
-def batch(*groups: list[tuple[float, bool]]) -> list[Scored]:
-    return [scored(g, s, *one) for g, group in enumerate(groups) for s, one in enumerate(group)]
+def batch(*groups: list[tuple[float, bool]]) -> list[ScoredGroup]:
+    return sampling.grouped(scored(g, s, *one) for g, group in enumerate(groups) for s, one in enumerate(group))
 
 
 def test_the_refill_and_the_learner_agree_on_groups_whose_spread_is_masked():
@@ -136,13 +153,13 @@ def test_the_refill_and_the_learner_agree_on_groups_whose_spread_is_masked():
         [(0.1, True), (0.2, True), (0.3, True)],
         [(0.4, False), (0.2, True), (0.3, True)],
     )
-    assert sampling.spread_groups(some) == {1}
+    assert list(map(sampling.has_spread, some)) == [False, True, False, False]
     assert rollout_metrics(some)["zero_spread_share"] == 0.75
     groups = sampling.train_groups(some)
-    assert [len(group.completions) for group in groups] == [2, 2, 0, 1]
+    assert [len(group.lengths) for group in groups] == [2, 2, 0, 1]
     found = skip_idle(groups, StageAConfig(algo="grpo"), 0)
     assert found[1:3] == groups[1:3]
-    assert sum(not found[i].completions for i in (0, 3)) == 1  # one of the two idle groups is kept
+    assert sum(not found[i].lengths for i in (0, 3)) == 1  # one of the two idle groups is kept
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "reinforce_pp_completions"])
@@ -150,7 +167,7 @@ def test_masked_completions_count_in_no_mean_and_no_denominator(name):
     draw = random.Random(5)
     groups = [[(draw.random(), draw.random() < 0.4) for _ in range(6)] for _ in range(7)] + [[(0.5, True)] * 6]
     some = batch(*groups)
-    made = make_batch(sampling.train_groups(some), 0, 0, torch.device("cpu"))
+    made = make_batch(read_groups(sampling.train_groups(some)), 0, 0, torch.device("cpu"))
     found = ADVANTAGES[name](made.reward_N.double(), made.group_N, lambda x: x).tolist()
     everything = [reward for group in groups for reward, masked in group if not masked]
     expected = []
@@ -177,7 +194,7 @@ def test_the_rollout_log_keeps_what_was_masked(tmp_path):
     some = batch([(1.0, False), (0.0, True)])
     (tmp_path / "rollouts").mkdir()
     path = RolloutLog(tmp_path / "rollouts").write(3, some)
-    assert [one.scored for one in read_rollouts(path)] == some
+    assert [one.scored for one in read_rollouts(path)] == list(sampling.whole(some))
 
 
 def test_samples_of_a_bad_batch_are_counted_without_masked_ones():

@@ -37,6 +37,7 @@ from r0.runs import (
 from r0.runs.mirrors import TensorBoardMirror, TrackerMirror, TrackerRun
 from r0.runs.resolved import to_yaml
 from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.sampling import grouped
 from r0.storage import files
 from r0.text.messages import SYSTEM_PROMPTS
 from tests.unit.test_rollout_log import scored
@@ -412,7 +413,8 @@ def test_a_held_out_ranking_is_shown_beside_the_given_order(tmp_path, capsys):
 def test_the_completions_of_evaluations_are_stored_and_those_of_later_steps_dropped(tmp_path):
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run, Recorder(run, TrackingSection(), 2) as recorder:
         for step in (0, 2, 4):
-            recorder.evaluation(step, {"heldout/greedy/reward": 1.2}, {"greedy": [scored()], "sampled": [scored(), scored(1)]})
+            completions = {"greedy": grouped([scored()]), "sampled": grouped([scored(), scored(1)])}
+            recorder.evaluation(step, {"heldout/greedy/reward": 1.2}, completions)
         recorder.resume(2)
     for mode, count in (("greedy", 1), ("sampled", 2)):
         files = RolloutLog(tmp_path / "heldout" / mode).files()
@@ -458,22 +460,22 @@ def test_a_resumed_record_equals_one_that_was_not_interrupted(tmp_path):
 
 
 def test_a_failed_rollout_write_is_raised_at_the_next_step(tmp_path, monkeypatch):
-    def refuse(step, scored, texts=None):
+    def refuse(step, groups, texts=None):
         raise UserError("rollouts: the disk is full")
 
     with RunDirectory.open(tmp_path, "stage_a", CONFIG) as run:
         recorder = Recorder(run, CONFIG.tracking, 3)
         monkeypatch.setattr(recorder.rollouts, "write", refuse)
-        recorder.step(1, {}, [rollout()])
+        recorder.step(1, {}, rollouts())
         with pytest.raises(UserError, match="disk is full"):
-            recorder.step(2, {}, [rollout()])
+            recorder.step(2, {}, rollouts())
         recorder.close()
 
 
-def rollout():
+def rollouts():
     task, prompt = PointwiseTask(1, "q", "d", 1), Prompt((1, 2))
     sampled = Sampled((3,), (-0.5,), Finish.STOP, 0)
-    return Scored(Rollout(task, 0, 0, prompt, sampled), "x", Verdict("yes", 0, True), {"format": 0.4}, 0.4)
+    return grouped([Scored(Rollout(task, 0, 0, prompt, sampled), "x", Verdict("yes", 0, True), {"format": 0.4}, 0.4)])
 
 
 # --- the live line

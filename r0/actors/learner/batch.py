@@ -14,7 +14,8 @@ import torch
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.rows import Row, filler_row, padded_rows, shared_rows
 from r0.errors import UserError
-from r0.records import TrainGroup
+from r0.process.objects import fetch
+from r0.records import Group, TrainGroup, UnreadGroup
 
 Schedule = Sequence[Sequence[Sequence[int]]]
 """``schedule[epoch][mini_batch]`` is a list of indices into the rank's groups; every epoch contains every group once."""
@@ -68,8 +69,32 @@ class MiniBatch:
     completions: int
 
 
-def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int) -> None:
+def read_groups(groups: Sequence[Group]) -> list[TrainGroup]:
+    """The groups with their tokens.
+
+    Raises:
+        ObjectsLost: some are gone with the machine that held them.
+    """
+    unread = [group for group in groups if isinstance(group, UnreadGroup)]
+    found = iter(fetch([group.completions for group in unread]))
+    return [group.read(next(found)) if isinstance(group, UnreadGroup) else group for group in groups]
+
+
+def check_scores(groups: Sequence[UnreadGroup], version: int, max_staleness: int) -> None:
     """Check a batch before any rank starts on it: if one rank failed, the others would wait in a collective.
+
+    Raises:
+        StaleRollout: a completion's weight version is not in [version − max_staleness, version].
+        UserError: a reward or a log-probability is NaN or infinite.
+    """
+    for g, group in enumerate(groups):
+        for sample, score in zip(group.samples, group.scores, strict=True):
+            _check_version(score.version, version, max_staleness)
+            _check_values(g, sample, score.total, score.odd_logprob)
+
+
+def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int) -> None:
+    """Check the share of a rank.
 
     Raises:
         StaleRollout: a completion's weight version is not in [version − max_staleness, version].
@@ -82,11 +107,8 @@ def check_groups(groups: Sequence[TrainGroup], version: int, max_staleness: int)
             length = len(completion.token_ids)
             if len(completion.logprobs) != length:
                 raise ValueError(f"group {g}, sample {s}: {length} tokens but {len(completion.logprobs)} log-probabilities")
-            if not math.isfinite(completion.reward):
-                raise UserError(f"group {g}, sample {s} has reward {completion.reward}; a reward must return finite numbers")
-            if not all(map(math.isfinite, completion.logprobs)):
-                bad = next(value for value in completion.logprobs if not math.isfinite(value))
-                raise UserError(f"group {g}, sample {s}: the engine gave a log-probability of {bad}; its weights are broken")
+            odd = next((value for value in completion.logprobs if not math.isfinite(value)), None)
+            _check_values(g, s, completion.reward, odd)
 
 
 def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, device: torch.device) -> Batch:
@@ -116,6 +138,14 @@ def make_batch(groups: Sequence[TrainGroup], version: int, max_staleness: int, d
         torch.tensor(rewards, dtype=torch.float32, device=device),
         torch.tensor(group_numbers, dtype=torch.long, device=device),
     )
+
+
+def _check_values(group: int, sample: int, reward: float, odd_logprob: float | None) -> None:
+    if not math.isfinite(reward):
+        raise UserError(f"group {group}, sample {sample} has reward {reward}; a reward must return finite numbers")
+    if odd_logprob is not None:
+        said = f"the engine gave a log-probability of {odd_logprob}; its weights are broken"
+        raise UserError(f"group {group}, sample {sample}: {said}")
 
 
 def _check_version(sampled: int, version: int, max_staleness: int) -> None:

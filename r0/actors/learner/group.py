@@ -7,15 +7,17 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from r0.actors.calls import CallLeft, RoleDied, is_actor
 from r0.actors.deadline import Deadline
-from r0.actors.learner.batch import check_groups
+from r0.actors.learner.batch import check_scores
 from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.idle import skip_idle
 from r0.actors.learner.shares import assign_groups
-from r0.actors.pool import CallLeft, Pool, RoleDied, is_actor
+from r0.actors.pool import Pool
 from r0.config import RLConfig
 from r0.errors import RunFailed, UserError, reason
-from r0.records import TrainGroup
+from r0.process.objects import ObjectsLost
+from r0.records import UnreadGroup
 from r0.storage.manifest import Entries
 
 GRACE_S = 30.0  # additional seconds in which the ranks report why a sync failed
@@ -43,13 +45,13 @@ class LearnerGroup:
         self._places: list[list[int]] = []  # of each rank's groups in the newest batch
 
     def update(
-        self, groups: Sequence[TrainGroup], version: int, step: int, leave: Callable[[], bool] = lambda: False
+        self, groups: Sequence[UnreadGroup], version: int, step: int, leave: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
         """Distribute a batch over the ranks, without its idle groups (``skip_idle``) and balanced by tokens, update, and return
         the metrics (the same on every rank).
 
         Args:
-            groups: the whole batch.
+            groups: the whole batch; each rank reads the tokens of its own.
             version: of the learner's weights.
             step: of the run; step and seed determine the order of the mini-batches.
             leave: whether the update is not wanted any more. It is left between rows if no weight has changed yet, and returns
@@ -58,10 +60,11 @@ class LearnerGroup:
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward or a rollout's log-probability is not finite.
+            LearnerLost: rollouts are gone with the machine that held them.
             LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``, or ten times the slowest update.
         """
         section = self.config.section
-        check_groups(groups, version, self.config.sync.max_staleness)
+        check_scores(groups, version, self.config.sync.max_staleness)
         needed = skip_idle(groups, self.config, step)
         shares = assign_groups(needed, len(self.pool), section.num_ppo_epochs, section.num_mini_batches, self.config.seed, step)
         arguments = [(share.groups, version, share.schedule) for share in shares]
@@ -142,11 +145,11 @@ class LearnerGroup:
         except Exception as error:
             answers = self.pool.attempt_some("node", dict.fromkeys(range(len(self.pool)), ()), PING_S)
             lost = [answer for answer in answers.values() if isinstance(answer, Exception)]
-            if not lost:
+            if not lost and not isinstance(error, ObjectsLost):
                 raise
             if not isinstance(error, RunFailed):
                 logger.warning("a learner rank failed", exc_info=error)
-            raise LearnerLost(reason(error if isinstance(error, RoleDied) else lost[0])) from error
+            raise LearnerLost(reason(error if isinstance(error, RoleDied | ObjectsLost) else lost[0])) from error
 
     def close(self) -> None:
         """End all ranks."""

@@ -9,12 +9,12 @@ import torch
 
 from r0.algos.advantages import zero_spread
 from r0.config import GRPOSection, RLConfig
-from r0.records import TrainGroup
+from r0.records import Group, TrainGroup
 
 OF_THE_GROUP = ("grpo", "dr_grpo", "rloo")  # advantages that are exactly 0 in a group without spread
 
 
-def skip_idle(groups: Sequence[TrainGroup], config: RLConfig, step: int) -> list[TrainGroup]:
+def skip_idle(groups: Sequence[Group], config: RLConfig, step: int) -> list[Group]:
     """The batch with idle groups emptied; their tokens and completions are still counted in the denominators, so the gradient is
     that of the whole batch.
 
@@ -25,7 +25,7 @@ def skip_idle(groups: Sequence[TrainGroup], config: RLConfig, step: int) -> list
     section = config.section
     if not isinstance(section, GRPOSection) or section.advantage not in OF_THE_GROUP or config.kl_coef > 0:
         return list(groups)
-    members = [(g, completion.reward) for g, group in enumerate(groups) for completion in group.completions]
+    members = [(g, reward) for g, group in enumerate(groups) for reward in group.rewards]
     reward_N = torch.tensor([reward for _, reward in members], dtype=torch.float32)  # as in make_batch, to agree on what is equal
     equal_G = zero_spread(reward_N, torch.tensor([g for g, _ in members], dtype=torch.long)).tolist()
     idle = [g for g, equal in zip(sorted({g for g, _ in members}), equal_G, strict=True) if equal]
@@ -33,6 +33,5 @@ def skip_idle(groups: Sequence[TrainGroup], config: RLConfig, step: int) -> list
     return [_emptied(group) if g in idle and g != kept else group for g, group in enumerate(groups)]
 
 
-def _emptied(group: TrainGroup) -> TrainGroup:
-    tokens = sum(len(completion.token_ids) for completion in group.completions)
-    return TrainGroup(group.prompt_ids, (), tokens, len(group.completions))
+def _emptied(group: Group) -> TrainGroup:
+    return TrainGroup(group.prompt_ids, (), sum(group.lengths), len(group.lengths))

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r0.actors.learner.batch import Schedule
-from r0.records import TrainGroup
+from r0.records import Group
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
     """The groups of a rank, their places in the batch, and their mini-batches."""
 
-    groups: list[TrainGroup]
+    groups: list[Group]
     places: list[int]
     schedule: Schedule
 
 
-def cost(group: TrainGroup) -> int:
+def cost(group: Group) -> int:
     """Number of tokens that the learner computes for a group; 0 without completions."""
-    return len(group.prompt_ids) + sum(len(c.token_ids) for c in group.completions) if group.completions else 0
+    return len(group.prompt_ids) + sum(group.lengths) if group.lengths else 0
 
 
-def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
+def assign_groups(groups: Sequence[Group], ranks: int, epochs: int, mini_batches: int, seed: int, step: int) -> list[Share]:
     """The shares of all ranks.
 
     In every epoch the batch is shuffled and split into ``mini_batches`` mini-batches of similar size, independently of the number
@@ -49,7 +49,7 @@ def assign_groups(groups: Sequence[TrainGroup], ranks: int, epochs: int, mini_ba
     return shares
 
 
-def _by_tokens(groups: Sequence[TrainGroup], members: Sequence[int], ranks: int) -> dict[int, int]:
+def _by_tokens(groups: Sequence[Group], members: Sequence[int], ranks: int) -> dict[int, int]:
     loads = [0] * ranks
     rank_of = {}
     for i in sorted(members, key=lambda i: (-cost(groups[i]), i)):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from r0.actors.learner.batch import Schedule
+from r0.actors.calls import is_left
+from r0.actors.learner.batch import Schedule, read_groups
 from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.networks import learner_dtype, load_networks
@@ -27,7 +28,6 @@ from r0.actors.learner.zero import (
     set_learning_rate,
     start_distributed,
 )
-from r0.actors.pool import is_left
 from r0.actors.sync.digest import NOTHING, Noted
 from r0.actors.sync.weights import LearnerWeights, save_hf
 from r0.config import RLConfig
@@ -35,7 +35,7 @@ from r0.process.allocator import keep_freed_blocks
 from r0.process.device import process_device, with_index
 from r0.process.faults import reached
 from r0.process.spans import Traced, record, span
-from r0.records import TrainGroup
+from r0.records import Group
 from r0.storage.manifest import Entries
 
 
@@ -87,7 +87,7 @@ class Learner(Traced):
 
     # Training ---------------------------------------------------------------------------------------------------------------
 
-    def update(self, groups: Sequence[TrainGroup], version: int, schedule: Schedule | None = None) -> dict[str, float]:
+    def update(self, groups: Sequence[Group], version: int, schedule: Schedule | None = None) -> dict[str, float]:
         """One update on this rank's share of a batch; collective.
 
         Args:
@@ -101,6 +101,7 @@ class Learner(Traced):
 
         Raises:
             StaleRollout: a rollout's version is not allowed.
+            ObjectsLost: rollouts are gone with the machine that held them.
         """
         self._newest = version, None
         rate = self.learning_rate(self.config.learning_rate)
@@ -113,10 +114,11 @@ class Learner(Traced):
         if schedule is None:
             schedule = even_schedule(len(groups), section.num_ppo_epochs, section.num_mini_batches)
         reached("learner.forward")
+        read = read_groups(groups)
         found: dict[str, float] = {}
-        tokens = sum(len(one.token_ids) for group in groups for one in group.completions)
-        with span("learner", "update", groups=len(groups), tokens=tokens), contextlib.suppress(Left):
-            figures = self.updater(groups, version, schedule)
+        tokens = sum(sum(group.lengths) for group in read)
+        with span("learner", "update", groups=len(read), tokens=tokens), contextlib.suppress(Left):
+            figures = self.updater(read, version, schedule)
             reached("learner.stepped")
             self.updates += 1
             found = figures | {"lr": rate, "shared_prefix": float(self.networks.shared_prefix)}

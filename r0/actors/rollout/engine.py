@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from r0.actors.rollout.settings import EngineSettings
@@ -16,6 +16,11 @@ class Engine(Protocol):
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
         """Complete every request, in order."""
+
+    def stream(
+        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
+    ) -> Iterator[tuple[int, Sampled]]:
+        """Complete every request, as ``sample`` does, and give each with its index once it is complete."""
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
         """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests."""

@@ -8,7 +8,7 @@ Dimensions: B requests, P prompt positions (padded on the left), U distinct prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,26 @@ class HfEngine:
         self._digest, self._received = Digest(), NOTHING
         self._pending: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
 
-    @torch.inference_mode()
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
         """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities have temperature 1.
 
         Raises:
             ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
         """
+        found = dict(self.stream(requests, temperature, max_new_tokens, greedy))
+        return [found[index] for index in range(len(requests))]
+
+    def stream(
+        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
+    ) -> Iterator[tuple[int, Sampled]]:
+        """Complete every request, batch by batch, and give each with its index. Raises the errors of ``sample``."""
         check_requests(requests, max_new_tokens, self._settings)
         rows = [_Row(request, _noise(request.seed, max_new_tokens)) for request in requests]
-        order = sorted(rows, key=lambda row: (len(row.request.prompt_ids), row.request.prompt_ids))  # little padding
-        for start in range(0, len(order), self.max_num_seqs):
-            self._complete(order[start : start + self.max_num_seqs], temperature, max_new_tokens, greedy)
-        return [self._sampled(row) for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].request.prompt_ids), rows[i].request.prompt_ids))
+        for start in range(0, len(order), self.max_num_seqs):  # prompts of similar length: little padding
+            batch = order[start : start + self.max_num_seqs]
+            self._complete([rows[i] for i in batch], temperature, max_new_tokens, greedy)
+            yield from ((i, self._sampled(rows[i])) for i in batch)
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
         """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests.
@@ -103,6 +110,7 @@ class HfEngine:
         for key in keys:
             self._pending.pop(key, None)
 
+    @torch.inference_mode()
     def _complete(self, rows: list[_Row], temperature: float, max_new_tokens: int, greedy: bool) -> None:
         logits_BV, cache, mask_BP = self._prefill(rows)
         for step in range(max_new_tokens):

@@ -46,13 +46,24 @@ class VllmEngine:
             ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
             RuntimeError: submitted requests are pending.
         """
+        found = dict(self.stream(requests, temperature, max_new_tokens, greedy))
+        return [found[index] for index in range(len(requests))]
+
+    def stream(
+        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
+    ) -> Iterator[tuple[int, Sampled]]:
+        """Complete every request in one running batch, and give each with its index once it is complete. Raises the errors of
+        ``sample``; left early, it drops what is not complete."""
         if self._pending:
             raise RuntimeError(f"sample: {len(self._pending)} submitted requests are pending; call step until they are done")
         check_requests(requests, max_new_tokens, self._settings)
-        parameters = [self._parameters(request, temperature, max_new_tokens, greedy) for request in requests]
-        prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
-        outputs = self._llm.generate(prompts, parameters, use_tqdm=False) if prompts else []
-        return [self._sampled(request, output.outputs[0]) for request, output in zip(requests, outputs, strict=True)]
+        try:
+            for index, request in enumerate(requests):
+                self.submit(index, request, temperature, max_new_tokens, greedy)
+            while self._pending:
+                yield from self.step()
+        finally:
+            self.abort(range(len(requests)))
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
         """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests.

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol
 
-from r0.actors.pool import call_each, is_actor
+from r0.actors.calls import call_each, is_actor
 from r0.actors.sync.buckets import largest_slot, make_buckets
 from r0.actors.sync.channels import Ring
 from r0.actors.sync.rendezvous import Rendezvous, host_store, join

@@ -20,7 +20,7 @@ import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from r0.actors.pool import call_each
+from r0.actors.calls import call_each
 from r0.actors.sync.transfer import TransferError, Weights
 from r0.errors import UserError
 

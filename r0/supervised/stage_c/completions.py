@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from r0.actors.rollout.group import RolloutGroup
 from r0.actors.rollout.sizes import upper_num_seqs
-from r0.actors.rollout.worker import RolloutGroup
 from r0.config import StageCConfig
 from r0.data.hashes import hash_key
 from r0.data.source import TaskSource

@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from r0.actors.calls import call_each
 from r0.actors.placement import Placement, cluster_gpus, rollout_bundles
-from r0.actors.pool import Pool, call_each, deferred_class
+from r0.actors.pool import Pool, deferred_class
+from r0.actors.rollout.group import RolloutGroup
 from r0.actors.rollout.settings import EngineSettings
-from r0.actors.rollout.worker import RolloutGroup, RolloutWorker
+from r0.actors.rollout.worker import RolloutWorker
 from r0.config import StageCConfig
 from r0.supervised.stage_c.list_prompter import length
 

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from r0.actors.rollout.worker import RolloutGroup
+from r0.actors.rollout.group import RolloutGroup
 from r0.config import StageCConfig
 from r0.errors import UserError
 from r0.ranking import groups_of_order, ndcg
