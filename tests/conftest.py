@@ -6,9 +6,13 @@ import logging
 import os
 import shutil
 
+import hypothesis
 import pytest
 
 import r0  # noqa: F401
+
+hypothesis.settings.register_profile("r0", deadline=None)  # no time limit: the machine may be busy
+hypothesis.settings.load_profile("r0")
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def no_weights(folder: Path) -> None:
 
 
 def other_weights(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+    (folder / "model.safetensors").rename(folder / "model-q4.onnx")
 
 
 def missing_shard(folder: Path) -> None:
@@ -181,7 +181,7 @@ BROKEN = {
     no_bytes: "model.safetensors is damaged or incomplete",
     pointer: "model.safetensors is a git-LFS pointer, not the file itself; run `git lfs pull` in",
     no_weights: "contains neither model.safetensors nor its shards with their index; download the model again",
-    other_weights: "nor its shards with their index, only model-q4.gguf",
+    other_weights: "nor its shards with their index, only model-q4.onnx",
     missing_shard: "index.json names 1 files that are not there (model-00002-of-00002.safetensors); download",
     bad_index: "index.json is no index of shards",
     bad_pickle: "pytorch_model.bin is damaged, incomplete or holds more than tensors",
