@@ -128,6 +128,7 @@ def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_
     assert "Traceback" not in server.said
 
 
+@pytest.mark.slow
 def test_two_replicas_share_the_requests_and_one_that_dies_is_replaced(lists):
     settings = SERVE | {"method": "pointwise", "max_new_tokens": 48, "rollout.engine": "hf", "replicas": 2, "rollout.cpus": 0.5}
     settings |= {"ray.address": "local"}
