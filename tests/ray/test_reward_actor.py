@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from r0.actors.pool import Pool
-from r0.actors.reward.group import RewardGroup, SampledGroup
+from r0.actors.reward.group import RewardGroup
 from r0.actors.reward.worker import RewardWorker
 from r0.config.sections import RewardBase, RewardSection
 from r0.errors import UserError
-from r0.process.objects import ObjectsLost
-from r0.records import Completions, Finish, PointwiseTask, Prompt, Rollout, Sampled
+from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled
 from tests.rollouts import score
 
 pytestmark = pytest.mark.ray
@@ -96,14 +93,3 @@ def test_a_sample_that_stops_workers_again_is_named_or_worth_the_failure_value(p
     assert [one.rollout for one in scored] == given
     assert [one.total for one in scored] == [0.0, 1.0, -2.0, 1.0, -2.0, 1.0, 0.0, 1.0]
     assert [one.verdict for one in scored] == [scored[0].verdict] * len(given)
-
-
-def test_completions_that_are_lost_with_their_machine_are_named_so(ray_session, pool):
-    (one,) = rollouts([1])
-    large = replace(one.sampled, token_ids=one.sampled.token_ids * 2000, logprobs=one.sampled.logprobs * 2000)  # not in a message
-    address = ray_session.put(Completions.of([large]))
-    ray_session._private.worker.global_worker.core_worker.free_objects([address], False)
-    batch = RewardGroup(pool, RewardBase(name="faulty", deadline_s=60.0), start_deadline_s=120).batch()
-    batch.add(SampledGroup(one.task, 0, one.prompt, 1, address))
-    with pytest.raises(ObjectsLost, match="rollouts are lost with the machine that held them"):
-        batch.finish()
