@@ -9,7 +9,7 @@ TOLERANCE_US = 1e3
 WITHIN = {  # span of a worker → that of the driver in which it lies, whichever it is
     ("rollout", "sample"): {"sample", "evaluate"},
     ("rollout", "receive weights"): {"sync"},
-    ("reward", "score"): {"reward", "evaluate"},
+    ("reward", "score"): {"sample", "reward", "evaluate"},  # it may begin in the first and end in the second
     ("learner", "update"): {"learn"},
     ("learner", "forward"): {"learn"},
     ("learner", "optimizer step"): {"learn"},
@@ -33,7 +33,9 @@ def check_trace(run: Path, processes: list[str], steps: list[int]) -> None:
         kind = (event["cat"], event["name"])
         if kind in WITHIN:
             seen.add(kind)
-            assert any(lies_in(event, one) for one in driver if one["name"] in WITHIN[kind]), event
+            waits = [one for one in driver if one["name"] in WITHIN[kind]]
+            ends = {**event, "dur": 0}, {**event, "ts": event["ts"] + event["dur"], "dur": 0}
+            assert all(any(lies_in(end, one) for one in waits) for end in ends), event
     roles = {name.split()[0] for name in processes}
     both = {"rollout", "learner"} <= roles
     assert seen == {kind for kind in WITHIN if kind[0] in roles and (both or WITHIN[kind] != {"sync"})}
