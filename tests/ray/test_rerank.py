@@ -94,7 +94,7 @@ def test_a_run_comes_out_whole_with_what_it_took(whole, data):
     for query in given:
         assert sorted(new[query]) == sorted(given[query])
         assert new[query][8:] == given[query][8:]  # beyond the depth
-    assert done.stdout.rstrip().endswith(str(output / "run.trec"))
+    assert done.stdout.splitlines()[-2:] == [str(output / "run.trec"), f"to look at it: r0 report {output}"]
     assert "answers that could not be read as they should: " in done.stdout
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["queries"], summary["candidates"]) == (QUERIES, (QUERIES - 1) * CANDIDATES + 1)
