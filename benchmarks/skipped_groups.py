@@ -57,9 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     cuda = args.device != "cpu"
     shape = args.shape or ("1.5b" if cuda else "3.7m")
-    config = StageAConfig(
-        algo="grpo", batch_size=args.groups, gradient_checkpointing=cuda, learner={"cpus": float(args.threads)}
-    )
+    config = StageAConfig(algo="grpo", batch_size=args.groups, gradient_checkpointing=cuda, learner={"cpus": float(args.threads)})
     with tempfile.TemporaryDirectory() as folder:
         make_model(shape, folder, args.device)
         learner = Learner(config, folder, 1000, device=args.device)
