@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
 # The clients of other projects, in an environment of their own: their versions are none of r0's business.
 CLIENTS := .venv-integrations
-.PHONY: help setup demo check test test-integrations chaos test-all lint bench gpu-check docs tiny clean
+.PHONY: help setup demo check test test-integrations chaos test-all lint bench real gpu-check docs tiny clean
 
 help:
 	@echo "make setup      the environment: .venv, packages, DeepSpeed's native part"
@@ -26,6 +26,7 @@ help:
 	@echo "make chaos      processes that die, disks that are full, files that are damaged: all of tests/chaos"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
+	@echo "make real       real questions and pretrained models, end to end (ARGS=\"--data FOLDER --steps NAME …\"); downloads two models"
 	@echo "make gpu-check  does r0 work on this GPU? a table of claims (ARGS=\"--out FOLDER\", RUN=/path/to/python)"
 	@echo "make docs       the documentation as a site, in site/"
 	@echo "make tiny       train the embedded model r0-tiny again"
@@ -74,7 +75,10 @@ lint: setup
 	@$(RUN) -m mypy
 
 bench: $(VENV)/ready-bench
-	@for script in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+	@for script in $(filter-out benchmarks/gpu_check.py benchmarks/real.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(RUN) $$script $(ARGS) || exit 1; done
+
+real: setup
+	@$(RUN) -W ignore benchmarks/real.py $(ARGS)
 
 # .venv normally has PyTorch's CPU build, so an active environment has priority.
 gpu-check: RUN = $(if $(VIRTUAL_ENV)$(CONDA_PREFIX),python,$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(or $(PYTHON),python3)))

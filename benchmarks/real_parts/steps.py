@@ -68,8 +68,10 @@ def plan(at: Setting) -> list[Step]:
         _rows(at),
         _train(at, "sft", "sft", at.model, f"data={at.folder / 'rows.jsonl'}"),
         _rank(at, "rank_sft", f"{name}, thinking, sft", "rank_thinking", trained("sft")),
+        _completions(at, "completions_sft", trained("sft")),
         _train(at, "stage_a", "stage_a", trained("sft"), *lists),
         _rank(at, "rank_stage_a", f"{name}, thinking, sft and GRPO", "rank_thinking", trained("stage_a")),
+        _completions(at, "completions_stage_a", trained("stage_a")),
         _train(at, "distill", "distill", at.encoder, f"data={at.data / 'train.jsonl'}", f"teacher.model={trained('finetune')}"),
         _rank(at, "rank_student", f"{kind}, distilled from finetune", "rank_encoder", at.made("distill") / "train" / "model"),
     ]  # fmt: skip
@@ -107,6 +109,19 @@ def _rank(at: Setting, name: str, title: str, config: str, model: Path, whole: b
     run = at.made("whole_bm25").with_suffix(".trec") if whole else at.data / "test.trec"
     words = ("rerank", str(at.configs / f"{config}.yaml"), f"model={model}", f"data={at.data}", f"run={run}")
     return Step(name, (*words, f"output={at.made(name)}"), title, whole)
+
+
+def _completions(at: Setting, name: str, model: Path) -> Step:
+    keys = (f"data={at.data}", f"run={at.data / 'validation.trec'}", "qrels=validation", f"max_label={at.highest:g}")
+    words = (
+        "stage_a",
+        str(at.configs / "completions.yaml"),
+        f"model={model}",
+        *keys,
+        f"seed={at.seed}",
+        f"output={at.made(name)}",
+    )
+    return Step(name, words)
 
 
 def _rows(at: Setting) -> Step:

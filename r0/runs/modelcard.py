@@ -142,7 +142,11 @@ def _figures(facts: CardFacts) -> str:
 
 def _configuration(config: BaseModel) -> str:
     """The keys that differ from r0's defaults: those that were given, and those that follow from them."""
-    defaults = {name: to_jsonable_python(field.get_default(call_default_factory=True)) for name, field in keys(type(config))}
+    defaults = {
+        name: to_jsonable_python(field.get_default(call_default_factory=True))
+        for name, field in keys(type(config))
+        if not field.is_required()
+    }
     rows = [
         (f"`{name}`", _shown(value))
         for name, value in resolved.flat(config).items()

@@ -15,7 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r0.config import DemoConfig, RolloutsConfig, SftConfig, StageAConfig, StageBConfig, TrackingSection, load, yamlfile
+from r0.config import (
+    DemoConfig,
+    DistillTrainConfig,
+    RolloutsConfig,
+    SftConfig,
+    StageAConfig,
+    StageBConfig,
+    TrackingSection,
+    load,
+    yamlfile,
+)
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config
 from r0.records import Finish, Form, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
@@ -603,6 +613,11 @@ def test_the_card_shows_the_ten_figures_that_matter_and_the_keys_that_were_set()
     assert {"learning_rate": "3e-06", "algo": "grpo", "reward.acc_weight": "0.7"}.items() <= rows.items()
     assert not rows.keys() & {"seed", "reward.format_weight", "ray.max_restarts", "model"}
     assert "All other keys have r0's defaults" in told
+
+
+def test_the_card_of_a_command_with_required_keys_shows_what_was_set():
+    config = DistillTrainConfig(data="scores.jsonl", model="r0-tiny", learning_rate=1e-4)
+    assert "| `learning_rate` | 0.0001 |" in model_card(config, CardFacts("distill train", 3))
 
 
 def test_the_card_of_real_data_names_its_base_model():
