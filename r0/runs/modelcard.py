@@ -132,7 +132,7 @@ def _figures(facts: CardFacts) -> str:
     titles = {f"heldout/{name}": title for name, title in FIGURES}
     present = list(dict.fromkeys([*facts.before, *facts.after]))
     names = [name for name in titles if name in present] or present
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (titles.get(name, name), *(f"{side[name]:.3f}" if name in side else "" for side in (facts.before, facts.after)))
         for name in names[:MOST_FIGURES]
     ]
@@ -147,7 +147,7 @@ def _configuration(config: BaseModel) -> str:
         for name, field in keys(type(config))
         if not field.is_required()
     }
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"`{name}`", _shown(value))
         for name, value in resolved.flat(config).items()
         if name not in UNTOLD and value != defaults.get(name)
