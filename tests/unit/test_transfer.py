@@ -11,8 +11,9 @@ import psutil
 import pytest
 import torch
 
+from r0.actors.rollout.group import assign_groups
 from r0.actors.rollout.settings import EngineSettings, check_length, stop_ids
-from r0.actors.rollout.worker import RolloutWorker, assign_requests
+from r0.actors.rollout.worker import RolloutWorker
 from r0.actors.sync.buckets import largest_slot, make_buckets, size
 from r0.actors.sync.channels import GlooReceiveChannel, Ring, RingReceiveChannel
 from r0.actors.sync.rendezvous import Rendezvous, host_store, join
@@ -300,15 +301,15 @@ def test_other_ranks_gather_to_the_end_when_a_sync_fails(models):
 def test_dealing_keeps_groups_together_and_balances_tokens():
     prompts = [tuple(range(length)) for length in (10, 300, 20, 30, 280, 15)]
     asked = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
-    shares = assign_requests(asked, 2, 50)
-    assert sorted(i for share in shares for i in share) == list(range(24))
+    groups = [asked[at : at + 4] for at in range(0, 24, 4)]
+    shares = assign_groups(groups, 2, 50)
+    assert sorted(group for share in shares for group in share) == list(range(6))
     for share in shares:
         assert share == sorted(share)
-        assert all(sum(i // 4 == group for i in share) in (0, 4) for group in range(6))
-    tokens = [sum(len(asked[i].prompt_ids) for i in share[::4]) for share in shares]
+    tokens = [sum(len(groups[group][0].prompt_ids) for group in share) for share in shares]
     assert abs(tokens[0] - tokens[1]) < 100
-    assert assign_requests(asked[:4], 3, 50) == [[0, 1, 2, 3]]
-    assert assign_requests([], 3, 50) == []
+    assert assign_groups(groups[:1], 3, 50) == [[0]]
+    assert assign_groups([], 3, 50) == []
 
 
 def test_a_model_with_too_few_positions_is_refused(models, tmp_path):
