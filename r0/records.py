@@ -170,7 +170,14 @@ class Completions:
 
     @classmethod
     def of(cls, sampled: Sequence[Sampled]) -> Completions:
-        """Those of one prompt, in the order of their samples."""
+        """Those of one prompt, in the order of their samples.
+
+        Raises:
+            ValueError: one has different numbers of tokens and log-probabilities.
+        """
+        for s, one in enumerate(sampled):
+            if len(one.token_ids) != len(one.logprobs):
+                raise ValueError(f"completion {s}: {len(one.token_ids)} tokens, but {len(one.logprobs)} log-probabilities")
         return cls(
             array("i", chain.from_iterable(one.token_ids for one in sampled)),
             array("f", chain.from_iterable(one.logprobs for one in sampled)),

@@ -136,9 +136,9 @@ class StepRollouts:
             if not empty:
                 break
             tasks = self.source.batch(step, config.batch_size, refill_round)[: len(empty)]
-            for place, group in zip(empty, self._sample(tasks, step, refill_round, clock, leave), strict=False):
+            for group in self._sample(tasks, step, refill_round, clock, leave):
                 if sampling.has_spread(group):
-                    groups[place] = replace(group, group=place)
+                    groups[empty[group.group]] = replace(group, group=empty[group.group])
         return groups
 
     def _sample(

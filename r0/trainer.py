@@ -10,6 +10,7 @@ from r0.actors.learner.group import LearnerLost
 from r0.actors.rollout.group import RolloutsLost
 from r0.errors import RunFailed, UserError, reason
 from r0.process.faults import reached
+from r0.process.objects import ObjectsLost
 from r0.process.signals import Stopped, StopRequest
 from r0.profiler import Profiler
 from r0.records import ScoredGroup
@@ -42,8 +43,9 @@ class Trainer:
     def train(self, steps: int) -> bool:
         """Train for ``steps`` updates, from the newest checkpoint if there is one. Returns whether all are done.
 
-        A learner that loses a rank starts again from the newest checkpoint, and so does one that has lost the samples of the next
-        step with the weights they need. The steps after it are repeated: they are pure functions of their number.
+        A learner that loses a rank starts again from the newest checkpoint, and so does one that has lost rollouts, or the
+        samples of the next step with the weights they need. The steps after it are repeated: they are pure functions of their
+        number.
 
         Raises:
             RunFailed: workers failed too often; where the learner is whole, its state is saved.
@@ -51,8 +53,8 @@ class Trainer:
         while True:
             try:
                 return self._run(steps)
-            except (LearnerLost, RolloutsLost) as lost:
-                if isinstance(lost, RolloutsLost):
+            except (LearnerLost, RolloutsLost, ObjectsLost) as lost:
+                if not isinstance(lost, LearnerLost):
                     self._rescue(save=False)
                 self.recorder.say(f"{lost}; new learner ranks go on from the newest checkpoint")
                 self.roles.restart(lost)
@@ -96,7 +98,7 @@ class Trainer:
                 if stopping:
                     return self._done == steps and self._is_evaluated(steps, steps)
             return True
-        except (LearnerLost, RolloutsLost):
+        except (LearnerLost, RolloutsLost, ObjectsLost):
             raise
         except Exception as error:
             self._rescue(isinstance(error, RunFailed))

@@ -28,6 +28,7 @@ from r0.config import RLConfig
 from r0.errors import RunFailed, reason
 from r0.process.allocator import learner_variables
 from r0.process.gpus import check_vllm, cuda_available, local_gpus
+from r0.process.objects import ObjectsLost
 from r0.records import UnreadGroup
 from r0.rewards.token_limit import TokenLimit
 
@@ -61,9 +62,24 @@ class Roles:
         self.rollout.give_weights = self._give_weights if self.config.learns else None
 
     def connect(self) -> None:
-        """Connect learner and rollout workers for weight syncs, if there are both."""
+        """Connect learner and rollout workers for weight syncs, if there are both. Workers that failed are restarted.
+
+        Raises:
+            RunFailed: workers failed too often; a learner rank is lost.
+        """
         if not self.config.samples:
             return
+        try:
+            self._connect()
+        except (RoleTimeout, RoleDied, TransferError) as error:
+            failed = self.rollout.failed()
+            if self.config.ray.inline or not failed:
+                raise
+            logger.warning("learner and rollout workers do not connect: %s", reason(error))
+            self.rollout.restart(failed, give_weights=False)
+            self._connect()
+
+    def _connect(self) -> None:
         self.learner.connect(self.engine.transfer, self.rollout.workers)
 
     def learn(self, groups: Sequence[UnreadGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
@@ -120,7 +136,7 @@ class Roles:
     def _give_weights(self) -> dict[int, Exception]:
         """Reconnect and send the current weights; returns the rollout workers that failed during it."""
         try:
-            self.connect()
+            self._connect()
             self.learner.sync(self.version)
         except (RoleTimeout, RoleDied, TransferError):
             failed = self.rollout.failed()
@@ -130,7 +146,7 @@ class Roles:
         self._check_weights()
         return {}
 
-    def restart(self, lost: LearnerLost | RolloutsLost) -> None:
+    def restart(self, lost: LearnerLost | RolloutsLost | ObjectsLost) -> None:
         """Start new learner ranks, and the rollout workers that are lost; all hold the weights of the model folder.
 
         Raises:

@@ -12,6 +12,8 @@ from typing import Any
 
 from r0.errors import RunFailed
 
+FETCH_S = 600.0  # seconds in which values arrive from another node
+
 
 class ObjectsLost(RunFailed):
     """Values are gone with the node that held them."""
@@ -27,15 +29,15 @@ def fetch(addresses: Sequence[Any]) -> list[Any]:
     """The values at some addresses, in order.
 
     Raises:
-        ObjectsLost: a node that held one is gone.
+        ObjectsLost: a node that held one is gone, or has not sent it within ``FETCH_S``.
     """
     if not any(map(_is_elsewhere, addresses)):
         return list(addresses)
     import ray
 
     try:
-        found = iter(ray.get([address for address in addresses if _is_elsewhere(address)]))
-    except ray.exceptions.ObjectLostError as error:
+        found = iter(ray.get([address for address in addresses if _is_elsewhere(address)], timeout=FETCH_S))
+    except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError) as error:
         raise lost(error) from error
     return [next(found) if _is_elsewhere(address) else address for address in addresses]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
 from r0.config import TrackingSection
+from r0.process.objects import ObjectsLost
 from r0.records import ScoredGroup
 from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.calibration import drop_later
@@ -59,7 +61,8 @@ class Recorder:
         """Resume after ``step`` (0: from the beginning). Everything recorded after it is dropped, since those steps are
         repeated.
         """
-        self._wait_for_rollouts()
+        with contextlib.suppress(ObjectsLost):  # of a later step: a checkpoint waits for the rollouts of its own
+            self._wait_for_rollouts()
         lost = self.metrics.resume(step)
         self.timings.resume(step)
         self.rollouts.resume(step)

@@ -175,6 +175,8 @@ def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
 
 def _logged(record: dict[str, Any]) -> LoggedRollout:
     logprobs = tuple(math.nan if value is None else float(value) for value in record["logprobs"])
+    if len(logprobs) != len(record["completion_ids"]):
+        raise ValueError(f"{len(record['completion_ids'])} tokens, but {len(logprobs)} log-probabilities")
     prompt = Prompt(tuple(record["prompt_ids"]), record["prefix"], record["cut_tokens"])
     sampled = Sampled(tuple(record["completion_ids"]), logprobs, Finish(record["finish"]), record["version"])
     violations = frozenset(map(Violation, record["violations"]))

@@ -266,6 +266,14 @@ def test_a_missing_run_or_one_without_rollouts_gives_a_one_sentence_error(tmp_pa
         run(RolloutsConfig(run=str(tmp_path)), False)
 
 
+def with_less(good: bytes) -> bytes:
+    """The second rollout without its last log-probability."""
+    lines = gzip.decompress(good).splitlines()
+    row = json.loads(lines[1])
+    lines[1] = json.dumps({**row, "logprobs": row["logprobs"][:-1]}).encode()
+    return b"\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -274,6 +282,7 @@ def test_a_missing_run_or_one_without_rollouts_gives_a_one_sentence_error(tmp_pa
         (lambda good: gzip.compress(gzip.decompress(good) + b"{}\n"), r"gz:5: is not a rollout"),
         (lambda good: gzip.compress(gzip.decompress(good) + b"\xff\n"), r"gz:5: is not a rollout"),
         (lambda good: gzip.compress(b"[1]\n"), r"gz:1: is not a rollout"),
+        (lambda good: gzip.compress(with_less(good)), r"gz:2: is not a rollout of r0 .* tokens, but \d+ log-probabilities"),
     ],
 )
 def test_a_damaged_file_gives_a_one_sentence_error(tmp_path, log, damage, said):

@@ -22,7 +22,8 @@ from r0.actors.learner.group import LearnerLost
 from r0.actors.learner.metrics import UpdateMetrics
 from r0.actors.pool import Pool
 from r0.actors.restarts import Restarts
-from r0.actors.reward.group import SampledGroup
+from r0.actors.reward.group import RewardBatch, SampledGroup
+from r0.actors.roles import Roles
 from r0.actors.rollout.group import RolloutGroup, RolloutsLost
 from r0.algos.losses import LossInputs, LossSettings, ppo_clip
 from r0.config import GRPOSection, StageAConfig
@@ -34,6 +35,7 @@ from r0.records import Completions, Finish, Prompt, Sampled, SampleRequest, Scor
 from r0.runs import Recorder, RunDirectory
 from r0.runs.checkpoint import Checkpoints
 from r0.runs.record import Clock
+from r0.runs.rollout_log import RolloutLog
 from r0.step_rollouts import StepRollouts
 from r0.storage.manifest import entry
 from r0.trainer import Trainer
@@ -257,6 +259,22 @@ def test_rollouts_that_are_lost_with_a_machine_are_sampled_again(tmp_path, whole
     assert results(tmp_path / "run") == whole
 
 
+def test_rollouts_that_are_lost_before_they_are_stored_are_sampled_and_learned_again(tmp_path, whole, monkeypatch, capsys):
+    write, fails = RolloutLog.write, iter([False, False, True])  # those of step 3
+
+    def loses(log, step, *arguments):
+        if log.folder.name == "rollouts" and next(fails, False):
+            raise ObjectsLost("rollouts are lost with the machine that held them (ObjectLostError)")
+        return write(log, step, *arguments)
+
+    monkeypatch.setattr(RolloutLog, "write", loses)
+    roles, done = train(tmp_path / "run")
+    assert done
+    assert ("restart", "ObjectsLost") in roles.log
+    assert "that held them (ObjectLostError); new learner ranks go on from the newest checkpoint" in capsys.readouterr().out
+    assert results(tmp_path / "run") == whole
+
+
 # --- workers that fail while no weights can be given
 
 
@@ -295,11 +313,11 @@ REQUESTS = [[SampleRequest((1, prompt), seed=10 * prompt + sample) for sample in
 SEEDS = {place: [one.seed for one in group] for place, group in enumerate(REQUESTS)}
 
 
-def sampled(workers: RolloutGroup) -> dict[int, list[int]]:
-    """The tokens of each group, none of which comes twice."""
+def sampled(workers: RolloutGroup, again: int = 0) -> dict[int, list[int]]:
+    """The tokens of each group; ``again`` groups come twice, since the machine that held the first may be gone."""
     given = list(workers.stream(REQUESTS, 1.0, 4, leave=lambda: False))
     found = {place: list(completions.token_ids) for place, completions in given}
-    assert len(found) == len(given)
+    assert len(given) == len(found) + again
     return found
 
 
@@ -307,13 +325,58 @@ def sampled(workers: RolloutGroup) -> dict[int, list[int]]:
 def test_while_the_learner_updates_the_others_take_a_lost_share_and_the_lost_are_restarted_later(failing):
     pool = FailingPool(3, set(failing))
     workers = group(pool)
-    assert sampled(workers) == SEEDS
+    assert sampled(workers, again=len(failing)) == SEEDS
     assert (pool.replaced, set(workers.lost)) == ([], failing)
     pool.calls.clear()
     assert sampled(workers) == SEEDS  # a refill round: the lost ones are not asked
     assert {index for _, index in pool.calls} == {0, 1, 2} - failing
     workers.restart({})
     assert (sorted(pool.replaced), workers.lost) == (sorted(failing), {})
+
+
+def test_a_worker_that_ends_without_all_of_its_completions_has_failed():
+    class Ends(FailingPool):
+        def stream_some(self, method, arguments, deadline_s, leave=None):
+            for index, found in super().stream_some(method, arguments, deadline_s, leave):
+                if not isinstance(found, RoleDied):
+                    yield index, found
+
+    pool = Ends(2, {1})
+    assert dict(place_and_seeds(group(pool))) == SEEDS
+    assert pool.replaced == [1]
+
+
+def place_and_seeds(workers: RolloutGroup):
+    return ((place, list(completions.token_ids)) for place, completions in workers.stream(REQUESTS, 1.0, 4))
+
+
+def test_a_group_that_was_sampled_again_is_scored_instead_of_the_first():
+    begun = SimpleNamespace(
+        begin=lambda index, group: SimpleNamespace(figures=lambda deadline_s: ("score",), rest=f"texts of {group.completions}"),
+        settle=lambda group, sample, outcome: outcome,
+    )
+    batch = RewardBatch(begun, 2, 60.0)
+    for number, address in ((0, "gone"), (1, "one"), (0, "again")):
+        batch.add(SampledGroup("task", number, Prompt((1,)), 1, address))
+    assert [(one.group, one.completions, one.texts) for one in batch.finish()] == [
+        (0, "again", "texts of again"), (1, "one", "texts of one"),
+    ]  # fmt: skip
+
+
+def test_workers_that_failed_before_they_are_connected_are_restarted_and_connected():
+    calls, errors = [], iter([RoleDied("rollout 0: its process ended")])
+
+    def connect():
+        calls.append("connect")
+        if error := next(errors, None):
+            raise error
+
+    rollout = SimpleNamespace(
+        failed=lambda: {0: RoleDied("gone")}, restart=lambda failed, give_weights: calls.append((set(failed), give_weights))
+    )
+    config = SimpleNamespace(samples=True, ray=SimpleNamespace(inline=False))
+    Roles.connect(SimpleNamespace(config=config, rollout=rollout, _connect=connect))
+    assert calls == ["connect", ({0}, False), "connect"]
 
 
 def test_where_all_are_lost_the_samples_are_too():

@@ -60,8 +60,8 @@ class LearnerGroup:
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward or a rollout's log-probability is not finite.
-            LearnerLost: rollouts are gone with the machine that held them.
-            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``, or ten times the slowest update.
+            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``, or ten times the slowest update; or
+                rollouts are gone with the machine that held them.
         """
         section = self.config.section
         check_scores(groups, version, self.config.sync.max_staleness)

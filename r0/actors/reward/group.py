@@ -94,7 +94,7 @@ class RewardGroup:
             RoleTimeout, RoleDied: a replaced worker did not start.
         """
         found: list[Outcomes] = []
-        attempts = 1  # of each completion, alone: the first that stops its worker stopped it before, too
+        attempts = 1  # of each completion, alone: the first of this prompt that stops its worker stopped it before, too
         self._replace(index)
         for group in groups:
             outcomes, texts = [], []
@@ -115,6 +115,7 @@ class RewardGroup:
                     attempts = 2  # those after it have had no attempt yet
                 outcomes += result
                 texts.append(call.rest)
+            attempts = 2  # the worker may have had no attempt at another prompt yet
             found.append((outcomes, put(tuple(text for (text,) in fetch(texts)))))
         return found
 
@@ -162,7 +163,9 @@ class RewardBatch:
         self._calls: list[list[tuple[SampledGroup, Begun]]] = [[] for _ in range(count)]
 
     def add(self, group: SampledGroup) -> None:
-        """Give a group to the worker that was given the fewest."""
+        """Give a group to the worker that was given the fewest. One that was sampled again takes the place of the first."""
+        for calls in self._calls:
+            calls[:] = [one for one in calls if one[0].group != group.group]
         index = min(range(len(self._calls)), key=lambda i: len(self._calls[i]))
         self._calls[index].append((group, self._workers.begin(index, group)))
 

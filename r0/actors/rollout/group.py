@@ -106,7 +106,7 @@ class RolloutGroup:
         ``Completions`` as soon as they are complete; which comes first is a matter of time.
 
         The whole share of a worker that fails is sampled again: the numbers of a sample may depend on those beside it. What it
-        had completed before is not given again.
+        had completed is given again, since the machine that holds it may be gone too; the last address of a group counts.
 
         Args:
             leave: given while the learner updates, so that no worker can be given weights: the share of one that fails goes to
@@ -135,11 +135,15 @@ class RolloutGroup:
                     address, (place, version) = found
                     group = shares[worker][place]
                     versions.add(version)
-                    if group not in given:
-                        given.add(group)
-                        yield group, address
-            for worker in shares.keys() - failed.keys():
-                del waiting[homes[worker]]
+                    given.add(group)
+                    yield group, address
+            for worker, share in shares.items():
+                if worker not in failed and not given.issuperset(share):
+                    failed[worker] = RuntimeError("it ended without all of its completions")
+                if worker in failed:
+                    given.difference_update(share)
+                else:
+                    del waiting[homes[worker]]
             if leave is None:
                 self.restart(failed)
             else:
