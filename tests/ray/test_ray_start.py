@@ -213,7 +213,7 @@ def sampling(pid: int) -> bool:
 
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if " ".join(child.cmdline()).startswith("ray::RolloutWorker.sample"):
+            if " ".join(child.cmdline()).startswith("ray::RolloutWorker.stream"):
                 return True
     return False
 
