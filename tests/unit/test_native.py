@@ -78,7 +78,11 @@ def test_compilers_end_with_the_process_that_wants_them(tmp_path: Path, number: 
         f"open({str(tmp_path / 'pid')!r}, 'w').write(f'{{child.pid}}\\n')\n"
         "child.wait()\n"
     )
-    code = f"import sys; from r0.process import native\nnative.BUILDER = (sys.executable, '-c', {builder!r})\nnative._build()\n"
+    code = (
+        "import signal, sys; from r0.process import native\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which tests in the background ignore
+        f"native.BUILDER = (sys.executable, '-c', {builder!r})\nnative._build()\n"
+    )
     wants = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
         assert wants.poll() is None
