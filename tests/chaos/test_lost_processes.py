@@ -87,6 +87,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(model, undisturbed, t
     assert_equal(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_after_too_many_restarts_the_run_is_saved_and_ends_in_a_sentence(model, whole, tmp_path):
     settings = {**SMALL, "algo": "ppo", "ray.max_restarts": 0, "checkpoint.every": 0}
     said = run(model, tmp_path / "run", "rollout.sample@3=kill", code=1, settings=settings)

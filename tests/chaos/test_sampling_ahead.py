@@ -53,6 +53,7 @@ def undisturbed(model, folder, settings):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_with_vllm_a_run_that_is_killed_goes_on_from_what_was_sampled_ahead(model, tmp_path):
     """The run up to the kill and the one after it repeat the undisturbed one."""
     whole = undisturbed(model, tmp_path / "whole", VLLM)

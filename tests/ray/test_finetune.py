@@ -124,6 +124,7 @@ def test_yes_and_no_logits_with_lora_come_out_merged(qwen: str, tmp_path: Path) 
     assert (tmp_path / "run" / "model" / "generation_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_score_head_of_a_decoder_with_lora_is_kept(qwen: str, tmp_path: Path) -> None:
     settings = config(
         qwen, tmp_path / "run", model_type="llm_decoder", lora=LoraSection(r=8, alpha=16.0), learning_rate=1e-2, zero_stage=3,

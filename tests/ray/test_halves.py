@@ -91,6 +91,7 @@ def test_a_replayed_run_that_was_stopped_goes_on(model, run, tmp_path, capsys):
     assert (output / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_both_halves_on_ray_need_no_resources_of_the_other(ray_session, model, tmp_path, capsys):
     sampled, learned = tmp_path / "sampled", tmp_path / "learned"
     settings = {**WITH_GRPO, "ray.inline": "false", "model": model}

@@ -169,6 +169,7 @@ def test_a_dry_run_shows_the_output_and_missing_input(model, data, tmp_path, cap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_queries_of_a_killed_worker_are_begun_again_once(ray_session, model):
     keys = RankingKeys(
         model=model, window=4, step=2, max_new_tokens=60, temperature=0.8,

@@ -146,6 +146,7 @@ def test_the_score_behind_a_thought_is_what_rerank_orders_by(tmp_path):
     assert [probabilities[i] for i in known] == sorted((probabilities[i] for i in known), reverse=True)
 
 
+@pytest.mark.slow
 def test_lora_leaves_an_adapter_and_merged_weights(tmp_path):
     output = stage_c.run(
         config(tmp_path / "run", lora=LoraSection(r=8, alpha=16.0), learning_rate=2e-2, zero_stage=3, eval_lists=0)

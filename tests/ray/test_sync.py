@@ -94,6 +94,7 @@ def test_experts_arrive_as_a_checkpoint_has_them(workers, tmp_path, name):
     sender.close()
 
 
+@pytest.mark.slow
 def test_calls_do_not_depend_on_the_number_of_parameters(workers, tmp_path):
     counts = []
     for layers in (1, 6):
@@ -133,6 +134,7 @@ def test_a_head_that_is_not_sent_is_an_error_and_not_silence(workers, tmp_path):
         everywhere(workers, "sample", requests(), 1.0, 4, False)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_fifty_syncs(workers, tmp_path):
     folder = tiny_model(tmp_path / "m")
     everywhere(workers, "open", EngineSettings(folder, 128))

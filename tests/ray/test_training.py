@@ -58,6 +58,7 @@ def test_grpo_on_ray_with_two_engines_two_ranks_zero_3_and_lora(ray_session, mod
     assert "finished after 3 steps" in again  # nothing is done again
 
 
+@pytest.mark.slow
 def test_ppo_on_ray_with_critic_and_reference(ray_session, model, tmp_path):
     output = tmp_path / "run"
     launch(PPO, model, output)

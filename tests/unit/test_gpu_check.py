@@ -152,6 +152,7 @@ def test_weights_that_moved_otherwise_are_not_equal():
 
 
 @pytest.mark.ray  # starts DeepSpeed in processes of its own
+@pytest.mark.slow
 def test_the_parts_of_a_learner_hold_on_a_cpu(tmp_path):
     from benchmarks.gpu_check_parts import updates
 
