@@ -11,6 +11,8 @@ OUTPUT/logs, and the same command line goes on after the last finished step. The
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ from benchmarks.real_parts.wheels import encoder_folder, gguf_file
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_judgements
 from r0.errors import UserError
+from r0.storage.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "musique100"
@@ -80,8 +83,8 @@ def setting(given: argparse.Namespace) -> Setting:
     runs = [given.run] if given.run else sorted(given.data.glob("*.trec"))
     if len(runs) != 1:
         raise UserError(f"{given.data} has {len(runs)} files *.trec; name the run of the candidates with --run")
+    _same(given, runs[0])
     if not (given.output / "data").is_dir():
-        given.output.mkdir(parents=True, exist_ok=True)
         split(given.data, runs[0], given.output / "data", given.seed)
     judged = read_judgements(given.output / "data" / "qrels" / "train.tsv", BadLines(False))
     highest = max(grade for grades in judged.values() for grade in grades.values())
@@ -90,6 +93,25 @@ def setting(given: argparse.Namespace) -> Setting:
     model = given.model.resolve() if given.model else models / NAME
     encoder = given.encoder.resolve() if given.encoder else encoder_folder(models)
     return Setting(given.output.resolve(), given.configs.resolve(), model, encoder, given.seed, highest, gguf)
+
+
+def _same(given: argparse.Namespace, run: Path) -> None:
+    """Check that the output folder is of the same data, models, seed and configurations: its finished steps are not made again.
+
+    Raises:
+        UserError: it is of others.
+    """
+    named = {"data": given.data, "run": run, "model": given.model, "encoder": given.encoder}
+    here = {name: str(path.resolve()) if path else "" for name, path in named.items()} | {"seed": str(given.seed)}
+    texts = b"".join(path.read_bytes() for path in sorted(given.configs.glob("*.yaml")))
+    here["configs"] = hashlib.sha256(texts).hexdigest()
+    file = given.output / "source.json"
+    if not file.is_file():
+        given.output.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, [json.dumps(here, indent=1).encode() + b"\n"])
+    there = json.loads(file.read_text())
+    if changed := [name for name in here if here[name] != there.get(name)]:
+        raise UserError(f"{given.output} was made with another {', '.join(changed)}; give another --output")
 
 
 def steps(at: Setting, chosen: Sequence[str] | None, runner: Runner) -> int:

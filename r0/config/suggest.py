@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 MOST = 3  # suggestions
 SYNONYMS = {  # names that other tools give to a key → the key here
     "lr": "learning_rate",
+    "wandb_project": "project",
+    "wandb_name": "name",
     "bs": "batch_size",
     "n": "num_generations",
     "group_size": "num_generations",

@@ -25,7 +25,7 @@ class Series:
     points: Sequence[Point]
     kind: Kind = "line"
     color: int = 0
-    intervals: Sequence[tuple[float, float]] = ()  # (low, high) of each point
+    intervals: Sequence[tuple[float, float] | None] = ()  # (low, high) of each point, where it is known
     labels: Sequence[str] = ()  # of each point, shown when it is pointed at
     symbol: Literal["circle", "diamond"] = "circle"
 
@@ -88,11 +88,11 @@ def _traces(series: Series) -> list[dict[str, Any]]:
 
 
 def _bars(series: Series, color: str) -> dict[str, Any]:
-    if not series.intervals:
+    if not any(series.intervals):
         return {}
     both = list(zip(series.points, series.intervals, strict=True))
-    above = [high - point[1] for point, (_, high) in both]
-    below = [point[1] - low for point, (low, _) in both]
+    above = [known[1] - point[1] if known else 0.0 for point, known in both]
+    below = [point[1] - known[0] if known else 0.0 for point, known in both]
     bars = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": color, "thickness": 1.5, "width": 4}
     return {"error_y": bars}
 

@@ -84,11 +84,10 @@ class Evaluations:
             return None
         return _estimate(_ratio(two.sum(axis=0)) - _ratio(one.sum(axis=0)), _ratio(_drawn(two)) - _ratio(_drawn(one)))
 
-    def intervals(self, mode: str, name: str, steps: Sequence[int]) -> list[tuple[float, float]]:
-        """(low, high) of a figure after each of the steps; empty if one of them is not known."""
+    def intervals(self, mode: str, name: str, steps: Sequence[int]) -> list[tuple[float, float] | None]:
+        """(low, high) of a figure after each of the steps; None where it is not known."""
         found = [self.estimate(mode, step, name) for step in steps]
-        known = [(one.low, one.high) for one in found if one and one.low is not None and one.high is not None]
-        return known if len(known) == len(found) else []
+        return [(one.low, one.high) if one and one.low is not None and one.high is not None else None for one in found]
 
 
 def files(run: Run, mode: str) -> dict[int, Path]:

@@ -172,7 +172,9 @@ class SharedWork:
                 state.refs.append(self._pool.workers[state.index].work.remote(jobs, seconds, cancelled))
         called = {state.refs[0]: state for state in self._states if state.refs}
         awaited = [*called, *(state.starting for state in self._states if state.starting is not None)]
-        ready, _ = ray.wait(awaited, num_returns=1, timeout=2 * seconds) if awaited else ([], [])
+        if awaited:
+            ray.wait(awaited, num_returns=1, timeout=2 * seconds)
+        ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0) if awaited else ([], [])  # all that are there
         found = []
         for state in called.values():
             try:

@@ -68,9 +68,11 @@ class ThoughtBudget:
             return (yield from self._answered(prompt, (), "", opening))
         first = yield Wanted(prompt.token_ids, self._most if limit is None else min(limit, self._most))
         text = self._reader.text(first.token_ids)
-        if limit is None or limit >= self._most or first.finish is Finish.STOP:
+        if limit is None or first.finish is Finish.STOP:
             return Completion(first.token_ids, text, first.finish)
         if THINK[1] in prompt.prefix + text:  # the thought is over, the answer may not be
+            if limit >= self._most:
+                return Completion(first.token_ids, text, first.finish)
             rest = yield Wanted((*prompt.token_ids, *first.token_ids), self._most - limit)
             ids = (*first.token_ids, *rest.token_ids)
             return Completion(ids, self._reader.text(ids), rest.finish)

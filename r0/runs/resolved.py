@@ -100,6 +100,10 @@ def read_flat(path: Path, model: type[BaseModel]) -> dict[str, Value]:
         UserError: the file is missing or not valid YAML.
     """
     values = yamlfile.read(path).values
+    if isinstance(tracking := values.get("tracking"), dict):  # as earlier versions named the keys
+        for name in ("project", "name"):
+            if f"wandb_{name}" in tracking:
+                tracking[name] = tracking.pop(f"wandb_{name}")
     try:
         return flat(model.model_validate(values))
     except ValidationError:  # from another command, or from an r0 version with other keys

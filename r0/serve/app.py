@@ -56,20 +56,28 @@ class Front:
             raise Refusal(Kind.MODEL, f"The model `{name}` does not exist; this server has `{self.model}`.", "model")
 
     def check_texts(self, query: str, documents: Sequence[Any], what: str) -> None:
-        """Refuse an empty query, and no documents or too many.
+        """Refuse an empty or very long query, and no documents or too many.
 
         Raises:
             Refusal: with the field and the limit.
         """
-        if not query.strip():
-            raise Refusal(Kind.LIMIT, "query is empty", "query")
-        if len(query) > (most := LONG_TOKEN * (self.config.max_prompt_tokens or DEFAULT_PROMPT_TOKENS)):
-            raise Refusal(Kind.LIMIT, f"the query is too long: {len(query)} characters, more than {most}", "query")
+        self.check_query(query, "query")
         if not documents:
             raise Refusal(Kind.LIMIT, f"{what} is empty; give at least one document", what)
         if len(documents) > self.config.depth:
             most = self.config.depth
             raise Refusal(Kind.LIMIT, f"{what}: {len(documents)} are more than the {most} of a request (depth)", what)
+
+    def check_query(self, query: str, field: str) -> None:
+        """Refuse an empty or very long query.
+
+        Raises:
+            Refusal: with the field and the limit.
+        """
+        if not query.strip():
+            raise Refusal(Kind.LIMIT, f"{field} is empty", field)
+        if len(query) > (most := LONG_TOKEN * (self.config.max_prompt_tokens or DEFAULT_PROMPT_TOKENS)):
+            raise Refusal(Kind.LIMIT, f"{field} is too long: {len(query)} characters, more than {most}", field)
 
     async def rank(self, request: Request, query: str, texts: Sequence[str], asked: ThoughtFields) -> Ranked:
         """Rank the documents of a request."""
@@ -156,6 +164,8 @@ def _add_scores(app: FastAPI, front: Front) -> None:
         pairs = body.pairs()
         if len(pairs) > front.config.depth:
             raise Refusal(Kind.LIMIT, f"{len(pairs)} pairs are more than the {front.config.depth} of a request (depth)")
+        for query in dict.fromkeys(query for query, _ in pairs):
+            front.check_query(query, "text_1")
         jobs, places = front.score_jobs(pairs, body)
         found = await front.outcomes(request, jobs)
         return Answer(answers.score(front.model, found, places, len(pairs), body.return_thoughts))

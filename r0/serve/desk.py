@@ -126,6 +126,9 @@ class Desk:
                     self._deliver(key, shared.lost.pop(key))
         except BaseException:
             self.ready = False
+            while not self._inbox.empty():
+                if isinstance(found := self._inbox.get(), _Placed):
+                    self._waiting[found.job.key] = found.deliver
             for key in list(self._waiting):
                 self._deliver(key, RuntimeError("the engine failed"))
             raise

@@ -34,7 +34,7 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, token: str, max_body: int, check_open: Callable[[], None], answered: Answered):
-        self._app, self._token, self._max_body = app, token.encode(), max_body
+        self._app, self._token, self._max_body = app, token.strip().encode(), max_body
         self._check_open, self._answered = check_open, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +70,7 @@ class Guard:
     def _check_token(self, headers: dict[str, str]) -> None:
         """Refuse a request without the token."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if self._token and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)):
+        if self._token and not (scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token)):
             raise Refusal(Kind.TOKEN, "invalid api token: send the server's token as Authorization: Bearer TOKEN")
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:

@@ -90,6 +90,9 @@ def test_bad_arguments_give_one_sentence(data: Path, tmp_path: Path, capsys: pyt
 
     assert "there is no BEIR folder" in refused("--data", str(tmp_path / "none"))
     assert "there is no step grpo; the steps are bm25" in refused(*arguments(data, tmp_path / "out", "grpo"))
+    assert real.main(arguments(data, tmp_path / "out", "bm25"), here) == 0
+    said = refused(*arguments(data, tmp_path / "out", "bm25"), "--seed", "7")
+    assert f"{tmp_path / 'out'} was made with another seed; give another --output" in said
     (data / "second.trec").write_text("")
     assert "has 2 files *.trec; name the run of the candidates with --run" in refused("--data", str(data))
 

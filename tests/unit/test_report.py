@@ -217,6 +217,15 @@ def test_held_out_figures_are_those_of_the_record_with_intervals_around_them(tmp
     assert [row.name for row in rows if row.name == "probe/lookup"] == ["probe/lookup"]
 
 
+def test_where_an_evaluation_is_not_stored_the_others_keep_their_intervals(tmp_path: Path) -> None:
+    (run,) = opened(training_run(tmp_path / "one"))
+    found = heldout.read_evaluations(run)
+    steps = sorted({step for _, step, _ in found.sums})
+    known = found.intervals("greedy", "reward", [*steps, 10**6])
+    assert None not in known[:-1]
+    assert known[-1] is None
+
+
 @pytest.mark.parametrize("batch", [completions(3), LISTS], ids=["pairs", "lists"])
 def test_a_figure_is_the_one_that_is_recorded(batch: list) -> None:
     found = dict(heldout._sums(batch))

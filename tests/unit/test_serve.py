@@ -111,6 +111,13 @@ def test_vllm_scores_pairs_one_by_one(client, expected, names):
     assert [each[0]["score"], each[2]["score"]] == [by_index[0]["score"], by_index[2]["score"]]
 
 
+@pytest.mark.parametrize(("query", "words"), [(" ", "text_1 is empty"), ("long " * 30_000, "text_1 is too long: 150000 characters")])
+def test_a_query_to_score_has_the_limits_of_any_other(client, query, words):
+    response = client.post("/v1/score", json={"text_1": [QUERY, query], "text_2": ["a", "b"]})
+    assert response.status_code == 400
+    assert words in said("vllm", response)
+
+
 def test_scores_are_those_of_the_reranker_in_python(client):
     with Reranker("r0-tiny", method="pointwise", engine="hf", max_new_tokens=48, max_prompt_tokens=400) as other:
         alone = {one["corpus_id"]: one["score"] for one in other.rank(QUERY, DOCUMENTS)}
@@ -251,7 +258,7 @@ def test_a_document_of_10_megabytes_is_cut_and_scored_where_bodies_may_be_so_lar
 
 
 def test_a_token_is_asked_for_where_one_is_set(reranker):
-    with serving(reranker, token="s3cret", method="pointwise") as server, server.client as client:
+    with serving(reranker, token="s3cret\n", method="pointwise") as server, server.client as client:
         server.start()
         body = {"query": QUERY, "texts": DOCUMENTS}
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):

@@ -78,10 +78,16 @@ def test_without_a_thought_the_answer_begins_at_once(prefix, opening):
     assert (done.forced, done.text) == (False, f"{opening}<answer>[1] > [2]</answer>")
 
 
-@pytest.mark.parametrize("limit", [None, MOST, MOST + 5])
-def test_without_a_budget_the_completion_is_as_sampled(limit):
+@pytest.mark.parametrize(("limit", "forced"), [(None, False), (MOST, True), (MOST + 5, True)])
+def test_a_thought_as_long_as_a_completion_is_closed_only_with_a_budget(limit, forced):
     done, asked = complete(["<think>" + "a" * 200], Form.YES_NO, limit)
-    assert (done.forced, done.finish, done.tokens, asked) == (False, Finish.LENGTH, MOST, [("Judge.", MOST)])
+    assert (done.forced, done.tokens, asked) == (forced, MOST, [("Judge.", MOST)])
+    assert done.finish is (Finish.STOP if forced else Finish.LENGTH)
+
+
+def test_a_thought_that_ends_with_the_completion_has_no_answer():
+    done, asked = complete(["<think>" + "a" * (MOST - 15) + "</think>" + "more"], Form.YES_NO, MOST)
+    assert (done.forced, done.finish, done.tokens, len(asked)) == (False, Finish.LENGTH, MOST, 1)
 
 
 def test_a_lists_answer_has_room_whatever_the_limit():

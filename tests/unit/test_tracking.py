@@ -136,6 +136,15 @@ def test_keys_of_how_a_run_works_may_change_on_resume(tmp_path):
     assert load.load(StageAConfig, run.config_file).checkpoint.keep == 5
 
 
+def test_a_run_whose_tracking_keys_had_their_former_names_is_resumed(tmp_path):
+    RunDirectory.open(tmp_path, "stage_a", changed(CONFIG, tracking={"project": "p", "name": "n"})).close()
+    file = tmp_path / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("  project: p", "  wandb_project: p").replace("  name: n\n", "  wandb_name: n\n"))
+    assert "wandb_name: n" in file.read_text()
+    RunDirectory.open(tmp_path, "stage_a", changed(CONFIG, tracking={"project": "p", "name": "n"})).close()
+
+
 def test_keys_that_a_newer_version_added_hold_their_defaults(tmp_path):
     RunDirectory.open(tmp_path, "stage_a", CONFIG).close()
     file = tmp_path / "config.yaml"
