@@ -111,7 +111,7 @@ def test_vllm_scores_pairs_one_by_one(client, expected, names):
     assert [each[0]["score"], each[2]["score"]] == [by_index[0]["score"], by_index[2]["score"]]
 
 
-@pytest.mark.parametrize(("query", "words"), [(" ", "text_1 is empty"), ("long " * 30_000, "text_1 is too long: 150000 characters")])
+@pytest.mark.parametrize(("query", "words"), [(" ", "text_1 is empty"), ("long " * 30_000, "text_1 is too long: 150000 ")])
 def test_a_query_to_score_has_the_limits_of_any_other(client, query, words):
     response = client.post("/v1/score", json={"text_1": [QUERY, query], "text_2": ["a", "b"]})
     assert response.status_code == 400
