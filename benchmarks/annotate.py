@@ -95,7 +95,7 @@ def queued(pid: int) -> float:
 
 def direct(pipe: Connection, settings: Any, temperature: float, new_tokens: int) -> None:
     """A process with one engine: is sent requests, answers with what it spent."""
-    from r0.actors.rollout.engine import make_engine
+    from r0.actors.rollout.engines import make_engine
     from r0.process.environment import prepare_environment
 
     prepare_environment()

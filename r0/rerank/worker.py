@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from r0.actors.rollout.engine import make_engine
+from r0.actors.rollout.engines import make_engine
 from r0.actors.rollout.settings import EngineSettings, stop_ids
 from r0.config import RankingKeys
 from r0.rerank.job import Job, Outcome

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from r0.actors.pool import Pool
-from r0.actors.rollout.engine import Engine, make_engine
+from r0.actors.rollout.engine import Engine
+from r0.actors.rollout.engines import make_engine
 from r0.actors.rollout.group import RolloutGroup
 from r0.actors.rollout.settings import EngineSettings, stop_ids
 from r0.actors.rollout.worker import RolloutWorker

@@ -1,26 +1,33 @@
-"""The interface of sampling engines, and the factory."""
+"""The interface of sampling engines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from r0.actors.rollout.settings import EngineSettings
 from r0.records import Sampled, SampleRequest
 
 
 class Engine(Protocol):
-    """The interface of an engine. The four methods about weights are vLLM's weight transfer API."""
+    """The interface of an engine, which is a subclass. The four methods about weights are vLLM's weight transfer API."""
 
     max_num_seqs: int  # concurrent completions
 
     def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
-        """Complete every request, in order."""
+        """Complete every request, in order. Raises the errors of ``stream``."""
+        found = dict(self.stream(requests, temperature, max_new_tokens, greedy))
+        return [found[index] for index in range(len(requests))]
 
     def stream(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
     ) -> Iterator[tuple[int, Sampled]]:
-        """Complete every request, as ``sample`` does, and give each with its index once it is complete."""
+        """Complete every request, and give each with its index once it is complete. ``greedy`` takes the likeliest token; its
+        log-probabilities have temperature 1.
+
+        Raises:
+            ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
+        """
+        ...
 
     def submit(self, key: int, request: SampleRequest, temperature: float, max_new_tokens: int, greedy: bool) -> None:
         """Add a request; ``step`` returns its completion under ``key``, which must differ from those of all pending requests."""
@@ -54,18 +61,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the engine's memory."""
-
-
-def make_engine(settings: EngineSettings) -> Engine:
-    """The engine named by the settings.
-
-    Raises:
-        UserError: it is not installed, or the model has too few positions for prompt and completion.
-    """
-    if settings.engine == "hf":
-        from r0.actors.rollout.hf_engine import HfEngine
-
-        return HfEngine(settings)
-    from r0.actors.rollout.vllm_engine import VllmEngine
-
-    return VllmEngine(settings)

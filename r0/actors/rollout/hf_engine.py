@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from r0.actors.rollout.engine import Engine
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.sync.checkpoint_format import CheckpointFormat, ParamMeta
 from r0.actors.sync.digest import NOTHING, Digest
@@ -38,7 +39,7 @@ class _Row:
     allowed_logprobs: tuple[float, ...] = ()
 
 
-class HfEngine:
+class HfEngine(Engine):
     """A transformers model on a CPU or one GPU. See ``r0.actors.rollout.engine.Engine`` for the interface."""
 
     def __init__(self, settings: EngineSettings):
@@ -64,19 +65,10 @@ class HfEngine:
         self._digest, self._received = Digest(), NOTHING
         self._pending: dict[int, tuple[SampleRequest, tuple[float, int, bool]]] = {}  # submitted, with how to sample them
 
-    def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
-        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities have temperature 1.
-
-        Raises:
-            ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
-        """
-        found = dict(self.stream(requests, temperature, max_new_tokens, greedy))
-        return [found[index] for index in range(len(requests))]
-
     def stream(
         self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
     ) -> Iterator[tuple[int, Sampled]]:
-        """Complete every request, batch by batch, and give each with its index. Raises the errors of ``sample``."""
+        """Complete every request, batch by batch. Raises the error of ``Engine.stream``."""
         check_requests(requests, max_new_tokens, self._settings)
         rows = [_Row(request, _noise(request.seed, max_new_tokens)) for request in requests]
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i].request.prompt_ids), rows[i].request.prompt_ids))

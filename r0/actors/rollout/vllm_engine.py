@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from r0.actors.rollout.engine import Engine
 from r0.actors.rollout.settings import EngineSettings, check_length, check_requests, stop_ids
 from r0.actors.rollout.vllm_start import start_vllm
 from r0.actors.sync.digest import NOTHING
@@ -19,7 +20,7 @@ from r0.actors.sync.transfer import TransferError
 from r0.records import Finish, Sampled, SampleRequest
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """One vLLM engine on a CPU or on ``tensor_parallel_size`` GPUs. See ``r0.actors.rollout.engine.Engine`` for the interface.
 
     On a card that it shares with the learner it can sleep: weights and key-value cache are dropped, and the next weight update
@@ -39,21 +40,15 @@ class VllmEngine:
         self._pending: dict[str, SampleRequest] = {}  # by vLLM's request id
         self._llm, self.max_num_seqs = start_vllm(settings)
 
-    def sample(self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool) -> list[Sampled]:
-        """Complete every request, in order. ``greedy`` takes the likeliest token; its log-probabilities have temperature 1.
+    def stream(
+        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
+    ) -> Iterator[tuple[int, Sampled]]:
+        """Complete every request in one running batch. Left early, it drops what is not complete.
 
         Raises:
             ValueError: a prompt leaves less than ``max_new_tokens`` tokens of the engine's length.
             RuntimeError: submitted requests are pending.
         """
-        found = dict(self.stream(requests, temperature, max_new_tokens, greedy))
-        return [found[index] for index in range(len(requests))]
-
-    def stream(
-        self, requests: Sequence[SampleRequest], temperature: float, max_new_tokens: int, greedy: bool
-    ) -> Iterator[tuple[int, Sampled]]:
-        """Complete every request in one running batch, and give each with its index once it is complete. Raises the errors of
-        ``sample``; left early, it drops what is not complete."""
         if self._pending:
             raise RuntimeError(f"sample: {len(self._pending)} submitted requests are pending; call step until they are done")
         check_requests(requests, max_new_tokens, self._settings)

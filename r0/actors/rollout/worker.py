@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
-from r0.actors.rollout.engine import Engine, make_engine
+from r0.actors.rollout.engine import Engine
+from r0.actors.rollout.engines import make_engine
 from r0.actors.rollout.settings import EngineSettings
 from r0.process.faults import reached
 from r0.process.spans import Traced, span
