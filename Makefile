@@ -3,8 +3,9 @@
 SHELL := /bin/bash
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Two files at a time, each process with one thread; ARGS="-n 0" runs everything in one process, for breakpoint().
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+# Two groups of files at a time (tests/conftest.py), each process with one thread; the long ones come first, so that both processes
+# end together. ARGS="-n 0" runs everything in one process, for breakpoint().
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 # Generated inputs are the same in every run of check and test; test-all draws new ones.
 FIXED := --hypothesis-seed=0
 ARGS ?=

@@ -1,10 +1,14 @@
-"""One local Ray for all tests of a process. r0 comes before transformers, as in its own processes (see ``lean_imports.py``)."""
+"""What tests share: one local Ray in a process, and two vLLM workers in it.
+
+r0 comes before transformers, as in its own processes (see ``lean_imports.py``).
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,6 +17,19 @@ import r0  # noqa: F401
 
 hypothesis.settings.register_profile("r0", deadline=None)  # no time limit: the machine may be busy
 hypothesis.settings.load_profile("r0")
+
+# Files that share processes which take long to start. pytest-xdist runs a group in one of its processes; any other file is a
+# group of its own.
+GROUPS = {
+    "test_rollout": "engines", "test_sync": "engines",
+    "test_learner": "ranks", "test_learner_idle": "ranks", "test_learner_nan": "ranks",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests stay together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, item.path.stem)))
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +51,17 @@ def ray_session():
     yield ray
     ray.shutdown()
     shutil.rmtree(session, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def vllm_workers(ray_session):
+    """Two actors that sample with vLLM once they have been told to ``open`` a model. The last test of a group may kill them."""
+    from tests.switching import Switching
+
+    root = str(Path(__file__).parents[1])  # where they find tests.switching
+    variables = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": root}
+    actor = ray_session.remote(Switching).options(num_cpus=1, runtime_env={"env_vars": variables})
+    made = [actor.remote() for _ in range(2)]
+    yield made
+    for worker in made:
+        ray_session.kill(worker)

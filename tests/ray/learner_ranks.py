@@ -1,15 +1,22 @@
-"""Runs learner ranks in processes of their own, and the same updates in plain torch on one sequence at a time."""
+"""Runs learner ranks in processes of their own, and the same updates in plain torch on one sequence at a time.
+
+The processes stay for the next test: importing torch and DeepSpeed takes longer than most jobs.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import math
 import multiprocessing
 import socket
 import sys
+import traceback
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -45,29 +52,66 @@ class Job:
 
 def run_ranks(world: int, jobs: list[Job], folder: Path) -> dict[str, dict]:
     """Results of all jobs by name, as rank 0 wrote them; ``world`` processes do all jobs one after another."""
+    ranks = _ranks(world)
+    for _, connection in ranks:
+        connection.send((jobs, folder))
+    waiting = {connection for _, connection in ranks}
+    trouble = ""
+    while waiting and not trouble:
+        ready = wait(waiting, 800)
+        waiting -= set(ready)
+        trouble = "\n".join(filter(None, map(_answer, ready))) if ready else "a rank hangs"
+    if trouble:
+        for process, _ in ranks:
+            process.kill()
+        _ranks.cache_clear()
+    assert not trouble, trouble
+    return torch.load(folder / "results.pt", weights_only=True)
+
+
+@functools.cache
+def _ranks(world: int) -> list[tuple[BaseProcess, Connection]]:
+    """Processes that wait for jobs; they end with this one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(r, world, port, jobs, folder)) for r in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(800)
-    alive = [process for process in ranks if process.is_alive()]
-    for process in alive:
-        process.kill()
-    assert not alive, "a rank hangs"
-    assert [process.exitcode for process in ranks] == [0] * world
-    return torch.load(folder / "results.pt", weights_only=True)
+    found = []
+    for rank in range(world):
+        here, there = context.Pipe()
+        found.append((context.Process(target=_rank, args=(rank, world, port, there), daemon=True), here))
+        found[-1][0].start()
+        there.close()  # so that a dead rank is the end of its file
+    return found
 
 
-def _rank(rank: int, world: int, port: int, jobs: list[Job], folder: Path) -> None:
+def _answer(connection: Connection) -> str:
+    """What went wrong on a rank that has answered, or nothing."""
+    try:
+        return connection.recv()
+    except EOFError:
+        return "a rank died"
+
+
+def _rank(rank: int, world: int, port: int, asked: Connection) -> None:
     torch.set_num_threads(1)
+    while True:
+        try:
+            jobs, folder = asked.recv()
+        except EOFError:
+            return
+        try:
+            _work(rank, world, f"127.0.0.1:{port}", jobs, folder)
+            asked.send("")
+        except Exception:
+            asked.send(traceback.format_exc())
+
+
+def _work(rank: int, world: int, master: str, jobs: list[Job], folder: Path) -> None:
     results = {}
     for job in jobs:
         work = _poisoned if job.poison else _gradients if job.gradients else _resume if job.resume else _train
-        results[job.name] = work(job, rank, world, f"127.0.0.1:{port}", folder / job.name)
+        results[job.name] = work(job, rank, world, master, folder / job.name)
     if rank == 0:
         torch.save(results, folder / "results.pt")
 
@@ -81,9 +125,7 @@ def _learner(job: Job, rank: int, world: int, master: str):
 def _update(learner, job: Job, step: int, skip: bool = True) -> dict[str, float]:
     section, groups = learner.config.section, job.batches[step]
     groups = skip_idle(groups, learner.config, step) if skip else groups
-    shares = assign_groups(
-        groups, learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step
-    )
+    shares = assign_groups(groups, learner.world, section.num_ppo_epochs, section.num_mini_batches, learner.config.seed, step)
     share = shares[learner.rank]
     return learner.update(share.groups, 0, share.schedule)
 

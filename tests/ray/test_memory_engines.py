@@ -56,7 +56,7 @@ def compare(world: int, cases: list[tuple[str, int, str, int, bool]], model: str
 
 def test_a_learner_rank_holds_the_estimated_bytes(model):
     cases = [("grpo", stage, "bf16", 0, False) for stage in range(4)]
-    cases += [("grpo", 3, "bf16", 4, False), ("ppo", 2, "fp32", 0, False)]
+    cases += [("grpo", 3, "bf16", 4, False), ("ppo", 2, "fp32", 0, False), ("grpo", 2, "bf16", 0, True)]
     compare(1, cases, model)
 
 
@@ -68,8 +68,6 @@ def test_one_rank_or_two_hold_the_estimated_bytes_in_every_combination(world, mo
     compare(world, cases, model)
 
 
-def test_offloading_moves_gradients_masters_and_moments_to_the_host(model):
-    cases = [("grpo", 2, "bf16", 0, True)]
-    compare(1, cases, model)
+def test_offloading_moves_gradients_masters_and_moments_to_the_host():
     there = states(1_000, 0, 2, 1, bf16=True, offload=True, largest=100)
     assert (there.held, there.host, there.buckets) == (2_200, 22_200, 2 * BUCKET)

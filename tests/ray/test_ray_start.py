@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from r0.actors.cluster import OWN_VARIABLES
@@ -32,7 +33,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 
 # Starts or joins a Ray as a command does, and prints what it is; then what it does with its standard input open.
 START = """
-import json, os, sys
+import json, sys
 from r0.process.folders import use_writable_folders
 use_writable_folders()
 from r0.actors.cluster import start_ray
@@ -43,12 +44,11 @@ try:
 except UserError as error:
     sys.exit(f"r0: {error}")
 import ray
-address, node = ray.get_runtime_context().gcs_address, ray.util.get_node_ip_address()
 ray.get(ray.remote(lambda: None).options(num_cpus=0).remote())  # so that there is a worker
-print(json.dumps({"address": address, "node": node, "session": ray._private.worker._global_node.get_session_dir_path(),
-                  "token": os.environ.get("RAY_AUTH_TOKEN", "")}), flush=True)
+print(json.dumps({"address": ray.get_runtime_context().gcs_address}), flush=True)
 sys.stdin.read()
 """
+JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('joined')"
 
 
 @pytest.fixture
@@ -104,24 +104,7 @@ def end_all(folder: str) -> None:
                 os.kill(int(path.name), signal.SIGKILL)
 
 
-def test_a_ray_of_ones_own_listens_on_loopback_alone_and_takes_its_token_only(environment: dict[str, str]) -> None:
-    (Path(environment["RAY_TMPDIR"]) / "ray").mkdir()
-    (Path(environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # of a head that was killed
-    join = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('joined')"
-    with started(environment) as (ray, process):
-        assert ray["said"] == ""
-        assert ray["node"] == "127.0.0.1"
-        assert listening(process.pid) <= LOOPBACK
-        assert ray["session"].startswith(environment["RAY_TMPDIR"])
-        joined = {}
-        for name, token in (("right", ray["token"]), ("wrong", "0" * 64)):
-            mine = {**environment, **OWN_VARIABLES, "RAY_AUTH_TOKEN": token}
-            line = [sys.executable, "-c", join, ray["address"]]
-            done = subprocess.run(["timeout", "40", *line], env=mine, capture_output=True, text=True)
-            joined[name] = "joined" in done.stdout
-        assert joined == {"right": True, "wrong": False}
-
-
+@pytest.mark.slow
 def test_a_head_with_room_is_joined(environment: dict[str, str]) -> None:
     with head(environment, cpus=3) as (address, _process), started(environment) as (ray, _):
         assert ray["address"] == address
@@ -184,8 +167,13 @@ def test_a_run_starts_with_a_long_temporary_folder_and_a_home_that_cannot_be_wri
     assert not list(long.glob("session*"))
 
 
-def test_a_signal_during_a_long_wait_ends_the_run(environment: dict[str, str], tmp_path: Path) -> None:
-    """Sampling would take many minutes; it starts when the run's record is there."""
+def test_a_ray_of_ones_own_is_nobody_elses_and_ends_with_a_signal_during_a_long_wait(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Sampling would take many minutes."""
+    remembered = Path(environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster"
+    remembered.parent.mkdir()
+    remembered.write_text("127.0.0.1:1")  # of a head that was killed
     settings = {
         "model": tiny_model(tmp_path / "model", positions=4096), "output": tmp_path / "run", "batch_size": 64, "max_steps": 1,
         "builtin_rows": 200, "max_prompt_tokens": 400, "system_prompt": "Judge.", "max_new_tokens": 3000, "eval.every": 0,
@@ -197,20 +185,38 @@ def test_a_signal_during_a_long_wait_ends_the_run(environment: dict[str, str], t
         while not sampling(process.pid):
             assert process.poll() is None, process.communicate()
             time.sleep(0.2)
+        assert listening(process.pid) <= LOOPBACK
+        address, token = gcs_of(process.pid)
+        assert (joins(address, token, environment), joins(address, "0" * 64, environment)) == (True, False)
         process.send_signal(signal.SIGTERM)
         out, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in own_lines(said)
+    assert "is not used" not in said
     assert "stopped before step 1; the same command goes on from here" in out
     assert not [path for path in Path("/proc").glob("[0-9]*") if lives_in(path, environment["RAY_TMPDIR"])]
 
 
+def gcs_of(pid: int) -> tuple[str, str]:
+    """Address and token of the Ray that a process started."""
+    for child in psutil.Process(pid).children(recursive=True):
+        for argument in child.cmdline():
+            if argument.startswith("--gcs-address="):
+                return argument.partition("=")[2], child.environ()["RAY_AUTH_TOKEN"]
+    raise AssertionError("no process names the GCS")
+
+
+def joins(address: str, token: str, environment: dict[str, str]) -> bool:
+    """Whether a process with that token can join."""
+    line = [sys.executable, "-c", JOIN, address]
+    mine = {**environment, **OWN_VARIABLES, "RAY_AUTH_TOKEN": token}
+    return "joined" in subprocess.run(["timeout", "40", *line], env=mine, capture_output=True, text=True).stdout
+
+
 def sampling(pid: int) -> bool:
     """Whether a worker is sampling: Ray writes what an actor does into its title."""
-    import psutil
-
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if " ".join(child.cmdline()).startswith("ray::RolloutWorker.stream"):

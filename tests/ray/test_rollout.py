@@ -29,13 +29,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pool(ray_session, folder):
-    """Two vLLM workers."""
-    actor = ray_session.remote(RolloutWorker).options(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    pool = Pool("rollout", lambda index: actor.remote(EngineSettings(folder, 256), index), 2)
-    pool.all("version", deadline_s=300)
-    yield pool
-    pool.close()
+def pool(vllm_workers, folder):
+    """Two vLLM workers with the model."""
+    pool = Pool("rollout", lambda index: vllm_workers[index], 2)
+    pool.all("open", EngineSettings(folder, 256), deadline_s=300)
+    return pool
 
 
 def requests(prompts: int = 6, samples: int = 4) -> list[SampleRequest]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
@@ -24,7 +23,6 @@ from r0.records import SampleRequest
 from tests.architectures import build
 from tests.helpers import tiny_model
 from tests.logprob_gap import gap, load
-from tests.switching import Switching
 from tests.weight_source import ModelWeights
 
 pytestmark = pytest.mark.ray
@@ -34,17 +32,7 @@ KINDS = [
     for arch in ("qwen2", "qwen3", "llama")
     for tied in (True, False)
 ]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}  # finds tests.switching
 BUCKET = 100_000  # bytes: several buckets, fused layers cut in two, the embedding larger than a bucket
-
-
-@pytest.fixture(scope="module")
-def workers(ray_session):
-    actor = ray_session.remote(Switching).options(num_cpus=1, runtime_env={"env_vars": ENVIRONMENT})
-    made = [actor.remote() for _ in range(2)]
-    yield made
-    for worker in made:
-        ray_session.kill(worker)
 
 
 def everywhere(workers, method: str, *arguments):
@@ -56,20 +44,20 @@ def requests() -> list[SampleRequest]:
 
 
 @pytest.mark.parametrize(("arch", "tied"), KINDS)
-def test_after_every_sync_the_workers_hold_the_learners_weights(workers, tmp_path, arch, tied):
+def test_after_every_sync_the_workers_hold_the_learners_weights(vllm_workers, tmp_path, arch, tied):
     folder = tiny_model(tmp_path / "old", arch, tied)
     learner = load(tiny_model(tmp_path / "new", arch, tied, seed=1))
-    everywhere(workers, "open", EngineSettings(folder, 128))
-    before = everywhere(workers, "sample", requests(), 1.0, 24, False)[0]
+    everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+    before = everywhere(vllm_workers, "sample", requests(), 1.0, 24, False)[0]
     assert gap(load(folder), requests(), before) < 1e-3
     assert gap(learner, requests(), before) > 0.5
     source = Noted(ModelWeights(learner))
-    sender = make_sender("gloo", source, workers, 0, 1, 60.0, BUCKET)
+    sender = make_sender("gloo", source, vllm_workers, 0, 1, 60.0, BUCKET)
     for version in (1, 2):
         source.digest.take()
         sender.send(version)
-        assert everywhere(workers, "received") == [source.digest.value()] * 2
-        for sampled in everywhere(workers, "sample", requests(), 1.0, 24, False):
+        assert everywhere(vllm_workers, "received") == [source.digest.value()] * 2
+        for sampled in everywhere(vllm_workers, "sample", requests(), 1.0, 24, False):
             assert {one.version for one in sampled} == {version}
             assert gap(learner, requests(), sampled) < 1e-3
         with torch.no_grad():  # the next update of the learner; the same prompts, so a stale prefix cache would show
@@ -79,14 +67,14 @@ def test_after_every_sync_the_workers_hold_the_learners_weights(workers, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["qwen3-moe", pytest.param("mixtral", marks=pytest.mark.slow)])
-def test_experts_arrive_as_a_checkpoint_has_them(workers, tmp_path, name):
+def test_experts_arrive_as_a_checkpoint_has_them(vllm_workers, tmp_path, name):
     folder = build(name, tmp_path / "model")
     learner = load(folder)
-    everywhere(workers, "open", EngineSettings(folder, 128))
-    sender = make_sender("gloo", LearnerWeights(learner, None, BUCKET, rank=0), workers, 0, 1, 60.0, BUCKET)
+    everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", LearnerWeights(learner, None, BUCKET, rank=0), vllm_workers, 0, 1, 60.0, BUCKET)
     for version in (1, 2):
         sender.send(version)
-        for sampled in everywhere(workers, "sample", requests(), 1.0, 24, False):
+        for sampled in everywhere(vllm_workers, "sample", requests(), 1.0, 24, False):
             assert gap(learner, requests(), sampled) < 1e-3
         with torch.no_grad():
             for parameter in learner.parameters():
@@ -95,67 +83,67 @@ def test_experts_arrive_as_a_checkpoint_has_them(workers, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_calls_do_not_depend_on_the_number_of_parameters(workers, tmp_path):
+def test_calls_do_not_depend_on_the_number_of_parameters(vllm_workers, tmp_path):
     counts = []
     for layers in (1, 6):
         folder = tiny_model(tmp_path / str(layers), layers=layers)
-        everywhere(workers, "open", EngineSettings(folder, 128))
-        sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 60.0, BUCKET)
+        everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+        sender = make_sender("gloo", ModelWeights(load(folder)), vllm_workers, 0, 1, 60.0, BUCKET)
         sender.send(1)
         sender.send(2)
-        counts.append(everywhere(workers, "counted"))
+        counts.append(everywhere(vllm_workers, "counted"))
         sender.close()
     assert counts[0] == counts[1] == [["init", *["start", "update", "finish"] * 2]] * 2
 
 
-def test_a_float32_learner_feeds_a_bfloat16_engine(workers, tmp_path):
+def test_a_float32_learner_feeds_a_bfloat16_engine(vllm_workers, tmp_path):
     folder = tiny_model(tmp_path / "old", scale=0.05)
     learner = load(tiny_model(tmp_path / "new", seed=1, scale=0.05))
-    everywhere(workers[:1], "open", EngineSettings(folder, 128, dtype="bf16"))
-    sender = make_sender("gloo", ModelWeights(learner), workers[:1], 0, 1, 60.0, BUCKET)
+    everywhere(vllm_workers[:1], "open", EngineSettings(folder, 128, dtype="bf16"))
+    sender = make_sender("gloo", ModelWeights(learner), vllm_workers[:1], 0, 1, 60.0, BUCKET)
     sender.send(1)
-    (sampled,) = everywhere(workers[:1], "sample", requests(), 1.0, 24, False)
+    (sampled,) = everywhere(vllm_workers[:1], "sample", requests(), 1.0, 24, False)
     assert gap(learner, requests(), sampled) < 0.1
     sender.close()
 
 
-def test_a_head_that_is_not_sent_is_an_error_and_not_silence(workers, tmp_path):
+def test_a_head_that_is_not_sent_is_an_error_and_not_silence(vllm_workers, tmp_path):
     class Headless(ModelWeights):
         def __iter__(self):
             return (pair for pair in super().__iter__() if pair[0] != "lm_head.weight")
 
     folder = tiny_model(tmp_path / "old", tied=False)
-    everywhere(workers, "open", EngineSettings(folder, 128))
-    sender = make_sender("gloo", Headless(load(folder)), workers, 0, 1, 60.0, BUCKET)
+    everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", Headless(load(folder)), vllm_workers, 0, 1, 60.0, BUCKET)
     with pytest.raises(Exception, match=r"1 parameters were not sent, the first is lm_head\.weight"):
         sender.send(1)
-    assert everywhere(workers, "version") == [-1, -1]
+    assert everywhere(vllm_workers, "version") == [-1, -1]
     with pytest.raises(Exception, match="incomplete after a failed sync"):
-        everywhere(workers, "sample", requests(), 1.0, 4, False)
+        everywhere(vllm_workers, "sample", requests(), 1.0, 4, False)
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_fifty_syncs(workers, tmp_path):
+def test_memory_is_flat_over_fifty_syncs(vllm_workers, tmp_path):
     folder = tiny_model(tmp_path / "m")
-    everywhere(workers, "open", EngineSettings(folder, 128))
-    sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 60.0, BUCKET)
+    everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", ModelWeights(load(folder)), vllm_workers, 0, 1, 60.0, BUCKET)
     worker, own = [], []
     for version in range(1, 71):
         sender.send(version)
         if version in (20, 70):
-            worker.append(everywhere(workers, "memory"))
+            worker.append(everywhere(vllm_workers, "memory"))
             own.append(psutil.Process().memory_info().rss)
     sender.close()
     assert own[1] - own[0] < 8 * 2**20
     assert all(after - before < 8 * 2**20 for before, after in zip(*worker, strict=True))
 
 
-def test_a_stopped_worker_raises_at_the_deadline_and_a_dead_one_at_once(ray_session, workers, tmp_path):
+def test_a_stopped_worker_raises_at_the_deadline_and_a_dead_one_at_once(vllm_workers, tmp_path):
     folder = tiny_model(tmp_path / "m")
-    everywhere(workers, "open", EngineSettings(folder, 128))
-    sender = make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 5.0, BUCKET)
+    everywhere(vllm_workers, "open", EngineSettings(folder, 128))
+    sender = make_sender("gloo", ModelWeights(load(folder)), vllm_workers, 0, 1, 5.0, BUCKET)
     sender.send(1)
-    pid = everywhere(workers, "pid")[1]
+    pid = everywhere(vllm_workers, "pid")[1]
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises((RoleTimeout, TransferError), match="5 s"):
@@ -165,7 +153,7 @@ def test_a_stopped_worker_raises_at_the_deadline_and_a_dead_one_at_once(ray_sess
     os.kill(pid, signal.SIGKILL)
     sender = None
     with pytest.raises((RoleDied, RoleTimeout, TransferError)):
-        make_sender("gloo", ModelWeights(load(folder)), workers, 0, 1, 5.0, BUCKET)
+        make_sender("gloo", ModelWeights(load(folder)), vllm_workers, 0, 1, 5.0, BUCKET)
 
 
 @pytest.mark.parametrize(
