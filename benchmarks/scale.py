@@ -86,6 +86,13 @@ class Judge:
         scores = [Score(tokens, finish, completions.version, verdict, {"x": total}, total) for tokens, finish, total in sizes]
         return scores, (self.text,) * SAMPLES
 
+    def packed(self, step: int, group, prompt_text: str) -> tuple[int, bytes]:
+        """What is stored, really made."""
+        from r0.storage.rollout_lines import packed
+
+        content = packed(step, group, prompt_text)
+        return len(content), content
+
 
 class Rank:
     """Reads its groups, and takes the time of an update."""

@@ -14,8 +14,9 @@ def run(config: RolloutsConfig, dry_run: bool) -> int:
     Raises:
         UserError: there is no such run, it has no rollouts, or none of that step (the message lists the steps it has).
     """
-    from r0.runs.rollout_log import RolloutLog, read_rollouts, steps_text
+    from r0.runs.rollout_log import RolloutLog, steps_text
     from r0.runs.rollout_view import show
+    from r0.storage.rollout_lines import read_rollouts
 
     if dry_run:
         return 0

@@ -142,8 +142,8 @@ def _run(run: Run, need: Sequence[Bundle]) -> int:
             check_nodes(run.folder, run.directory.path)
             team = roles.on_ray(config, str(run.folder), updates, need)
     complete = False
-    decode = run.prompter.tokenizer.decode
-    recorder = Recorder(run.directory, config.tracking, run.steps, config=flat(config), decode=decode, keep=config.samples)
+    decode, pack = run.prompter.tokenizer.decode, team.reward.pack
+    recorder = Recorder(run.directory, config.tracking, run.steps, flat(config), decode, keep=config.samples, pack=pack)
     rollouts = StepRollouts(config, run.source, run.prompter, team, recorder, run.recorded)
     try:
         complete = (_train if config.learns else _sample)(run, rollouts)

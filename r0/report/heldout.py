@@ -17,7 +17,8 @@ from r0.records import Answer, Finish, ListwiseTask, Scored
 from r0.report.run import Run
 from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.metrics import ndcgs
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
+from r0.storage.rollout_lines import read_rollouts
 
 DRAWS = 1000
 MOST_FILES = 20  # evaluations that are read, the first and the last among them

@@ -15,7 +15,8 @@ from r0.report.numbers import cut, visible
 from r0.report.run import Run
 from r0.runs.live import progress
 from r0.runs.metrics import ndcgs
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
+from r0.storage.rollout_lines import read_rollouts
 
 STEPS = 20  # of whose completions some are shown
 PAIRS = 100  # held-out tasks

@@ -21,9 +21,10 @@ from typing import Protocol
 
 from r0.errors import UserError
 from r0.records import Scored, ScoredGroup
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
 from r0.storage.files import sync_folder, write_atomic
 from r0.storage.manifest import MANIFEST, Entries, damage, keep_sound, write_manifest
+from r0.storage.rollout_lines import read_rollouts
 
 FORMAT = 2
 STATE, RECORD, NAME = "state.json", "metrics.jsonl", "step-"

@@ -13,7 +13,8 @@ from r0.errors import UserError
 from r0.records import Form, ListwiseTask, Scored
 from r0.runs.claim import CONFIG
 from r0.runs.resolved import read_flat
-from r0.runs.rollout_log import LoggedRollout, RolloutLog, read_rollouts, steps_text
+from r0.runs.rollout_log import RolloutLog, steps_text
+from r0.storage.rollout_lines import LoggedRollout, read_rollouts
 
 REMEDY = "sample it again"
 

@@ -17,9 +17,10 @@ from r0.runs.live import LiveLine
 from r0.runs.mirrors import Mirror, TensorBoardMirror, TrackerMirror, TrackerRun
 from r0.runs.record import Clock, Record, heldout_lines, memory_mb
 from r0.runs.resolved import Value
-from r0.runs.rollout_log import RolloutLog
+from r0.runs.rollout_log import Pack, RolloutLog
 from r0.runs.run_directory import RunDirectory
 from r0.storage.files import writing
+from r0.storage.rollout_lines import each_packed
 
 BAD_BATCHES = "bad_batches"
 AFTER_THE_STEP = ("evaluate", "checkpoint")  # measured after the step's line was written, but part of that step
@@ -35,6 +36,7 @@ class Recorder:
         config: the resolved configuration, flat, for the mirrors.
         decode: converts prompt ids to text for the rollout log; None omits the prompts' text.
         keep: whether rollouts are stored at all.
+        pack: makes the parts of their files.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class Recorder:
         config: Mapping[str, Value] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         keep: bool = True,
+        pack: Pack = each_packed,
     ):
         self.clock = Clock()
         self.metrics, self.timings = Record(run.metrics_file), Record(run.timings_file)
-        self.rollouts = RolloutLog(run.folder("rollouts"), decode)
-        self._run, self._decode = run, decode
+        self._run, self._decode, self._pack = run, decode, pack
+        self.rollouts = self._log(run.folder("rollouts"))
         self._writer = ThreadPoolExecutor(1, "r0-rollouts")
         self._writing: Future[Path] | None = None
         self._total, self._every, self._kept = total, tracking.rollouts_every, keep
@@ -99,7 +102,7 @@ class Recorder:
             folder = self._run.folder(HELDOUT) / mode
             with writing(folder):
                 folder.mkdir(exist_ok=True)
-            RolloutLog(folder, self._decode).write(step, completions)
+            self._log(folder).write(step, completions)
         self.metrics.write(step, metrics)
         self._mirror(step, metrics)
         judged = ("accuracy", "accuracy_well_formed", "ndcg@10", "ndcg@10_given", "ndcg@10_well_formed")
@@ -110,7 +113,7 @@ class Recorder:
 
     def keep_bad(self, step: int, groups: Sequence[ScoredGroup]) -> Path:
         """Store the rollouts of a step that the learner could not use, in the format of ``rollouts/``; returns the file."""
-        return RolloutLog(self._run.folder(BAD_BATCHES), self._decode).write(step, groups)
+        return self._log(self._run.folder(BAD_BATCHES)).write(step, groups)
 
     def evaluated(self, step: int) -> bool:
         """Whether the record has a held-out evaluation after ``step``."""
@@ -148,6 +151,9 @@ class Recorder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _log(self, folder: Path) -> RolloutLog:
+        return RolloutLog(folder, self._decode, self._pack)
 
     def _keep(self, step: int, groups: Sequence[ScoredGroup]) -> None:
         """Write the rollouts while the next step is sampled; a write error is raised at the next call."""

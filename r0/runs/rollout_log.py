@@ -1,53 +1,21 @@
-"""The stored rollouts of a run: ``RUN/rollouts/step-000012.jsonl.gz``, one self-contained JSON line per rollout.
-
-Compressed, because each rollout of a group repeats the prompt; readable with ``zcat … | grep`` and ``zcat … | jq``. Equal
-rollouts give equal bytes (no times are stored). A record holds everything needed to recompute its verdict and reward.
-"""
+"""The stored rollouts of a run: ``RUN/rollouts/step-000012.jsonl.gz`` (see ``r0.storage.rollout_lines``)."""
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
-import math
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from r0.errors import UserError
-from r0.records import (
-    Finish,
-    Form,
-    ListLabel,
-    ListwiseTask,
-    PointwiseTask,
-    Prompt,
-    Rollout,
-    Sampled,
-    Scored,
-    ScoredGroup,
-    Task,
-    Verdict,
-    Violation,
-)
-from r0.sampling import whole
+from r0.records import ScoredGroup
 from r0.storage.files import write_atomic, writing
+from r0.storage.rollout_lines import each_packed
 
 NAME = re.compile(r"step-(\d+)\.jsonl(?:\.gz)?")
-GZIP = 31  # zlib's window bits for a gzip header
-FAST = 1  # gzip level: repeated prompts compress well at any level, and speed matters
 
-
-@dataclass(frozen=True, slots=True)
-class LoggedRollout:
-    """A record read back. The task's thought and answer to imitate are not stored, since RL does not depend on them."""
-
-    step: int
-    prompt_text: str
-    scored: Scored
+Pack: TypeAlias = Callable[[int, Sequence[ScoredGroup], Mapping[tuple[int, ...], str]], Iterable[bytes]]
+"""Makes the parts of a file from its step, its groups and the texts of their prompts."""
 
 
 class RolloutLog:
@@ -56,10 +24,11 @@ class RolloutLog:
     Args:
         folder: the folder of the files.
         decode: converts prompt ids to text; None leaves the text empty.
+        pack: makes a file's parts.
     """
 
-    def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None):
-        self.folder, self._decode = folder, decode
+    def __init__(self, folder: Path, decode: Callable[[Sequence[int]], str] | None = None, pack: Pack = each_packed):
+        self.folder, self._decode, self._pack = folder, decode, pack
 
     def prompt_texts(self, groups: Iterable[ScoredGroup]) -> dict[tuple[int, ...], str]:
         """The text of each prompt, by its ids. Call it in the thread that uses the tokenizer: tokenizers are not thread-safe."""
@@ -67,17 +36,16 @@ class RolloutLog:
         return {ids: self._decode(ids) if self._decode else "" for ids in prompts}
 
     def write(self, step: int, groups: Sequence[ScoredGroup], texts: Mapping[tuple[int, ...], str] | None = None) -> Path:
-        """Atomically write the rollouts of ``step``, group by group: only one is in memory at a time. ``texts``: the result of
-        ``prompt_texts``, if already computed.
+        """Atomically write the rollouts of ``step``, group by group. ``texts``: the result of ``prompt_texts``, if already
+        computed.
 
         Raises:
             UserError: the file cannot be written.
             ObjectsLost: rollouts are gone with the machine that held them.
         """
         texts = self.prompt_texts(groups) if texts is None else texts
-        lines = (_line(_record(step, one, texts[one.rollout.prompt.token_ids])) for one in whole(groups))
         path = self.folder / f"step-{step:06d}.jsonl.gz"
-        write_atomic(path, _compressed(lines))
+        write_atomic(path, self._pack(step, groups, texts))
         return path
 
     def resume(self, step: int) -> None:
@@ -91,23 +59,6 @@ class RolloutLog:
         """The stored file of each step, in order."""
         found = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("step-*")] if self.folder.is_dir() else []
         return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def read_rollouts(path: Path, remedy: str = "choose another step with --step") -> Iterator[LoggedRollout]:
-    """The rollouts in one file, compressed or not.
-
-    Raises:
-        UserError: the file is missing or damaged, or a line is not a rollout (the message has file and line, and the ``remedy``).
-    """
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):  # noqa: B007 - named in the message
-                yield _logged(json.loads(line))
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}; {remedy}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}:{number}: is not a rollout of r0 ({error!r}); {remedy}") from None
 
 
 def steps_text(steps: list[int]) -> str:
@@ -125,85 +76,3 @@ def steps_text(steps: list[int]) -> str:
             runs.append([step, step])
     parts = [f"{first} to {last}" if last > first else f"{first}" for first, last in runs]
     return "steps " + ", ".join(parts if len(parts) <= 12 else [*parts[:6], "…", *parts[-5:]])
-
-
-def _line(record: Mapping[str, object]) -> bytes:
-    # A lone surrogate cannot be encoded as UTF-8; written as \udXXX it is valid JSON and is read back unchanged.
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", errors="backslashreplace")
-
-
-def _compressed(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """A gzip file's content, part by part; the same for the same lines."""
-    packer = zlib.compressobj(FAST, wbits=GZIP)  # the header has no name and no time
-    for line in lines:
-        yield packer.compress(line)
-    yield packer.flush()
-
-
-def _record(step: int, one: Scored, prompt_text: str) -> dict[str, object]:
-    rollout, verdict = one.rollout, one.verdict
-    task, prompt, sampled = rollout.task, rollout.prompt, rollout.sampled
-    return {
-        "step": step,
-        "group": rollout.group,
-        "sample": rollout.sample,
-        "task_id": task.task_id,
-        "kind": task.kind,
-        "form": task.form,
-        "label": asdict(task.label) if isinstance(task, ListwiseTask) else task.label,
-        "answer": verdict.answer,
-        **({"ranking": verdict.ranking, "scores": verdict.scores} if isinstance(task, ListwiseTask) else {}),
-        "total": one.total,
-        "components": dict(one.components),
-        "think_tokens": verdict.think_tokens,
-        "has_think": verdict.has_think,
-        "violations": sorted(verdict.violations),
-        "finish": sampled.finish,
-        **({"masked": True} if one.masked else {}),
-        "version": sampled.version,
-        "text": one.text,
-        "query": task.query,
-        **({"documents": task.documents} if isinstance(task, ListwiseTask) else {"document": task.document}),
-        "prompt": prompt_text,
-        "prefix": prompt.prefix,
-        "cut_tokens": prompt.cut_tokens,
-        "prompt_ids": prompt.token_ids,
-        "completion_ids": sampled.token_ids,
-        "logprobs": [value if math.isfinite(value) else None for value in sampled.logprobs],
-    }
-
-
-def _logged(record: dict[str, Any]) -> LoggedRollout:
-    logprobs = tuple(math.nan if value is None else float(value) for value in record["logprobs"])
-    if len(logprobs) != len(record["completion_ids"]):
-        raise ValueError(f"{len(record['completion_ids'])} tokens, but {len(logprobs)} log-probabilities")
-    prompt = Prompt(tuple(record["prompt_ids"]), record["prefix"], record["cut_tokens"])
-    sampled = Sampled(tuple(record["completion_ids"]), logprobs, Finish(record["finish"]), record["version"])
-    violations = frozenset(map(Violation, record["violations"]))
-    ranking, scores = record.get("ranking"), record.get("scores")
-    verdict = Verdict(
-        record["answer"],
-        record["think_tokens"],
-        record["has_think"],
-        violations,
-        None if ranking is None else tuple(map(tuple, ranking)),
-        None if scores is None else tuple(scores),
-    )
-    rollout = Rollout(_task(record), record["group"], record["sample"], prompt, sampled)
-    components, total, masked = record["components"], record["total"], record.get("masked", False)
-    return LoggedRollout(record["step"], record["prompt"], Scored(rollout, record["text"], verdict, components, total, masked))
-
-
-def _task(record: dict[str, Any]) -> Task:
-    form = Form(record.get("form", Form.YES_NO))  # older logs have no form
-    if form == Form.YES_NO:
-        return PointwiseTask(record["task_id"], record["query"], record["document"], record["label"], kind=record["kind"])
-    label = record["label"]
-    return ListwiseTask(
-        record["task_id"],
-        record["query"],
-        tuple(record["documents"]),
-        ListLabel(tuple(label["grades"]), tuple(label["given"]), label["threshold"]),
-        form,
-        kind=record["kind"],
-    )

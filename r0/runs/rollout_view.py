@@ -16,8 +16,8 @@ from pathlib import Path
 from r0.records import Answer, ListwiseTask, Scored
 from r0.runs.live import terminal
 from r0.runs.metrics import CUTOFF, ndcgs, rollout_metrics
-from r0.runs.rollout_log import LoggedRollout
 from r0.sampling import grouped
+from r0.storage.rollout_lines import LoggedRollout
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # all except tab and line break
 SUMMARY = (

@@ -7,7 +7,8 @@ import pytest
 
 from r0.actors.rollout.hf_engine import HfEngine
 from r0.launch import main
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
+from r0.storage.rollout_lines import read_rollouts
 from tests.helpers import tiny_model
 from tests.launching import here, record, refused
 from tests.small_run import PPO_INLINE, SMALL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -12,7 +13,8 @@ from r0.actors.reward.worker import RewardWorker
 from r0.config.sections import RewardBase, RewardSection
 from r0.errors import UserError
 from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled
-from tests.rollouts import score
+from r0.storage.rollout_lines import each_packed
+from tests.rollouts import score, scored_groups
 
 pytestmark = pytest.mark.ray
 HANGS, HANGS_ONCE, DIES, DIES_ONCE = 3, 4, 5, 6  # labels that make the test's reward fail
@@ -93,3 +95,15 @@ def test_a_sample_that_stops_workers_again_is_named_or_worth_the_failure_value(p
     assert [one.rollout for one in scored] == given
     assert [one.total for one in scored] == [0.0, 1.0, -2.0, 1.0, -2.0, 1.0, 0.0, 1.0]
     assert [one.verdict for one in scored] == [scored[0].verdict] * len(given)
+
+
+def test_stored_rollouts_are_the_same_whoever_packs_them_and_whoever_dies(pool):
+    group = RewardGroup(pool, RewardBase(name="faulty", deadline_s=DEADLINE_S), start_deadline_s=120)
+    groups = scored_groups(group, rollouts([0, 1, 1, 0, 1, 0, 0, 1, 1]))
+    texts = {(1,): "the prompt"}
+    here = b"".join(each_packed(3, groups, texts))
+    assert b"".join(group.pack(3, groups, texts)) == here
+    packing = group.pack(3, groups, texts)
+    first = next(packing)
+    ray.kill(pool.workers[1])
+    assert first + b"".join(packing) == here

@@ -14,7 +14,7 @@ from r0.errors import UserError
 from r0.records import Finish, PointwiseTask, Prompt, Rollout, Sampled, Scored, Verdict
 from r0.runs import Recorder, RunDirectory
 from r0.runs.bad_batches import IN_A_ROW, BadBatches
-from r0.runs.rollout_log import read_rollouts
+from r0.storage.rollout_lines import read_rollouts
 from r0.trainer import Trainer
 
 

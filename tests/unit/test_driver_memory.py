@@ -14,9 +14,9 @@ from r0.process.signals import StopRequest
 from r0.records import Finish, Prompt, Sampled, Score, ScoredGroup, Verdict
 from r0.runs import Recorder, RunDirectory
 from r0.runs.checkpoint import Checkpoints
-from r0.runs.rollout_log import read_rollouts
 from r0.step_rollouts import StepRollouts
 from r0.storage.manifest import entry
+from r0.storage.rollout_lines import read_rollouts
 from r0.trainer import Trainer
 
 PROMPTS, SAMPLES, STEPS, TOKENS = 16, 4, 2, 600

@@ -129,7 +129,7 @@ def test_a_page_has_the_runs_curves_figures_completions_and_configuration(html: 
     data = data_of(html)
     assert {item["set"] for item in data["samples"]} == {"worst", "best", "heldout"}
     assert {"before", "after"} <= data["samples"][0].keys()
-    assert '<option>cut</option>' in html
+    assert "<option>cut</option>" in html
     assert len(html) < 8e6
 
 

@@ -41,7 +41,8 @@ from r0.rewards import register
 from r0.rewards.token_limit import TokenLimit
 from r0.runs.bad_batches import _whose
 from r0.runs.metrics import rollout_metrics
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
+from r0.storage.rollout_lines import read_rollouts
 from tests.rollouts import outcome
 from tests.rollouts import score as score_all
 

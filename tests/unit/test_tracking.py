@@ -46,9 +46,10 @@ from r0.runs import (
 )
 from r0.runs.mirrors import TensorBoardMirror, TrackerMirror, TrackerRun
 from r0.runs.resolved import to_yaml
-from r0.runs.rollout_log import RolloutLog, read_rollouts
+from r0.runs.rollout_log import RolloutLog
 from r0.sampling import grouped
 from r0.storage import files
+from r0.storage.rollout_lines import read_rollouts
 from r0.text.messages import SYSTEM_PROMPTS
 from tests.unit.test_rollout_log import scored
 

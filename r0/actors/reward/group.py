@@ -9,13 +9,14 @@ reward that hangs, but the run does not survive one that ends the process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from r0.actors.addresses import Begun
 from r0.actors.calls import RoleDied, RoleTimeout, call_each
 from r0.actors.pool import Pool
+from r0.actors.reward.packing import pack
 from r0.actors.reward.worker import Failed
 from r0.config.sections import RewardBase
 from r0.errors import UserError
@@ -81,6 +82,10 @@ class RewardGroup:
     def begin(self, index: int, group: SampledGroup) -> Begun:
         """Give a group to worker ``index``."""
         return self._pool.begin(index, "score", (group.task, group.prompt, group.completions))
+
+    def pack(self, step: int, groups: Sequence[ScoredGroup], texts: Mapping[tuple[int, ...], str]) -> Iterator[bytes]:
+        """The rollouts of a step as they are stored; see ``packing.pack``."""
+        return pack(self._pool, step, groups, texts)
 
     def one_by_one(self, index: int, groups: Sequence[SampledGroup]) -> list[Outcomes]:
         """Score again what a worker that hung or died had not scored. A completion fails if it stops a worker in its second

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 
 from r0.config.sections import RewardBase
 from r0.process.spans import Traced, span
-from r0.records import Completions, Prompt, Sampled, Score, Task, Verdict
+from r0.records import Completions, Prompt, Sampled, Score, ScoredGroup, Task, Verdict
 from r0.rewards import make_reward
 from r0.rewards.checked import CheckedReward, RewardFailed
 from r0.rewards.token_limit import OVERLONG, TokenLimit
+from r0.storage.rollout_lines import packed
 from r0.text.completion import CompletionReader
 
 
@@ -67,6 +68,12 @@ class RewardWorker(Traced):
         one = completions.sampled()[sample]
         text, verdict = self._read(task, prompt, one)
         return [self._failed(one, verdict, reason)], (text,)
+
+    def packed(self, step: int, group: ScoredGroup, prompt_text: str) -> tuple[int, bytes]:
+        """The stored rollouts of a group; their size comes first."""
+        with span("reward", "pack", completions=len(group.scores)):
+            content = packed(step, group, prompt_text)
+        return len(content), content
 
     def _score(self, task: Task, prompt: Prompt, one: Sampled) -> tuple[Score | Failed, str]:
         text, verdict = self._read(task, prompt, one)
