@@ -209,30 +209,43 @@ class SharedWork:
             self.add(job)
 
     def _look_at_starts(self) -> None:
-        """Use new workers that are ready.
+        """Use new workers that are ready. One that cannot start is left out, if there are others.
 
         Raises:
-            UserError: one cannot load its model.
-            RoleDied, RoleTimeout: one does not get ready.
+            UserError: the last one cannot load its model.
+            RoleDied, RoleTimeout: the last one does not get ready.
         """
         import ray
 
-        for state in self._states:
-            if state.starting is None:
-                continue
-            left = self._start_deadline_s - (time.monotonic() - state.since)
+        for state in [state for state in self._states if state.starting is not None]:
             ready, _ = ray.wait([state.starting], timeout=0)
-            if not ready and left > 0:
+            if not ready and time.monotonic() - state.since < self._start_deadline_s:
                 continue
-            try:
-                ray.get(state.starting, timeout=0 if not ready else self._deadline_s)
-            except ray.exceptions.GetTimeoutError:
-                raise RoleTimeout(f"rerank worker {state.index}: not ready within {self._start_deadline_s:g} s") from None
-            except ray.exceptions.RayActorError as error:
-                raise RoleDied(f"rerank worker {state.index}: its process ended: {str(error).splitlines()[0]}") from None
-            except UserError as error:
-                raise UserError(str(getattr(error, "cause", error))) from None
+            error = self._start_error(state, wait_s=self._deadline_s if ready else 0.0)
             state.starting = None
+            if error is None:
+                continue
+            self._states.remove(state)
+            if not self._states:
+                raise error
+            logger.warning("%s; the others go on without it", error)
+            for job in state.assigned.values():
+                self.add(job)
+
+    def _start_error(self, state: _WorkerState, wait_s: float) -> Exception | None:
+        """Why a new worker has not started, if it has not."""
+        import ray
+
+        name = f"rerank worker {state.index}"
+        try:
+            ray.get(state.starting, timeout=wait_s)
+        except ray.exceptions.GetTimeoutError:
+            return RoleTimeout(f"{name}: not ready within {self._start_deadline_s:g} s")
+        except ray.exceptions.RayActorError as error:
+            return RoleDied(f"{name}: its process ended: {str(error).splitlines()[0]}")
+        except UserError as error:  # Ray adds the worker's traceback to the text
+            return UserError(str(getattr(error, "cause", error)))
+        return None
 
 
 def _cost(job: Job) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from r0.config import ServeConfig
@@ -208,6 +209,15 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return answer(request, _of_fields(error))
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> Response:
+        path = request.url.path
+        if error.status_code == Kind.METHOD.status:
+            found = answer(request, Refusal(Kind.METHOD, f"{path} does not take {request.method}; /docs lists paths and methods"))
+            found.headers.update(error.headers or {})  # Allow
+            return found
+        return answer(request, Refusal(Kind.PATH, f"nothing is at {path}; /docs lists the paths"))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, _error: Exception) -> Response:

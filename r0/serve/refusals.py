@@ -23,6 +23,8 @@ class Kind(Enum):
     LIMIT = 400, "nothing to rank, or too much for one request"
     TOKEN = 401, "no bearer token, or a wrong one"
     MODEL = 404, "another model"
+    PATH = 404, "nothing is at this path"
+    METHOD = 405, "the path takes another method"
     SLOW = 408, "the body took too long to arrive"
     LARGE = 413, "the body is too large"
     MEDIA = 415, "not declared as JSON"

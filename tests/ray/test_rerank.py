@@ -267,26 +267,29 @@ def test_an_unknown_setting_is_refused_before_anything_loads():
         Reranker("r0-tiny", windo=3)
 
 
-def troubled(ray_session, trouble, flag):
+def troubled(ray_session, trouble, flag, workers=1, deadline_s=3.0):
     class Worker:  # in here, so that it travels by value: the workers cannot import this module
         """Does what ``trouble`` says when it is given work."""
 
         def start(self):
-            """Nothing to load."""
+            """Nothing to load, but some troubles come back at once."""
+            if trouble == "dies and cannot start again" and flag.exists():
+                raise UserError("model: it has gone")
 
         def work(self, jobs, seconds, cancelled):
             first = not flag.exists()
             flag.touch()
             if trouble == "refuses":
                 raise UserError("model: no good")
-            if trouble == "dies always" or (trouble == "dies once" and first):
+            if trouble == "dies always" or (trouble in ("dies once", "dies and cannot start again") and first):
                 os._exit(1)
             if trouble == "hangs":
                 time.sleep(600)
             return [Outcome(job.key, Ranking.of_order(range(len(job.documents))), (), 0, 0, 0.0) for job in jobs]
 
     actor = ray_session.remote(Worker)
-    return RerankGroup(Pool("rerank", lambda _: actor.remote(), 1), capacity=2, deadline_s=3.0, start_deadline_s=60.0)
+    pool = Pool("rerank", lambda _: actor.remote(), workers)
+    return RerankGroup(pool, capacity=2, deadline_s=deadline_s, start_deadline_s=60.0)
 
 
 @pytest.mark.parametrize(
@@ -311,4 +314,21 @@ def test_trouble_that_passes_costs_nothing_but_time(ray_session, tmp_path, caplo
     found = list(group.run(Job(key, "q", "q", ("a", "b")) for key in range(5)))
     assert sorted(outcome.key for outcome in found) == list(range(5))
     assert "a new worker restarts its 2 unfinished queries" in caplog.text
+    group.close()
+
+
+def test_a_worker_that_cannot_start_again_is_left_out_where_there_are_others(ray_session, tmp_path, caplog):
+    group = troubled(ray_session, "dies and cannot start again", tmp_path / "flag", workers=2, deadline_s=60.0)
+    shared = group.open()
+    outcomes = []
+    for key in range(60):
+        shared.add(Job(key, "q", "q", ("a", "b")))
+        outcomes += shared.poll(0.1)
+        if "go on without it" in caplog.text and shared.idle:
+            break
+        time.sleep(0.1)
+    while not shared.idle:
+        outcomes += shared.poll(0.1)
+    assert "model: it has gone; the others go on without it" in caplog.text
+    assert sorted(outcome.key for outcome in outcomes) == list(range(key + 1))
     group.close()

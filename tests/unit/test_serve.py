@@ -233,6 +233,16 @@ def test_bad_requests_are_refused_as_the_imitated_server_does(client, name):
     assert client.post(path, json=good, headers=headers).status_code == 200  # nothing else is affected
 
 
+def test_a_wrong_path_and_a_wrong_method_are_refused_in_the_shape_of_the_api(client):
+    wrong = client.post("/v2/score", json={})
+    assert (wrong.status_code, wrong.json()["error"]["message"]) == (404, "nothing is at /v2/score; /docs lists the paths")
+    assert client.get("/v2/models").json() == {"message": "nothing is at /v2/models; /docs lists the paths"}
+    method = client.get("/rerank")
+    assert (method.status_code, method.headers["allow"]) == (405, "POST")
+    said = "/rerank does not take GET; /docs lists paths and methods"
+    assert method.json() == {"error": said, "error_type": "Validation"}
+
+
 def test_a_body_without_a_length_is_limited_too(client):
     parts = (b"x" * 50_000 for _ in range(10))
     response = client.post("/rerank", content=parts, headers={"Content-Type": "application/json"})
