@@ -144,8 +144,8 @@ class Watch(threading.Thread):
             self.most = max(self.most, psutil.Process().memory_info().rss / 1e6)
 
 
-def measure(engines: int, ranks: int, tokens: int, speed: float) -> None:
-    """Run three steps, of which the third is stored, and print a line."""
+def measure(engines: int, ranks: int, tokens: int, speed: float, steps: int = 3) -> None:
+    """Run three steps or more, of which the third and every third after it is stored, and print a line."""
     import ray
 
     from r0.actors.learner.group import LearnerGroup
@@ -164,8 +164,8 @@ def measure(engines: int, ranks: int, tokens: int, speed: float) -> None:
 
     prompts = PROMPTS * engines
     values = {
-        "algo": "grpo", "batch_size": prompts, "builtin_rows": 8 * prompts, "max_steps": 3, "eval": {"every": 0},
-        "max_new_tokens": tokens, "checkpoint": {"every": 9}, "grpo": {"num_generations": SAMPLES, "num_mini_batches": 1},
+        "algo": "grpo", "batch_size": prompts, "builtin_rows": 8 * prompts, "max_steps": steps, "eval": {"every": 0},
+        "max_new_tokens": tokens, "checkpoint": {"every": steps + 1}, "grpo": {"num_generations": SAMPLES, "num_mini_batches": 1},
         "tracking": {"rollouts_every": 3},
     }  # fmt: skip
     config = StageAConfig.model_validate(values)
@@ -190,7 +190,7 @@ def measure(engines: int, ranks: int, tokens: int, speed: float) -> None:
         tempfile.TemporaryDirectory() as scratch,
         StopRequest() as stop,
         RunDirectory.open(Path(scratch), "stage_a", config) as run,
-        Recorder(run, config.tracking, 3) as recorder,
+        Recorder(run, config.tracking, steps, pack=team.reward.pack) as recorder,
     ):
         learn, checkpoints = team.learner, Checkpoints(Path(scratch), 1, recorder.say)
         learn.save, learn.saved_files = (lambda folder: None), (lambda wait: {})  # type: ignore[method-assign]
@@ -205,8 +205,8 @@ def measure(engines: int, ranks: int, tokens: int, speed: float) -> None:
 
         trainer._step = timed  # type: ignore[method-assign]
         watch, began = Watch(), time.monotonic()
-        trainer.train(3)
-        wall = (time.monotonic() - began) / 3
+        trainer.train(steps)
+        wall = (time.monotonic() - began) / steps
         watch.ended.set()
     team.close(gently=False)
     real = PROMPTS * SAMPLES * tokens / ENGINE + prompts * SAMPLES * tokens / ranks / RANK + SYNC_S
