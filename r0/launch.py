@@ -163,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"r0: {said}", file=sys.stderr)
         prepare_environment()
         use_writable_folders()
-        return COMMANDS[name].run(config, dry_run, gpu_memory)
+        from r0.data.named.resolve import with_local_data
+
+        return COMMANDS[name].run(with_local_data(config), dry_run, gpu_memory)
     except UserError as error:
         print(f"r0: {error}", file=sys.stderr)
         return 2

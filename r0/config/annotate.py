@@ -16,8 +16,9 @@ class AnnotateConfig(OutputKeys, SourceKeys, ModelKeys):
     """Let a teacher write a thought and a verdict for each (query, document) pair, as training data for a warm start."""
 
     data: DataText = key(
-        "builtin", "`builtin`, a JSONL file of rows, raw logs or rank_llm requests, or a BEIR folder (with run=)"
-    )
+        "builtin", "`builtin`, a JSONL file of rows, raw logs or rank_llm requests, a BEIR folder (with run=), or the name of a "
+        "data set, such as hf:BeIR/scifact"
+    )  # fmt: skip
     model: PathText = key(DEFAULT_MODEL, "teacher model: a folder, or a name on the Hugging Face Hub")
     format: Literal["rows", "raw_log"] = key("rows", "output format: pointwise rows, or a raw log (one line per query)")
     samples: Count = key(

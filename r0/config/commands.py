@@ -36,7 +36,10 @@ class OutputKeys(Section):
 class SourceKeys(Section):
     """The source of (query, document) pairs and their labels."""
 
-    data: DataText = key("builtin", "`builtin`, a JSONL file of rows or rank_llm requests, or a BEIR folder (with run=)")
+    data: DataText = key(
+        "builtin", "`builtin`, a JSONL file of rows or rank_llm requests, a BEIR folder (with run=), or the name of a data set, "
+        "such as hf:BeIR/scifact"
+    )  # fmt: skip
     run: DataText | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
     qrels: DataText = key("test", "judgements: a file, or a split of a BEIR folder (qrels/<split>.tsv)")
     relevance_threshold: Positive = key(1.0, "lowest grade that counts as relevant")
@@ -141,7 +144,7 @@ class ConvertConfig(EsciSourceKeys):
     a BEIR folder (convert builtin FOLDER), or a GGUF file as a model folder (convert FILE.gguf FOLDER).
     """
 
-    input: PathText = key(
+    input: DataText = key(
         ..., "raw log, JSONL: query, response, response_thinking, rejected_response; ESCI examples, as `esci` reads them; "
         "`builtin`; or a GGUF file"
     )  # fmt: skip

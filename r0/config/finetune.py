@@ -77,7 +77,8 @@ class FinetuneConfig(PlainRankKeys):
     num_labels: Count = key(1, "number of logits of the score head; must be 1")
     data: DataText = key(
         "builtin",
-        "`builtin` (lists with grades 0 to 2), or a JSONL file; {} in its name is replaced by the epoch, from 1 (`mine`)",
+        "`builtin` (lists with grades 0 to 2), a JSONL file ({} in its name is replaced by the epoch, from 1, as `mine` writes "
+        "them), or the name of a data set of rows, such as hf:Tevatron/scifact/train",
     )
     data_type: DataType = key(
         "auto",

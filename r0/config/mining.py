@@ -16,8 +16,8 @@ class MineConfig(Section):
     """Mine hard negatives for the queries of a collection, from the top ranks of BM25, a dense model, a run or a reranker."""
 
     data: DataText = key(
-        ..., "BEIR folder; or a JSONL file of groups {query, hits: [{content, label}]} or [query, positives, negatives], whose "
-        "documents together are the corpus"
+        ..., "BEIR folder, or the name of a data set, such as hf:BeIR/scifact; or a JSONL file of groups {query, hits: [{"
+        "content, label}]} or [query, positives, negatives], whose documents together are the corpus"
     )  # fmt: skip
     qrels: DataText = key("train", "judgements of a BEIR folder: a file, or a split (qrels/<split>.tsv)")
     relevance_threshold: Positive = key(1.0, "lowest label of a positive")

@@ -24,10 +24,10 @@ IDENTICAL = (
 class RetrieveConfig(Section):
     """Rank a BEIR corpus with BM25, as a first stage, and write a TREC run."""
 
-    data: PathText = key(..., "BEIR folder: corpus.jsonl and queries.jsonl")
+    data: DataText = key(..., "BEIR folder (corpus.jsonl and queries.jsonl), or the name of a data set, such as hf:BeIR/scifact")
     output: PathText = key(..., "file for the TREC run")
     candidates: PathText | None = key(None, "TREC run; rank only its documents for each query")
-    qrels: PathText | None = key(None, "rank only the queries judged here: a split of the folder, or a file; empty: all queries")
+    qrels: DataText | None = key(None, "rank only the queries judged here: a split of the folder, or a file; empty: all queries")
     depth: Count = key(100, "maximum documents per query")
     k1: NonNegative = key(1.5, "BM25 term saturation k1")
     b: Share = key(0.75, "BM25 length normalization b")
@@ -141,7 +141,9 @@ class RankingKeys(ScoringKeys):
 class RerankConfig(OutputKeys, RankingKeys):
     """Rerank the candidates of a first stage with a trained model, and write a TREC run."""
 
-    data: DataText = key(..., "BEIR folder (with run=), or a JSONL file of rank_llm requests")
+    data: DataText = key(
+        ..., "BEIR folder (with run=), a JSONL file of rank_llm requests, or the name of a data set, such as hf:BeIR/scifact"
+    )
     run: DataText | None = key(None, "TREC run with the candidates of each query (BEIR folders)")
     ignore_identical_ids: IgnoreIdentical = key("auto", IDENTICAL)
     tag: str = key("r0", "name of the run, for its last column")
@@ -151,9 +153,10 @@ class RerankConfig(OutputKeys, RankingKeys):
 class EvaluateConfig(Section):
     """Measure runs against judgements, always compared with the first stage."""
 
-    qrels: Paths = key(
-        ..., "judgements: BEIR's TSV, TREC's qrels, or BRIGHT's queries; `{}` is replaced by the data set", strict=False
-    )
+    qrels: tuple[DataText, ...] = key(
+        ..., "judgements: BEIR's TSV, TREC's qrels, BRIGHT's queries, or the name of a data set, such as hf:BeIR/scifact/test; "
+        "`{}` is replaced by the data set", strict=False
+    )  # fmt: skip
     runs: Paths = key(..., "TREC runs; `{}` is replaced by the data set", strict=False)
     first_stage: PathText | None = key(None, "TREC run of the first stage, shown as the first row; empty: the first of runs")
     datasets: Names = key((), "names of data sets, inserted for `{}`; the table includes the mean over them", strict=False)

@@ -15,6 +15,7 @@ from r0.config.load import load
 from r0.data.beir import find_qrels
 from r0.data.candidates import CandidateLists, open_candidates
 from r0.data.jsonl import BadLines
+from r0.data.named.resolve import with_kept_data
 from r0.data.runfile import given_order, read_run
 from r0.errors import UserError
 from r0.evaluation.judgements import open_judgements
@@ -120,7 +121,7 @@ def read_rankings(run: Run, number: int, qrels: str | None, first: Run | None = 
 def _candidates(run: Run, found: Rankings) -> Given:
     """The candidates that were reranked; nothing, with a note, if they are no longer there."""
     try:
-        config = load(RerankConfig, run.path / CONFIG, [])
+        config = with_kept_data(load(RerankConfig, run.path / CONFIG, []))
         lists = open_candidates(Path(config.data), Path(config.run) if config.run else None, config.skip_bad)
         folder = Path(config.data) if Path(config.data).is_dir() else None
         return Given.of(without_identical(config, lists)[0], folder)

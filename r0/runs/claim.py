@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from r0 import __version__
+from r0.data.named.resolve import with_names
 from r0.errors import UserError
 from r0.runs import inputs, resolved
 from r0.runs.inputs import INPUTS
@@ -107,7 +108,7 @@ def refuse_foreign(path: Path) -> None:
 
 def belongs_to_another(path: Path, marker: Marker, command: str, config: BaseModel) -> str:
     """Why the run at ``path`` cannot go on with this command, configuration and data, as a sentence; empty if it can."""
-    there, here = resolved.read_flat(path / CONFIG, type(config)), resolved.flat(config)
+    there, here = resolved.read_flat(path / CONFIG, type(config)), resolved.flat(with_names(config))
     found = [f"command ({marker.command} there, {command} here)"] if marker.command != command else []
     same, changed = inputs.compared(path, config)
     same |= resolved.same_paths(there, here, config)

@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from r0.config import RunKeys
 from r0.config.describe import keys
 from r0.config.models import notice
+from r0.data.named.resolve import with_names
 from r0.records import Form
 from r0.runs import resolved
 from r0.storage.files import write_atomic
@@ -95,6 +96,7 @@ def write_model_card(folder: Path, config: BaseModel, facts: CardFacts) -> None:
 
 def model_card(config: BaseModel, facts: CardFacts) -> str:
     """The text of the card: Markdown with front matter for the Hugging Face Hub."""
+    config = with_names(config)
     values = resolved.flat(config)
     model, data = str(values.get("model", "")), str(values.get("data", ""))
     form = config.form if isinstance(config, RunKeys) else Form.YES_NO

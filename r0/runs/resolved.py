@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from r0.config import yamlfile
 from r0.config.describe import keys
 from r0.config.types import names_files
+from r0.data.named.resolve import with_names
 
 Value: TypeAlias = str | int | float | bool | list[str] | None
 Config = TypeVar("Config", bound=BaseModel)
@@ -88,7 +89,7 @@ def flat(config: BaseModel) -> dict[str, Value]:
 
 def config_hash(command: str, config: BaseModel) -> str:
     """Eight hex digits, a hash of the command and the configuration without ``output`` and ``fresh``."""
-    values = {name: value for name, value in flat(config).items() if name not in ("output", "fresh")}
+    values = {name: value for name, value in flat(with_names(config)).items() if name not in ("output", "fresh")}
     text = json.dumps([command, values], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

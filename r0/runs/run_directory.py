@@ -41,6 +41,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
+from r0.data.named.resolve import with_names
 from r0.errors import UserError
 from r0.runs import inputs, resolved
 from r0.runs.claim import (
@@ -209,7 +210,7 @@ def _is_replaced(path: Path, command: str, config: BaseModel) -> bool:
 def _write_config(path: Path, command: str, config: BaseModel) -> None:
     """Write ``config.yaml`` if it changes, with the resolved output and without ``fresh``."""
     known = {"output": str(path), "fresh": False}
-    kept = resolved.absolute(config)
+    kept = with_names(resolved.absolute(config))
     kept = kept.model_copy(update={name: value for name, value in known.items() if name in type(config).model_fields})
     content = resolved.to_yaml(command, kept).encode()
     file = path / CONFIG
