@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from r0.config import yamlfile
 from r0.config.describe import keys
 from r0.config.types import names_files
+from r0.data.named.names import HUB
 from r0.data.named.resolve import with_names
 
 Value: TypeAlias = str | int | float | bool | list[str] | None
@@ -171,6 +172,8 @@ def _short(values: Mapping[str, Value], name: str) -> str:
         return "absent"
     value = values[name]
     text = "empty" if value is None or value == "" else str(value).replace("\n", " ")
+    if text.startswith(HUB):
+        return text  # its end tells one revision from another
     return text if len(text) <= 40 else text[:37] + "…"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -202,7 +203,8 @@ def test_a_run_records_the_revision_and_refuses_another(offline, tmp_path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert RunDirectory.look(tmp_path / "run", "finetune", with_local_data(config)) == RunState.RESUMABLE
     hub.cache(offline, {"Tevatron/tides": {"train.jsonl.gz": hub.lines(hub.ROWS[:1], packed=True)}}, version=2)
-    with pytest.raises(UserError, match=r"data \(hf:Tevatron/tides@"):
+    other = f"hf:Tevatron/tides@{hub.commit_of('Tevatron/tides', 2)}"
+    with pytest.raises(UserError, match=rf"data \({name} there, {other} here\)"):
         RunDirectory.look(tmp_path / "run", "finetune", with_local_data(config))
     again = with_local_data(FinetuneConfig(data=name))
     assert RunDirectory.look(tmp_path / "run", "finetune", again) == RunState.RESUMABLE
@@ -362,3 +364,63 @@ def test_a_cache_that_cannot_be_written_is_named(offline, tmp_path):
     hub.cache(offline, hub.BEIR)
     (tmp_path / "cache").write_text("a file")
     assert f"{tmp_path / 'cache' / 'r0' / 'data'}: cannot be written" in refused("hf:BeIR/tides")
+
+
+@pytest.fixture
+def tides():
+    """The real ir_datasets with a small data set of its own, ``r0/tides/dev``."""
+    irds = pytest.importorskip("ir_datasets", reason="ir_datasets is not installed here; it is no dependency of r0")
+    from ir_datasets.datasets.beir import BeirTitleDoc
+    from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQuery, TrecQrel
+
+    class Documents(BaseDocs):
+        def docs_iter(self):
+            return (BeirTitleDoc(one["_id"], one["text"], one["title"]) for one in hub.DOCUMENTS)
+
+        def docs_cls(self):
+            return BeirTitleDoc
+
+    class Queries(BaseQueries):
+        def queries_iter(self):
+            return (GenericQuery(one["_id"], one["text"]) for one in hub.QUERIES)
+
+    class Grades(BaseQrels):
+        def qrels_iter(self):
+            return iter([TrecQrel("q0", "d1", 2, "0"), TrecQrel("q1", "d3", -1, "0")])
+
+    class Unreachable(Documents):
+        def docs_iter(self):
+            raise ConnectionError("Max retries exceeded")
+
+    irds.registry.register("r0/tides", irds.Dataset(Documents()))
+    irds.registry.register("r0/unreachable", irds.Dataset(Unreachable(), Queries()))
+    irds.registry.register("r0/tides/dev", irds.Dataset(Documents(), Queries(), Grades()))
+    yield irds
+    for name in ("r0/tides", "r0/unreachable", "r0/tides/dev"):
+        irds.registry._registered.pop(name)
+
+
+def test_a_data_set_of_ir_datasets_is_a_beir_folder(tides, capsys):
+    folder = local("ir_datasets:r0/tides/dev")
+    assert read(folder / "corpus.jsonl") == hub.DOCUMENTS
+    assert read(folder / "queries.jsonl") == hub.QUERIES
+    assert splits(folder) == {"dev": "q0\td1\t2\nq1\td3\t-1\n"}
+    assert "r0: data: ir_datasets:r0/tides/dev: 6 documents, 3 queries, judgements: dev 2, in " in capsys.readouterr().err
+    assert with_local_data(StageAConfig(data="ir_datasets:r0/tides/dev", run="r")).qrels == "dev"
+    assert with_names(RerankConfig(model="m", data=str(folder))).data == "ir_datasets:r0/tides/dev"
+    assert refused("ir_datasets:r0/tides").endswith("has no queries; name one that has, such as r0/tides/test")
+    assert "ir_datasets has no data set no/such" in refused("ir_datasets:no/such")
+
+
+def test_a_download_of_ir_datasets_that_fails_is_one_sentence(tides):
+    assert refused("ir_datasets:r0/unreachable") == (
+        "data: ir_datasets:r0/unreachable: cannot be read or downloaded (Max retries exceeded); try again later"
+    )
+
+
+def test_without_ir_datasets_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    assert refused("ir_datasets:beir/scifact/test") == (
+        "data: ir_datasets:beir/scifact/test: needs the package ir_datasets, which is not installed; run `pip install "
+        "ir_datasets`"
+    )

@@ -33,22 +33,22 @@ def open_ir_dataset(name: str) -> tuple[Path, store.Facts]:
     if not (dataset.has_docs() and dataset.has_queries()):
         lacking = "queries" if dataset.has_docs() else "documents"
         raise UserError(f"{name}: this data set has no {lacking}; name one that has, such as {identity}/test")
+    made_of, split = {"id": identity, "ir_datasets": version("ir_datasets")}, identity.rpartition("/")[2]
     try:
-        return store.kept(name, {"id": identity, "ir_datasets": version("ir_datasets")}, lambda folder: _write(folder, dataset))
+        return store.kept(name, made_of, lambda folder: _write(folder, dataset, split))
     except UserError:
         raise
     except Exception as error:  # of the package, of its downloads, of the formats it reads
         raise UserError(f"{name}: cannot be read or downloaded ({reason(error).rstrip('.')}); try again later") from error
 
 
-def _write(folder: Path, dataset: Any) -> store.Facts:
+def _write(folder: Path, dataset: Any, split: str) -> store.Facts:
     documents = _lines(folder / "corpus.jsonl", _documents(dataset))
     queries = _lines(
         folder / "queries.jsonl", ({"_id": one.query_id, "text": one.default_text()} for one in dataset.queries_iter())
     )
     judgements = {}
     if dataset.has_qrels():
-        split = dataset.dataset_id().rpartition("/")[2]
         found = ((one.query_id, one.doc_id, float(one.relevance)) for one in dataset.qrels_iter())
         judgements[split] = write_grades(folder, split, found)[0]
     return {"documents": documents, "queries": queries, "judgements": judgements}

@@ -58,6 +58,8 @@ def kept(name: str, made_of: Facts, build: Callable[[Path], Facts]) -> tuple[Pat
                 raise
         sync_folder(root())
     except OSError as error:
+        if error.strerror is None:  # of the network: whoever builds says what failed
+            raise
         raise UserError(
             f"{entry}: cannot be written ({error.strerror}); make room there, or set XDG_CACHE_HOME to another folder"
         ) from None
