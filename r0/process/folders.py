@@ -73,7 +73,7 @@ def remove_leftovers() -> None:
     ``KEPT_SESSIONS``."""
     root = temp_root()
     for path in (*root.glob("scratch-*"), *Path("/dev/shm").glob("r0-*")):
-        if _is_abandoned(path.name):
+        if is_abandoned(path.name):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -103,7 +103,7 @@ def process_name() -> str:
     return f"{_namespace()}-{os.getpid()}"
 
 
-def _is_abandoned(name: str) -> bool:
+def is_abandoned(name: str) -> bool:
     """Whether a file with a ``process_name`` belongs to a process that has ended."""
     found = re.search(r"-(\d+)-(\d+)-[^-]*$", name)
     return found is not None and found[1] == str(_namespace()) and not _runs(found[2])

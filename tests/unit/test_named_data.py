@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -22,6 +23,7 @@ from r0.data.source import open_source
 from r0.errors import UserError
 from r0.evaluation.first_stage import retrieve
 from r0.mining.collection import open_collection
+from r0.process.folders import process_name
 from r0.runs import RunDirectory, RunState
 from tests import hub
 
@@ -107,7 +109,8 @@ def test_subsets_are_named_behind_the_data_set(offline):
     hub.cache(offline, hub.MTEB)
     assert read(local("hf:mteb/many/fr") / "corpus.jsonl")[0]["text"].startswith("fr ")
     assert splits(local("hf:mteb/many/de/test")) == {"test": "q0\td1\t1\n"}
-    assert refused("hf:mteb/many") == "data: mteb/many: has the subsets de, fr; name one of them behind the name and a slash"
+    assert splits(local("hf:mteb/tides/default/test")) == {"test": "q0\td1\t1\n"}
+    assert refused("hf:mteb/many") == "data: hf:mteb/many: has the subsets de, fr; name one of them behind the name and a slash"
     assert "has no subset en, but de, fr" in refused("hf:mteb/many/en/test")
 
 
@@ -222,7 +225,20 @@ def test_data_that_was_read_is_kept(offline, tmp_path):
     assert "cannot be reached" in refused("hf:BeIR/tides")
     assert with_kept_data(RerankConfig(model="m", data=name)).data == str(folder)
     assert with_kept_data(RerankConfig(model="m", data=f"hf:BeIR/tides@{A_COMMIT}")).data == f"hf:BeIR/tides@{A_COMMIT}"
-    assert not list((tmp_path / "cache" / "r0" / "data").glob(".partial-*"))
+
+
+def test_what_a_killed_process_left_is_deleted(offline, tmp_path):
+    hub.cache(offline, hub.BEIR)
+    name = process_name()
+    folders = [
+        tmp_path / "cache" / "r0" / "data" / f".partial-{owner}-x"
+        for owner in (name.replace(f"-{os.getpid()}", "-4194305"), name)
+    ]
+    for folder in folders:
+        hub.write(folder, {"corpus.jsonl": b"half of it"})
+    local("hf:BeIR/tides")
+    assert [folder.exists() for folder in folders] == [False, True]
+    assert len(list(folders[0].parent.glob(".partial-*"))) == 1
 
 
 def test_a_data_set_that_is_made_twice_at_once_is_whole(offline):

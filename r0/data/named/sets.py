@@ -93,7 +93,9 @@ def of_hub(name: HubName, preferred: str) -> tuple[Path, store.Facts]:
     try:
         main = open_repository(name.repository, name.revision)
         others: list[Repository] = []
-        found = _chosen(main.name, parts_of(main.files, main.configs), name.words, main.name.endswith(CORPUS), main.fetched)
+        found = _chosen(
+            f"{HUB}{main.name}", parts_of(main.files, main.configs), name.words, main.name.endswith(CORPUS), main.fetched
+        )
         if found.layout.corpus:
             _complete(found, main, others, name)
     except NotThere:
@@ -135,6 +137,8 @@ def _chosen(name: str, parts: Sequence[Part], words: tuple[str, ...], is_corpus:
             "@refs/convert/parquet to the name if the Hub has converted it"
         )
     there = subsets(parts)
+    if words[:1] == ("default",):  # as the Hub calls what belongs to no subset
+        words = words[1:]
     subset = words[0] if words and words[0] in there else ""
     rest = words[1:] if subset or len(words) == 2 else words
     if subset == "" and (len(words) == 2 or "" not in there):
@@ -168,7 +172,7 @@ def _complete(found: DataSet, main: Repository, others: list[Repository], name: 
         return
     others.append(other)
     words = name.words[:-1] if found.split is not None else name.words
-    rows = _chosen(other.name, parts_of(other.files, other.configs), words, False, other.fetched).layout
+    rows = _chosen(f"{HUB}{other.name}", parts_of(other.files, other.configs), words, False, other.fetched).layout
     found.beside = other.fetched
     if layout.queries:
         found.judgements = rows.judgements or rows.rows

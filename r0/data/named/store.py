@@ -10,15 +10,18 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from r0.errors import UserError
+from r0.process.folders import is_abandoned, process_name
 from r0.storage.files import sync_folder, write_json
 
 SOURCE, ROWS = "source.json", "rows.jsonl"
+_PARTIAL = ".partial-"  # starts the names of entries that are being made
 FORMAT = 1  # of the entries; those of another number are not used
 Facts = dict[str, Any]
 
@@ -45,9 +48,13 @@ def kept(name: str, made_of: Facts, build: Callable[[Path], Facts]) -> tuple[Pat
         return entry, facts
     try:
         root().mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root()))
+        for left in root().glob(f"{_PARTIAL}*"):
+            if is_abandoned(left.name):
+                shutil.rmtree(left, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{process_name()}-", dir=root()))
     except OSError as error:
         raise UserError(f"{root()}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to another folder") from None
+    print(f"r0: {name}: being read into {root()}", file=sys.stderr)
     try:
         facts = {"name": name, "made_of": made_of, **build(partial)}
         write_json(partial / SOURCE, facts)
