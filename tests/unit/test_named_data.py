@@ -14,14 +14,17 @@ import pytest
 from r0.config import DistillConfig, EvaluateConfig, FinetuneConfig, MineConfig, RerankConfig, RetrieveConfig, StageAConfig
 from r0.config.load import load
 from r0.data.groups import by_query
-from r0.data.jsonl import BadLines
+from r0.data.jsonl import BadLines, read_lines
 from r0.data.labelled import LabelBounds
 from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.named import store
+from r0.data.named.hub import configs_of
+from r0.data.named.layout import parts_of
 from r0.data.named.resolve import with_kept_data, with_local_data, with_names
 from r0.data.source import open_source
 from r0.errors import UserError
 from r0.evaluation.first_stage import retrieve
+from r0.launch import main
 from r0.mining.collection import open_collection
 from r0.process.folders import process_name
 from r0.runs import RunDirectory, RunState
@@ -105,6 +108,25 @@ def test_a_split_has_the_queries_that_are_judged_in_it(offline):
         assert len(read(folder / "corpus.jsonl")) == 6
 
 
+@pytest.mark.parametrize("name", ["BeIR/tides", "mteb/tides", "mteb/many"])
+def test_files_and_splits_are_those_that_datasets_finds(tmp_path, name):
+    from datasets import get_dataset_config_names, load_dataset
+
+    folder = hub.write(tmp_path / "repository", {**hub.BEIR, **hub.MTEB}[name])
+    found: dict[tuple[str, str], list[dict]] = {}
+    for config in get_dataset_config_names(str(folder)):
+        for split, rows in load_dataset(str(folder), config, cache_dir=str(tmp_path / "arrow")).items():
+            found[config, split] = rows.to_list()
+    parts = parts_of([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], configs_of(folder))
+    ours = {
+        (config, split): [
+            line.row for part in parts if part[:2] == (config, split) for line in read_lines(folder / part.path, BadLines())
+        ]
+        for config, split, _ in parts
+    }
+    assert ours == found
+
+
 def test_subsets_are_named_behind_the_data_set(offline):
     hub.cache(offline, hub.MTEB)
     assert read(local("hf:mteb/many/fr") / "corpus.jsonl")[0]["text"].startswith("fr ")
@@ -175,6 +197,18 @@ def test_the_commands_read_a_name(offline, tmp_path):
     assert len(collection.queries) == 2
     config = load(DistillConfig, None, ["teacher.model=t", "data=hf:Tevatron/tides", "test=hf:Tevatron/tides/dev"])
     assert Path(with_local_data(config).test).read_bytes() == hub.lines(hub.ROWS[:1])
+
+
+def test_the_command_line_takes_a_name(offline, tmp_path, capsys):
+    hub.cache(offline, hub.BEIR)
+    assert main(["retrieve", "data=hf:BeIR/tides/test", f"output={tmp_path / 'bm25.trec'}"]) == 0
+    assert len((tmp_path / "bm25.trec").read_text().splitlines()) == 6
+    assert main(["eval", "qrels=hf:BeIR/tides", f"runs={tmp_path / 'bm25.trec'}"]) == 0
+    assert "means over 1 judged query" in capsys.readouterr().out
+    assert main(["eval", "qrels=hf:no/such", f"runs={tmp_path / 'bm25.trec'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("r0: qrels: no/such on the Hugging Face Hub cannot be reached")
+    assert said.count("\n") == 1
 
 
 def test_a_name_with_judgements_of_one_split_sets_qrels_unless_it_is_given(offline):
