@@ -250,6 +250,8 @@ def test_a_run_records_the_revision_and_refuses_another(offline, tmp_path, monke
 def test_data_that_was_read_is_kept(offline, tmp_path):
     hub.cache(offline, hub.BEIR)
     folder = local("hf:BeIR/tides")
+    hub.write(offline / "datasets--BeIR--tides" / "refs", {"refs/pr/1": hub.commit_of("BeIR/tides").encode()})
+    assert local("hf:BeIR/tides@refs/pr/1") == folder
     times = (folder / "corpus.jsonl").stat().st_mtime_ns
     assert local("hf:BeIR/tides") == folder
     assert (folder / "corpus.jsonl").stat().st_mtime_ns == times
