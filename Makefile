@@ -13,7 +13,7 @@ ARGS ?=
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 && echo $$p && break; done)
 INPUTS := pyproject.toml constraints.txt overrides.txt r0/tools/environment.py
-# The clients of other projects, in an environment of their own: their versions are none of r0's business.
+# Other projects' packages, in an environment of their own over r0's: what they bring along stays out of it.
 CLIENTS := .venv-integrations
 .PHONY: help setup demo check test test-integrations chaos test-all lint bench real gpu-check docs tiny clean
 
@@ -23,7 +23,7 @@ help:
 	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
-	@echo "make test-integrations  the server with the clients of Cohere, LangChain, LlamaIndex and Haystack"
+	@echo "make test-integrations  the server and r0.integrations with the packages of Cohere, LangChain, LlamaIndex, Haystack, rerankers"
 	@echo "make chaos      processes that die, disks that are full, files that are damaged: all of tests/chaos"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"
@@ -49,8 +49,8 @@ $(VENV)/ready-docs: $(VENV)/ready
 	@$(PYTHON) r0/tools/environment.py $(VENV) cpu dev docs
 	@touch $@
 
-$(CLIENTS)/ready: tests/integrations/requirements.txt r0/tools/environment.py
-	@$(PYTHON) r0/tools/environment.py $(CLIENTS) --requirements tests/integrations/requirements.txt
+$(CLIENTS)/ready: tests/integrations/requirements.txt constraints.txt r0/tools/environment.py $(VENV)/ready
+	@$(PYTHON) r0/tools/environment.py $(CLIENTS) --requirements tests/integrations/requirements.txt --over $(VENV)
 	@touch $@
 
 demo: setup

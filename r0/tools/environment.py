@@ -1,6 +1,7 @@
 """Make the virtual environment: ``PYTHON r0/tools/environment.py VENV EXTRA…``. Standard library only: it runs first.
 
-``PYTHON r0/tools/environment.py VENV --requirements FILE`` makes one without r0, for the programs around it.
+``PYTHON r0/tools/environment.py VENV --requirements FILE --over R0VENV`` makes one with the packages of FILE over those of an
+environment that has r0: for the programs that use r0. Packages of both have r0's versions.
 
 The packages come from the indexes in this machine's pip settings, with the versions of constraints.txt. uv does not read pip's
 settings, so they are passed to it at run time and stored nowhere. torch is the CPU build, from these indexes if they have it,
@@ -42,6 +43,7 @@ def main(arguments: list[str]) -> int:
         python = make_venv(venv)
         if extras[:1] == ["--requirements"]:
             install_listed(python, Path(extras[1]))
+            put_over(python, Path(extras[3]))
         else:
             install(python, extras)
     except SetupError as error:
@@ -81,14 +83,25 @@ def install(python: Path, extras: list[str]) -> None:
 
 
 def install_listed(python: Path, requirements: Path) -> None:
-    """Install the packages that a file lists."""
+    """Install the packages that a file lists, in the versions of constraints.txt."""
     venv = python.parent.parent
     environment = {**os.environ, **uv_settings(pip_settings(python)), "VIRTUAL_ENV": str(venv.resolve())}
     say(f"packages of {requirements} (what is done is written to {venv / LOG})")
-    command = [str(python.parent / "uv"), "pip", "install", "--python", str(python), "--requirements", str(requirements)]
+    limits = ["--constraints", str(ROOT / "constraints.txt")]
+    command = [str(python.parent / "uv"), "pip", "install", "--python", str(python), *limits, "--requirements", str(requirements)]
     remedy = "the packages could not be installed, for the reason above; check the network or pip's index settings"
     run(command, venv / LOG, remedy, environment)
     say("packages are installed")
+
+
+def put_over(python: Path, below: Path) -> None:
+    """Let an environment import the packages of the environment ``below`` too, behind its own."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own, other = (
+        subprocess.run([one, "-c", code], text=True, capture_output=True, check=True).stdout.strip()
+        for one in (python, below / "bin" / "python")
+    )
+    (Path(own) / "r0.pth").write_text(f"import site; site.addsitedir({other!r})\n", encoding="utf-8")
 
 
 def run(command: list[str], log: Path, remedy: str, environment: Mapping[str, str] | None = None) -> None:

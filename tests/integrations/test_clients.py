@@ -1,4 +1,4 @@
-"""The clients that people have, against a running server: ``make test-integrations``, in an environment without r0.
+"""The clients that people have, against a running server: ``make test-integrations``.
 
 The server is ``$R0_PYTHON -m r0.launch serve``. The clients take its address as an argument, but LangChain's Jina reranker has it
 in a module's constant, which is set here.
