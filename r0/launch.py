@@ -28,6 +28,7 @@ from r0.config import (
     EsciConfig,
     EsciEvalConfig,
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     FuseConfig,
     MineConfig,
@@ -127,6 +128,10 @@ COMMANDS = {
         RerankConfig, "order a first stage's candidates with a model", "r0.commands.rerank:run", "rank", shipped=False
     ),
     "serve": Command(ServeConfig, "a rerank server for the clients people have", "r0.commands.serve:run", "rank", shipped=False),
+    "export": Command(
+        ExportConfig, "a model for sentence-transformers, vLLM's /v1/score or the Hub", "r0.commands.export:run", "rank",
+        ("model", "repo"),
+    ),
     "fuse": Command(FuseConfig, "several runs as one, by their ranks", "r0.commands.fuse:run", "rank", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
     "report": Command(

@@ -19,6 +19,7 @@ from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
 from r0.config.esci import EsciConfig, EsciEvalConfig, EsciLoraSection
+from r0.config.export import ExportConfig
 from r0.config.finetune import FinetuneConfig
 from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.mining import MineConfig
@@ -57,6 +58,7 @@ __all__ = [
     "EsciLoraSection",
     "EvalSection",
     "EvaluateConfig",
+    "ExportConfig",
     "FinetuneConfig",
     "FuseConfig",
     "GRPOSection",

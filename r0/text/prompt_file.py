@@ -29,6 +29,12 @@ def save_prompt(folder: Path, form: Form, system_prompt: str, variables: Variabl
     write_atomic(folder / FILE, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
+def stored_form(folder: Path) -> Form | None:
+    """The answer form stored in ``folder``; None for a model that r0 did not train to answer."""
+    answer = _read(folder).get("answer")
+    return Form(answer) if answer in list(Form) else None
+
+
 def load_system_prompt(folder: Path, form: Form, own: str | None = None) -> str:
     """The system prompt stored in ``folder`` for answers of ``form``; else ``own``, or r0's default if ``own`` is None."""
     content = _read(folder)

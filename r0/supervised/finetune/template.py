@@ -28,7 +28,7 @@ _TEXT = (
     "{% macro text(role) %}{% set found = namespace(text='') %}"
     "{% for message in messages if message.role == role %}"
     "{% set content = message.content if message.content is string else message.content | map(attribute='text') | join %}"
-    "{% set found.text = content | trim %}{% endfor %}"
+    "{% set found.text = content TRIM %}{% endfor %}"
     "{% for tag in TAGS %}{% set found.text = found.text | replace(tag, '‹' + tag[1:]) %}{% endfor %}"
     "{{ found.text }}{% endmacro %}"
 )
@@ -42,12 +42,16 @@ class PairFormat:
     between: str
     behind: str
 
-    def chat_template(self, tokenizer: Any) -> str:
-        """A chat template that writes pairs in this format, and everything else as the tokenizer's own does."""
+    def chat_template(self, tokenizer: Any, trims: bool = True) -> str:
+        """A chat template that writes pairs in this format, and everything else as the tokenizer's own does.
+
+        ``trims``: whether white space around query and document is left out. r0's own prompts keep it.
+        """
         added = {token for token in tokenizer.get_added_vocab() if token.startswith("<")} | set(tokenizer.all_special_tokens)
         own = {f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/")}
         tags = sorted(tag for tag in added | own if len(tag) > 1)
         macro = _TEXT.replace("TAGS", json.dumps(tags, ensure_ascii=False)).replace("‹", ESCAPED_LESS_THAN)
+        macro = macro.replace(" TRIM", " | trim" if trims else "")
         pair = f"{_literal(self.before)}{{{{ text('query') }}}}{_literal(self.between)}{{{{ text('document') }}}}"
         rest = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else DEFAULT_CHAT_TEMPLATE
         return f"{_PAIR}{macro}{pair}{_literal(self.behind)}{{% else %}}{rest}{{% endif %}}"

@@ -1,0 +1,1 @@
+"""Trained models for use elsewhere: sequence classifiers, ONNX, and the Hugging Face Hub."""
