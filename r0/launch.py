@@ -18,6 +18,7 @@ from pathlib import Path
 from r0.command_line import HELP, asks_for_help, split, take_command, take_gpu_memory
 from r0.config import (
     AnnotateConfig,
+    BenchConfig,
     CompletionConfig,
     ConvertConfig,
     DemoConfig,
@@ -134,6 +135,10 @@ COMMANDS = {
     ),
     "fuse": Command(FuseConfig, "several runs as one, by their ranks", "r0.commands.fuse:run", "rank", shipped=False),
     "eval": Command(EvaluateConfig, "measure runs against judgements", "r0.commands.evaluate:run", "rank", shipped=False),
+    "bench": Command(
+        BenchConfig, "retrieve, rerank and eval on several data sets, in one table", "r0.commands.bench:run", "rank",
+        shipped=False,
+    ),
     "report": Command(
         ReportConfig, "runs as one HTML page: curves, completions, gains, configuration", "r0.commands.report:run", "look",
         ("runs",), many=True,

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from r0.actors.placement import available_cores, bundles, phases
+from r0.bench.set_files import find_files
+from r0.bench.suite import BenchSet
 from r0.commands.memory import memory_lines
 from r0.commands.start_model import check_model
-from r0.config import AnnotateConfig, RankingKeys, RerankConfig, RLConfig, ScoreConfig, Section, ServeConfig, TrainingKeys
+from r0.config import (
+    AnnotateConfig,
+    BenchConfig,
+    RankingKeys,
+    RerankConfig,
+    RLConfig,
+    ScoreConfig,
+    Section,
+    ServeConfig,
+    TrainingKeys,
+)
 from r0.config.cards import shares_card
 from r0.errors import UserError
 from r0.process.gpus import local_gpus
@@ -46,10 +59,7 @@ def plan_engines(command: str, config: RerankConfig | AnnotateConfig, keys: Rank
     """The text of a dry run of a command with workers as in ``keys``. Nothing is loaded, started or written."""
     missing: list[str] = []
     parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
-    gpus = gpu_memory is not None or local_gpus() > 0
-    parts += _places(keys, gpus)
-    parts += _memory(keys, missing, gpu_memory)
-    parts += _vectors(keys, missing)
+    parts += _rankers(keys, missing, gpu_memory)
     parts.append(_output(command, config, missing))
     named = (("data", config.data if config.data != "builtin" else None), ("run", config.run))
     missing += [f"{name}: there is no {path}" for name, path in named if path is not None and not Path(path).exists()]
@@ -64,11 +74,25 @@ def plan_serve(config: ServeConfig, gpu_memory: float | None = None) -> str:
     missing: list[str] = []
     shown = config.model_dump(mode="json") | ({"api_key": "(set)"} if config.api_key else {})
     parts = [yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip(), ""]
-    gpus, ranking = gpu_memory is not None or local_gpus() > 0, config.ranking()
-    parts += _places(ranking, gpus)
-    parts += _memory(ranking, missing, gpu_memory)
-    parts += _vectors(ranking, missing)
+    parts += _rankers(config.ranking(), missing, gpu_memory)
     parts.append(f"address: http://{config.host}:{config.port}")
+    parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
+    return "\n".join(parts)
+
+
+def plan_bench(config: BenchConfig, sets: Sequence[BenchSet], gpu_memory: float | None = None) -> str:
+    """The text of a dry run of ``bench``. Nothing is loaded, started or written."""
+    missing: list[str] = []
+    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip(), ""]
+    parts += _rankers(config, missing, gpu_memory)
+    parts.append(_output("bench", config, missing))
+    parts.append("data sets:")
+    for one in sets:
+        try:
+            files = find_files(one)
+            parts.append(f"  {one.name}: {files.folder}, first stage {files.run or 'BM25'}, {one.measure} by {files.qrels}")
+        except UserError as error:
+            missing.append(f"{one.name}: {error}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
 
@@ -85,6 +109,12 @@ def plan_score(config: ScoreConfig, gpu_memory: float | None = None) -> str:
         missing.append(f"data: there is no {config.data}")
     parts += ["missing:", *(f"  {line}" for line in missing)] if missing else ["nothing is missing"]
     return "\n".join(parts)
+
+
+def _rankers(keys: RankingKeys, missing: list[str], gpu_memory: float | None) -> list[str]:
+    """Where the workers of a reranker would run, and what they need."""
+    gpus = gpu_memory is not None or local_gpus() > 0
+    return [*_places(keys, gpus), *_memory(keys, missing, gpu_memory), *_vectors(keys, missing)]
 
 
 def _places(config: TrainingKeys | RankingKeys, gpus: bool) -> list[str]:

@@ -16,7 +16,7 @@ from r0.rerank.identical_candidates import without_identical
 from r0.rerank.job import Job, Outcome
 from r0.rerank.prompt_budget import check_model
 from r0.rerank.reranker import Reranker
-from r0.rerank.session import Session, Work, finish
+from r0.rerank.session import Engines, Session, Work, finish
 from r0.rerank.store import Store, Totals
 from r0.runs import RunDirectory, RunState
 from r0.runs.live import duration
@@ -29,8 +29,10 @@ RUN, QUERIES, SUMMARY = "run.trec", "queries.jsonl", "summary.json"
 LISTED = 10  # refused queries that are listed
 
 
-def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) -> int:
+def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None, engines: Engines | None = None) -> int:
     """Rerank, or print the plan. Returns the exit code: 0 if done, 128 + signal if stopped (the same command resumes).
+
+    ``engines``: those of the configuration that other runs use too; None: own ones.
 
     Raises:
         UserError: invalid input that can be detected before a model loads.
@@ -55,7 +57,7 @@ def run(config: RerankConfig, dry_run: bool, gpu_memory: float | None = None) ->
             return 0
         print("\n".join(filter(None, [inventory, lists.bad.summary()])))
         with Store(directory.path / QUERIES, lists) as store:
-            session = finish(config, _work(config, lists, store), store, len(lists), stop)
+            session = finish(config, _work(config, lists, store), store, len(lists), stop, engines)
             if session is None:
                 return stop.exit_code
             write_run(directory.path / RUN, store.rankings(), config.tag)

@@ -18,7 +18,7 @@ def run(config: RetrieveConfig, dry_run: bool) -> int:
         from r0.data.table import folder_file
 
         folder = Path(config.data).expanduser()
-        given = [Path(config.candidates).expanduser()] if config.candidates is not None else []
+        given = [Path(path).expanduser() for path in (config.candidates, *config.excluded) if path is not None]
         for path in (folder_file(folder, "corpus"), folder_file(folder, "queries"), *given):
             print(f"would read {path} (which {'exists' if path.is_file() else 'is missing'})")
         print(f"would write {config.output}")

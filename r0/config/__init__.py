@@ -2,6 +2,7 @@
 
 from r0.config.algorithms import GRPOSection, PPOSection
 from r0.config.annotate import AnnotateConfig
+from r0.config.bench import BenchConfig
 from r0.config.commands import (
     CompletionConfig,
     ConvertConfig,
@@ -44,6 +45,7 @@ from r0.config.stage_c import ScoreLossSection, StageCConfig
 
 __all__ = [
     "AnnotateConfig",
+    "BenchConfig",
     "CheckpointSection",
     "CompletionConfig",
     "ConvertConfig",

@@ -28,6 +28,7 @@ class RetrieveConfig(Section):
     output: PathText = key(..., "file for the TREC run")
     candidates: PathText | None = key(None, "TREC run; rank only its documents for each query")
     qrels: DataText | None = key(None, "rank only the queries judged here: a split of the folder, or a file; empty: all queries")
+    excluded: Paths = key((), "BRIGHT's query files with excluded_ids, which are not ranked for their query", strict=False)
     depth: Count = key(100, "maximum documents per query")
     k1: NonNegative = key(1.5, "BM25 term saturation k1")
     b: Share = key(0.75, "BM25 length normalization b")

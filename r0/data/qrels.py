@@ -65,11 +65,20 @@ def has_rows(path: Path) -> bool:
 
 def _of_row(number: int, row: Row) -> Iterator[Judgement]:
     if "gold_ids" in row or "excluded_ids" in row:
-        query = id_of(row, "id")
+        query = bright_id(row)
         yield from (Judgement(number, query, document, 1.0) for document in ids_of(row, "gold_ids"))
         return
     keys = [next((name for name in names if name in row), names[0]) for names in COLUMNS]
     yield Judgement(number, id_of(row, keys[0]), id_of(row, keys[1]), grade_of(row, keys[2]))
+
+
+def bright_id(row: Row) -> str:
+    """The id of a query of BRIGHT: ``id``, or ``_id`` where the file is one of a BEIR folder.
+
+    Raises:
+        BadLine: it is missing or no id.
+    """
+    return id_of(row, "_id" if "_id" in row else "id")
 
 
 def ids_of(row: Row, key: str) -> Sequence[str]:

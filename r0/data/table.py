@@ -1,7 +1,8 @@
 """Byte offsets of the lines of a BEIR folder's files by id, from one validating pass over ``corpus.jsonl`` or ``queries.jsonl``.
 
-``corpus.jsonl`` has ``_id``, ``title``, ``text``; ``queries.jsonl`` has ``_id`` and ``text``. Every line is checked, but only
-the wanted ids are stored, as 64-bit hashes: 20 bytes per document in memory; texts stay in their files.
+``corpus.jsonl`` has ``_id``, ``title``, ``text``; ``queries.jsonl`` has ``_id`` and ``text``. BRIGHT calls a document's text
+``content`` and a query's ``query``. Every line is checked, but only the wanted ids are stored, as 64-bit hashes: 20 bytes per
+document in memory; texts stay in their files.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def index_table(path: Path, wanted: np.ndarray, bad: BadLines, hash_text: bool =
     for line in read_lines(path, bad, f"reading {path.name}"):
         try:
             hashed = text_hash(row_id(line.row))
-            text = text_of(line.row, "text") if hash_text else document_text(line.row)
+            text = query_text(line.row) if hash_text else document_text(line.row)
         except BadLine as error:
             bad.refuse(path, line.number, str(error))
             continue
@@ -88,8 +89,18 @@ def document_text(row: Row) -> str:
     Raises:
         BadLine: ``text`` is missing, or one of the two is not a string.
     """
-    value_of(row, "text")
-    return with_title(text_or_empty(row, "title"), text_or_empty(row, "text"))
+    key = "content" if "text" not in row and "content" in row else "text"
+    value_of(row, key)
+    return with_title(text_or_empty(row, "title"), text_or_empty(row, key))
+
+
+def query_text(row: Row) -> str:
+    """The text of a query.
+
+    Raises:
+        BadLine: it is missing, empty, or not a string.
+    """
+    return text_of(row, "query" if "text" not in row and "query" in row else "text")
 
 
 def row_id(row: Row) -> str:
@@ -122,7 +133,7 @@ class Texts:
         """
         row = self._file.row(int(self._table.offsets[at]), int(self._table.lengths[at]))
         try:
-            return text_of(row, "text") if self._queries else document_text(row)
+            return query_text(row) if self._queries else document_text(row)
         except BadLine:
             raise self._file.changed() from None
 

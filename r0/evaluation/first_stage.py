@@ -10,11 +10,10 @@ from r0.config import RetrieveConfig
 from r0.data.beir import find_qrels, read_texts
 from r0.data.candidates import drop_unknown
 from r0.data.columns import DOCUMENT, QUERY
-from r0.data.fields import text_of
 from r0.data.hashes import text_hash
-from r0.data.jsonl import BadLines, Row
+from r0.data.jsonl import BadLines
 from r0.data.runfile import read_run, write_run
-from r0.data.table import document_text, folder_file
+from r0.data.table import document_text, folder_file, query_text
 from r0.errors import UserError
 from r0.evaluation.bm25 import Bm25
 from r0.evaluation.identical_ids import drops_identical, grades_of_folder
@@ -45,7 +44,7 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
     if not folder.is_dir():
         raise UserError(f"data: {folder} is not a folder; give {_FOLDER}")
-    queries = {name: text for name, text, _ in read_texts(folder_file(folder, "queries"), bad, _query_text, _FOLDER)}
+    queries = {name: text for name, text, _ in read_texts(folder_file(folder, "queries"), bad, query_text, _FOLDER)}
     given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:
         given.drop_unknown(queries, QUERY)
@@ -56,9 +55,13 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     if given is not None:
         given.drop_unknown(index, DOCUMENT)
     drops = drops_identical(config.ignore_identical_ids, named, lambda: index, lambda: grades_of_folder(folder))
+    excluded = open_judgements([], [Path(path).expanduser() for path in config.excluded], bad).excluded
     lists, identical = {}, 0
     for query, text in progress(queries.items(), "ranking", len(queries)):
-        found = index.search(text, config.depth + drops) if given is None else index.rank(text, given.documents(query))
+        left_out = excluded.get(query, frozenset())
+        most = config.depth + drops + len(left_out)
+        found = index.search(text, most) if given is None else index.rank(text, given.documents(query))
+        found = [one for one in found if one[0] not in left_out]
         others = [one for one in found if not (drops and one[0] == query)]
         identical += len(found) - len(others)
         if others:
@@ -114,7 +117,3 @@ def _wanted(config: RetrieveConfig, folder: Path, queries: dict[str, str], given
         if not queries:
             raise UserError(f"candidates: {config.candidates} has none of the queries; give a run for the same data set")
     return queries
-
-
-def _query_text(row: Row) -> str:
-    return text_of(row, "text")

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from r0.data.fields import id_of
 from r0.data.jsonl import BadLine, BadLines, read_lines, readable_file, shown
-from r0.data.qrels import COLUMNS, has_rows, ids_of
+from r0.data.qrels import COLUMNS, bright_id, has_rows, ids_of
 from r0.data.runfile import read_judgements
 from r0.errors import UserError
 
@@ -96,7 +95,7 @@ def _entries(path: Path, bad: BadLines, gold: bool) -> Iterator[_Entry]:
     seen: set[str] = set()
     for line in read_lines(readable_file(path, "BRIGHT's queries as JSONL: id, gold_ids, excluded_ids"), bad):
         try:
-            query = id_of(line.row, "id")
+            query = bright_id(line.row)
             if query in seen:
                 raise BadLine('this "id" occurs twice')
             entry = _Entry(

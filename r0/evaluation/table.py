@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from r0.evaluation.identical_ids import said
 from r0.evaluation.report import DatasetReport, Report, RunReport
 
-_TESTS = {"t": "two-sided paired t-test", "permutation": "two-sided paired permutation test"}
+TESTS = {"t": "two-sided paired t-test", "permutation": "two-sided paired permutation test"}
 
 
 def render(report: Report, form: str) -> str:
@@ -43,29 +43,36 @@ def _blocks(report: Report) -> list[tuple[str, Sequence[RunReport]]]:
 def _text(report: Report) -> str:
     lines: list[str] = []
     for title, cells in _tables(report):
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        lines += [title] if title else []
-        for row in cells:
-            padded = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            lines.append("  ".join(padded).rstrip())
-        lines.append("")
+        lines += [*([title] if title else []), *text_rows(cells), ""]
     return "\n".join([*lines, *_notes(report), ""])
+
+
+def text_rows(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, header first; all columns but the first are flush right."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 def _markdown(report: Report) -> str:
     lines: list[str] = []
     for title, cells in _tables(report):
-        lines += [f"**{_escaped(title)}**", ""] if title else []
-        lines += [_piped(cells[0]), "|".join(["", "---", *(["---:"] * (len(cells[0]) - 1)), ""])]
-        lines += [*map(_piped, cells[1:]), ""]
-    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in _notes(report)), ""])
+        lines += [f"**{escaped(title)}**", ""] if title else []
+        lines += [*markdown_rows(cells), ""]
+    return "\n".join([*lines, *(f"- {escaped(note)}" for note in _notes(report)), ""])
+
+
+def markdown_rows(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown, header first."""
+    return [_piped(cells[0]), "|".join(["", "---", *(["---:"] * (len(cells[0]) - 1)), ""]), *map(_piped, cells[1:])]
 
 
 def _piped(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"
+    return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Plain text in Markdown."""
     return "".join(f"\\{letter}" if letter in "\\|*_`<[" else letter for letter in text)
 
 
@@ -84,9 +91,13 @@ def _tables(report: Report) -> list[tuple[str, list[list[str]]]]:
 
 
 def _cells(run: RunReport, measures: Sequence[str]) -> list[str]:
+    return [_name(run), *(f"{run.means[name]:.4f}" for name in measures), *comparison(run)]
+
+
+def comparison(run: RunReport) -> tuple[str, str]:
+    """A run's difference from the first stage, marked if it is significant, and the p-value; empty where there is none."""
     difference = "" if run.difference is None else f"{run.difference:+.4f}{'*' if run.significant else ' '}"
-    chance = "" if run.p_value is None else "<0.0001" if run.p_value < 0.0001 else f"{run.p_value:.4f}"
-    return [_name(run), *(f"{run.means[name]:.4f}" for name in measures), difference, chance]
+    return difference, "" if run.p_value is None else "<0.0001" if run.p_value < 0.0001 else f"{run.p_value:.4f}"
 
 
 def _name(run: RunReport) -> str:
@@ -97,17 +108,18 @@ def _notes(report: Report) -> list[str]:
     """The notes below the table."""
     notes = []
     for dataset in report.datasets:
-        notes += _dataset_notes(dataset)
+        notes += dataset_notes(dataset)
     if report.relevance_level > 1:
         notes.append(f"relevant: grade {report.relevance_level} or higher, except for nDCG, which uses all grades")
     comparisons = len(report.datasets[0].runs) - 1
     if comparisons:
         several = f", not corrected for {comparisons} comparisons" if comparisons > 1 else ""
-        notes.append(f"Δ and p: {report.main} against the first stage, {_TESTS[report.test]}; * p < {report.alpha:g}{several}")
+        notes.append(f"Δ and p: {report.main} against the first stage, {TESTS[report.test]}; * p < {report.alpha:g}{several}")
     return notes
 
 
-def _dataset_notes(dataset: DatasetReport) -> list[str]:
+def dataset_notes(dataset: DatasetReport) -> list[str]:
+    """What a reader must know of the means on a data set: of how many queries, and what was missing, ignored or dropped."""
     where = f"{dataset.name}: " if dataset.name else ""
     notes = [f"{where}means over {dataset.queries} judged {'query' if dataset.queries == 1 else 'queries'}"]
     if dataset.without_relevant:
@@ -132,7 +144,7 @@ def _csv(report: Report) -> str:
     writer.writerow(["dataset", "run", "first_stage", *report.measures, *extra])
     for dataset in report.datasets:
         for run in dataset.runs:
-            row = _record(run, dataset.queries)
+            row = record(run, dataset.queries)
             values = [row.get(key) for key in extra]
             writer.writerow([dataset.name, run.name, _flag(run.first_stage), *run.means.values(), *map(_flag, values)])
     for run in report.mean:
@@ -150,16 +162,17 @@ def _json(report: Report) -> str:
             "dataset": dataset.name,
             "queries": dataset.queries,
             "without_relevant": dataset.without_relevant,
-            "runs": [_record(run, dataset.queries) for run in dataset.runs],
+            "runs": [record(run, dataset.queries) for run in dataset.runs],
         }
         for dataset in report.datasets
     ]
-    mean = [_record(run, None) for run in report.mean]
+    mean = [record(run, None) for run in report.mean]
     content = {"test": report.test, "alpha": report.alpha, "datasets": datasets, "mean": mean}
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def _record(run: RunReport, queries: int | None) -> dict[str, object]:
+def record(run: RunReport, queries: int | None) -> dict[str, object]:
+    """The figures of a run, for JSON."""
     row: dict[str, object] = {"run": run.name, "first_stage": run.first_stage, "measures": run.means}
     row["difference"] = run.difference
     if run.measured is not None:

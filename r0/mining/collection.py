@@ -12,14 +12,13 @@ from pathlib import Path
 
 from r0.config import MineConfig
 from r0.data.beir import find_qrels
-from r0.data.fields import text_of
 from r0.data.groups import by_query
 from r0.data.hashes import query_hash
-from r0.data.jsonl import BadLines, Row, readable_file, shown
+from r0.data.jsonl import BadLines, readable_file, shown
 from r0.data.labelled import LabelBounds, LabelledKind
 from r0.data.labelled_rows import kind_of_labelled, read_labelled
 from r0.data.qrels import read_all
-from r0.data.table import document_text, folder_file
+from r0.data.table import document_text, folder_file, query_text
 from r0.errors import UserError
 from r0.evaluation.identical_ids import drops_identical
 from r0.evaluation.judgements import open_judgements
@@ -112,7 +111,7 @@ def _of_beir(config: MineConfig, folder: Path) -> Collection:
     bad = BadLines(config.skip_bad)
     qrels = find_qrels(config.qrels, folder)
     judged = open_judgements([qrels], [], bad)
-    queries = FileTexts(folder_file(folder, "queries"), bad, _query_text)
+    queries = FileTexts(folder_file(folder, "queries"), bad, query_text)
     documents = FileTexts(folder_file(folder, "corpus"), bad, document_text)
     found = Collection(str(folder), documents, bad, queries)
     _refuse_unknown(qrels, judged.grades, config.relevance_threshold, queries, documents, bad)
@@ -141,10 +140,6 @@ def _of_rows(config: MineConfig, path: Path) -> Collection:
             labels[name] = max(label, labels.get(name, label))
         found.add(str(number), one.query, labels, frozenset(), config.relevance_threshold)
     return found
-
-
-def _query_text(row: Row) -> str:
-    return text_of(row, "text")
 
 
 def _refuse_unknown(

@@ -1,4 +1,7 @@
-"""Runs jobs on a reranker and stores each outcome as it finishes, so that an interrupted run can resume."""
+"""Runs jobs on a reranker and stores each outcome as it finishes, so that an interrupted run can resume.
+
+``Engines`` keeps one reranker for several sessions.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from r0.config import RankingKeys
 from r0.process.signals import StopRequest
@@ -46,9 +49,49 @@ class Session:
     seconds: float = 0.0  # wall time, without the start of the engines
 
 
-def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, stop: StopRequest) -> Session | None:
+class Engines:
+    """The reranker of a configuration, started where it is first needed and kept until ``close``. A context manager.
+
+    Attributes:
+        broken: whether it could not be started.
+    """
+
+    def __init__(self, keys: RankingKeys):
+        self._keys, self.broken = keys, False
+        self._reranker: Reranker | None = None
+
+    def start(self) -> Reranker:
+        """The reranker.
+
+        Raises:
+            UserError: it cannot be started.
+        """
+        if self._reranker is None:
+            self.broken = True
+            self._reranker = Reranker.of(self._keys)
+            self.broken = False
+        return self._reranker
+
+    def close(self, gently: bool = True) -> None:
+        """Stop the engines; ``start`` would start them anew. ``gently=False`` does not wait for what they are doing."""
+        reranker, self._reranker = self._reranker, None
+        if reranker is not None:
+            reranker.close(gently)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(gently=kind is None)
+
+
+def finish(
+    keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, stop: StopRequest, engines: Engines | None = None
+) -> Session | None:
     """Start the engines and do the work left of ``total`` items, of which ``store`` has the finished ones. Returns None if a
     signal stopped it.
+
+    ``engines``: those of ``keys`` that other sessions use too, which stay open; None: own ones.
 
     Raises:
         UserError: the engines cannot be started, or ``work`` raises it.
@@ -61,8 +104,9 @@ def finish(keys: RankingKeys, work: Work, store: ResumableJsonl, total: int, sto
 
         transformers_logging.disable_progress_bar()
         with contextlib.ExitStack() as stack:
+            used = engines if engines is not None else stack.enter_context(Engines(keys))
             with stop.at_once():
-                reranker = stack.enter_context(Reranker.of(keys))
+                reranker = used.start()
                 stop.install()  # Ray has handlers of its own
             session = ask(reranker, work, stop)
     if len(store) < total and stop():

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from r0.config import yamlfile
+from r0.config.bench import SUITES
 from r0.config.describe import keys
 from r0.config.types import names_files
 from r0.data.named.names import HUB
@@ -21,7 +22,7 @@ from r0.data.named.resolve import with_names
 Value: TypeAlias = str | int | float | bool | list[str] | None
 Config = TypeVar("Config", bound=BaseModel)
 
-NAMES_OF_R0 = ("builtin", "r0-tiny", "auto", "none")  # values of keys that name files, which are none
+NAMES_OF_R0 = ("builtin", "r0-tiny", "auto", "none", *SUITES)  # values of keys that name files, which are none
 
 # Keys that may change on resume: those that determine where and how a run executes but not what it computes, and its length.
 # A trailing "." means a whole section.

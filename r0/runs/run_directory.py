@@ -23,6 +23,7 @@
     model/          the final model in Hugging Face format; adapter/ next to it after LoRA
     score/ triplets.jsonl train/ score_test/ eval/   distill: the outputs of its steps, each as written by that command
     before/ after/ gain.json   distill eval: the scores of both models, and the measures
+    sets/ table.md table.json   bench: the first stage, the reranked run and the measures of each data set; the table
     logs/ tensorboard/ wandb/ trackio/
     finished.json   written last: the run is complete
 

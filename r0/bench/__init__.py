@@ -1,0 +1,1 @@
+"""Benchmarks: which data sets belong to one, and its table."""
