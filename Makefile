@@ -23,7 +23,7 @@ help:
 	@echo "make check      the unit tests alone: no vLLM, no Ray"
 	@echo "make test       all tests but the slow matrices and those that need a GPU (ARGS=\"-k name\")"
 	@echo "make test-all   the slow matrices too"
-	@echo "make test-integrations  the server and r0.integrations with the packages of Cohere, LangChain, LlamaIndex, Haystack, rerankers"
+	@echo "make test-integrations  the server, r0.integrations and Reranker with other projects' packages: Cohere, LangChain, MTEB, …"
 	@echo "make chaos      processes that die, disks that are full, files that are damaged: all of tests/chaos"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements under benchmarks/"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from r0.data.fields import with_title
+
 Pair: TypeAlias = Sequence[str]
-Inputs: TypeAlias = Pair | Iterable[Pair] | Iterable[Mapping[str, Sequence[str]]]
+Inputs: TypeAlias = Pair | Iterable[Pair]
+Batch: TypeAlias = Mapping[str, Sequence[str]]
 
 _IGNORED = frozenset({"batch_size", "device", "pool", "chunk_size", "num_workers"})
 _NAMES = ("inputs", "sentences")  # of the pairs in versions of sentence-transformers
@@ -40,21 +44,13 @@ def texts_of(documents: Iterable[str]) -> list[str]:
     return list(documents)
 
 
-def pairs_of(
-    inputs1: Inputs | None, inputs2: Iterable[Mapping[str, Sequence[str]]] | None, others: Mapping[str, Any]
-) -> tuple[list[tuple[str, str]], bool]:
+def pairs_of(inputs: Inputs | None, others: Mapping[str, Any]) -> tuple[list[tuple[str, str]], bool]:
     """The (query, document) pairs of a call, and whether it gave one pair instead of several.
 
     Raises:
         TypeError: an input is not a pair of texts.
-        ValueError: there are more queries than documents, or fewer.
     """
-    if inputs2 is not None:
-        queries, documents = ([text for batch in side for text in batch["text"]] for side in (inputs1 or (), inputs2))  # type: ignore[call-overload]
-        if len(queries) != len(documents):
-            raise ValueError(f"{len(queries)} queries and {len(documents)} documents: give one query for each document")
-        return list(zip(queries, documents, strict=True)), False
-    given = inputs1 if inputs1 is not None else next((others[name] for name in _NAMES if name in others), None)
+    given = inputs if inputs is not None else next((others[name] for name in _NAMES if name in others), None)
     if given is None or isinstance(given, str):
         raise TypeError("give a (query, document) pair, or a list of such pairs")
     listed: list[Any] = list(given)
@@ -67,6 +63,28 @@ def _pair(given: Any, number: int) -> tuple[str, str]:
     if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"input {number} is not a pair of texts (query, document), but {str(given)[:60]!r}")
     return str(texts[0]), str(texts[1])
+
+
+def lists_of(queries: Iterable[Batch], documents: Iterable[Batch]) -> list[tuple[str, str, list[str]]]:
+    """(id, query, documents) of each query in MTEB's batches, where the pairs of a query follow one another.
+
+    Without ids, equal texts are one query. A document with a title is as r0 reads it from a BEIR folder.
+
+    Raises:
+        ValueError: there are more queries than documents, or fewer.
+    """
+    asked = [pair for batch in queries for pair in zip(batch.get("id", batch["text"]), batch["text"], strict=True)]
+    texts = [text for batch in documents for text in _document_texts(batch)]
+    if len(asked) != len(texts):
+        raise ValueError(f"{len(asked)} queries and {len(texts)} documents: give one query for each document")
+    groups = groupby(zip(asked, texts, strict=True), key=lambda pair: pair[0])
+    return [(str(one), query, [text for _, text in group]) for (one, query), group in groups]
+
+
+def _document_texts(batch: Batch) -> Iterable[str]:
+    if "title" in batch and "body" in batch:
+        return map(with_title, batch["title"], batch["body"])
+    return batch["text"]
 
 
 def by_query(pairs: Sequence[tuple[str, str]], most: int) -> Iterator[list[int]]:

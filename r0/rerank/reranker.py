@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import count
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import numpy as np
 
@@ -18,7 +19,18 @@ from r0.config import RankingKeys, RaySection, RolloutSection
 from r0.errors import UserError
 from r0.rerank.group import RerankGroup, SharedWork
 from r0.rerank.job import Job, Outcome
-from r0.rerank.pair_inputs import Inputs, activated, by_query, check_others, pairs_of, returned, texts_of, valid_text
+from r0.rerank.pair_inputs import (
+    Batch,
+    Inputs,
+    activated,
+    check_others,
+    lists_of,
+    pairs_of,
+    returned,
+    texts_of,
+    valid_text,
+)
+from r0.rerank.predictions import check_fits, list_scores, pair_scores
 from r0.rerank.prompt_budget import check_model
 from r0.rerank.protocol import with_tail
 from r0.rerank.start import start_workers
@@ -26,8 +38,6 @@ from r0.runs.live import progress
 from r0.storage.models import model_folder
 
 logger = logging.getLogger(__name__)
-
-PREDICT_PAIRS = 64  # pairs of one query that are one job
 
 MethodName: TypeAlias = Literal["pointwise", "listwise", "setwise", "groupwise", "late_interaction"]
 
@@ -157,7 +167,7 @@ class Reranker:
         texts = texts_of(documents)
         outcomes = self.run([self.job(valid_text(query), query, texts)])
         (outcome,) = progress(outcomes, "ranking", 1) if show_progress_bar else outcomes
-        _check(outcome)
+        check_fits(outcome)
         ranking = with_tail(outcome.ranking, len(texts))
         score: Sequence[float] = ranking.scores
         if activation_fn is not None:
@@ -174,8 +184,8 @@ class Reranker:
 
     def predict(
         self,
-        inputs1: Inputs | None = None,
-        inputs2: Iterable[Mapping[str, Sequence[str]]] | None = None,
+        inputs1: Inputs | Iterable[Batch] | None = None,
+        inputs2: Iterable[Batch] | None = None,
         *,
         show_progress_bar: bool | None = None,
         activation_fn: Callable[[Any], Any] | None = None,
@@ -183,14 +193,16 @@ class Reranker:
         convert_to_tensor: bool = False,
         **others: Any,
     ) -> Any:
-        """P(yes) of each document on its own, whatever the method of this reranker. Cross-encoders return their scores, late
-        interaction returns MaxSim (comparable within a query only).
+        """The score of each (query, document) pair.
+
+        It is P(yes) of the document on its own, whatever the method of this reranker. Cross-encoders return their scores, late
+        interaction returns MaxSim (comparable within a query only). With ``inputs2`` (MTEB's CrossEncoderProtocol) the documents
+        of each query are ranked as ``rank`` does, so that ``mteb.evaluate`` measures the method.
 
         Args:
             inputs1: [N] (query, document) pairs or one pair, as for ``CrossEncoder.predict`` (also as ``inputs=`` or
-                ``sentences=``); or, with ``inputs2``, batches with the queries under ``"text"``, as in MTEB's
-                CrossEncoderProtocol.
-            inputs2: batches with the documents.
+                ``sentences=``); or, with ``inputs2``, batches with the queries under ``"text"`` and their ids under ``"id"``.
+            inputs2: batches with the documents, in first-stage order for each query.
             show_progress_bar: whether to show progress on a terminal.
             activation_fn: gives the scores from the logits; None: the model's own.
             convert_to_numpy: whether to return an array; otherwise a list of tensors.
@@ -199,38 +211,38 @@ class Reranker:
 
         Returns:
             [N] float64 in 0…1, for encoders in their own scale; one number for one pair. Unreadable answers count as 0.5
-                (their number is logged as a warning).
+                (their number is logged as a warning). With ``inputs2`` the scores of the ranking.
 
         Raises:
             UserError: a query is too long for the maximum prompt length, or the reranker is closed.
             TypeError: an input is not a pair of texts.
-            ValueError: a prompt is given.
+            ValueError: a prompt is given, or ``activation_fn`` with ``inputs2``.
         """
         check_others(others, known=None)
-        pairs, single = pairs_of(inputs1, inputs2, others)
-        found_N, logits_N = self._scores(pairs, bool(show_progress_bar))
+        if inputs2 is not None:
+            if activation_fn is not None:
+                raise ValueError("activation_fn: batches of queries and documents are ranked; leave it out, or give pairs")
+            lists = lists_of(cast(Iterable[Batch], inputs1 or ()), inputs2)
+            ranked_N = list_scores(self, lists, bool(show_progress_bar))
+            return returned(ranked_N, False, convert_to_numpy, convert_to_tensor)
+        pairs, single = pairs_of(cast(Inputs | None, inputs1), others)
+        found_N, logits_N = pair_scores(self, pairs, bool(show_progress_bar))
         unread_N = np.isnan(found_N)
         if unread_N.any():
             logger.warning("%d of %d answers were unreadable; they count as 0.5", unread_N.sum(), len(pairs))
         found_N = np.where(unread_N, 0.5, found_N) if activation_fn is None else activated(logits_N, activation_fn)
         return returned(found_N, single, convert_to_numpy, convert_to_tensor)
 
-    def _scores(self, pairs: Sequence[tuple[str, str]], shown: bool) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [N] the score of each pair, NaN if its answer is unreadable; and its logit, 0 if unreadable."""
-        jobs: dict[int, tuple[Job, Sequence[int]]] = {}
-        for numbers in by_query(pairs, PREDICT_PAIRS):
-            query = pairs[numbers[0]][0]
-            job = self.job(valid_text(query), query, [pairs[number][1] for number in numbers], each=True)
-            jobs[job.key] = job, numbers
-        found_N, logits_N = np.full(len(pairs), np.nan), np.zeros(len(pairs))
-        outcomes = self.run(job for job, _numbers in jobs.values())
-        for outcome in progress(outcomes, "scoring", len(jobs)) if shown else outcomes:
-            _check(outcome)
-            for ask, reply in outcome.replies:
-                if reply.probability is not None:
-                    number = jobs[outcome.key][1][ask.documents[0]]
-                    found_N[number], logits_N[number] = reply.probability, reply.logit or 0.0
-        return found_N, logits_N
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        """The ``mteb.ModelMeta`` of this reranker, for ``mteb.evaluate``.
+
+        Raises:
+            ImportError: mteb is not installed.
+        """
+        from r0.rerank.mteb_meta import model_meta
+
+        return model_meta(self.keys)
 
     def close(self, gently: bool = True) -> None:
         """Stop the engines and release their resources; calling it again does nothing. ``gently=False`` does not wait for what
@@ -245,8 +257,3 @@ class Reranker:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(gently=kind is None)
-
-
-def _check(outcome: Outcome) -> None:
-    if outcome.refused:
-        raise UserError(outcome.refused)

@@ -160,11 +160,12 @@ def differences(there: Mapping[str, Value], here: Mapping[str, Value], same: Col
     return [
         f"{name} ({_short(there, name)} there, {_short(here, name)} here)"
         for name in names
-        if not _may_change(name) and name not in same and ((name in there) != (name in here) or there.get(name) != here.get(name))
+        if not may_change(name) and name not in same and ((name in there) != (name in here) or there.get(name) != here.get(name))
     ]
 
 
-def _may_change(name: str) -> bool:
+def may_change(name: str) -> bool:
+    """Whether a key is one of ``MAY_CHANGE``: it changes no result."""
     return any(name.startswith(known) if known.endswith(".") else name == known for known in MAY_CHANGE)
 
 

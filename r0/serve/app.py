@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 from r0.config import ServeConfig
 from r0.rerank.job import Job, Outcome
 from r0.rerank.pair_inputs import by_query
+from r0.rerank.predictions import PREDICT_PAIRS
 from r0.rerank.prompt_budget import DEFAULT_PROMPT_TOKENS
-from r0.rerank.reranker import PREDICT_PAIRS, Reranker
+from r0.rerank.reranker import Reranker
 from r0.serve import answers
 from r0.serve.answers import Answer, Ranked
 from r0.serve.bodies import CohereBody, RerankBody, ScoreBody, TeiBody, ThoughtFields, text_of

@@ -343,6 +343,28 @@ def test_predict_and_rank_are_called_as_sentence_transformers_are(folders):
         assert reranker.rank(QUERY, (text for text in DOCUMENTS)) == reranker.rank(QUERY, np.array(DOCUMENTS))
 
 
+def test_mtebs_batches_are_ranked_query_by_query(folders):
+    lists = {"q1": (QUERY, DOCUMENTS), "q2": (QUERY, DOCUMENTS[:1]), "q3": ("a tax", ["no", "no", "A tax. Harbors"])}
+    asked = [(name, query) for name, (query, documents) in lists.items() for _ in documents]
+    texts = [document for _, documents in lists.values() for document in documents]
+    queries = [{"id": [name for name, _ in part], "text": [text for _, text in part]} for part in (asked[:4], asked[4:])]
+    documents = [{"text": texts[:6]}, {"text": ["A tax Harbors"], "title": ["A tax"], "body": ["Harbors"]}]
+    documents.insert(1, {"text": texts[6:8]})
+    with Reranker(folders["bge"], "pointwise", depth=4) as reranker:
+        found = reranker.predict(queries, documents, task_metadata=None, hf_split="test", hf_subset="default", batch_size=2)
+        expected = []
+        for query, shown in lists.values():
+            ranked = reranker.rank(query, shown)
+            expected += sorted((entry["corpus_id"], entry["score"]) for entry in ranked)
+        assert found == pytest.approx([score for _, score in expected], abs=1e-5)
+        assert reranker.predict([{"text": [QUERY, QUERY]}], [{"text": DOCUMENTS[:2]}]).shape == (2,)
+        assert reranker.predict([], []).shape == (0,)
+        with pytest.raises(ValueError, match="1 queries and 2 documents"):
+            reranker.predict([{"text": [QUERY]}], [{"text": DOCUMENTS[:2]}])
+        with pytest.raises(ValueError, match="activation_fn: batches"):
+            reranker.predict([{"text": [QUERY]}], [{"text": DOCUMENTS[:1]}], activation_fn=torch.nn.Identity())
+
+
 def test_wrong_inputs_and_a_closed_reranker_are_refused_in_a_sentence(folders):
     with Reranker(folders["bge"], "pointwise") as reranker:
         for wrong in ("a query", [("a", "b", "c")], [("a", "b"), "cd"], [{"query": "a", "document": "b"}], [("a", 1)], None, [1]):
