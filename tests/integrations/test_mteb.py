@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from r0 import rerank
 from r0.launch import main
-from r0.rerank import Reranker
 
 mteb = pytest.importorskip("mteb", reason="make test-integrations has an environment with the packages")
 datasets = pytest.importorskip("datasets", reason="the environment has r0's own packages too")
@@ -74,7 +74,7 @@ def task(folder):
 
 @pytest.mark.parametrize("settings", [{"method": "listwise", "max_new_tokens": 180}, {"method": "pointwise", "thinking": False}])
 def test_mtebs_figures_are_those_of_eval(folder, task, settings, tmp_path, capsys):
-    with Reranker("r0-tiny", engine="hf", device="cpu", **settings) as reranker:
+    with rerank.Reranker("r0-tiny", engine="hf", device="cpu", **settings) as reranker:
         assert isinstance(reranker, mteb.CrossEncoderProtocol)
         result = mteb.evaluate(reranker, task, cache=None, show_progress_bar=False)
     (scores,) = result.task_results[0].scores["test"]
@@ -92,7 +92,7 @@ def test_mtebs_figures_are_those_of_eval(folder, task, settings, tmp_path, capsy
 
 def test_results_are_kept_by_weights_and_settings():
     def meta(**settings):
-        with Reranker("r0-tiny", engine="hf", device="cpu", **settings) as reranker:
+        with rerank.Reranker("r0-tiny", engine="hf", device="cpu", **settings) as reranker:
             return reranker.mteb_model_meta
 
     one = meta(method="pointwise")
