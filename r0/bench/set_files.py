@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r0.bench.suite import BenchSet
+from r0.config import RetrieveConfig
 from r0.data.beir import find_qrels
 from r0.data.compressed import SUFFIXES
 from r0.data.jsonl import BadLines, read_lines
+from r0.data.named.resolve import with_local_data
 from r0.data.table import folder_file
 from r0.errors import UserError
 
@@ -29,7 +31,7 @@ def find_files(one: BenchSet) -> SetFiles:
     Raises:
         UserError: the folder or a file is missing, or the folder has several runs.
     """
-    folder = Path(one.data)
+    folder = Path(with_local_data(RetrieveConfig(data=one.data, output="")).data)
     if not folder.is_dir():
         raise UserError(f"data: {folder}: no such folder; give a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
     queries = folder_file(folder, "queries")

@@ -27,7 +27,7 @@ class BenchSet:
     """A data set of a benchmark."""
 
     name: str  # of its folder in the result
-    data: str  # BEIR folder, or a name that the commands open
+    data: str  # BEIR folder, or the name of a data set (r0.data.named)
     run: str | None = None  # TREC run of the first stage; None: that of the folder, or BM25
     qrels: str | None = None  # judgements: a split or a file; None: test, or the only ones
     excluded: str | None = None  # BRIGHT's queries with excluded_ids; None: the folder's queries, if they have any
