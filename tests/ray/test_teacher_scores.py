@@ -121,7 +121,7 @@ def test_two_workers_give_a_cross_encoders_logits_before_its_activation(encoder,
         expected = own.predict([(found.query, document) for document in found.documents])
         assert found.scores == pytest.approx(expected.tolist(), abs=1e-4)
     assert max(abs(score) for found in scored(tmp_path / "out") for score in found.scores) > 1
-    assert "finished before" in here(capsys, "distill score", settings)
+    assert "already finished (fresh=true starts over)" in here(capsys, "distill score", settings)
 
 
 TINY = {"model": "r0-tiny", "rollout.engine": "hf", "ray.inline": "true", "builtin_rows": 12, "max_new_tokens": 100}
