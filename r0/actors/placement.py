@@ -5,6 +5,7 @@ Each worker needs one bundle. If the declared resources are too small, the run i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -225,11 +226,15 @@ class Placement:
 
 
 def _free_address() -> str:
-    """This node's address with a port that is free now."""
+    """This node's address with a port that is free now, below those that systems give to connections (from 32,768 on): one of
+    them would take it before rank 0 listens there."""
+    import random
     import socket
 
     import ray
 
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+    for port in random.sample(range(20_000, 30_000), 1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return f"{ray.util.get_node_ip_address()}:{port}"
+    raise OSError("no port from 20,000 to 30,000 is free")

@@ -142,9 +142,20 @@ def check_finite(model: Any, folder: Path) -> None:
     trained = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            tensor = getattr(parameter, "ds_tensor", parameter)
+            tensor = _own_part(parameter)
             if tensor.dtype in trained and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
                 raise UserError(f"model: {name} of {folder} contains NaN or infinite values; give a sound copy of the model")
+
+
+def _own_part(parameter: Any) -> Any:
+    """A parameter, or this rank's part of one that ZeRO-3 has split, without what fills the last part up: nobody writes that."""
+    import torch
+
+    part = getattr(parameter, "ds_tensor", None)
+    if part is None:
+        return parameter
+    left = parameter.ds_numel - torch.distributed.get_rank() * part.numel()
+    return part.flatten()[: max(0, left)]
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
