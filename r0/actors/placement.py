@@ -5,7 +5,6 @@ Each worker needs one bundle. If the declared resources are too small, the run i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from r0.config import RankingKeys, RankKeys, RLConfig, RolloutSection, StageCCon
 from r0.errors import UserError
 from r0.process.environment import WORKER_VARIABLES
 from r0.process.gpus import cards, check_vllm, torch_for_cpus
+from r0.process.ports import free_port
 
 logger = logging.getLogger(__name__)
 
@@ -226,15 +226,7 @@ class Placement:
 
 
 def _free_address() -> str:
-    """This node's address with a port that is free now, below those that systems give to connections (from 32,768 on): one of
-    them would take it before rank 0 listens there."""
-    import random
-    import socket
-
+    """This node's address with a port that is free now."""
     import ray
 
-    for port in random.sample(range(20_000, 30_000), 1_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return f"{ray.util.get_node_ip_address()}:{port}"
-    raise OSError("no port from 20,000 to 30,000 is free")
+    return f"{ray.util.get_node_ip_address()}:{free_port()}"

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from r0.actors.placement import Bundle, _free_address, bundles, check
+from r0.actors.placement import Bundle, bundles, check
 from r0.actors.rollout.settings import EngineSettings
 from r0.config import SftConfig, StageAConfig
 from r0.errors import UserError
@@ -69,16 +69,3 @@ def test_a_worker_that_fits_no_node_is_refused():
 
 def test_a_need_that_fits_is_accepted():
     check([Bundle("learner", 1, 0.5), Bundle("rollout", 1, 0.5), Bundle("reward", 1, 0)], [{"CPU": 3.0, "GPU": 1.0}])
-
-
-def test_the_ranks_meet_at_a_port_that_no_connection_is_given(monkeypatch):
-    import socket
-
-    import ray
-
-    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
-    host, _, port = _free_address().rpartition(":")
-    assert host == "127.0.0.1"
-    assert 20_000 <= int(port) < 30_000
-    with socket.socket() as listener:
-        listener.bind((host, int(port)))

@@ -12,8 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from r0.actors.calls import call_each
 from r0.actors.sync.transfer import TransferError, Weights
 from r0.errors import UserError
+from r0.process.ports import free_port
 
 
 class DefaultStreamSource(WeightSource):
@@ -143,7 +142,7 @@ def _trainer_info(backend: str, rank: int, world: int, bucket_bytes: int) -> Any
     if rank == 0:  # only the sender opens the endpoint and sends its address to the engines
         import ray
 
-        address, port = ray.util.get_node_ip_address(), _free_port()
+        address, port = ray.util.get_node_ip_address(), free_port()
     return NCCLTrainerInitInfo(
         master_address=address,
         master_port=port,
@@ -181,9 +180,3 @@ def run_with_deadline(deadline_s: float, what: str, work: Any) -> Any:
     if error is not None:
         raise error
     return result
-
-
-def _free_port() -> int:
-    with closing(socket(AF_INET, SOCK_STREAM)) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
