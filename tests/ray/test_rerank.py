@@ -225,7 +225,7 @@ def test_rank_has_the_shape_of_cross_encoder_rank_and_the_thought(library):
         library.rank("q", [1, 2])
 
 
-def test_predict_tells_relevant_documents_and_takes_pairs_and_batches(library):
+def test_predict_tells_relevant_documents_and_ranks_the_lists_of_batches(library):
     tasks = [builtin_task(index, seed=5) for index in range(40)]
     pairs = [(task.query, task.document) for task in tasks]
     found_N = library.predict(pairs, batch_size=8, show_progress_bar=False)
@@ -233,9 +233,15 @@ def test_predict_tells_relevant_documents_and_takes_pairs_and_batches(library):
     assert found_N.dtype == np.float64
     labels_N = np.array([task.label for task in tasks])
     assert found_N[labels_N == 1].mean() > found_N[labels_N == 0].mean() + 0.5
-    batches = [[{"text": [pair[side] for pair in part]} for part in (pairs[:15], pairs[15:])] for side in (0, 1)]
-    again_N = library.predict(*batches, task_metadata=None, hf_split="test", hf_subset="default", prompt_type=None)
-    assert np.allclose(again_N, found_N, atol=1e-5)
+    lists = [("How are river and tax connected?", ["A lamp fades.", "The tax follows the river in Peru."]), ("one", ["alone"])]
+    pairs = [(query, document) for query, documents in lists for document in documents]
+    batches = [[{"text": [pair[side] for pair in part]} for part in (pairs[:1], pairs[1:])] for side in (0, 1)]
+    ranked_N = library.predict(*batches, task_metadata=None, hf_split="test", hf_subset="default", prompt_type=None)
+    expected = []
+    for query, documents in lists:
+        scores = {one["corpus_id"]: one["score"] for one in library.rank(query, documents)}
+        expected += [scores[place] for place in range(len(documents))]
+    assert np.allclose(ranked_N, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "hf"])
