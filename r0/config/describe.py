@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined
 
 from r0.config.load import aliases_of, section_of
 from r0.config.types import LARGEST
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def describe(model: type[BaseModel], above: str = "", aliases: Mapping[str, str] | None = None) -> list[str]:
@@ -46,6 +48,12 @@ def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldIn
             yield above + name, field
         else:
             yield from keys(section, f"{above}{name}.")
+
+
+def with_value(config: Config, name: str, value: Any) -> Config:
+    """A copy of a configuration with another value of a key, which may be one of a section (``rollout.workers``)."""
+    first, _, rest = name.partition(".")
+    return config.model_copy(update={first: with_value(getattr(config, first), rest, value) if rest else value})
 
 
 def choices(annotation: Any) -> tuple[str, ...]:

@@ -166,6 +166,11 @@ def _use_temp() -> None:
     tempfile.tempdir = None  # as it was found before
 
 
+def user_cache() -> Path:
+    """The folder of this user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
 def _use_home() -> None:
     """Take other folders for caches and settings where those in the home folder cannot be written."""
     try:
@@ -173,8 +178,7 @@ def _use_home() -> None:
     except KeyError:  # a container's user without a name; torch asks for one
         os.environ.setdefault("USER", f"uid-{os.getuid()}")
         os.environ.setdefault("HOME", str(temp_root()))
-    home = Path(os.path.expanduser("~"))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    cache = user_cache()
     if not (fault := _fault(cache / "r0")):
         return
     other = temp_root() / "cache"
@@ -204,8 +208,7 @@ def _use_extensions() -> None:
         if fault := _fault(Path(named)):
             raise UserError(f"TORCH_EXTENSIONS_DIR={named} cannot be written ({fault}); unset it, or name another folder")
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(cache / "r0" / "torch_extensions" / environment_name())
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(user_cache() / "r0" / "torch_extensions" / environment_name())
 
 
 def environment_name() -> str:

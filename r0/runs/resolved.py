@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from r0.config import yamlfile
 from r0.config.bench import SUITES
-from r0.config.describe import keys
+from r0.config.describe import keys, with_value
 from r0.config.types import names_files
 from r0.data.named.names import HUB
 from r0.data.named.resolve import with_names
@@ -125,7 +125,7 @@ def read_values(path: Path) -> dict[str, Value]:
 def absolute(config: Config) -> Config:
     """The configuration with absolute paths, so that it means the same in any folder; names that are no paths stay."""
     for name, value in _paths(config).items():
-        config = _with(config, name, _absolute(name, value))
+        config = with_value(config, name, _absolute(name, value))
     return config
 
 
@@ -139,11 +139,6 @@ def _paths(config: BaseModel) -> dict[str, Value]:
     """The keys that can name files, with their values; a list of files is no single value and stays as it is."""
     values = flat(config)
     return {name: values[name] for name, field in keys(type(config)) if names_files(field) and isinstance(values.get(name), str)}
-
-
-def _with(config: Config, name: str, value: Value) -> Config:
-    first, _, rest = name.partition(".")
-    return config.model_copy(update={first: _with(getattr(config, first), rest, value) if rest else value})
 
 
 def _absolute(name: str, value: Value) -> Value:

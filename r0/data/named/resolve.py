@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from r0.config.describe import keys
+from r0.config.describe import keys, with_value
 from r0.config.types import names_files
 from r0.data.beir import find_qrels
 from r0.data.named import store
@@ -44,7 +44,7 @@ def with_local_data(config: Config) -> Config:
         else:
             continue
         if found != value:
-            config = _with(config, name, found)
+            config = with_value(config, name, found)
             config = _with_only_split(config, found) if name == "data" else config
     return config
 
@@ -57,10 +57,10 @@ def with_names(config: Config) -> Config:
             continue
         value = _at(values, name)
         if isinstance(value, str) and (named := store.name_of(value)) != value:
-            config = _with(config, name, named)
+            config = with_value(config, name, named)
         elif isinstance(value, tuple) and all(isinstance(one, str) for one in value):
             there = tuple(map(store.name_of, value))
-            config = _with(config, name, there) if there != value else config
+            config = with_value(config, name, there) if there != value else config
     return config
 
 
@@ -68,7 +68,7 @@ def with_kept_data(config: Config) -> Config:
     """As ``with_local_data``, but only from r0's cache: nothing is downloaded, and other names stay."""
     value = getattr(config, "data", None)
     entry = store.find(value) if isinstance(value, str) and not Path(value).is_file() else None
-    return _with(config, "data", str(_content(entry))) if entry is not None else config
+    return with_value(config, "data", str(_content(entry))) if entry is not None else config
 
 
 def _local(key: str, text: str) -> str:
@@ -141,7 +141,7 @@ def _with_only_split(config: Config, path: str) -> Config:
     there = [one.stem for one in (Path(path) / "qrels").glob("*.tsv")]
     if len(there) != 1 or "qrels" not in type(config).model_fields or "qrels" in config.model_fields_set:
         return config
-    return config if getattr(config, "qrels") in (None, there[0]) else _with(config, "qrels", there[0])  # noqa: B009
+    return config if getattr(config, "qrels") in (None, there[0]) else with_value(config, "qrels", there[0])  # noqa: B009
 
 
 def _counted(facts: store.Facts) -> str:
@@ -157,8 +157,3 @@ def _at(values: dict[str, Any], name: str) -> Any:
     first, _, rest = name.partition(".")
     value = values.get(first)
     return _at(value, rest) if rest and isinstance(value, dict) else None if rest else value
-
-
-def _with(config: Config, name: str, value: Any) -> Config:
-    first, _, rest = name.partition(".")
-    return config.model_copy(update={first: _with(getattr(config, first), rest, value) if rest else value})

@@ -14,9 +14,10 @@ from r0.data.named.hub import NotThere, Repository, open_repository
 from r0.data.named.layout import Files, Layout, Part, layout_of, parts_of, subsets
 from r0.data.named.names import HUB, HubName
 from r0.errors import UserError
+from r0.storage.weight_files import some
 
 QRELS, CORPUS = "-qrels", "-corpus"  # ends of the names of repositories that hold a part of a data set
-_LISTED = 12
+LISTED = 12
 
 Fetch = Callable[[Sequence[str]], list[Path]]  # paths in a repository → local paths
 
@@ -71,11 +72,11 @@ class DataSet:
         """
         there = self.splits()
         if self.split is not None and self.split not in there:
-            said = f"but {_listed(there)}" if there else "and no judgements at all"
+            said = f"but {some(there, LISTED)}" if there else "and no judgements at all"
             raise UserError(f"{name}: has no split {self.split}, {said}; name one that is there, or none")
         if self.split is None and not self.layout.corpus:
             if preferred not in there and len(there) > 1:
-                raise UserError(f"{name}: has the splits {_listed(there)}; name one of them behind the name and a slash")
+                raise UserError(f"{name}: has the splits {some(there, LISTED)}; name one of them behind the name and a slash")
             self.split = preferred if preferred in there else there[0]
 
     @staticmethod
@@ -146,7 +147,7 @@ def _chosen(name: str, parts: Sequence[Part], words: tuple[str, ...], is_corpus:
             raise UserError(f"{name}: has no subset {words[0]}, nor any other; leave it out")
         if len(there) > 1 or len(words) == 2:
             said = f"has no subset {words[0]}, but" if words else "has the subsets"
-            raise UserError(f"{name}: {said} {_listed(filter(None, there))}; name one of them behind the name and a slash")
+            raise UserError(f"{name}: {said} {some(filter(None, there), LISTED)}; name one of them behind the name and a slash")
         subset = there[0]  # the only one need not be named
     layout = layout_of(parts, subset, is_corpus)
     return DataSet(layout, fetch, rest[0] if rest else None, fetch)
@@ -188,9 +189,3 @@ def _only(files: Files, split: str | None) -> Files:
 def _of_split(files: Files, split: str | None) -> Files:
     """The files of a split where it has files of its own, otherwise all."""
     return {split: files[split]} if split is not None and split in files else files
-
-
-def _listed(names: object) -> str:
-    found = sorted(names)  # type: ignore[call-overload]
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return ", ".join(found[:_LISTED]) + more

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r0.errors import UserError
-from r0.process.folders import is_abandoned, process_name
+from r0.process.folders import is_abandoned, process_name, user_cache
 from r0.storage.files import sync_folder, write_json
 
 SOURCE, ROWS = "source.json", "rows.jsonl"
@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 
 def root() -> Path:
     """The folder of all entries."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")).absolute() / "r0" / "data"
+    return user_cache().absolute() / "r0" / "data"
 
 
 def kept(name: str, made_of: Facts, build: Callable[[Path], Facts]) -> tuple[Path, Facts]:
