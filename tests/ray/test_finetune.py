@@ -160,6 +160,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(bert: str, tmp_path: Pat
     assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_lora_resumes_to_the_same_weights(qwen: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = config(qwen, run, lora=LoraSection(r=8, alpha=16.0), learning_rate=2e-2, save_every=2, ray=INLINE)

@@ -108,6 +108,7 @@ def test_both_halves_on_ray_need_no_resources_of_the_other(ray_session, model, t
     assert [line["step"] for line in record(learned)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_sampled_ahead_is_repeated_from_its_stale_rollouts(ray_session, model, tmp_path, capsys):
     ahead, output = tmp_path / "ahead", tmp_path / "replayed"
     settings = {**PPO, "model": model, "sync.max_staleness": 1}

@@ -54,6 +54,7 @@ def compare(world: int, cases: list[tuple[str, int, str, int, bool]], model: str
             assert real.bucket == (sum(one.buckets for one in rank.engines) if (stage, bf16) in HELD_BUCKETS else 0), given
 
 
+@pytest.mark.slow
 def test_a_learner_rank_holds_the_estimated_bytes(model):
     cases = [("grpo", stage, "bf16", 0, False) for stage in range(4)]
     cases += [("grpo", 3, "bf16", 4, False), ("ppo", 2, "fp32", 0, False), ("grpo", 2, "bf16", 0, True)]

@@ -188,7 +188,13 @@ def test_vllm_refuses_a_model_with_too_few_positions_before_it_loads(folder):
         RolloutWorker(EngineSettings(folder, 4096))
 
 
-@pytest.mark.parametrize("scaling", [{"rope_type": "yarn", "original_max_position_embeddings": 256}, {"rope_type": "linear"}])
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "original_max_position_embeddings": 256},
+        pytest.param({"rope_type": "linear"}, marks=pytest.mark.slow),
+    ],
+)
 def test_vllm_takes_prompts_beyond_the_positions_before_rope_scaling(tmp_path, scaling):
     folder = tiny_model(tmp_path / "model", positions=256)
     rewrite_model(folder, config={"rope_parameters": {"rope_theta": 1e4, "factor": 8.0, **scaling}})

@@ -15,13 +15,13 @@ import pytest
 
 from r0.data.builtin.lists import builtin_list_task
 from r0.records import Form
-from tests.launching import command, environment, launch, refused
+from tests.launching import command, environment, launch_here, refused
 
 pytestmark = pytest.mark.ray
 
-KEYS = {"model": "r0-tiny", "method": "listwise", "max_new_tokens": 120, "max_prompt_tokens": 900, "rollout.max_num_seqs": 16}
+KEYS = {"model": "r0-tiny", "method": "listwise", "max_new_tokens": 90, "max_prompt_tokens": 900, "rollout.max_num_seqs": 16}
 SERVE = KEYS | {"timeout_s": 600}
-CLIENTS, QUERIES = 16, 24
+CLIENTS, QUERIES = 12, 12
 
 
 def free_port() -> int:
@@ -85,7 +85,7 @@ def ranked(lists, tmp_path_factory):
         for number, (query, documents) in enumerate(lists)
     ]
     (folder / "requests.jsonl").write_text("".join(json.dumps(one) + "\n" for one in requests))
-    launch("rerank", KEYS | {"data": folder / "requests.jsonl", "output": folder / "out", "ray.inline": True})
+    launch_here("rerank", KEYS | {"data": folder / "requests.jsonl", "output": folder / "out", "ray.inline": True})
     found: dict[int, list[tuple[int, float]]] = {}
     for line in (folder / "out" / "queries.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -109,7 +109,7 @@ def test_many_clients_share_the_batch_and_get_reranks_scores_and_signals_end_it_
     for number, results in enumerate(found):
         assert results == ranked[number % QUERIES]
     query, documents = lists[0]
-    body = {"query": query, "documents": documents, "max_think_tokens": 100}
+    body = {"query": query, "documents": documents, "max_think_tokens": 60}
     with pytest.raises(httpx.ReadTimeout):  # a client that goes while vLLM works on its request
         httpx.post(f"{server.url}/v1/rerank", json=body, timeout=httpx.Timeout(300, read=0.001))
     while 'r0_cancelled_total{reason="client"} 1.0' not in httpx.get(f"{server.url}/metrics", timeout=60).text:

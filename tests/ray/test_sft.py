@@ -117,7 +117,7 @@ def test_an_output_head_of_its_own_is_trained_and_saved_though_the_configuration
     assert json.loads((tmp_path / "run" / "model" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_an_interrupted_run_resumes_to_the_same_weights(model: str, tmp_path: Path, dtype: str) -> None:
     whole = config(model, tmp_path / "whole", ray=INLINE, save_every=2, dtype=dtype)
     sft.run(whole)
@@ -182,7 +182,9 @@ def test_rows_without_thought_are_left_out_and_long_ones_cut(model: str, tmp_pat
     assert 0 < last["cut"] < 24
 
 
-@pytest.mark.parametrize("answer", ["permutation", "pick", "scores"])
+@pytest.mark.parametrize(
+    "answer", ["permutation", *(pytest.param(answer, marks=pytest.mark.slow) for answer in ("pick", "scores"))]
+)
 def test_lists_of_the_built_in_task_are_learned(model: str, tmp_path: Path, answer: str) -> None:
     settings = config(
         model, tmp_path / "run", answer=answer, candidates=4, system_prompt="", max_prompt_tokens=1200, ray=INLINE

@@ -93,6 +93,7 @@ def test_a_run_with_vllm_and_its_folder_in_every_library(tmp_path, capsys, where
     assert "finished before" in here(capsys, "stage_c", {**SMALL, **wide})
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_thoughts_goes_on_to_the_same_weights(tmp_path):
     runs = {name: config(tmp_path / name, thinking=True, save_every=2, zero_stage=0, kl_coef=0.2) for name in ("whole", "cut")}
     for settings in runs.values():

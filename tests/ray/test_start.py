@@ -83,7 +83,10 @@ def test_cheap_checks_come_first_and_nothing_is_claimed_before_all_are_done(name
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "settings"), [("sft", SFT), ("stage_a", {**STAGE_A, "max_steps": 3})])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [pytest.param("sft", SFT, marks=pytest.mark.slow), ("stage_a", {**STAGE_A, "max_steps": 3})],
+)
 def test_a_signal_during_the_start_ends_a_run_before_a_step(name, settings, model, tmp_path):
     settings = {**settings, "model": model, "data": write_rows(tmp_path / "rows.jsonl"), "output": tmp_path / "run"}
     process = subprocess.Popen(

@@ -66,7 +66,8 @@ def test_after_every_sync_the_workers_hold_the_learners_weights(vllm_workers, tm
     sender.close()
 
 
-@pytest.mark.parametrize("name", ["qwen3-moe", pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral"])
 def test_experts_arrive_as_a_checkpoint_has_them(vllm_workers, tmp_path, name):
     folder = build(name, tmp_path / "model")
     learner = load(folder)

@@ -127,6 +127,7 @@ def test_two_workers_give_a_cross_encoders_logits_before_its_activation(encoder,
 TINY = {"model": "r0-tiny", "rollout.engine": "hf", "ray.inline": "true", "builtin_rows": 12, "max_new_tokens": 100}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_a_thinking_model_goes_on_and_gives_the_same_scores(tmp_path, capsys):
     slow = {**TINY, "output": tmp_path / "run", "rollout.max_num_seqs": 3}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

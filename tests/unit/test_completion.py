@@ -99,7 +99,7 @@ def slow_count(family: str, ids: tuple[int, ...], prefix: str) -> int:
 
 
 @given(any_text)
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_parsing_agrees_with_a_slow_independent_parser(text):
     parsed = parse(text)
     assert (parsed.answer, parsed.has_think, parsed.violations) == slow_parse(text)
@@ -107,7 +107,7 @@ def test_parsing_agrees_with_a_slow_independent_parser(text):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(text=any_text.filter(lambda t: t.isascii() or "\ud800" not in t), prefix=st.sampled_from(PREFIXES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_thinking_tokens_are_those_of_decoded_prefixes(family, text, prefix):
     ids = encode(family, text)
     while ids and ids[-1] == tokenizer_of(family).eos_token_id:
@@ -119,7 +119,7 @@ def test_thinking_tokens_are_those_of_decoded_prefixes(family, text, prefix):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(ids=any_ids, finish=finishes, prefix=st.sampled_from([*PREFIXES, "<thi", "<think></think>", "x"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_ids_give_a_verdict_and_a_finite_reward(family, ids, finish, prefix):
     _, verdict = READERS[family].read(ids, prefix, finish)
     assert 0 <= verdict.think_tokens <= len(ids)
@@ -131,7 +131,7 @@ def test_any_ids_give_a_verdict_and_a_finite_reward(family, ids, finish, prefix)
 
 @pytest.mark.parametrize("family", FAMILIES)
 @given(ids=any_ids, text=any_text, prefix=st.text(max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_text_that_is_not_that_of_the_ids_gives_a_verdict_too(family, ids, text, prefix):
     verdict = READERS[family].verdict(ids, text, prefix)
     assert 0 <= verdict.think_tokens <= len(ids)
@@ -139,7 +139,7 @@ def test_a_text_that_is_not_that_of_the_ids_gives_a_verdict_too(family, ids, tex
 
 @pytest.mark.parametrize("family", BYTE_LEVEL)
 @given(ids=st.lists(st.integers(0, 1000), max_size=60).map(tuple))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_byte_table_decodes_as_the_tokenizer_does(family, ids):
     known = tuple(i for i in ids if i < len(tokenizer_of(family)))
     expected = tokenizer_of(family).decode(list(known), skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -152,7 +152,7 @@ def test_the_byte_table_decodes_as_the_tokenizer_does(family, ids):
     prefix=st.sampled_from(PREFIXES),
     tail=st.lists(st.integers(1, 256), max_size=4),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_counts_are_exact_among_invalid_utf8(family, thought, prefix, tail):
     opening = () if prefix else encode(family, "<think>")
     ids = (*opening, *thought, *encode(family, "</think><answer>yes</answer>"), *tail)
@@ -185,7 +185,7 @@ def total(family: str, ids: tuple[int, ...], prefix: str, finish: Finish, sectio
 
 @pytest.mark.parametrize("family", BYTE_LEVEL)
 @given(made=perfect, extra=any_text, more=any_ids, finish=finishes, section=sections, label=st.integers(0, 1))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_text_added_after_a_perfect_completion_never_raises_its_reward(family, made, extra, more, finish, section, label):
     words, answer, gap, prefix = made
     text = ("" if prefix else "<think>") + " word" * words + f"</think>{gap}<answer>{answer}</answer>"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -171,19 +172,17 @@ def strings(node: ast.AST) -> str:
     return ""
 
 
+@cache
 def messages() -> list[tuple[str, str]]:
     """(place, text) of every sentence that an exception or a notice is made of."""
     found = []
     for source in SOURCES:
-        tree = ast.parse(source.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            name = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
-            in_config = source.is_relative_to(ROOT / "r0" / "config")  # elsewhere a ValueError is a fault of the program
-            for part in (
-                node.args if isinstance(node, ast.Call) and (name in SAYING or (name == "ValueError" and in_config)) else ()
-            ):
-                if text := strings(part):
-                    found.append((f"{source.relative_to(ROOT)}:{node.lineno}", text))
+        in_config = source.is_relative_to(ROOT / "r0" / "config")  # elsewhere a ValueError is a fault of the program
+        saying = SAYING | {"ValueError"} if in_config else SAYING
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in saying:
+                place = f"{source.relative_to(ROOT)}:{node.lineno}"
+                found += [(place, text) for part in node.args if (text := strings(part))]
     return found
 
 
@@ -191,10 +190,10 @@ SAYING = {"UserError", "BadLine", "print", "say", "warning", "SetupError"}
 
 
 def test_keys_that_messages_name_exist() -> None:
-    wrong = []
+    wrong, known = [], known_keys() | STAND_INS
     for place, text in messages():
         named = re.findall(r"(?<![\w.{}-])([a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)=", text)
-        wrong += [f"{place}: {name}" for name in named if name not in known_keys() | STAND_INS]
+        wrong += [f"{place}: {name}" for name in named if name not in known]
     assert not wrong
 
 

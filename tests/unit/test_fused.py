@@ -39,7 +39,7 @@ def check(eager, compiled, rows):
     assert largest > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("kind", [pytest.param("qwen2", marks=pytest.mark.slow), "qwen3"])
 def test_losses_and_gradients_are_those_of_eager_kernels(kind):
     model = tiny_model(kind).train()
     other = copy.deepcopy(model)

@@ -50,6 +50,7 @@ def test_the_page_draws_its_curves_finds_what_is_typed_and_says_nothing_on_the_c
     assert {address.partition(":")[0] for address in browser.asked} <= {"file", "data", "blob"}
 
 
+@pytest.mark.slow
 def test_a_violation_can_be_chosen(pages: Path, browser: Browser) -> None:
     browser.open(pages, *DESKTOP)
     choose = "const one = document.querySelector('#sample-filters [name=violation]'); one.value = 'cut';"
@@ -60,8 +61,15 @@ def test_a_violation_can_be_chosen(pages: Path, browser: Browser) -> None:
     assert all("· cut" in card for card in cards)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("size", "dark"),
+    [
+        pytest.param(DESKTOP, False, id="desktop-light"),
+        pytest.param(PHONE, True, id="phone-dark"),
+        pytest.param(DESKTOP, True, id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, False, id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_page_fits_and_its_text_stands_out(pages: Path, browser: Browser, size: tuple[int, int], dark: bool) -> None:
     browser.open(pages, *size, dark=dark)
     assert browser.evaluate("document.documentElement.scrollWidth") <= size[0]
