@@ -137,6 +137,10 @@ def _sentences(model: type[BaseModel], document: yamlfile.Document, error: Valid
             text = (f"{path}: " if path else "") + str(item["ctx"]["error"])
             inner = str(item["ctx"]["error"]).split(":")[0].split(".")
             place = _place(document, [*names, *inner]) or place or _place(document, inner)
+        elif item["type"] in ("tuple_type", "list_type"):
+            text = f"{path}: input should be a list, such as [{item['input']}], not {item['input']!r}"
+        elif item["type"] == "model_type":
+            text = f"{path}: is a section, whose keys are written below it, not {item['input']!r}"
         else:
             message = item["msg"][0].lower() + item["msg"][1:]
             text = f"{path}: {message}, not {item['input']!r}" if path else message

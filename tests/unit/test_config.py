@@ -94,6 +94,11 @@ def test_yaml_1_2_scalars(tmp_path):
         ("seed: 1\nlearning_rate: .nan\n", "run.yaml:2: learning_rate"),
         ("reward:\n  acc_weight: -0.5\n", "run.yaml:2: reward.acc_weight: input should be greater than or equal to 0, not -0.5"),
         ("batch_size: 0\n", "batch_size"),
+        (
+            "learner:\n  lora:\n    target_modules: q_proj\n",
+            "run.yaml:3: learner.lora.target_modules: input should be a list, such as [q_proj], not 'q_proj'",
+        ),
+        ("reward: 4\n", "run.yaml:1: reward: is a section, whose keys are written below it, not 4"),
         ("batch_size: '4'\n", "batch_size: input should be a valid integer, not '4'"),
         ("gradient_checkpointing: yes\n", "gradient_checkpointing"),
         ("seed: 1\nseed: 2\n", "run.yaml:2: seed is given twice"),
