@@ -1,9 +1,10 @@
-"""Keeps transformers from importing what r0 does not use."""
+"""Keeps transformers and vLLM from importing what r0 does not use."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -31,3 +32,15 @@ def install() -> None:
     """Do so in this process."""
     if not any(isinstance(finder, WithoutUnused) for finder in sys.meta_path):
         sys.meta_path.insert(0, WithoutUnused())
+
+
+@contextlib.contextmanager
+def hidden(name: str) -> Iterator[None]:
+    """Meanwhile ``name`` cannot be imported, unless it was before."""
+    known = name in sys.modules
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: the import system's own word for it
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[name]

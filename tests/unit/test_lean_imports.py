@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 import pytest
 
-from r0.process.lean_imports import UNUSED
+from r0.process.lean_imports import UNUSED, hidden
 
 
 @pytest.mark.parametrize("module", UNUSED)
@@ -19,3 +20,13 @@ def test_others_see_what_is_installed():
 
     assert import_utils.is_sklearn_available()
     assert import_utils.is_scipy_available()
+
+
+def test_a_hidden_module_is_missing_for_a_while_and_one_that_is_there_stays():
+    with hidden("wave"):
+        assert "json" in sys.modules
+        with hidden("json"):
+            importlib.import_module("json")
+        with pytest.raises(ModuleNotFoundError, match="wave"):
+            importlib.import_module("wave")
+    assert importlib.import_module("wave")

@@ -21,6 +21,7 @@ from r0.actors.rollout.vllm_process import (
 from r0.errors import UserError
 from r0.process.folders import scratch
 from r0.process.gpus import check_vllm, cuda_available
+from r0.process.lean_imports import hidden
 from r0.storage.loading import refuse_quantized
 from r0.storage.positions import positions
 
@@ -43,7 +44,7 @@ def start_vllm(settings: EngineSettings) -> tuple[Any, int]:
     if not on_gpu:
         torch.set_num_threads(settings.threads)
     set_num_threads = torch.set_num_threads
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), hidden("scipy.signal"):  # vLLM has it for audio; its import takes a second
         warnings.simplefilter("ignore", FutureWarning)
         from vllm import LLM
         from vllm.config.weight_transfer import WeightTransferConfig
