@@ -65,11 +65,21 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             partial.mkdir(parents=True)
         yield partial
         with writing(folder):
+            open_to_others(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
             sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_to_others(folder: Path) -> None:
+    """Give the files of a folder the permissions that this user's new files have, as the folder has them: safetensors makes files
+    that only their owner can read, whatever the umask is."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:

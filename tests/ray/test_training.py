@@ -135,6 +135,7 @@ def assert_loads(folder):
     weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(tensor.numel() and tensor.isfinite().all() for tensor in weights.values())
     assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert (folder / "model.safetensors").stat().st_mode & 0o777 == folder.stat().st_mode & 0o666  # others may read it
 
 
 def inline(settings, model, output) -> int:

@@ -17,6 +17,7 @@ from torch import nn
 
 from r0.actors.sync.checkpoint_format import CheckpointFormat, Group, ParamMeta
 from r0.process.spans import span
+from r0.storage.files import open_to_others
 from r0.storage.loading import state_tying
 
 
@@ -175,6 +176,7 @@ def save_hf(weights: LearnerWeights, model_path: str, folder: Path) -> None:
     _copy_tokenizer(model_path, folder)
     if adapter:
         _save_adapter(source, adapter, model_path, folder / "adapter")
+    open_to_others(folder)
 
 
 def _adapter_state(weights: LearnerWeights) -> dict[str, torch.Tensor]:
