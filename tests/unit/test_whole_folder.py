@@ -25,11 +25,16 @@ def test_weights_have_the_permissions_of_any_other_new_file(tmp_path: Path, umas
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*.safetensors")} == {mode}
 
 
+def fail_within(folder: Path) -> None:
+    with whole_folder(folder) as partial:
+        (partial / "a").write_text("new")
+        raise ZeroDivisionError
+
+
 def test_after_an_error_the_old_folder_is_there_and_nothing_else(tmp_path: Path) -> None:
     with whole_folder(tmp_path / "model") as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "model") as folder:
-        (folder / "a").write_text("new")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail_within(tmp_path / "model")
     assert (tmp_path / "model" / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
