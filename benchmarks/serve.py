@@ -2,9 +2,10 @@
 
     python benchmarks/serve.py [--clients 64] [--seconds 60] [--documents 10] [--queries 64] [--new-tokens 64] [--rounds 4]
 
-The model is r0-tiny with vLLM in float32. ``rerank`` is the Reranker behind the command, inline, with all queries at once,
---rounds times; it runs before and after the server, since a machine may be busier at one time than at another. The clients are
-one asyncio program in this process. Each asks again as soon as it has its answer, and after a 429 as soon as Retry-After says.
+The model (--model) is r0-tiny by default, with vLLM in float32. Its engine steps are mostly Python, which shares one lock with
+the server's thread; with a larger model they are not. ``rerank`` is the Reranker behind the command, inline, with all queries at
+once, --rounds times; it runs before and after the server, since a machine may be busier at one time than at another. The clients
+are one asyncio program in this process. Each asks again as soon as it has its answer, after a 429 as soon as Retry-After says.
 Every answer is compared with ``rerank``'s. Starting the engines is not counted. Printed: statuses, wrong answers, the largest
 difference of a score, latencies, documents a second of both, and their ratio. --method names another method.
 """
@@ -40,7 +41,7 @@ def lists(queries: int, documents: int) -> Lists:
 def keys(options: argparse.Namespace) -> dict[str, object]:
     lengths = {"max_new_tokens": options.new_tokens, "max_prompt_tokens": 900}
     # rerank takes as many queries at once as fill the engine if all lists are of ``depth``
-    return {"model": "r0-tiny", "method": options.method, "depth": options.documents, **lengths}
+    return {"model": options.model, "method": options.method, "depth": options.documents, **lengths}
 
 
 def rerank(options: argparse.Namespace, work: Lists) -> tuple[float, Scores]:
@@ -119,6 +120,7 @@ def main() -> int:
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--method", default="pointwise")
+    parser.add_argument("--model", default="r0-tiny")
     parser.add_argument("--only-rerank", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
