@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.real_parts.questions import write_questions
 from r0.data.fields import with_title
 from r0.data.jsonl import BadLines
 from r0.data.runfile import given_order, read_judgements, read_run, write_run
@@ -33,8 +34,8 @@ class Source:
 
 
 def split(data: Path, run: Path, output: Path, seed: int) -> None:
-    """Write ``output``: the BEIR folder with judgements and a run of each part, groups for ``finetune``, and the part of
-    ``raw_log.jsonl`` (if the data has one) that belongs to training queries.
+    """Write ``output``: the BEIR folder with judgements and a run of each part, groups for ``finetune``, questions made of the
+    documents that only training queries have, and the part of ``raw_log.jsonl`` (if the data has one) of training queries.
 
     Args:
         data: the BEIR folder, with ``qrels/test.tsv``.
@@ -55,6 +56,9 @@ def split(data: Path, run: Path, output: Path, seed: int) -> None:
             shutil.copyfile(data / name, folder / name)
         for part, queries in parts.items():
             _write_part(folder, part, queries, source)
+        known = {document for query in parts["train"] for document in source.run[query]}
+        held = {document for query in source.run if query not in parts["train"] for document in source.run[query]}
+        write_questions(folder / "questions", {document: source.documents[document] for document in sorted(known - held)}, seed)
         if (data / "raw_log.jsonl").is_file():
             texts = {source.queries[query] for query in parts["train"]}
             lines = (data / "raw_log.jsonl").read_bytes().splitlines(keepends=True)

@@ -51,22 +51,29 @@ def plan(at: Setting) -> list[Step]:
     trained = lambda step: at.made(step) / "model"  # noqa: E731
     name, kind = at.model.name, at.encoder.name
     lists = (f"data={at.data}", f"run={at.data / 'train.trec'}", "qrels=train", f"max_label={at.highest:g}")
-    groups = (f"data={at.data / 'train.jsonl'}", f"validation={at.data / 'validation.jsonl'}")
+    validation = f"validation={at.data / 'validation.jsonl'}"
+    groups = (f"data={at.data / 'train.jsonl'}", validation)
+    made = (f"data={at.made('mine') / 'data' / 'groups.jsonl'}", validation)
     convert = [Step(CONVERT, ("convert", str(at.gguf), str(at.model)))] if at.gguf else []
     return [
         *convert,
         _first_stage(at, "bm25", "BM25", f"candidates={at.data / 'test.trec'}"),
         _first_stage(at, "whole_bm25", "BM25", "", whole=True),
-        _train(at, "finetune_encoder", "finetune", at.encoder, *groups),
+        Step("mine", ("mine", str(at.configs / "mine.yaml"), f"data={at.data / 'questions'}", f"output={at.made('mine')}")),
+        _train(at, "pretrain_encoder", "finetune", at.encoder, *made),
+        _rank(at, "rank_pretrained_encoder", f"{kind}, finetune on made questions", "rank_encoder", trained("pretrain_encoder")),
+        _train(at, "finetune_encoder", "finetune", trained("pretrain_encoder"), *groups),
         _rank(at, "rank_encoder", f"{kind}, finetune", "rank_encoder", trained("finetune_encoder")),
         _rank(at, "whole_encoder", f"BM25, then {kind}, finetune", "rank_encoder", trained("finetune_encoder"), whole=True),
         _rank(at, "zero_shot", f"{name}, untrained", "rank", at.model),
-        _train(at, "finetune", "finetune", at.model, *groups),
+        _train(at, "pretrain", "finetune", at.model, *made),
+        _rank(at, "rank_pretrained", f"{name}, finetune on made questions", "rank", trained("pretrain")),
+        _train(at, "finetune", "finetune", trained("pretrain"), *groups),
         _rank(at, "rank_finetuned", f"{name}, finetune", "rank", trained("finetune")),
         _train(at, "stage_c", "stage_c", at.model, *lists),
         _rank(at, "rank_stage_c", f"{name}, stage C", "rank", trained("stage_c")),
         _rows(at),
-        _train(at, "sft", "sft", at.model, f"data={at.folder / 'rows.jsonl'}"),
+        _train(at, "sft", "sft", trained("finetune"), f"data={at.folder / 'rows.jsonl'}"),
         _rank(at, "rank_sft", f"{name}, thinking, sft", "rank_thinking", trained("sft")),
         _completions(at, "completions_sft", trained("sft")),
         _train(at, "stage_a", "stage_a", trained("sft"), *lists),

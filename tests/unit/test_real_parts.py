@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real
-from benchmarks.real_parts.split import divided
+from benchmarks.real_parts.split import PARTS, divided
 from benchmarks.real_parts.steps import Setting, plan
 from r0.launch import COMMANDS, parse, take_command
 from tests.real_data import here, real_data
@@ -45,6 +45,25 @@ def test_no_test_query_is_in_any_training_file(data: Path, tmp_path: Path) -> No
         assert not asked & held, name
     for part, queries in parts.items():
         assert {line.split()[0] for line in (made / "qrels" / f"{part}.tsv").read_text().splitlines()[1:]} == queries
+
+
+def test_questions_are_made_of_documents_that_only_training_queries_have(data: Path, tmp_path: Path) -> None:
+    assert real.main(arguments(data, tmp_path / "out", "bm25"), here) == 0
+    made = tmp_path / "out" / "data"
+
+    def rows(path: Path) -> dict[str, str]:
+        return {row["_id"]: row["text"] for row in map(json.loads, path.read_text().splitlines())}
+
+    candidates = {part: {line.split()[2] for line in (made / f"{part}.trec").read_text().splitlines()} for part in PARTS}
+    whole, left, asked = (rows(made / name) for name in ("corpus.jsonl", "questions/corpus.jsonl", "questions/queries.jsonl"))
+    assert set(left) == candidates["train"]
+    assert not set(left) & (candidates["validation"] | candidates["test"])
+    judged = [line.split("\t") for line in (made / "questions" / "qrels" / "train.tsv").read_text().splitlines()[1:]]
+    assert {query for query, _, _ in judged} == set(asked)
+    for query, document, _ in judged:
+        assert asked[query] in whole[document]
+        assert asked[query] not in left[document]
+        assert whole[document].startswith(left[document].split(". ")[0])  # the first sentence stays
 
 
 def test_the_split_depends_on_ids_and_seed_alone() -> None:
