@@ -64,7 +64,7 @@ def open_suite(suite: str, data_root: str | None = None) -> list[BenchSet]:
 def _folders(path: Path) -> list[BenchSet]:
     """The BEIR folders in a folder, by name; a BEIR folder is a suite of one set."""
     candidates = [path] if _is_set(path) else sorted(path.iterdir())
-    found = [BenchSet(one.resolve().name, str(one)) for one in candidates if one.is_dir() and _is_set(one)]
+    found = [BenchSet(one.name or one.resolve().name, str(one)) for one in candidates if one.is_dir() and _is_set(one)]
     if not found:
         raise UserError(f"suite: no folder in {path} has a corpus.jsonl and a queries.jsonl; give a folder of BEIR folders")
     return found

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from r0.config import EvaluateConfig
-from r0.storage.files import write_atomic, writing
+from r0.errors import UserError
+from r0.storage.files import refuse_inputs, write_atomic, writing
 
 
 def run(config: EvaluateConfig, dry_run: bool) -> int:
@@ -15,10 +16,15 @@ def run(config: EvaluateConfig, dry_run: bool) -> int:
     from r0.evaluation.table import per_query, render
 
     measures_of(config)  # names are checked before anything is read
+    first = () if config.first_stage is None else (config.first_stage,)
+    patterns = (*config.qrels, *config.excluded, *first, *config.runs)
+    paths = {pattern.replace(DATASET, name): None for name in config.datasets or (DATASET,) for pattern in patterns}
+    outputs = [Path(path).expanduser() for path in (config.output, config.per_query) if path is not None]
+    if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
+        raise UserError(f"output, per_query: both are {outputs[0]}; name two files")
+    for output in outputs:
+        refuse_inputs(output, [Path(path).expanduser() for path in paths])
     if dry_run:
-        first = () if config.first_stage is None else (config.first_stage,)
-        patterns = (*config.qrels, *config.excluded, *first, *config.runs)
-        paths = {pattern.replace(DATASET, name): None for name in config.datasets or (DATASET,) for pattern in patterns}
         for path in paths:
             print(f"would read {path} (which {'exists' if Path(path).expanduser().is_file() else 'is missing'})")
         return 0

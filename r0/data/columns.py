@@ -9,13 +9,14 @@ rest of the line says which columns they are in. Lines that start with ``#`` are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from r0.data.compressed import compression_of, opened
 from r0.data.grades import as_number
 from r0.data.jsonl import BadLine, BadLines, shown
 from r0.data.progress import progress
+from r0.errors import UserError
 
 MAX_LINE_BYTES = 1 << 16
 QUERY, DOCUMENT = 0, 2  # the places of the ids in a run's columns
@@ -24,6 +25,7 @@ _INTEGER, _NUMBER = re.compile(r"[+-]?\d+", re.ASCII), re.compile(r"[+-]?(\d+\.?
 _ITERATION = re.compile(r"[+-]?\d+|Q\d+|ITER\d*", re.ASCII | re.IGNORECASE)
 
 Split = Callable[[str], list[str]]
+ORDER = "judgements have query-id, corpus-id and score, in this order"
 
 
 def run_columns(text: str) -> list[str]:
@@ -81,14 +83,15 @@ def candidate(columns: list[str]) -> tuple[str, str, float]:
 
 
 def read_columns(
-    path: Path, bad: BadLines, split: Split, wanted: set[int] | None = None, names: frozenset[str] = frozenset()
+    path: Path, bad: BadLines, split: Split, wanted: set[int] | None = None, names: Sequence[frozenset[str]] = ()
 ) -> Iterator[tuple[int, list[str]]]:
     """(line number, columns) of the lines that are neither blank nor comments, restricted to ``wanted`` numbers if given.
 
-    ``names``: a first line that consists of such words is a header, and passed over.
+    ``names``: those of each column. A first line that consists of such words is a header, and passed over.
 
     Raises:
-        UserError: the file cannot be read, or a line is bad and ``bad`` does not skip.
+        UserError: the file cannot be read, its header names the columns in another order, or a line is bad and ``bad`` does not
+            skip.
     """
     total = 0 if compression_of(path) else path.stat().st_size
     with opened(path) as file, progress(f"reading {path.name}" if total else "", total) as advance:
@@ -103,6 +106,8 @@ def read_columns(
                 if not text.strip(" \t"):
                     continue
                 header = first and _is_header(text, names)
+                if header and not _in_order(text, split, names):
+                    raise UserError(f"{path}:{number}: the columns are {', '.join(_tabbed(text))}; {ORDER}")
                 if header or _is_comment(text, split):
                     first = first and not header
                     continue
@@ -121,9 +126,18 @@ def _decoded(raw: bytes, number: int) -> str:
         raise BadLine(f"not UTF-8 at byte {error.start + 1}") from None
 
 
-def _is_header(text: str, names: frozenset[str]) -> bool:
-    words = text.lower().replace("_", "-").split()
-    return bool(names) and bool(words) and words[0] in names and words[-1] in names
+def _is_header(text: str, names: Sequence[frozenset[str]]) -> bool:
+    words, known = text.lower().replace("_", "-").split(), frozenset().union(*names)
+    return bool(words) and words[0] in known and words[-1] in known
+
+
+def _in_order(text: str, split: Split, names: Sequence[frozenset[str]]) -> bool:
+    """Whether the columns that are read are the ones of these names."""
+    try:
+        columns = split(text.lower().replace("_", "-"))
+    except BadLine:
+        return False
+    return all(column.strip() in known for column, known in zip(columns, names, strict=True))
 
 
 def _is_comment(text: str, split: Split) -> bool:

@@ -18,6 +18,7 @@ from r0.data.fields import objects_of, text_of
 from r0.data.jsonl import BadLine, BadLines, Row, read_lines, readable_file
 from r0.errors import UserError
 from r0.records import Answer
+from r0.storage.files import refuse_inputs
 from r0.text.tags import strip_thought_tags
 
 
@@ -57,8 +58,7 @@ def convert(config: ConvertConfig) -> Converted:
         raise UserError(f"{output}: is a directory; name the file to write")
     if not output.parent.is_dir():
         raise UserError(f"{output}: its directory does not exist; create it with `mkdir -p {output.parent}`")
-    if output.exists() and output.samefile(source):
-        raise UserError(f"{output}: is also the input; name another output file")
+    refuse_inputs(output, [source])
     beside = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         with beside.open("x", encoding="utf-8", newline="\n") as file:

@@ -49,7 +49,7 @@ class Selection:
             return False
         if self.split != "all" and "split" in row and row["split"] != self.split:
             return False
-        return self.version == "all" or str(row.get(f"{self.version}_version")) in ("1", "True")
+        return self.version == "all" or str(row.get(f"{self.version}_version")) in ("1", "1.0", "True")
 
     def needed(self) -> dict[str, str]:
         """The columns without which rows cannot be selected, by the key that selects."""
@@ -86,7 +86,7 @@ def read_esci(path: Path, bad: BadLines, title: str = "", selection: Selection |
             continue
         try:
             query, item, label = _text(row, "query"), _item(row, products, selection), class_of(row.get("esci_label"))
-            yield EsciRow(number, query, item, label, *(str(row.get(name) or "") for name in ("query_id", "product_id")))
+            yield EsciRow(number, query, item, label, *(_id(row, name) for name in ("query_id", "product_id")))
             good += 1
         except BadLine as error:
             bad.refuse(path, number, str(error))
@@ -146,12 +146,20 @@ def _products(path: Path, columns: tuple[str, ...], selection: Selection, bad: B
     if "item_text" in columns or "product_title" in columns or selection.products is None:
         return None
     rows = (row for _, row in _rows(path, BadLines(skip=True)) if selection.takes(row))
-    return read_products(Path(selection.products), {(str(row["product_id"]), str(row["product_locale"])) for row in rows}, bad)
+    return read_products(Path(selection.products), {(_id(row, "product_id"), _id(row, "product_locale")) for row in rows}, bad)
+
+
+def _id(row: Row, name: str) -> str:
+    """The id at ``name``, which may be the number 0; empty if there is none."""
+    value = row.get(name)
+    return "" if value is None else str(value)
 
 
 def _item(row: Row, products: Products | None, selection: Selection) -> str:
     if products is not None:
-        key = str(row["product_id"]), str(row["product_locale"])
+        key = _id(row, "product_id"), _id(row, "product_locale")
+        if "" in key:
+            raise BadLine("product_id or product_locale is missing")
         if key not in products:
             raise BadLine(f"the product {shown(key[0])} of the locale {shown(key[1])} is not in {selection.products}")
         found = products[key]

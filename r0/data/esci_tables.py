@@ -80,10 +80,13 @@ def read_products(path: Path, wanted: Collection[tuple[str, str]], bad: BadLines
     if missing:
         raise UserError(f"{path}: the column {missing[0]} is missing; give {what}")
     found: dict[tuple[str, str], str] = {}
-    for _, row in table_rows(path, columns, columns, bad, what, f"reading {path.name}"):
+    for number, row in table_rows(path, columns, columns, bad, what, f"reading {path.name}"):
         key = str(row.get("product_id")), str(row.get("product_locale"))
         if key in wanted:
-            found[key] = product_text(row)
+            try:
+                found[key] = product_text(row)
+            except BadLine as error:
+                bad.refuse(path, number, str(error))
     return found
 
 

@@ -122,19 +122,25 @@ def target_labels(loss: str, example: Example) -> tuple[float, ...]:
 def by_query(found: Iterable[Labelled]) -> list[Labelled]:
     """Collect documents by query, in order of each query's first occurrence.
 
-    If there are grades, they become the labels and each document of a query is kept once (it may occur in many triplets).
+    If there are grades, they become the labels and each document of a query is kept once, with its highest grade: in one
+    triplet it may be the positive, in another the negative.
     """
     gathered: dict[str, tuple[list[str], list[float], str]] = {}
+    places: dict[str, dict[str, int]] = {}
     for one in found:
         documents, labels, _ = gathered.setdefault(one.query, ([], [], one.place))
-        if one.grades:
-            known = set(documents)
-            new = {text: grade for text, grade in zip(one.documents, one.grades, strict=True) if text not in known}
-            documents += new.keys()
-            labels += new.values()
+        if not one.grades:
+            documents += one.documents
+            labels += one.labels
             continue
-        documents += one.documents
-        labels += one.labels
+        known = places.setdefault(one.query, {})
+        for text, grade in zip(one.documents, one.grades, strict=True):
+            if text in known:
+                labels[known[text]] = max(labels[known[text]], grade)
+                continue
+            known[text] = len(documents)
+            documents.append(text)
+            labels.append(grade)
     return [Labelled(query, tuple(texts), tuple(values), place) for query, (texts, values, place) in gathered.items()]
 
 

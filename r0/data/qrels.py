@@ -22,7 +22,10 @@ COLUMNS = (
     ("corpus-id", "corpus_id", "doc_id", "docid", "document_id", "pid", "passage_id"),
     ("score", "grade", "relevance", "rel", "label", "judgment", "judgement"),
 )
-_HEADER = frozenset(name.replace("_", "-") for names in COLUMNS for name in names) | {"query", "document", "query--id"}
+_MORE_NAMES: tuple[set[str], ...] = ({"query", "query--id", "topic-id"}, {"document", "doc"}, set())  # of headers alone
+_HEADER = tuple(
+    frozenset(name.replace("_", "-") for name in names) | more for names, more in zip(COLUMNS, _MORE_NAMES, strict=True)
+)
 _START = b"\xef\xbb\xbf"
 
 
@@ -60,7 +63,8 @@ def read_all(path: Path, bad: BadLines) -> Iterator[Judgement]:
 def has_rows(path: Path) -> bool:
     """Whether a file holds rows (JSON, parquet, comma-separated values) instead of TREC's columns."""
     head = head_of(readable_file(path, WHAT)).removeprefix(_START)
-    return head.lstrip()[:1] in (b"{", b"[") or head.startswith(PARQUET + b"\x15") or ".csv" in path.suffixes
+    named = ".csv" in [suffix.lower() for suffix in path.suffixes]
+    return named or head.lstrip()[:1] in (b"{", b"[") or head.startswith(PARQUET + b"\x15")
 
 
 def _of_row(number: int, row: Row) -> Iterator[Judgement]:

@@ -171,7 +171,10 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with opened(path) as file:
         first = next((line for line in _texts(file) if line.strip()), "")
-    names = next(csv.reader([first], delimiter=delimiter), [])
+    try:
+        names = next(csv.reader([first], delimiter=delimiter), [])
+    except csv.Error:  # of triples, which have no quotation marks
+        names = first.rstrip("\r\n").split(delimiter)
     headed = all(_COLUMN.fullmatch(name.strip()) for name in names) and {name.strip().lower() for name in names} & _KNOWN_COLUMNS
     if not headed and (delimiter == "," or len(names) != len(TRIPLE)):
         raise BrokenRows(1, "the first line must name the columns, such as query, document and label")
@@ -194,7 +197,8 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
                     continue
                 yield here, json.dumps(dict(zip(columns, cells, strict=True)), ensure_ascii=False).encode("utf-8")
         except csv.Error as error:
-            raise BrokenRows(number, f"the quotation marks of a cell do not match ({error})") from None
+            why = "the quotation marks of a cell do not match" if headed else "a cell cannot be read"
+            raise BrokenRows(number, f"{why} ({error})") from None
 
 
 def _texts(file: BinaryIO) -> Iterator[str]:
@@ -218,9 +222,18 @@ def _parquet(path: Path) -> Iterator[tuple[int, bytes]]:
             for batch in file.iter_batches(_ROWS_A_BATCH):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")
+                    yield number, json.dumps(row, ensure_ascii=False, default=plain).encode("utf-8")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not a readable parquet file ({reason(error).rstrip('.')}); write it again") from None
+
+
+def plain(value: object) -> str:
+    """A value of a table that JSON does not have. Texts without their type, as some writers leave them, are bytes.
+
+    Raises:
+        UnicodeDecodeError: bytes are no text.
+    """
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 _KNOWN_COLUMNS = {

@@ -19,6 +19,7 @@ from r0.evaluation.bm25 import Bm25
 from r0.evaluation.identical_ids import drops_identical, grades_of_folder
 from r0.evaluation.judgements import open_judgements
 from r0.runs.live import progress
+from r0.storage.files import refuse_inputs
 
 _FOLDER = "a BEIR folder with corpus.jsonl and queries.jsonl"
 
@@ -44,6 +45,9 @@ def retrieve(config: RetrieveConfig) -> Retrieved:
     folder, bad = Path(config.data).expanduser(), BadLines(config.skip_bad)
     if not folder.is_dir():
         raise UserError(f"data: {folder} is not a folder; give {_FOLDER}")
+    read = (folder_file(folder, "corpus"), folder_file(folder, "queries"), *(folder / "qrels").glob("*"))
+    files = (*config.excluded, *filter(None, [config.candidates]))
+    refuse_inputs(Path(config.output).expanduser(), [*read, *(Path(path).expanduser() for path in files)])
     queries = {name: text for name, text, _ in read_texts(folder_file(folder, "queries"), bad, query_text, _FOLDER)}
     given = _Given(Path(config.candidates).expanduser(), folder, bad) if config.candidates is not None else None
     if given is not None:

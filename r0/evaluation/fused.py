@@ -15,6 +15,7 @@ from pathlib import Path
 from r0.config import FuseConfig
 from r0.data.jsonl import BadLines
 from r0.data.runfile import check_tag, given_order, read_run, write_run
+from r0.storage.files import refuse_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ def fuse(config: FuseConfig) -> Fused:
         UserError: a run cannot be used, or the result cannot be written.
     """
     check_tag(config.tag)
-    bad = BadLines(config.skip_bad)
-    runs = [read_run(Path(path).expanduser(), bad) for path in config.runs]
+    bad, paths = BadLines(config.skip_bad), [Path(path).expanduser() for path in config.runs]
+    refuse_inputs(Path(config.output).expanduser(), paths)
+    runs = [read_run(path, bad) for path in paths]
     queries = list(dict.fromkeys(query for run in runs for query in run))
     lists = [(query, fused([run[query] for run in runs if query in run], config.k)[: config.depth]) for query in queries]
     path = Path(config.output).expanduser()

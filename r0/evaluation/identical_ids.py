@@ -42,6 +42,21 @@ def drops_identical(
     return not any(judged.get(query, {}).get(query, 0) > 0 for query in queries)
 
 
+def drop_identical(run: dict[str, dict[str, float]], grades: Grades, key: bool | Literal["auto"]) -> int:
+    """Remove the candidates that have the id of their query from a run, if they are dropped; return their number."""
+    identical = [query for query, documents in run.items() if query in documents]
+    queries = run.keys() & grades.keys()
+
+    def documents() -> set[str]:
+        return {name for listed in (*run.values(), *grades.values()) for name in listed if name in queries}
+
+    if not identical or not drops_identical(key, queries, documents, lambda: grades):
+        return 0
+    for query in identical:
+        del run[query][query]
+    return len(identical)
+
+
 def documents_of_folder(folder: Path, queries: Container[str]) -> set[str]:
     """The ids of a BEIR folder's documents that are also query ids."""
     corpus = read_texts(folder_file(folder, "corpus"), BadLines(skip=True), lambda _row: "", "a BEIR folder")

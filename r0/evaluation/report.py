@@ -13,7 +13,7 @@ from r0.config import EvaluateConfig
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_run
 from r0.errors import UserError
-from r0.evaluation.identical_ids import drops_identical
+from r0.evaluation.identical_ids import drop_identical
 from r0.evaluation.judgements import Judgements, drop_excluded, open_judgements
 from r0.evaluation.measure_names import Measure, read_measures
 from r0.evaluation.measures import EXPONENTIAL, MAIN, MEASURES, Measured, measure
@@ -156,27 +156,11 @@ def _measure(
 ) -> tuple[Measured, tuple[int, int]]:
     """The measures of a run, and the numbers of its candidates that were excluded and that have the id of their query."""
     run = read_run(path, bad)
-    dropped = drop_excluded(run, judgements.excluded), _drop_identical(run, judgements, config)
+    dropped = drop_excluded(run, judgements.excluded), drop_identical(run, judgements.grades, config.ignore_identical_ids)
     try:
         return measure(run, judgements.grades, measures, config.relevance_level), dropped
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def _drop_identical(run: dict[str, dict[str, float]], judgements: Judgements, config: EvaluateConfig) -> int:
-    """Remove the candidates that have the id of their query; return their number."""
-    identical = [query for query, documents in run.items() if query in documents]
-    queries = run.keys() & judgements.grades.keys()
-
-    def documents() -> set[str]:
-        lists = (*run.values(), *judgements.grades.values())
-        return {name for listed in lists for name in listed if name in queries}
-
-    if not identical or not drops_identical(config.ignore_identical_ids, queries, documents, lambda: judgements.grades):
-        return 0
-    for query in identical:
-        del run[query][query]
-    return len(identical)
 
 
 def _run_report(name: str, measured: Measured, first: Measured | None, main: str, config: EvaluateConfig) -> RunReport:

@@ -24,7 +24,7 @@ from r0.report.numbers import short, signed, visible
 from r0.report.rankings import Rankings, read_rankings
 from r0.report.run import Run
 from r0.report.samples import read_samples, violations
-from r0.storage.files import write_atomic, writing
+from r0.storage.files import refuse_inputs, write_atomic, writing
 
 NAME = "report.html"
 
@@ -42,6 +42,7 @@ def write_page(runs: Sequence[Run], output: Path, each: int = 4, qrels: str | No
     """
     if output.is_dir():
         raise UserError(f"output: {output} is a folder; name a file, such as {output / NAME}")
+    refuse_inputs(output, [*(run.path for run in runs), *(Path(path).expanduser() for path in filter(None, [qrels]))])
     content = page(runs, each, qrels).encode()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ from r0.data.jsonl import BadLines
 from r0.data.named.resolve import with_kept_data
 from r0.data.runfile import given_order, read_run
 from r0.errors import UserError
-from r0.evaluation.judgements import open_judgements
+from r0.evaluation.identical_ids import drop_identical
+from r0.evaluation.judgements import Judgements, drop_excluded, open_judgements
 from r0.evaluation.measure_names import read_measures
 from r0.evaluation.measures import MAIN, Grades, measure
 from r0.report.chart import Chart, Series
@@ -60,7 +61,9 @@ class Given:
     def of(cls, lists: CandidateLists, folder: Path | None) -> Given:
         """The candidates of a rerank run."""
         places = {lists.query_id(at): at for at in range(len(lists))}
-        scores = {query: dict(zip(lists.document_ids(at), lists.scores(at), strict=True)) for query, at in places.items()}
+        # Falling numbers instead of scores: equal scores keep the order of the list, which is the one that was reranked.
+        falling = {query: enumerate(lists.document_ids(at)) for query, at in places.items()}
+        scores = {query: {name: -float(place) for place, name in names} for query, names in falling.items()}
         return cls(scores, lists, folder, places)
 
     def order(self, query: str) -> list[str]:
@@ -104,8 +107,9 @@ def read_rankings(run: Run, number: int, qrels: str | None, first: Run | None = 
         return iter(rows) if rows is not None else _rows(run.path / "queries.jsonl")
 
     ranked = {row["query_id"]: dict(zip(row["documents"], row["scores"], strict=True)) for row in each()}
-    grades = _grades(qrels, given.folder, found)
-    gains = _gains(given.scores, ranked, grades, found) if given.scores and grades else {}
+    judgements = _judgements(qrels, given.folder, found)
+    grades, before, after = judgements.grades, _counted(given.scores, judgements), _counted(ranked, judgements)
+    gains = _gains(before, after, grades, found) if given.scores and grades else {}
     chosen = _chosen(list(ranked), gains)
     for row in each():
         query = row["query_id"]
@@ -131,24 +135,32 @@ def _candidates(run: Run, found: Rankings) -> Given:
         return Given()
 
 
-def _grades(qrels: str | None, folder: Path | None, found: Rankings) -> Grades:
+def _counted(run: Mapping[str, Mapping[str, float]], judgements: Judgements) -> dict[str, dict[str, float]]:
+    """The candidates that ``eval`` measures: without excluded documents and without queries among their own candidates."""
+    kept = {query: dict(documents) for query, documents in run.items()}
+    drop_excluded(kept, judgements.excluded)
+    drop_identical(kept, judgements.grades, "auto")
+    return kept
+
+
+def _judgements(qrels: str | None, folder: Path | None, found: Rankings) -> Judgements:
     """The judgements: those that are given, or the folder's own.
 
     Raises:
         UserError: those that are given cannot be used.
     """
     if qrels is not None:
-        return open_judgements([find_qrels(qrels, folder)], [], BadLines(False)).grades
+        return open_judgements([find_qrels(qrels, folder)], [], BadLines(False))
     splits = sorted({path.name.partition(".")[0] for path in (folder / "qrels").glob("*")}) if folder else []
     split = "test" if "test" in splits else splits[0] if len(splits) == 1 else None
     if split is None:
         found.notes.append(f"{found.run}: no judgements, so no gains; name them with qrels=")
-        return {}
+        return Judgements({}, {})
     try:
-        return open_judgements([find_qrels(split, folder)], [], BadLines(True)).grades
+        return open_judgements([find_qrels(split, folder)], [], BadLines(True))
     except UserError as error:
         found.notes.append(f"{found.run}: no gains, since the judgements cannot be read ({error})")
-        return {}
+        return Judgements({}, {})
 
 
 def _gains(given: Any, ranked: Any, grades: Grades, found: Rankings) -> dict[str, tuple[float, float]]:

@@ -23,6 +23,18 @@ CLOSE_S = 5  # seconds for answers that are being sent when all are done
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+def token_of(config: ServeConfig) -> str:
+    """The bearer token that clients must have; empty: none.
+
+    Raises:
+        UserError: one was given, and it is blank, which would let anyone in.
+    """
+    given = config.api_key or os.environ.get("R0_API_KEY", "")
+    if given and not given.strip():
+        raise UserError(f"{'api_key' if config.api_key else 'R0_API_KEY'}: is blank; give a token, or none at all")
+    return given.strip()
+
+
 def serve(config: ServeConfig) -> int:
     """Serve until a signal comes; requests that have begun are finished first. Returns the exit code.
 
@@ -30,7 +42,7 @@ def serve(config: ServeConfig) -> int:
         UserError: the address cannot be listened on, or the engines cannot be started.
         RunFailed: the HTTP thread ended by itself.
     """
-    token = config.api_key or os.environ.get("R0_API_KEY", "")
+    token = token_of(config)
     with listening(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
         with StopRequest("stopping: requests that have begun are finished, new ones refused") as stop, stop.saving():

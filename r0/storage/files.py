@@ -82,6 +82,16 @@ def open_to_others(folder: Path) -> None:
             path.chmod(mode)
 
 
+def refuse_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Keep what is read from being replaced by what is written.
+
+    Raises:
+        UserError: ``output`` is one of the files that are read.
+    """
+    if output.exists() and any(one.exists() and output.samefile(one) for one in inputs):
+        raise UserError(f"{output}: is also the input; name another output file")
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, which makes a rename durable. Does nothing on file systems without support."""
     with contextlib.suppress(OSError):

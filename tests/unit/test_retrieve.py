@@ -239,5 +239,12 @@ def test_words_of_other_languages_are_bm25s_own():
     from bm25s.tokenization import Tokenizer
 
     split = Tokenizer().splitter
-    for text in ("The cat's 3rd über-mouse, naïve_x!", "привет мир", "γειά σου", "שלום עולם", "नमस्ते दुनिया", "مرحبا", "", "a I x"):
+    for text in ("The cat's 3rd über-mouse, naïve_x!", "привет мир", "γειά σου", "שלום עולם", "مرحبا", "", "a I x"):
         assert words(text) == split(text)
+
+
+def test_vowel_signs_and_accents_belong_to_words():
+    assert words("हिन्दी भाषा में") == ["हिन्दी", "भाषा", "में"]
+    assert words("বাংলা তেலுగు தமிழ்") == ["বাংলা", "তেலுగు", "தமிழ்"]
+    assert words("cafe\u0301 Zu\u0308rich") == words("caf\u00e9 Z\u00fcrich") == ["café", "Zürich"]
+    assert words("می\u200cروم שָׁלוֹם") == ["میروم", "שָׁלוֹם"]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r0.data.named.hub import CARD, configs_of
-from r0.data.named.layout import FOLDER_MARK, Part, is_data, layout_of, parts_of, subsets
+from r0.data.named.layout import FOLDER_MARK, Part, is_data, layout_of, missing_shards, parts_of, subsets
+from r0.data.row_files import plain
 from r0.errors import UserError, reason
 
 _SAVED = ("state.json", "dataset_info.json")  # in each folder of Dataset.save_to_disk
@@ -40,6 +41,8 @@ class Folder:
         Raises:
             UserError: it cannot be read.
         """
+        if lacking := missing_shards(files):
+            raise UserError(f"{self.path}: {lacking[0]} is missing; download the data set again")
         return [
             _unpacked(self.path / file.strip(FOLDER_MARK), scratch) if file.endswith(FOLDER_MARK) else self.path / file
             for file in files
@@ -89,5 +92,5 @@ def _unpacked(folder: Path, scratch: Path) -> Path:
         raise UserError(f"{folder}: is no folder of Dataset.save_to_disk; give one of its splits")
     with file.open("w", encoding="utf-8") as stream:
         for batch in data.with_format("arrow").iter(_ROWS_A_BATCH):
-            stream.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in batch.to_pylist())
+            stream.writelines(json.dumps(row, ensure_ascii=False, default=plain) + "\n" for row in batch.to_pylist())
     return file
