@@ -24,6 +24,7 @@ from itertools import count
 from pathlib import Path
 
 PROMPTS, GENERATIONS, COMPLETION_TOKENS = 8, 8, 128
+GRPO = {"algo": "grpo", "batch_size": PROMPTS, "grpo.num_generations": GENERATIONS, "kl_coef": 0}
 
 
 def reward(number: int) -> float:
@@ -140,15 +141,15 @@ def trl_side(model: Path, data: Path, steps: int, prompt_tokens: int, _staleness
     return seconds[1:]
 
 
-def r0_side(model: Path, data: Path, steps: int, prompt_tokens: int, staleness: int) -> list[float]:
+def r0_side(model: Path, data: Path, steps: int, prompt_tokens: int, staleness: int, algorithm: dict = GRPO) -> list[float]:
     """Seconds of each step of r0, from its own record, Ray and all."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "run"
         register_reward(Path(scratch))
         settings = {
-            "model": model, "data": data, "output": output, "batch_size": PROMPTS, "max_steps": steps + 1, "algo": "grpo",
-            "grpo.num_generations": GENERATIONS, "max_prompt_tokens": prompt_tokens, "max_new_tokens": COMPLETION_TOKENS,
-            "temperature": 1.0, "kl_coef": 0, "learner.dtype": "fp32", "rollout.dtype": "fp32", "learner.cpus": 2,
+            **algorithm, "model": model, "data": data, "output": output, "max_steps": steps + 1,
+            "max_prompt_tokens": prompt_tokens, "max_new_tokens": COMPLETION_TOKENS,
+            "temperature": 1.0, "learner.dtype": "fp32", "rollout.dtype": "fp32", "learner.cpus": 2,
             "rollout.cpus": 1, "rollout.workers": 2, "gradient_checkpointing": "false",
             "eval.every": 0, "heldout_share": 0, "epochs": 1000, "reward.name": "half_spread", "sync.max_staleness": staleness,
         }  # fmt: skip

@@ -1,16 +1,19 @@
-"""The learning curve of a run as an SVG: the mean reward of every training step, and held-out rewards where they were measured.
+"""The reward curve of a run's report (`r0 report RUN`) as an SVG: every training step, and held-out tasks with 95 % intervals.
 
-    python scripts/learning_curve.py RUN [OUT.svg]        # e.g. runs/demo docs/images/learning-curve.svg
-
-Everything in the picture is read from RUN/metrics.jsonl. Standard library only.
+    .venv/bin/python scripts/learning_curve.py RUN [OUT.svg]        # e.g. runs/demo docs/images/learning-curve.svg
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from r0.errors import UserError
+from r0.report.chart import Chart, Point, Series, smoothed
+from r0.report.curves import charts
+from r0.report.heldout import read_evaluations
+from r0.report.run import open_runs
 
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 48
@@ -22,30 +25,23 @@ STYLE = """
   .step { fill: #3f6fb5; opacity: 0.45 }
   .mean { fill: none; stroke: #3f6fb5; stroke-width: 2.5 }
   .heldout { fill: #d9822b }
-  .join { stroke: #d9822b; stroke-width: 1.5; stroke-dasharray: 5 4; fill: none }
+  .interval { stroke: #d9822b; stroke-width: 1.5 }
   @media (prefers-color-scheme: dark) { text { fill: #aaa } .grid { stroke: #666 } }
 """
 
-Points = list[tuple[float, float]]
 
+def reward_chart(folder: str) -> tuple[str, Chart]:
+    """The run's name, and its chart of rewards as the report has it.
 
-def read(run: Path) -> tuple[Points, Points]:
-    """(step, reward) of the training steps and of the held-out evaluations."""
-    training: Points = []
-    heldout: Points = []
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        one = json.loads(line)
-        if one.get("reward") is not None:
-            training.append((one["step"], one["reward"]))
-        if one.get("heldout/sampled/reward") is not None:
-            heldout.append((one["step"], one["heldout/sampled/reward"]))
-    return training, heldout
-
-
-def smoothed(points: Points) -> Points:
-    """Each step with the mean of itself and its two neighbours, so that the line does not lag behind the steps."""
-    near = [points[max(0, i - 1) : i + 2] for i in range(len(points))]
-    return [(step, sum(value for _, value in some) / len(some)) for (step, _), some in zip(points, near, strict=True)]
+    Raises:
+        UserError: it is no run, a file of it is damaged, or it has no rewards.
+    """
+    (run,) = open_runs([folder])
+    shown, _ = charts([run], {run.name: read_evaluations(run)})
+    chart = next((one for one in shown if one.title == "Reward"), None)
+    if chart is None or chart.series[0].kind != "noisy":
+        raise UserError(f"{folder} has no training step in metrics.jsonl; give a run of stage_a, stage_b or demo")
+    return run.name, chart
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -55,12 +51,14 @@ def ticks(low: float, high: float) -> list[float]:
     return [i * spacing for i in range(first, first + 12) if low <= i * spacing <= high + 1e-9]
 
 
-def draw(name: str, training: Points, heldout: Points) -> str:
+def draw(name: str, chart: Chart) -> str:
     """The SVG."""
-    steps = [step for step, _ in training + heldout]
-    rewards = [reward for _, reward in training + heldout]
+    training, *heldout = chart.series
+    points = [point for one in chart.series for point in one.points]
+    bounds = [value for one in heldout for interval in one.intervals if interval for value in interval]
+    rewards = [reward for _, reward in points] + bounds
     margin = 0.05 * (max(rewards) - min(rewards) or 1.0)
-    x0, x1 = min(0, *steps), max(steps)
+    x0, x1 = min(0, *(step for step, _ in points)), max(step for step, _ in points)
     y0, y1 = min(rewards) - margin, max(rewards) + margin
 
     def x(step: float) -> float:
@@ -69,10 +67,19 @@ def draw(name: str, training: Points, heldout: Points) -> str:
     def y(reward: float) -> float:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (reward - y0) / (y1 - y0)
 
-    def path(points: Points) -> str:
-        return "M" + " L".join(f"{x(step):.1f},{y(reward):.1f}" for step, reward in points)
+    def held_out(one: Series) -> list[str]:
+        marks = []
+        for (step, reward), interval in zip(one.points, one.intervals or [None] * len(one.points), strict=True):
+            if interval:
+                low, high = (f"{y(bound):.1f}" for bound in interval)
+                marks.append(f'<line class="interval" x1="{x(step):.1f}" x2="{x(step):.1f}" y1="{low}" y2="{high}"/>')
+            before = step < (x0 + x1) / 2
+            place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + 4:.1f}"'
+            marks.append(f'<circle class="heldout" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="4"/>')
+            marks.append(f'<text {place} text-anchor="{"start" if before else "end"}">{escape(one.name)}: {reward:.2f}</text>')
+        return marks
 
-    title = f"{name}: reward over {len(training)} steps"
+    title = f"{name}: reward over {len(training.points)} steps"
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     parts += [f"<style>{STYLE}</style>", f'<text class="title" x="{LEFT}" y="20">{escape(title)}</text>']
     for value in ticks(y0, y1):
@@ -80,16 +87,12 @@ def draw(name: str, training: Points, heldout: Points) -> str:
         parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.1f}</text>')
     for step in ticks(x0, x1):
         parts.append(f'<text x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{step:g}</text>')
-    parts += [f'<circle class="step" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="2.5"/>' for step, reward in training]
-    parts.append(f'<path class="mean" d="{path(smoothed(training))}"/>')
-    if len(heldout) > 2:  # between two points a line would claim a path that nobody measured
-        parts.append(f'<path class="join" d="{path(heldout)}"/>')
-    for step, reward in heldout:
-        before = step < (x0 + x1) / 2
-        parts.append(f'<circle class="heldout" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="5"/>')
-        place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + (4 if before else -12):.1f}"'
-        parts.append(f'<text {place} text-anchor="{"start" if before else "end"}">held out: {reward:.2f}</text>')
-    legend = "dots: training steps; line: mean of three steps"
+    parts += [f'<circle class="step" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="2.5"/>' for step, reward in training.points]
+    means = smoothed([reward for _, reward in training.points])
+    curve: list[Point] = [(step, mean) for (step, _), mean in zip(training.points, means, strict=True)]
+    parts.append('<path class="mean" d="M' + " L".join(f"{x(step):.1f},{y(reward):.1f}" for step, reward in curve) + '"/>')
+    parts += [mark for one in heldout if "greedy" not in one.name for mark in held_out(one)]
+    legend = "dots: training steps; line: their running mean"
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{legend}</text>')
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">training step</text></svg>')
     return "\n".join(parts) + "\n"
@@ -100,20 +103,13 @@ def main(arguments: list[str]) -> int:
     if not 1 <= len(arguments) <= 2:
         print(__doc__, file=sys.stderr)
         return 2
-    run = Path(arguments[0])
     try:
-        training, heldout = read(run)
-    except OSError as error:
-        print(f"learning_curve: {error.filename}: {error.strerror}; give a run directory", file=sys.stderr)
+        name, chart = reward_chart(arguments[0])
+    except UserError as error:
+        print(f"learning_curve: {error}", file=sys.stderr)
         return 2
-    if not training:
-        print(
-            f"learning_curve: {run} has no training step in metrics.jsonl; give a run of stage_a, stage_b or demo",
-            file=sys.stderr,
-        )
-        return 2
-    out = Path(arguments[1]) if len(arguments) == 2 else run / "learning-curve.svg"
-    out.write_text(draw(run.name, training, heldout), encoding="utf-8")
+    out = Path(arguments[1]) if len(arguments) == 2 else Path(arguments[0]) / "learning-curve.svg"
+    out.write_text(draw(name, chart), encoding="utf-8")
     print(out)
     return 0
 

@@ -53,7 +53,7 @@ def stream_some(
 ) -> Iterator[tuple[int, tuple[Address, Any] | Exception]]:
     """Call ``method`` of some workers, by index, at the same time. It is a generator, which gives large things and their figures
     by turns: first the thing, then its figures. Each pair comes here as soon as it is made, as (index, (address, figures)), and
-    as the last of a worker that fails its exception.
+    as the last of a worker that fails its exception: a ``RoleTimeout`` if it gives nothing for ``deadline_s`` seconds.
 
     Raises:
         UserError: a worker raised it.
@@ -67,34 +67,41 @@ def stream_some(
         return
     import ray
 
-    end = time.monotonic() + deadline_s
+    end = dict.fromkeys(workers, time.monotonic() + deadline_s)
     made = {i: getattr(worker, method).options(num_returns="streaming").remote(*arguments[i]) for i, worker in workers.items()}
     streams = {stream: index for index, stream in made.items()}
     held: dict[int, Any] = {}  # the newest thing of a worker, until its figures are there
-    while streams and (left_s := end - time.monotonic()) > 0:
+    while streams:
+        left_s = max(0.0, min(end[index] for index in streams.values()) - time.monotonic())
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=min(LOOK_S, left_s), fetch_local=False)
         if leave is not None and leave():
             raise CallLeft("the call was left")
+        late = [stream for stream, index in streams.items() if stream not in ready and time.monotonic() >= end[index]]
+        for stream in late:
+            if ray.wait([stream], timeout=0, fetch_local=False)[0]:  # it gave something, but its caller was busy elsewhere
+                continue
+            index = streams.pop(stream)
+            yield index, RoleTimeout(f"{role} {index}: {method} gave nothing for {deadline_s:g} s")
         for stream in ready:
             index = streams[stream]
+            end[index] = time.monotonic() + deadline_s
             try:
                 item = next(stream)
             except StopIteration:
                 del streams[stream]
                 if index not in held:
                     continue
-                figures = answer(held.pop(index), f"{role} {index}", method, left_s, tolerant=True)  # not a thing, but the error
+                # Not a thing, but the error.
+                figures = answer(held.pop(index), f"{role} {index}", method, deadline_s, tolerant=True)
                 yield index, figures if isinstance(figures, Exception) else RuntimeError(f"{role} {index}: {method} broke off")
                 continue
             if index not in held:
                 held[index] = item
                 continue
-            figures = answer(item, f"{role} {index}", method, left_s, tolerant=True)
+            figures = answer(item, f"{role} {index}", method, deadline_s, tolerant=True)
             thing = held.pop(index)
             if isinstance(figures, Exception):
                 del streams[stream]
                 yield index, figures
             else:
                 yield index, (thing, figures)
-    for index in streams.values():
-        yield index, RoleTimeout(f"{role} {index}: {method} did not answer within {deadline_s:g} s")

@@ -85,6 +85,7 @@ class Roles:
     def learn(self, groups: Sequence[UnreadGroup], step: int, leave: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Update on the rollouts of ``step``, which were sampled with weight version ``step``, or with the one before where the
         engines sample ahead; see ``LearnerGroup.update``."""
+        self.learner.expect(self.rollout.slowest_s)
         if not self.engine.sleep:
             return self.learner.update(groups, version=step, step=step, leave=leave)
         self.rollout.sleep()

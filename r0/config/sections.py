@@ -191,10 +191,14 @@ class RaySection(Section):
     )
     start_deadline_s: Seconds = key(600.0, "time limit for all workers to be ready, in seconds")
     sample_deadline_s: Seconds = key(
-        1800.0, "time limit for sampling one batch, in seconds; later ones: 10 × the slowest, at least 300, if less"
+        900.0,
+        "seconds without a completed prompt after which a rollout worker has hung; later: 10 × the longest so far, at "
+        "least 300, or this if less",
     )
     update_deadline_s: Seconds = key(
-        3600.0, "time limit for one learner update, in seconds; later ones: 10 × the slowest, at least 300, if less"
+        900.0,
+        "time limit for the first update, in seconds, or 10 × the time of its sampling, if more; later ones: 10 × the "
+        "slowest, at least 300, or this if less",
     )
     max_restarts: CountFrom0 = key(
         3, "how often rollout workers or the learner are started again within an hour, after a process died or hung; 0: never"

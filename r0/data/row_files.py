@@ -192,6 +192,8 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
                 here, number = number, reader.line_num + 1
                 if not cells or (headed and place == 0):
                     continue
+                if delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+                    raise BrokenRows(here, _JOINED)
                 if len(cells) != len(columns):
                     yield here, f"{len(cells)} cells where the table has {len(columns)} columns"
                     continue
@@ -199,6 +201,12 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[int, bytes | str]]:
         except csv.Error as error:
             why = "the quotation marks of a cell do not match" if headed else "a cell cannot be read"
             raise BrokenRows(number, f"{why} ({error})") from None
+
+
+_JOINED = (
+    "a quotation mark at the start of a cell joins it with the rows below; double each quotation mark of the cell and put the "
+    "cell in quotation marks, or take this one away"
+)
 
 
 def _texts(file: BinaryIO) -> Iterator[str]:

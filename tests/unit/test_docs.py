@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from r0 import docs
 from r0.config.describe import keys
 from r0.errors import UserError
 from r0.launch import COMMANDS, main, parse
+from r0.runs.claim import Marker
 from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, inline_code, known_keys, links, prose
 
 STAND_INS = {"key", "some_key", "section.key", "chat_template_kwargs.enable_thinking"}  # names that stand for a key
@@ -231,6 +233,7 @@ def constants(source: Path) -> list[ast.Constant]:
 def test_the_learning_curve_is_drawn_from_a_record(tmp_path: Path) -> None:
     run = tmp_path / "one"
     run.mkdir()
+    (run / "run.json").write_text(json.dumps(vars(Marker("stage_a", "one"))))
     lines = ['{"step": 0, "heldout/sampled/reward": 0.25}', *(f'{{"step": {i}, "reward": {i / 10}}}' for i in range(1, 11))]
     (run / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 10, "heldout/sampled/reward": 0.75}']) + "\n")
     script = [sys.executable, str(ROOT / "scripts" / "learning_curve.py"), str(run)]
@@ -240,14 +243,14 @@ def test_the_learning_curve_is_drawn_from_a_record(tmp_path: Path) -> None:
     assert [one["class"] for one in circles] == ["step"] * 10 + ["heldout"] * 2
     heights = [float(one["cy"]) for one in circles[:10]]
     assert heights == sorted(heights, reverse=True)  # a higher reward is higher up
-    assert "held out: 0.75" in "".join(picture.itertext())
+    assert "held out, sampled: 0.75" in "".join(picture.itertext())
 
 
 def test_a_folder_without_a_record_is_no_picture(tmp_path: Path) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "learning_curve.py"), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "give a run directory" in done.stderr
+    assert "give the folder that a command wrote" in done.stderr
 
 
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "images").glob("*.svg")), ids=lambda path: path.name)

@@ -12,7 +12,7 @@ import pytest
 from r0.config import ServeConfig
 from r0.data.groups import Labelled, by_query
 from r0.data.named.folders import open_folder
-from r0.data.row_files import raw_rows
+from r0.data.row_files import BrokenRows, raw_rows
 from r0.errors import UserError
 from r0.launch import main
 from r0.serve.server import token_of
@@ -87,6 +87,26 @@ def test_texts_that_parquet_holds_as_bytes_are_texts(here: Path) -> None:
     pq.write_table(pa.table({"query": pa.array([b"\xff\xfe"], pa.binary())}), here / "bad.parquet")
     with pytest.raises(UserError, match=r"bad\.parquet: is not a readable parquet file"):
         list(raw_rows(here / "bad.parquet"))
+
+
+@pytest.mark.parametrize("rows", ['first\t"open\t1\nnext\tcell "here" closes"\t0\n', 'first\t"open\nnext\tcloses"\t1\n'])
+def test_a_stray_quotation_mark_does_not_join_rows(here: Path, rows: str) -> None:
+    (here / "t.tsv").write_text("query\tdocument\tlabel\n" + rows)
+    with pytest.raises(BrokenRows, match="quotation mark") as found:
+        list(raw_rows(here / "t.tsv"))
+    assert found.value.number == 2
+
+
+def test_a_cell_of_a_table_may_have_lines(here: Path) -> None:
+    (here / "t.tsv").write_text('query\tdocument\tlabel\nq\t"one\ntwo"\t1\n')
+    (row,) = raw_rows(here / "t.tsv")
+    assert json.loads(row.raw) == {"query": "q", "document": "one\ntwo", "label": "1"}
+
+
+def test_a_set_that_a_suite_lists_twice_is_refused(here: Path, capsys: pytest.CaptureFixture) -> None:
+    (here / "suite.yaml").write_text("nq: {data: a}\nnq: {data: b}\n")
+    assert main(["bench", "suite=suite.yaml", "model=r0-tiny", "--dry-run"]) == 2
+    assert "nq" in capsys.readouterr().err
 
 
 def test_a_text_is_positive_if_one_triplet_says_so() -> None:

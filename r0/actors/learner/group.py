@@ -44,6 +44,10 @@ class LearnerGroup:
         self._update = Deadline(config.ray.update_deadline_s)
         self._places: list[list[int]] = []  # of each rank's groups in the newest batch
 
+    def expect(self, seconds: float) -> None:
+        """Sampling a batch took so long: the first update may take ten times as long, if that is more than its deadline."""
+        self._update.expect(seconds)
+
     def update(
         self, groups: Sequence[UnreadGroup], version: int, step: int, leave: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
@@ -60,8 +64,8 @@ class LearnerGroup:
         Raises:
             StaleRollout: a rollout's version is not allowed.
             UserError: a reward or a rollout's log-probability is not finite.
-            LearnerLost: a rank died, or does not answer after ``ray.update_deadline_s``, or ten times the slowest update; or
-                rollouts are gone with the machine that held them.
+            LearnerLost: a rank died, or does not answer within the deadline (see ``ray.update_deadline_s``); or rollouts are gone
+                with the machine that held them.
         """
         section = self.config.section
         check_scores(groups, version, self.config.sync.max_staleness)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from r0.actors.deadline import Deadline
+from r0.actors.deadline import Deadline, Silence
 from r0.actors.pool import Pool
 from r0.actors.restarts import Restarts
 from r0.errors import RunFailed, reason
@@ -29,7 +30,8 @@ class RolloutGroup:
 
     Args:
         pool: of ``RolloutWorker`` (plain objects or Ray actors).
-        deadline_s: of every call, in seconds; of sampling less, once its time is known (``Deadline``).
+        deadline_s: of every call, in seconds. In sampling it is the time in which a worker has to complete a group, which
+            follows what was measured once something was (``Deadline``).
         start_deadline_s: in which a worker that is started again has to be ready, in seconds.
         restarts: how often that may happen; None: never.
 
@@ -46,7 +48,8 @@ class RolloutGroup:
         self._restarts = restarts or Restarts(most=0)
         self.give_weights: Callable[[], dict[int, Exception]] | None = None
         self.lost: dict[int, Exception] = {}
-        self._sampling = Deadline(deadline_s)
+        self.slowest_s = 0.0
+        self._silence = Deadline(deadline_s)
 
     @property
     def workers(self) -> list[Any]:
@@ -122,21 +125,24 @@ class RolloutGroup:
         given: set[int] = set()
         versions: set[int] = set()
         work = sum(map(len, groups)) * max_new_tokens
+        began = time.monotonic()
         while waiting:
             homes = self._homes(waiting)
             shares = {worker: waiting[home] for worker, home in homes.items()}
             arguments = {w: ([groups[i] for i in share], temperature, max_new_tokens, greedy) for w, share in shares.items()}
             failed: dict[int, Exception] = {}
-            with self._sampling.call(work) as deadline_s:
-                for worker, found in self._pool.stream_some("stream", arguments, deadline_s, leave):
-                    if isinstance(found, Exception):
-                        failed[worker] = found
-                        continue
-                    address, (place, version) = found
-                    group = shares[worker][place]
-                    versions.add(version)
-                    given.add(group)
-                    yield group, address
+            silence = Silence()
+            for worker, found in self._pool.stream_some("stream", arguments, self._silence.seconds(work), leave):
+                if isinstance(found, Exception):
+                    failed[worker] = found
+                    continue
+                silence.heard(worker)
+                address, (place, version) = found
+                group = shares[worker][place]
+                versions.add(version)
+                given.add(group)
+                yield group, address
+            self._silence.measured(silence.longest_s, work)
             for worker, share in shares.items():
                 if worker not in failed and not given.issuperset(share):
                     failed[worker] = RuntimeError("it ended without all of its completions")
@@ -148,6 +154,7 @@ class RolloutGroup:
                 self.restart(failed)
             else:
                 self._lose(failed)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
         if len(versions) > 1:
             raise RuntimeError(f"rollout workers sampled with different weight versions: {sorted(versions)}")
 
