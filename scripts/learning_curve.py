@@ -74,7 +74,7 @@ def draw(name: str, chart: Chart) -> str:
                 low, high = (f"{y(bound):.1f}" for bound in interval)
                 marks.append(f'<line class="interval" x1="{x(step):.1f}" x2="{x(step):.1f}" y1="{low}" y2="{high}"/>')
             before = step < (x0 + x1) / 2
-            place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + 4:.1f}"'
+            place = f'x="{x(step) + (10 if before else -10):.1f}" y="{y(reward) + (4 if before else 22):.1f}"'
             marks.append(f'<circle class="heldout" cx="{x(step):.1f}" cy="{y(reward):.1f}" r="4"/>')
             marks.append(f'<text {place} text-anchor="{"start" if before else "end"}">{escape(one.name)}: {reward:.2f}</text>')
         return marks
