@@ -76,6 +76,21 @@ def recall(relevant: Collection[int], groups: Sequence[Sequence[int]], k: int) -
     return found / len(relevant)
 
 
+def reciprocal_rank(relevant: Collection[int], groups: Sequence[Sequence[int]]) -> float:
+    """1 / rank of the first ``relevant`` document, in (0, 1]; 0 if ``groups`` has none. Ties count as the mean over their orders:
+    of n tied documents of which r are relevant, the first relevant one is k-th with probability C(n − k, r − 1) / C(n, r).
+    """
+    before = 0
+    for group in groups:
+        size, found = len(group), sum(document in relevant for document in group)
+        if found:
+            orders = math.comb(size, found)
+            ranks = range(1, size - found + 2)
+            return math.fsum(math.comb(size - rank, found - 1) / orders / (before + rank) for rank in ranks)
+        before += size
+    return 0.0
+
+
 def rbo(groups: Sequence[Sequence[int]], ideal: Sequence[Sequence[int]], p: float) -> float:
     """Rank-biased overlap in (0, 1], extrapolated (Webber, Moffat & Zobel 2010, equation 32, over the documents of both).
 

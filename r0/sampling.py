@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -32,14 +33,16 @@ def sample_seed(run_seed: int, step: int, task_id: int, sample: int, refill_roun
 def requests(
     tasks: Sequence[Task], prompts: Sequence[Prompt], samples: int, run_seed: int, step: int, refill_round: int = 0
 ) -> list[list[SampleRequest]]:
-    """``samples`` requests for each prompt."""
-    return [
-        [
-            SampleRequest(prompt.token_ids, sample_seed(run_seed, step, task.task_id, sample, refill_round))
-            for sample in range(samples)
-        ]
-        for task, prompt in zip(tasks, prompts, strict=True)
-    ]
+    """``samples`` requests for each prompt. A task that comes again goes on with the numbers of its samples, so that no two of
+    them are the same."""
+    made: list[list[SampleRequest]] = []
+    sampled: Counter[int] = Counter()  # of each task so far
+    for task, prompt in zip(tasks, prompts, strict=True):
+        start = sampled[task.task_id]
+        sampled[task.task_id] += samples
+        seeds = [sample_seed(run_seed, step, task.task_id, start + sample, refill_round) for sample in range(samples)]
+        made.append([SampleRequest(prompt.token_ids, seed) for seed in seeds])
+    return made
 
 
 def train_groups(groups: Sequence[ScoredGroup]) -> list[UnreadGroup]:

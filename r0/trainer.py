@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 
 from r0 import sampling
@@ -188,7 +189,7 @@ class Trainer:
 
     def _evaluate(self, step: int) -> float | None:
         """Held-out metrics, greedy and sampled, with the seeds of step 0 at every step so that only the weights differ. Returns
-        the one named by ``checkpoint.best``.
+        the one named by ``checkpoint.best``, if it is a number.
 
         Raises:
             UserError: there is no such metric.
@@ -207,7 +208,7 @@ class Trainer:
         best = self.config.checkpoint.best
         if best is not None and best not in values:
             raise UserError(f"checkpoint.best: there is no held-out metric {best}; there are: {', '.join(sorted(values))}")
-        return values[best] if best else None
+        return values[best] if best and math.isfinite(values[best]) else None  # NaN: of no completion
 
     def _check_gap(self, step: int, gap: float) -> None:
         """Check that rollout and learner give the sampled tokens the same log-probabilities; otherwise their weights differ."""

@@ -18,6 +18,7 @@ from r0.data.jsonl import readable_file
 from r0.data.labelled import BUILTIN
 from r0.errors import UserError
 from r0.runs import RunDirectory, RunState
+from r0.runs.inputs import compared
 from r0.runs.output_path import output_path
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def _steps(config: DistillConfig, folder: Path, lists: LabelledLists, before: st
     if config.test is not None:
         test = score_config(config, config.test, folder / "score_test", test=True)
         yield "the teacher on the test", lambda: distill_score.run(test, False)
-        yield "eval", lambda: distill_eval.run(eval_config(config, folder, before), False)
+        evaluation = eval_config(config, folder, before)
+        _, changed = compared(folder / "eval", evaluation)  # a student that was trained longer is scored again
+        yield "eval", lambda: distill_eval.run(evaluation.model_copy(update={"fresh": bool(changed)}), False)
 
 
 def score_config(config: DistillConfig, data: str, output: Path, test: bool = False) -> ScoreConfig:

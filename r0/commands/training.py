@@ -134,13 +134,12 @@ def _run(run: Run, need: Sequence[Bundle]) -> int:
 
     transformers_logging.disable_progress_bar()
     config, stop = run.config, run.stop
-    updates = run.planned * config.section.num_ppo_epochs * config.mini_batches
     with stop.at_once():
         if config.ray.inline:
-            team = roles.inline(config, str(run.folder), updates)
+            team = roles.inline(config, str(run.folder), run.planned)
         else:
             check_nodes(run.folder, run.directory.path)
-            team = roles.on_ray(config, str(run.folder), updates, need)
+            team = roles.on_ray(config, str(run.folder), run.planned, need)
     complete = False
     decode, pack = run.prompter.tokenizer.decode, team.reward.pack
     recorder = Recorder(run.directory, config.tracking, run.steps, flat(config), decode, keep=config.samples, pack=pack)
@@ -158,7 +157,7 @@ def _train(run: Run, rollouts: StepRollouts) -> bool:
     from r0.trainer import Trainer
 
     config, directory, prompter, recorder = run.config, run.directory, run.prompter, rollouts.recorder
-    checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say)
+    checkpoints = Checkpoints(directory.path, config.checkpoint.keep, recorder.say, config.checkpoint.best)
     if not Trainer(rollouts, checkpoints, run.stop).train(run.steps):
         return False
     with run.stop.saving():

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from r0.config.commands import DEFAULT_MODEL, OutputKeys, SourceKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, check_engines, key
-from r0.config.types import DataText, PathText, Seed
+from r0.config.types import DataText, ModelText, Seed
 
 
 class AnnotateConfig(OutputKeys, SourceKeys, ModelKeys):
@@ -19,7 +19,7 @@ class AnnotateConfig(OutputKeys, SourceKeys, ModelKeys):
         "builtin", "`builtin`, a JSONL file of rows, raw logs or rank_llm requests, a BEIR folder (with run=), or the name of a "
         "data set, such as hf:BeIR/scifact"
     )  # fmt: skip
-    model: PathText = key(DEFAULT_MODEL, "teacher model: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(DEFAULT_MODEL, "teacher model: a folder, or a name on the Hugging Face Hub")
     format: Literal["rows", "raw_log"] = key("rows", "output format: pointwise rows, or a raw log (one line per query)")
     samples: Count = key(
         1, "maximum samples per pair; the first with a thought and a verdict equal to the label is kept (with any verdict if "

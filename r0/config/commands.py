@@ -20,7 +20,7 @@ from r0.config.sections import (
     TrackingSection,
     key,
 )
-from r0.config.types import CountFrom0, CountFrom2, DataText, Epochs, PathText, Seed
+from r0.config.types import CountFrom0, CountFrom2, DataText, Epochs, ModelText, PathText, Seed
 from r0.records import Form
 
 DEFAULT_MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -59,7 +59,7 @@ class DataKeys(SourceKeys):
 class TrainingKeys(ModelKeys):
     """Keys of all training commands."""
 
-    model: PathText = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(DEFAULT_MODEL, "model to start from: a folder, or a name on the Hugging Face Hub")
     output: PathText | None = key(None, "run directory; empty: runs/<command>-<hash of the configuration>")
     fresh: bool = key(False, "start over: delete this run's files in the output directory")
     seed: Seed = key(42, "seed of data order, sampling and initial weights")

@@ -12,7 +12,7 @@ from r0.config.distill_train import STUDENT
 from r0.config.finetune import FinetuneConfig
 from r0.config.ranking import ScoringKeys
 from r0.config.sections import Count, RaySection, Section, Share, key
-from r0.config.types import DataText, PathText
+from r0.config.types import DataText, ModelText
 
 Table = Literal["text", "markdown", "json"]
 
@@ -24,8 +24,8 @@ class DistillEvalConfig(OutputKeys, ScoringKeys):
 
     ALIASES: ClassVar[Mapping[str, str]] = {"after": "model", "test": "data"}
 
-    model: PathText = key(..., "the student after training")
-    before: PathText | None = key(None, "the student before training; empty: no gain is shown")
+    model: ModelText = key(..., "the student after training")
+    before: ModelText | None = key(None, "the student before training; empty: no gain is shown")
     data: DataText = key(..., "labelled lists of unseen queries, in a format that `distill score` reads, or `builtin`")
     builtin_rows: Count = key(200, "number of lists generated for data=builtin; use another seed than in training")
     teacher_scores: DataText | None = key(
@@ -42,7 +42,7 @@ class DistillEvalConfig(OutputKeys, ScoringKeys):
 class TeacherSection(ScoringKeys):
     """The teacher, with the keys of `distill score`."""
 
-    model: PathText = key(..., "teacher model: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(..., "teacher model: a folder, or a name on the Hugging Face Hub")
 
     @model_validator(mode="after")
     def _check_ray(self) -> Self:
@@ -54,7 +54,7 @@ class TeacherSection(ScoringKeys):
 class DistillConfig(FinetuneConfig):
     """Distill in one command: score, triplets, train, eval. Top-level keys configure the student, as in finetune."""
 
-    model: PathText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
     teacher: TeacherSection = key(..., "the teacher")
     data: DataText = key(..., "labelled lists that the teacher scores, in a format that `distill score` reads, or `builtin`")
     test: DataText | None = key(

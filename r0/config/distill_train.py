@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from r0.config.finetune import FinetuneConfig
 from r0.config.sections import Count, Section, Share, key
-from r0.config.types import DataText, PathText, Seed
+from r0.config.types import DataText, ModelText, PathText, Seed
 
 STUDENT = "BAAI/bge-reranker-v2-m3"
 
@@ -27,6 +27,6 @@ class DistillTrainConfig(FinetuneConfig):
 
     HITS: ClassVar[str] = "scored"
 
-    model: PathText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(STUDENT, "student to start from: a folder, or a name on the Hugging Face Hub")
     data: DataText = key(..., "triplets from `distill triplets` (margin_mse), or scores from `distill score` (listwise_kl)")
     validation_share: Share = key(0.1, "share of the queries in data (by hash) used for validation instead of training")

@@ -9,7 +9,7 @@ from r0.config.commands import PlainRankKeys, ScheduleKeys
 from r0.config.esci_source import COLUMNS, EsciSourceKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, LoraSection, Positive, Share, key, mirror_by, rewriting
-from r0.config.types import CountFrom0, DataText, PathText
+from r0.config.types import CountFrom0, DataText, ModelText, PathText
 
 BASE = "Qwen/Qwen3-0.6B"
 
@@ -64,7 +64,7 @@ class EsciConfig(EsciSourceKeys, ScheduleKeys, PlainRankKeys):
         "wandb_run_name": "tracking.name",
     }
 
-    model: PathText = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(BASE, "language model to start from: a folder, or a name on the Hugging Face Hub")
     data: DataText = key(..., COLUMNS)
     split: Literal["train", "test", "all"] = key("train", "only rows of this split, where the table has a column split")
     heldout_share: Share = key(0.05, "share of the queries held out for evaluation; a query is never on both sides")
@@ -96,7 +96,7 @@ class EsciEvalConfig(EsciSourceKeys, ModelKeys):
         "max_length": "max_prompt_tokens",
     }
 
-    model: PathText = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(..., "model/ of an esci run, or a language model: a folder, or a name on the Hugging Face Hub")
     adapter: PathText | None = key(None, "adapter/ of an esci run (or the run), applied to model without merging")
     data: PathText = key(..., COLUMNS)
     split: Literal["train", "test", "all"] = key("test", "only rows of this split, where the table has a column split")

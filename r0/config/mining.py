@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from r0.config.ranking import IDENTICAL, IgnoreIdentical
 from r0.config.sections import Count, NonNegative, Positive, RaySection, RolloutSection, Section, Share, check_engines, key
-from r0.config.types import DataText, PathText, Seed, TemplateVariables
+from r0.config.types import DataText, ModelText, PathText, Seed, TemplateVariables
 
 
 class MineConfig(Section):
@@ -24,9 +24,9 @@ class MineConfig(Section):
     source: Literal["bm25", "dense", "run"] = key(
         "bm25", "ranker of the corpus: bm25; dense (model=); run: the candidates and scores of a TREC run (run=)"
     )
-    model: PathText | None = key(None, "source=dense: a SentenceTransformer, as a folder or a name on the Hugging Face Hub")
+    model: ModelText | None = key(None, "source=dense: a SentenceTransformer, as a folder or a name on the Hugging Face Hub")
     run: DataText | None = key(None, "source=run: a TREC run over the BEIR folder")
-    reranker: PathText | None = key(
+    reranker: ModelText | None = key(
         None, "an r0 model or a cross-encoder that rescores the first `depth` documents and the positives one by one, and so "
         "determines ranks and scores"
     )  # fmt: skip

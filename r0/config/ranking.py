@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from r0.config.commands import DEFAULT_MODEL, OutputKeys
 from r0.config.models import ModelKeys
 from r0.config.sections import Count, NonNegative, RaySection, RolloutSection, Section, Share, check_engines, key
-from r0.config.types import CountFrom2, DataText, PathText, Seed
+from r0.config.types import CountFrom2, DataText, ModelText, PathText, Seed
 from r0.records import Form
 
 Names = tuple[str, ...]
@@ -61,7 +61,7 @@ class FuseConfig(Section):
 class ScoringKeys(ModelKeys):
     """How a model scores documents one by one."""
 
-    model: PathText = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
+    model: ModelText = key(DEFAULT_MODEL, "model: a folder, or a name on the Hugging Face Hub")
     thinking: bool | None = key(
         None, "pointwise: P(yes) after a thought, or with thinking switched off; empty: a sentence-transformers CrossEncoder "
         "scores as it was trained, other models think"

@@ -26,7 +26,7 @@ from r0.config.sections import (
     key,
     rewriting,
 )
-from r0.config.types import Epochs, PathText, Profile
+from r0.config.types import Epochs, ModelText, PathText, Profile
 from r0.records import Form
 
 TIS_CAP = 3.0  # of PPO with rollouts that are one version old: GRPO's default
@@ -252,7 +252,7 @@ def _completions(values: dict[str, Any]) -> None:
 class DemoConfig(StageAConfig):
     """Run a warm start, RL and probes on the built-in task with the embedded r0-tiny, on two CPU cores."""
 
-    model: PathText = key("r0-tiny", "model to start from; r0-tiny is the embedded one")
+    model: ModelText = key("r0-tiny", "model to start from; r0-tiny is the embedded one")
     completions: Count = key(128, "completions per update; sets batch_size to this / samples per prompt if that is not given")
     warm_start: WarmStartSection = key(WarmStartSection(), "the supervised warm start")
 

@@ -26,9 +26,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a key that can name a file or a folder. ``content``: the run reads the file, and a resumed run must find the same."""
+    """Marks a key that can name a file or a folder. ``content``: the run reads the file, and a resumed run must find the same;
+    ``weights``: that of a model's folder."""
 
     content: bool = False
+    weights: bool = False
 
 
 def _expanded(text: str) -> str:
@@ -38,6 +40,7 @@ def _expanded(text: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_expanded), Names()]
 DataText = Annotated[str, AfterValidator(_expanded), Names(content=True)]
+ModelText = Annotated[str, AfterValidator(_expanded), Names(content=True, weights=True)]
 
 
 def names_files(field: FieldInfo) -> Names | None:

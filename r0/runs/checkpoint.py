@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -46,10 +47,11 @@ class Savable(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """``state.json``: updates done, and the metric of ``checkpoint.best`` where it was measured at that step."""
+    """``state.json``: updates done, and the metric that ``checkpoint.best`` names where it was measured at that step."""
 
     step: int
     metric: float | None = None
+    best: str | None = None
     format: int = FORMAT
 
 
@@ -60,13 +62,15 @@ class Checkpoints:
         run: run directory.
         keep: number of newest checkpoints to keep; the one with the highest metric is kept besides.
         say: prints a line for the user.
+        best: the metric's name; values of another one, which a run had before it was resumed, do not count.
     """
 
-    def __init__(self, run: Path, keep: int, say: Callable[[str], None] = print):
+    def __init__(self, run: Path, keep: int, say: Callable[[str], None] = print, best: str | None = None):
         self.directory = run / "checkpoints"
         self.record = run / RECORD
         self.keep = keep
         self._say = say
+        self._best = best
         self._unfinished: State | None = None
 
     def save(self, learner: Savable, step: int, metric: float | None = None, ahead: Sequence[ScoredGroup] = ()) -> None:
@@ -90,7 +94,7 @@ class Checkpoints:
             if ahead:
                 (partial / AHEAD).mkdir()
                 RolloutLog(partial / AHEAD).write(step + 1, ahead)
-            state = State(step, metric)
+            state = State(step, metric, None if metric is None else self._best)
             (partial / STATE).write_text(json.dumps(asdict(state)) + "\n")
         self._unfinished = state
 
@@ -146,9 +150,15 @@ class Checkpoints:
 
     def best(self) -> float | None:
         """The highest metric among the checkpoints; None if none has one."""
-        states = [_read_state(self._folder(step)) for step in self.steps()]
-        found = [state.metric for state in [*states, self._unfinished] if state and state.metric is not None]
+        found = [*self._metrics().values()]
+        if self._unfinished is not None and self._unfinished.metric is not None:
+            found.append(self._unfinished.metric)
         return max(found, default=None)
+
+    def _metrics(self) -> dict[int, float]:
+        """The metric of each complete checkpoint that has one."""
+        states = [_read_state(self._folder(step)) for step in self.steps()]
+        return {state.step: state.metric for state in states if state and state.metric is not None and state.best == self._best}
 
     def steps(self) -> list[int]:
         """The complete checkpoints, oldest first."""
@@ -175,8 +185,7 @@ class Checkpoints:
 
     def _delete_old(self) -> None:
         steps = self.steps()
-        states = {step: _read_state(self._folder(step)) for step in steps}
-        metrics = {step: state.metric for step, state in states.items() if state and state.metric is not None}
+        metrics = self._metrics()
         kept = {*steps[-self.keep :], *sorted(metrics, key=metrics.__getitem__)[-1:]}
         for step in steps:
             if step not in kept:
@@ -227,6 +236,7 @@ def _read_state(folder: Path) -> State | None:
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         metric = content.get("metric")
-        return State(int(content["step"]), None if metric is None else float(metric), int(content["format"]))
+        metric = None if metric is None or not math.isfinite(metric) else float(metric)
+        return State(int(content["step"]), metric, content.get("best"), int(content["format"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -122,7 +122,7 @@ def belongs_to_another(path: Path, marker: Marker, command: str, config: BaseMod
             f"output: {path} belongs to another configuration: {', '.join(found[:5])}{more}; "
             "choose another output=, or delete that run and start over with fresh=true"
         )
-    remedy = f"give the data that {path} began with, choose another output=, or start over with fresh=true"
+    remedy = f"give what {path} began with, choose another output=, or start over with fresh=true"
     return f"{changed}; {remedy}" if changed else ""
 
 

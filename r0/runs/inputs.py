@@ -1,7 +1,8 @@
 """The files that a run reads, in ``inputs.json``: what was in them when it began, so that a resumed run reads the same.
 
 By key, the list of its files with size, times and a hash of the content. A file is hashed when the run begins, and again only if
-its size or its times have changed since. Where a file lies does not count.
+its size or its times have changed since. Where a file lies does not count. Of a model's folder these are its configuration and
+its weights, of which parts are hashed: training changes all of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from r0.storage.files import write_json
 
 INPUTS = "inputs.json"
 FOLDER = ("corpus", "queries")  # what is read of a BEIR folder, besides judgements
+WEIGHTS = (".safetensors", ".bin")
+PARTS, PART = 1024, 4096  # of a file of weights, in bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def _files(config: BaseModel) -> dict[str, list[Path]]:
         if marked is not None and marked.content:
             named = [value] if isinstance(value, str) else value if isinstance(value, list) else []
             judged = Path(str(values.get("data"))) if name == "qrels" else None
-            found[name] = [path for text in named for path in _named(text, judged)]
+            found[name] = [path for text in named for path in (_of_model(text) if marked.weights else _named(text, judged))]
     return {name: paths for name, paths in found.items() if paths}
 
 
@@ -120,10 +123,24 @@ def _named(text: str, judged: Path | None) -> list[Path]:
     return [path] if path.is_file() else []
 
 
+def _of_model(text: str) -> list[Path]:
+    """Configuration and weights of a model's folder; none of a name on the Hub."""
+    folder = Path(text)
+    if text in NAMES_OF_R0 or not (folder / "config.json").is_file():
+        return []
+    return [folder / "config.json", *sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.is_file())]
+
+
 @cache
-def _digest(path: str, _size: int, _times: tuple[int, int]) -> str:
+def _digest(path: str, size: int, _times: tuple[int, int]) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if not path.endswith(WEIGHTS) or size <= PARTS * PART:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256()
+        for number in range(PARTS):
+            file.seek(number * (size - PART) // (PARTS - 1))
+            found.update(file.read(PART))
+        return found.hexdigest()
 
 
 def _read(run: Path) -> dict[str, list[Input]]:

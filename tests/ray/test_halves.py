@@ -74,7 +74,8 @@ def test_another_learner_goes_on_with_rollouts_of_another_policy(model, run, tmp
 
 
 def test_the_rollouts_of_a_run_that_ended_early_are_learned_on_its_own_schedule(model, tmp_path, capsys):
-    longer = {**WITH_GRPO, "model": model, "max_steps": 5, "learner.lr_schedule": "cosine", "learner.warmup_ratio": 0.4}
+    longer = {**WITH_GRPO, "model": model, "max_steps": 5, "learning_rate": 1e-3, "grpo.num_ppo_epochs": 2}
+    longer |= {"learner.lr_schedule": "cosine", "learner.warmup_ratio": 0.4}
     whole, early, output = (tmp_path / name for name in ("whole", "early", "replayed"))
     here(capsys, "stage_a", {**longer, "output": whole})
     shutil.copytree(whole, early)
@@ -83,6 +84,8 @@ def test_the_rollouts_of_a_run_that_ended_early_are_learned_on_its_own_schedule(
     said = here(capsys, "stage_a", {**longer, "output": output, "rollouts": early})
     assert f"{early} has the rollouts of steps 1, 2, 3: this run ends there, on the schedule of max_steps=5" in said
     assert record(output) == record(whole)[:3]
+    rates = [line["lr"] for line in record(whole)]  # by steps, however many passes and mini-batches they have
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.75e-3, 0.25e-3])
 
 
 def test_a_replayed_run_that_was_stopped_goes_on(model, run, tmp_path, capsys):

@@ -87,8 +87,18 @@ def test_the_best_is_kept_besides_the_newest_also_by_a_resumed_run(tmp_path):
     for step, metric in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, 0.6)):
         checkpoints = Checkpoints(tmp_path, keep=1)
         save(checkpoints, step, step, metric)
-        assert checkpoints.best() == max(0.2, metric or 0) if step == 1 else 0.9
+        assert checkpoints.best() == (0.2 if step == 1 else 0.9)
     assert checkpoints.steps() == [2, 5]
+
+
+def test_values_of_another_metric_and_nan_are_not_the_best(tmp_path):
+    save(Checkpoints(tmp_path, keep=1, best="reward"), 1, 1, 1.2)
+    accuracy = Checkpoints(tmp_path, keep=1, best="accuracy")
+    assert accuracy.best() is None
+    for step, metric in ((2, float("nan")), (3, 0.3), (4, 0.9), (5, 0.5)):
+        save(accuracy, step, step, metric)
+    assert accuracy.best() == 0.9
+    assert accuracy.steps() == [4, 5]
 
 
 def test_a_failed_write_leaves_the_earlier_checkpoint_and_nothing_that_looks_complete(tmp_path):

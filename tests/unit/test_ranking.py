@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from r0.ranking import groups_of, groups_of_order, ideal_groups, js_divergence, ndcg, rbo, recall, share_ordered
+from r0.ranking import (
+    groups_of,
+    groups_of_order,
+    ideal_groups,
+    js_divergence,
+    ndcg,
+    rbo,
+    recall,
+    reciprocal_rank,
+    share_ordered,
+)
 
 grades_lists = st.lists(st.integers(-1, 3).map(float), min_size=1, max_size=7)
 
@@ -40,6 +50,17 @@ def orders_of(groups):
 def mean_over_orders(groups, measure) -> float:
     values = [measure(order) for order in orders_of(groups)]
     return math.fsum(values) / len(values)
+
+
+@given(st.data())
+def test_the_reciprocal_rank_of_ties_is_the_mean_over_their_orders(data):
+    groups = data.draw(tied_rankings(5, whole=False))
+    relevant = data.draw(st.sets(st.integers(0, 4)))
+
+    def of_order(order) -> float:
+        return next((1 / rank for rank, (document,) in enumerate(order, 1) if document in relevant), 0.0)
+
+    assert reciprocal_rank(relevant, groups) == pytest.approx(mean_over_orders(groups, of_order), abs=1e-12)
 
 
 def test_ndcg_and_recall_are_those_of_pytrec_eval():

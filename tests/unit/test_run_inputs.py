@@ -5,13 +5,25 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import struct
 from pathlib import Path
 
 import pytest
 
-from r0.config import DistillEvalConfig, FinetuneConfig, MineConfig, RerankConfig, SftConfig, StageAConfig
+from r0.commands import distill, distill_eval, distill_score, distill_train, distill_triplets
+from r0.config import (
+    AnnotateConfig,
+    DistillConfig,
+    DistillEvalConfig,
+    FinetuneConfig,
+    MineConfig,
+    RerankConfig,
+    SftConfig,
+    StageAConfig,
+)
 from r0.config.load import load
 from r0.config.sections import Section
+from r0.distill import check_scores
 from r0.errors import UserError
 from r0.runs import Record, RunDirectory, RunState
 from r0.runs import inputs as run_inputs
@@ -53,7 +65,7 @@ def test_a_file_that_has_changed_is_named_with_the_remedies(tmp_path):
     os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))
     said = refused(tmp_path / "run", config)
     assert said == (
-        f"data: {rows} is not what this run read when it began; give the data that {tmp_path / 'run'} began with, choose another "
+        f"data: {rows} is not what this run read when it began; give what {tmp_path / 'run'} began with, choose another "
         "output=, or start over with fresh=true"
     )
     rows.write_text("one\n")
@@ -237,3 +249,43 @@ def test_looking_at_a_folder_writes_nothing(tmp_path):
     assert RunDirectory.look(tmp_path / "run", "command", StageAConfig()) is RunState.RESUMABLE
     assert RunDirectory.look(tmp_path / "run", "command", StageAConfig(seed=3), fresh=True) is RunState.NEW
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").iterdir()} == before
+
+
+def trained(folder: Path, step: float, size: int) -> str:
+    """A model's folder whose weights are all ``step``."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(struct.pack("<f", step) * (size // 4))
+    return str(folder)
+
+
+@pytest.mark.parametrize("size", [4096, 3 * 2**22])
+@pytest.mark.parametrize("command", [RerankConfig, StageAConfig, AnnotateConfig, FinetuneConfig])
+def test_a_model_that_was_trained_further_is_another_model(tmp_path, command, size):
+    (tmp_path / "rows").write_text("one\n")
+    keys = {"data": str(tmp_path / "rows"), "model": trained(tmp_path / "model", 1.0, size)}
+    config = command(**keys, **({"run": str(tmp_path / "rows")} if command is RerankConfig else {}))
+    begun(tmp_path / "run", config)
+    trained(tmp_path / "model", 1.0, size)  # the same again
+    RunDirectory.open(tmp_path / "run", "command", config).close()
+    trained(tmp_path / "model", 1.5, size)
+    assert f"model: {tmp_path}/model/model.safetensors is not what this run read" in refused(tmp_path / "run", config)
+
+
+def test_a_student_that_was_trained_longer_is_evaluated_again(tmp_path, monkeypatch):
+    (tmp_path / "rows").write_text("one\n")
+    (tmp_path / "test").write_text("other\n")
+    config = DistillConfig(data=str(tmp_path / "rows"), test=str(tmp_path / "test"), teacher={"model": "r0-tiny"})
+    (tmp_path / "train").mkdir()
+    trained(tmp_path / "train" / "model", 1.0, 4096)
+    begun(tmp_path / "eval", distill.eval_config(config, tmp_path, None))
+    asked = []
+    for module in (distill_eval, distill_score, distill_train, distill_triplets):
+        monkeypatch.setattr(module, "run", lambda step, _dry_run: asked.append(step) or 0)
+    monkeypatch.setattr(check_scores, "check_scores_match", lambda *_: None)
+    for weights, fresh in ((1.0, False), (1.5, True)):
+        trained(tmp_path / "train" / "model", weights, 4096)
+        for _, step in distill._steps(config, tmp_path, None, None):
+            step()
+        assert isinstance(asked[-1], DistillEvalConfig)
+        assert asked[-1].fresh is fresh

@@ -33,6 +33,13 @@ def test_requests_of_a_prompt_stand_side_by_side():
     assert len({request.seed for group in made for request in group}) == 6
 
 
+def test_a_task_that_comes_twice_has_other_samples_the_second_time():
+    (task,) = tasks(1)
+    made = sampling.requests([task, task], [Prompt((0,))] * 2, 3, run_seed=1, step=0)
+    assert made[:1] == sampling.requests([task], [Prompt((0,))], 3, run_seed=1, step=0)
+    assert len({request.seed for group in made for request in group}) == 6
+
+
 def test_groups_keep_their_prompt_rewards_and_version():
     unread = sampling.train_groups(sampling.grouped(scored([[1.0, 0.0], [0.5, 0.5]])))
     groups = read_groups(unread)

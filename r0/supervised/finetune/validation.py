@@ -13,7 +13,7 @@ import torch.distributed as dist
 from datasets import Dataset
 
 from r0.config import FinetuneConfig
-from r0.ranking import groups_of, ndcg
+from r0.ranking import groups_of, ndcg, reciprocal_rank
 from r0.supervised.finetune.data import VALIDATION, VALIDATION_LOSS
 from r0.supervised.finetune.trainer import Trainer
 from r0.supervised.training.job import Job, micro_batch
@@ -64,9 +64,9 @@ class HeldOut:
                 continue
             groups = groups_of(scores)
             middle = (min(labels) + max(labels)) / 2
-            ranked = [place for group in groups for place in group]
-            first = next(rank for rank, place in enumerate(ranked, 1) if labels[place] > middle)
-            found.append((ndcg([label - min(0.0, *labels) for label in labels], groups, CUTOFF), 1 / first))
+            relevant = {place for place, label in enumerate(labels) if label > middle}
+            gain = ndcg([label - min(0.0, *labels) for label in labels], groups, CUTOFF)
+            found.append((gain, reciprocal_rank(relevant, groups)))
         if not found:
             return {}
         gains, reciprocal = zip(*found, strict=True)
