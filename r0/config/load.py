@@ -109,7 +109,7 @@ def _is_union(annotation: Any) -> bool:
 def _unknown(model: type[BaseModel], names: Sequence[str], depth: int) -> str:
     """The message for the key ``names``, of which the part at ``depth`` does not exist."""
     above = ".".join(names[:depth])
-    near = nearest_keys(".".join(names), list(_paths(model)), aliases_of(model))
+    near = nearest_keys(".".join(names).lower(), list(_paths(model)), aliases_of(model))
     where = f"in section {above}" if above else "at the top level"
     hint = f"did you mean {listed(near)}?" if near else "--help lists all keys"
     return f"unknown key {names[depth]} {where}; {hint}"
@@ -126,7 +126,7 @@ def _paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
 def _sentences(model: type[BaseModel], document: yamlfile.Document, error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors():
-        names = [str(part) for part in item["loc"] if not _is_tag(part)]
+        names = _names(model, item["loc"], unknown=item["type"] == "extra_forbidden")
         path = ".".join(names)
         place = _place(document, names)
         if item["type"] == "extra_forbidden":
@@ -157,7 +157,18 @@ def _place(document: yamlfile.Document, names: list[str]) -> str:
     return ""
 
 
-def _is_tag(part: Any) -> bool:
-    """Whether a part of pydantic's error location is the branch of a union rather than a key."""
-    plain = str(part).removeprefix("constrained-")
-    return isinstance(part, int) or part[:1].isupper() or "[" in part or plain in ("int", "float", "str", "bool")
+def _names(model: type[BaseModel], location: Sequence[int | str], unknown: bool) -> list[str]:
+    """The key at pydantic's location of an error, without branches of unions and positions in lists.
+
+    ``unknown``: the last part of the location is a key that does not exist.
+    """
+    names: list[str] = []
+    kind: type[BaseModel] | None = model
+    for place, part in enumerate(location):
+        field = kind.model_fields.get(str(part)) if kind is not None else None
+        if field is not None:
+            names.append(str(part))
+            if get_origin(field.annotation) is dict:
+                names += map(str, location[place + 1 : place + 2])
+            kind = section_of(field.annotation)
+    return [*names, str(location[-1])] if unknown else names
