@@ -62,8 +62,9 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
         if field is None:
             raise UserError(f"{place}: {_unknown(model, names, depth)}")
         if get_origin(field.annotation) is dict and depth == len(names) - 2:
-            values[name] = {**(values.get(name) or {}), names[-1]: yamlfile.scalar(value)}
-            document.places[path] = place
+            if isinstance(given := values.get(name) or {}, dict):  # else, as below
+                values[name] = {**given, names[-1]: yamlfile.scalar(value)}
+                document.places[path] = place
             return
         section = section_of(field.annotation)
         last = depth == len(names) - 1
@@ -75,8 +76,10 @@ def _override(model: type[BaseModel], document: yamlfile.Document, text: str) ->
             values[name] = _parse(field.annotation, value)
             document.places[path] = place
         elif section is not None:
-            if not isinstance(values.get(name), dict):
+            if values.get(name) is None:
                 values[name] = {}
+            if not isinstance(values[name], dict):
+                return  # the file's value stays, and validation names it
             values, kind = values[name], section
 
 

@@ -262,4 +262,6 @@ def mirror_by(values: dict[str, Any], name: str, none: str | None = None) -> Non
         return
     if mirror not in MIRRORS:
         raise ValueError(f"{name}: {mirror!r} is unknown; choose one of {', '.join([*MIRRORS, *([none] if none else [])])}")
-    values["tracking"] = {**(values.get("tracking") or {}), **MIRRORS[mirror]}
+    tracking = values.get("tracking") or {}
+    if isinstance(tracking, dict):  # else the section's own validation says what is wrong
+        values["tracking"] = {**tracking, **MIRRORS[mirror]}

@@ -32,6 +32,17 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """An integer in decimal, whatever zeros it begins with: ``010`` is 10, which PyYAML reads as octal."""
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+# What loading a node raises: PyYAML's own errors, and those of its constructors and of ``int``, as for ``!!bool x``.
+_FAULTS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+
+
 @dataclass
 class Document:
     """A mapping read from YAML, and the location of each key: ``places["reward.acc_weight"] == "run.yaml:12"``."""
@@ -75,7 +86,7 @@ def scalar(text: str) -> Any:
     """One value parsed as YAML: ``5``, ``1e-6``, ``true``, ``[q_proj, v_proj]``; text that is not YAML stays text."""
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError:
+    except _FAULTS:
         return text
 
 
@@ -121,8 +132,9 @@ def _mapping(
         else:
             try:
                 values[inner] = loader.construct_object(value_node, deep=True)
-            except (yaml.YAMLError, ValueError) as error:
-                raise UserError(f"{place}: {above}{name}: {getattr(error, 'problem', None) or error}") from None
+            except _FAULTS as error:
+                said = getattr(error, "problem", None) or "cannot be read; write a plain value, without a tag such as !!bool"
+                raise UserError(f"{place}: {above}{name}: {said}") from None
     return whole
 
 

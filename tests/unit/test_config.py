@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r0.config import DemoConfig, SftConfig, StageAConfig
+from r0.config import DemoConfig, EsciConfig, RolloutsConfig, SftConfig, StageAConfig
 from r0.config.load import load
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config, parse
@@ -80,6 +80,35 @@ def test_every_training_command_has_a_shipped_default(name):
 def test_yaml_1_2_scalars(tmp_path):
     assert read(tmp_path, "learning_rate: 1e-6\n").learning_rate == 1e-6
     assert read(tmp_path, "tracking:\n  wandb: off\n").tracking.wandb == "off"
+
+
+@pytest.mark.parametrize(("written", "meant"), [("010", 10), ("08", 8), ("000012", 12), ("+07", 7), ("0", 0), ("1_000", 1000)])
+def test_an_integer_is_decimal_whatever_zeros_it_begins_with(tmp_path, written, meant):
+    assert read(tmp_path, f"seed: {written}\n").seed == meant
+    assert read(tmp_path, "", f"seed={written}").seed == meant
+    assert load(RolloutsConfig, None, ["run=x", f"step={written}"]).step == meant
+
+
+def test_a_value_that_its_tag_or_its_length_makes_unreadable_is_refused(tmp_path):
+    for value in ("!!bool x", "!!timestamp x", "!!int x", "!!float x", "9" * 5000):
+        assert "run.yaml:1: seed: cannot be read; write a plain value" in refused(tmp_path, f"seed: {value}\n")
+        assert "seed: input should be a valid integer" in refused(tmp_path, "", f"seed={value}")
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "words"),
+    [
+        ("chat_template_kwargs: [a]\n", "chat_template_kwargs.x=1", "run.yaml:1: chat_template_kwargs: is a mapping"),
+        ("reward: 4\n", "reward.acc_weight=1", "run.yaml:1: reward: is a section, whose keys are written below it, not 4"),
+    ],
+)
+def test_an_override_does_not_hide_that_the_file_has_no_section_there(tmp_path, text, override, words):
+    assert words in refused(tmp_path, text, override)
+
+
+def test_a_section_that_is_none_is_refused_beside_a_key_that_belongs_into_it(tmp_path):
+    words = refused(tmp_path, "tracking: 4\nreport_to: wandb\n", model=EsciConfig).splitlines()[0]
+    assert words.endswith("run.yaml:1: tracking: is a section, whose keys are written below it, not 4")
 
 
 @pytest.mark.parametrize(
