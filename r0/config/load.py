@@ -23,8 +23,11 @@ def load(model: type[Config], path: str | Path | None, overrides: Iterable[str] 
     Raises:
         UserError: anything wrong with the file, a key or a value; lists all wrong keys, one per line.
     """
-    document = yamlfile.read(path, aliases_of(model)) if path is not None else yamlfile.Document()
+    aliases, twins = aliases_of(model), getattr(model, "TWINS", {})
+    document = yamlfile.read(path, aliases, twins) if path is not None else yamlfile.Document()
     overrides = list(overrides)
+    names = [text.partition("=")[0] for text in overrides]
+    document.give_way([aliases.get(name, name) for name in names], twins)
     for text in overrides:
         if text.startswith("model_preset=") and (name := text.partition("=")[2]) in NAMES:
             document.values = yamlfile.merge(document.values, preset(name).values_for(model))

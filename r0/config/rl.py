@@ -196,6 +196,9 @@ def _same(values: dict[str, Any], name: str, default: float) -> None:
 class StageAConfig(RLConfig):
     """RL with a rule reward on single documents: think, then answer yes or no."""
 
+    # Keys that mean the same: one on the command line replaces the other in the file.
+    TWINS: ClassVar[Mapping[str, str]] = {name: f"reward.{name}" for name in ("max_think_tokens", "missing_eos_penalty")}
+
     max_think_tokens: Count | None = key(None, "same as reward.max_think_tokens; set either one (default 200)")
     missing_eos_penalty: NonNegative | None = key(None, "same as reward.missing_eos_penalty; set either one (default 0)")
     reward: RewardSection = key(RewardSection(), "the rule reward")

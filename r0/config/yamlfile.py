@@ -7,7 +7,7 @@ PyYAML follows YAML 1.1, which reads ``1e-6`` as a string and ``off`` as a boole
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,24 @@ class Document:
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
+    def give_way(self, given: Collection[str], twins: Mapping[str, str]) -> None:
+        """Remove the keys whose twins are ``given`` above this document, so that one replaces the other.
 
-def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document:
+        ``twins``: pairs of keys that mean the same, such as ``max_think_tokens`` → ``reward.max_think_tokens``.
+        """
+        for one, other in (*twins.items(), *((other, one) for one, other in twins.items())):
+            if one in given and self.places.pop(other, None) is not None:
+                values, last = _section(self.values, other)
+                values.pop(last, None)
+
+
+def read(path: str | Path, aliases: Mapping[str, str] | None = None, twins: Mapping[str, str] | None = None) -> Document:
     """Read a file, merged over the file named by its ``base:``, if any.
 
     Args:
         path: the file.
         aliases: aliases of keys at the top level (a section's key as ``lora.r``); the result uses the keys' own names.
+        twins: pairs of keys that mean the same; one in the file replaces the other in its base.
 
     Raises:
         UserError: missing file, invalid UTF-8 or YAML, not a mapping, a duplicate key, or a base with a base.
@@ -69,6 +80,7 @@ def read(path: str | Path, aliases: Mapping[str, str] | None = None) -> Document
     below = _read_one(Path(path).parent / str(base), aliases or {})
     if "base" in below.values:
         raise UserError(f"{below.places['base']}: base: {base} has a base itself; one level is allowed, merge the two files")
+    below.give_way(document.places, twins or {})
     return Document(merge(below.values, document.values), {**below.places, **document.places})
 
 

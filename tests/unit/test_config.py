@@ -215,6 +215,22 @@ def test_a_default_that_follows_is_written_as_it_is_used(tmp_path):
     assert (written["denominator"], written["kl_estimator"], written["clip_low"]) == ("sequences", "k1", 3e-4)
 
 
+@pytest.mark.parametrize("place", ["", "reward."])
+def test_one_of_two_keys_that_mean_the_same_replaces_the_other_of_the_file_below(tmp_path, place):
+    config, _ = parse("stage_a", [f"{place}max_think_tokens=300", f"{place}missing_eos_penalty=0.1"])
+    assert (config.max_think_tokens, config.missing_eos_penalty) == (300, 0.1)
+    assert (config.reward.max_think_tokens, config.reward.missing_eos_penalty) == (300, 0.1)
+    (tmp_path / "below.yaml").write_text(EARLIER)
+    above = "reward: {max_think_tokens: 300}" if place else "max_think_tokens: 300"
+    config = read(tmp_path, f"base: below.yaml\n{above}\n")
+    assert config.max_think_tokens == config.reward.max_think_tokens == 300
+
+
+def test_two_keys_that_mean_the_same_are_refused_where_one_place_gives_both_differently(tmp_path):
+    words = refused(tmp_path, EARLIER, "max_think_tokens=300", "reward.max_think_tokens=400")
+    assert words.endswith("max_think_tokens: 300 at the top level contradicts 400 in reward; remove one of the two")
+
+
 def test_algo_follows_from_the_only_section_and_both_sections_are_validated(tmp_path):
     assert read(tmp_path, "grpo: {}\n").algo == "grpo"
     assert read(tmp_path, "ppo: {}\n").algo == "ppo"
