@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from r0.config import Section
 from r0.config.suggest import nearest_command
@@ -17,7 +17,7 @@ OPTIONS = ("--dry-run", "--gpu-memory", "--help")  # all others are keys
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
     """Whether a command line, without its command, asks for the command's keys: ``--help`` anywhere, or ``help`` alone."""
-    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not Path("help").exists())
+    return "-h" in arguments or "--help" in arguments or (list(arguments) == ["help"] and not os.path.exists("help"))
 
 
 def take_command(arguments: list[str], commands: Collection[str]) -> str:
@@ -35,7 +35,7 @@ def take_command(arguments: list[str], commands: Collection[str]) -> str:
         raise UserError(f"unknown command {name}; {hint}")
     del arguments[: len(name.split())]
     below = [command.partition(" ")[2] for command in commands if command.startswith(f"{name} ")]
-    if arguments and not Path(arguments[0]).is_file() and (near := nearest_command(arguments[:1], below)):
+    if arguments and not os.path.isfile(arguments[0]) and (near := nearest_command(arguments[:1], below)):
         raise UserError(f"unknown command {name} {arguments[0]}; did you mean {name} {near}?")
     return name
 
@@ -76,11 +76,20 @@ def split(section: type[Section], arguments: list[str]) -> tuple[list[str], list
             dry_run = True
         elif argument.startswith("--"):
             overrides.append(_option(section, argument, arguments))
-        elif "=" in argument and not Path(argument).is_file():
-            overrides.append(argument)
-        else:
+        elif "=" not in argument or _is_place(section, argument):
             positionals.append(argument)
+        else:
+            overrides.append(argument)
     return positionals, overrides, dry_run
+
+
+def _is_place(section: type[Section], argument: str) -> bool:
+    """Whether a word with an equals sign is a file, or a folder such as ``runs/lr=1``, rather than a key and its value. A
+    folder that is called like a key and its value (of a run with ``output=seed=1``) is meant by ``./seed=1``.
+    """
+    first = argument.partition("=")[0].partition(".")[0]
+    is_key = first in section.model_fields or first in getattr(section, "ALIASES", {})
+    return os.path.isfile(argument) or (not is_key and os.path.exists(argument))
 
 
 def _option(section: type[Section], argument: str, following: list[str]) -> str:
@@ -94,12 +103,17 @@ def _option(section: type[Section], argument: str, following: list[str]) -> str:
     key = getattr(section, "ALIASES", {}).get(key, key)
     field = section.model_fields.get(key)
     if not equals and field is not None and (field.annotation is bool or bool in get_args(field.annotation)):
-        value = following.pop(0) if following[:1] in (["true"], ["false"], ["auto"]) else "true"
+        value = following.pop(0) if following and _is_value(field.annotation, following[0]) else "true"
     elif not equals:
         if not following or following[0].startswith("--"):
             raise UserError(f"{argument}: a value is missing; write {argument} VALUE")
         value = following.pop(0)
     return f"{key}={value}"
+
+
+def _is_value(annotation: Any, word: str) -> bool:
+    """Whether the word behind a key that can be true is its value, and not the next file or key: a range of steps is too."""
+    return word in ("true", "false", "auto") or (str in get_args(annotation) and word[:1].isdigit() and not os.path.isfile(word))
 
 
 def _check_words(arguments: Sequence[str]) -> None:
@@ -123,4 +137,4 @@ def _check_words(arguments: Sequence[str]) -> None:
 
 
 def _is_word_of_its_own(argument: str) -> bool:
-    return "=" in argument or argument.startswith("-") or Path(argument).is_file()
+    return "=" in argument or argument.startswith("-") or os.path.isfile(argument)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,8 +95,13 @@ def _parse(annotation: Any, text: str) -> Any:
         return None
     if str in kinds or all(kind is type(None) or _is_text_literal(kind) for kind in kinds):
         return text
-    if any(get_origin(kind) is tuple for kind in kinds) and not text.startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
+    if any(get_origin(kind) is tuple for kind in kinds):
+        if not text.startswith("["):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        try:
+            return json.loads(text)  # as the launcher writes words: YAML reads no surrogates
+        except ValueError:
+            pass
     return yamlfile.scalar(text)
 
 

@@ -131,6 +131,40 @@ def test_positionals_become_keys():
     assert (config.input, config.output, config.max_think_chars) == ("raw.jsonl", "rows.jsonl", 1_200_000)
 
 
+@pytest.mark.parametrize("name", ["sft😀", "läufe", "a, b", '"', "\udcff", "\x7f", "010"])
+def test_the_names_of_several_words_are_taken_as_they_are_written(name):
+    assert parse("report", [name])[0].runs == (name,)
+    assert parse("report", ["other", name])[0].runs == ("other", name)
+
+
+def test_a_file_or_a_folder_whose_name_has_an_equals_sign_is_no_key(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/lr=1", "lr=1", "seed=1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lr=1.yaml").write_text("seed: 7\n")
+    assert parse("rollouts", ["runs/lr=1", "step=000012"])[0].run == "runs/lr=1"
+    assert parse("report", ["lr=1", "runs/lr=1", "samples=2"])[0].runs == ("lr=1", "runs/lr=1")
+    assert parse("stage_a", ["lr=1.yaml"])[0].seed == 7
+    assert parse("stage_a", ["seed=1", "output=seed=1"])[0].seed == 1  # the folder of the run before
+    assert parse("rollouts", ["./seed=1"])[0].run == "./seed=1"
+
+
+@pytest.mark.parametrize("command", ["stage_a", "esci"])
+def test_a_value_may_be_longer_than_a_files_name_can_be(command):
+    words = "think " * 1000
+    assert parse(command, [f"system_prompt={words}", "data=rows.jsonl"])[0].system_prompt == words
+
+
+def test_a_key_that_can_be_true_takes_the_value_behind_it_and_no_other_word(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 7\n")
+    for words, meant in ((["5-7"], "5-7"), (["5"], "5"), (["true"], True), (["false"], False), ([], True)):
+        config, dry_run = parse("stage_a", [str(path), "--profile", *words, "--dry-run"])
+        assert (config.profile, config.seed, dry_run) == (meant, 7, True)
+    config, _ = parse("stage_a", ["--profile", str(path)])
+    assert (config.profile, config.seed) == (True, 7)
+
+
 def test_unexpected_faults_keep_their_traceback(monkeypatch, tmp_path):
     def broken(config, dry_run):
         raise ZeroDivisionError
