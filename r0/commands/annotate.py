@@ -40,9 +40,16 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
     pairs = Pairs(open_rows(config, config.seed, unlabelled=True))
     what = "stopping; annotated pairs are kept, and the same command goes on from them"
     with RunDirectory.open(output, "annotate", config, fresh=config.fresh) as directory, StopRequest(what) as stop:
-        result = directory.path / (ROWS if config.format == "rows" else RAW_LOG)
-        if directory.state == RunState.FINISHED:
+        name, write = (ROWS, write_rows) if config.format == "rows" else (RAW_LOG, write_raw_log)
+        result = directory.path / name
+        if directory.state == RunState.FINISHED and result.is_file():
             print(f"{result}: finished before (fresh=true starts over)")
+            return 0
+        if directory.state == RunState.FINISHED:  # with the other format
+            with Annotations(directory.path / ANNOTATIONS, pairs, lambda row: None) as done:
+                if lacking := len(pairs) - len(done):
+                    raise UserError(f"{done.path}: lacks {lacking} pairs of the finished run; start over with fresh=true")
+                print(write(result, pairs, done))
             return 0
         print(pairs.summary())
         totals = Totals()
@@ -57,7 +64,6 @@ def run(config: AnnotateConfig, dry_run: bool, gpu_memory: float | None = None) 
                     f"no thought of {config.model} could be kept; what it wrote is in {done.path}: give it another "
                     "system_prompt=, more max_new_tokens, or take another model"
                 )
-            write = write_rows if config.format == "rows" else write_raw_log
             said = write(result, pairs, done)
         write_json(directory.path / SUMMARY, totals.summary())
         directory.finish(totals.pairs, {"kept": sum(totals.kept.values()), "samples": totals.samples})

@@ -31,7 +31,7 @@ MAY_CHANGE = (
     "output",
     "max_steps",
     "epochs",
-    "format",  # of a printed table
+    "format",  # of a printed table, or of annotate's result, which is written from annotations.jsonl
     "vector_cache",
     "skip_bad",  # a run that started without it has no bad lines
     "tracking.",

@@ -246,3 +246,35 @@ def test_a_stopped_run_keeps_finished_pairs(tmp_path):
     with Annotations(tmp_path / "a.jsonl", pairs, lambda row: None) as done:
         assert ask(Shy(), pairs_to_annotate(1, pairs, done), lambda: next(asked)).jobs == 2
     assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
+
+
+class Agreeing(Shy):
+    """A reranker that says of each pair what its label says."""
+
+    def run(self, jobs, stop):
+        for job in jobs:
+            yield replace(outcome([job.known or "no"]), key=job.key)
+
+
+def test_a_finished_run_called_with_the_other_format_writes_it_from_its_annotations(tmp_path, monkeypatch, capsys):
+    data(tmp_path)
+    run = tmp_path / "run"
+    arguments = ["annotate", "model=r0-tiny", f"data={tmp_path / 'data.jsonl'}", f"output={run}"]
+    monkeypatch.setattr("r0.commands.annotate.finish", lambda keys, work, done, total, stop: ask(Agreeing(), work))
+    assert launch.main([*arguments, "format=rows"]) == 0
+    monkeypatch.setattr("r0.commands.annotate.finish", None)  # from here on nothing may be annotated
+    annotations = (run / "annotations.jsonl").read_bytes()
+    capsys.readouterr()
+    assert launch.main([*arguments, "format=raw_log"]) == 0
+    assert f"{run / 'raw_log.jsonl'}: 2 lines; 2 queries (2 pairs) have no relevant document" in capsys.readouterr().out
+    assert [json.loads(line)["response"] for line in (run / "raw_log.jsonl").read_text().splitlines()] == ["a", "c"]
+    for name, layout in (("raw_log.jsonl", "raw_log"), ("rows.jsonl", "rows")):
+        assert launch.main([*arguments, f"format={layout}"]) == 0
+        assert f"{run / name}: finished before" in capsys.readouterr().out
+        assert (run / name).is_file()
+    assert (run / "annotations.jsonl").read_bytes() == annotations
+    (run / "rows.jsonl").unlink()
+    (run / "annotations.jsonl").unlink()
+    assert launch.main([*arguments, "format=rows"]) == 2
+    assert "annotations.jsonl: lacks 6 pairs of the finished run; start over with fresh=true" in capsys.readouterr().err
+    assert not (run / "rows.jsonl").exists()
