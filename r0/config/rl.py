@@ -32,13 +32,19 @@ from r0.records import Form
 TIS_CAP = 3.0  # of PPO with rollouts that are one version old: GRPO's default
 
 
+def _algo(values: dict[str, Any]) -> Any:
+    """The given ``algo``, or that of the only section given; PPO if none is."""
+    if values.get("algo") is not None:
+        return values["algo"]
+    sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
+    if len(sections) == 2:
+        raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
+    return sections[0] if sections else "ppo"
+
+
 def _choose(values: dict[str, Any]) -> None:
-    """``algo`` follows from the only section given."""
-    if values.get("algo") is None:
-        sections = [name for name in ("ppo", "grpo") if values.get(name) is not None]
-        if len(sections) == 2:
-            raise ValueError("both ppo: and grpo: are given; choose with algo=ppo or algo=grpo")
-        values["algo"] = sections[0] if sections else "ppo"
+    """Fill ``algo`` and the section of its name."""
+    values["algo"] = _algo(values)
     if values["algo"] in ("ppo", "grpo") and values.get(values["algo"]) is None:
         values[values["algo"]] = {}
     _cap_of_ppo(values)
@@ -247,7 +253,8 @@ class WarmStartSection(Section):
 def _completions(values: dict[str, Any]) -> None:
     """Derive ``batch_size``, so that PPO (one completion per prompt) and GRPO (several) have equally many per update."""
     completions, grpo = values.get("completions", 128), values.get("grpo") or {}
-    samples = grpo.get("num_generations", 8) if values.get("algo") != "ppo" and isinstance(grpo, dict) else 1
+    grpo = grpo.model_dump() if isinstance(grpo, Section) else grpo
+    samples = grpo.get("num_generations", 8) if _algo(values) == "grpo" and isinstance(grpo, dict) else 1
     if isinstance(completions, int) and isinstance(samples, int) and samples > 0:  # else validation says what is wrong
         values.setdefault("batch_size", max(1, completions // samples))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from r0.config import DemoConfig, EsciConfig, RolloutsConfig, SftConfig, StageAConfig
+from r0.config import DemoConfig, EsciConfig, GRPOSection, RolloutsConfig, SftConfig, StageAConfig
 from r0.config.load import load
 from r0.errors import UserError
 from r0.launch import COMMANDS, default_config, parse
@@ -235,6 +235,26 @@ def test_algo_follows_from_the_only_section_and_both_sections_are_validated(tmp_
     assert read(tmp_path, "grpo: {}\n").algo == "grpo"
     assert read(tmp_path, "ppo: {}\n").algo == "ppo"
     assert read(tmp_path, "algo: grpo\nppo: {}\n").section.num_generations == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "batch_size"),
+    [
+        ("seed: 1\n", 128),
+        ("ppo: {}\n", 128),
+        ("algo: ppo\ngrpo: {}\n", 128),
+        ("algo: grpo\n", 16),
+        ("grpo: {num_generations: 4}\n", 32),
+        ("completions: 64\n", 64),
+        ("completions: 64\nbatch_size: 2\n", 2),
+    ],
+)
+def test_the_demos_batch_has_as_many_completions_with_every_algorithm(tmp_path, text, batch_size):
+    assert read(tmp_path, text, model=DemoConfig).batch_size == batch_size
+
+
+def test_the_demos_batch_follows_from_sections_made_in_python_too():
+    assert DemoConfig(grpo=GRPOSection(num_generations=4)).batch_size == 32
 
 
 def test_a_base_is_laid_below_and_a_base_of_a_base_is_refused(tmp_path):
