@@ -34,7 +34,7 @@ def run(config: DemoConfig, dry_run: bool, gpu_memory: float | None = None) -> i
     output = output_path("demo", config)
     code = train("demo", config, output, start=partial(_warm_start, config))
     if code == 0:
-        print(before_and_after(output, ROWS, before="warm start"))
+        print(before_and_after(output, ROWS, before="warm start", every=config.eval.every))
     return code
 
 

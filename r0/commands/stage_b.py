@@ -27,5 +27,5 @@ def run(config: StageBConfig, dry_run: bool, gpu_memory: float | None = None) ->
     output = output_path("stage_b", config)
     code = train("stage_b", config, output)
     if code == 0 and config.samples and config.learns:
-        print(before_and_after(output, ROWS))
+        print(before_and_after(output, ROWS, every=config.eval.every))
     return code

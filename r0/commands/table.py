@@ -10,11 +10,15 @@ from r0.runs import heldout_lines
 Rows = Sequence[tuple[str, str]]  # (name of a held-out figure, title of its row)
 
 
-def before_and_after(output: Path, rows: Rows, before: str = "before", after: str = "after RL") -> str:
-    """The first and the last held-out evaluation in the record of the run in ``output``; missing metrics are omitted."""
+def before_and_after(output: Path, rows: Rows, before: str = "before", after: str = "after RL", every: int = 1) -> str:
+    """The first and the last held-out evaluation in the record of the run in ``output``; missing metrics are omitted.
+
+    ``every``: the run's ``eval.every``, if it has that key.
+    """
     lines = heldout_lines(output / "metrics.jsonl")
     if len(lines) < 2:
-        return "no held-out evaluation was made (eval.every=0)"
+        reason = "no query is held out; raise heldout_share" if every else "eval.every=0"
+        return f"no held-out evaluation was made ({reason})"
     first, last = lines[0], lines[-1]
     shown = [f"{'on held-out tasks':<54} {before:>10} {after:>10} {'change':>8}"]
     for name, title in rows:
