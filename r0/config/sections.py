@@ -53,7 +53,7 @@ class RewardBase(Section):
 
 
 class RewardSection(RewardBase):
-    """Stage A's rule reward (DESIGN, "Stage A's reward"): the weight of each component."""
+    """Stage A's rule reward: the weight of each component; the reward is the sum of the components that apply."""
 
     name: str = key("stage_a", "name of a reward registered in r0 or by an installed package's `r0.rewards` entry point")
     format_weight: NonNegative = key(0.4, "reward for one answer pair whose stripped content is exactly yes or no")

@@ -1,4 +1,11 @@
-"""Stage A's reward of a yes/no verdict, by the table in DESIGN ("Stage A's reward")."""
+"""Stage A's reward of a yes/no verdict: the sum of eight components.
+
+* ``format``: one answer pair whose stripped content is exactly yes or no. ``accuracy``: besides, the answer equals the label.
+* ``thinking``: besides the format, a thought of ``min_think_tokens`` to ``max_think_tokens``. ``length``: a penalty in
+  proportion to the share by which a thought exceeds ``max_think_tokens``, whatever the answer.
+* ``extra_text``, ``tags``, ``answer``, ``eos``: penalties, each once, for text after the answer; for missing, repeated or
+  misplaced tags, or text before or between them; in addition for no answer pair at all; for a cut at the token limit.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 r"""Parses sampled token ids into a verdict: the answer, or the violations. Accepts any ids, never raises, runs in linear time.
 
-Rules (DESIGN, "Stage A's reward"):
+Rules:
 
 * The judged text is ``prefix`` (a tag that the chat template already opened) followed by the completion.
 * The tags are four literal strings in lower case. White space is what ``str.strip`` removes.

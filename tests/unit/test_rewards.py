@@ -1,4 +1,4 @@
-"""Stage A's reward by DESIGN's tables, the registry of rewards, and the reward role without Ray."""
+"""Stage A's reward by a table of completions, the registry of rewards, and the reward role without Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def think(tokens: int) -> str:
     return f"<think>{' word' * tokens}</think>"
 
 
-# name: (completion, thinking tokens, components that are not 0, total) for the label yes; DESIGN's rows first.
+# name: (completion, thinking tokens, components that are not 0, total) for the label yes.
 ROWS = {
     "perfect": (think(100) + "<answer>yes</answer>", 100, {"format": 0.4, "accuracy": 0.5, "thinking": 0.3}, 1.2),
     "wrong": (think(100) + "<answer>no</answer>", 100, {"format": 0.4, "thinking": 0.3}, 0.7),
@@ -51,7 +51,7 @@ ROWS = {
     "thought and nothing": (think(100), 100, {"tags": -0.5, "answer": -0.3}, -0.8),
     "empty": ("", 0, {"tags": -0.5, "answer": -0.3}, -0.8),
     "plain text": ("word word", 0, {"tags": -0.5, "answer": -0.3}, -0.8),
-    # and the edges of the table's words
+    # and the edges of the rules
     "64 is enough": (think(64) + "<answer>yes</answer>", 64, {"format": 0.4, "accuracy": 0.5, "thinking": 0.3}, 1.2),
     "63 is not": (think(63) + "<answer>yes</answer>", 63, {"format": 0.4, "accuracy": 0.5}, 0.9),
     "200 is not too long": (think(200) + "<answer>yes</answer>", 200, {"format": 0.4, "accuracy": 0.5, "thinking": 0.3}, 1.2),
