@@ -16,6 +16,7 @@ from r0.config.commands import (
     SourceKeys,
     TrainingKeys,
 )
+from r0.config.demo import DemoConfig, WarmStartSection
 from r0.config.distill import ScoreConfig
 from r0.config.distill_run import DistillConfig, DistillEvalConfig, TeacherSection
 from r0.config.distill_train import DistillTrainConfig, DistillTripletsConfig
@@ -26,7 +27,7 @@ from r0.config.lists import ListKeys, ListRewardSection, ListSourceKeys
 from r0.config.mining import MineConfig
 from r0.config.ranking import EvaluateConfig, FuseConfig, RankingKeys, RerankConfig, RetrieveConfig, ScoringKeys
 from r0.config.report import ReportConfig
-from r0.config.rl import DemoConfig, RLConfig, StageAConfig, StageBConfig, WarmStartSection
+from r0.config.rl import RLConfig, StageAConfig, StageBConfig
 from r0.config.sections import (
     CheckpointSection,
     EvalSection,
