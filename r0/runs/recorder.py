@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from r0.runs.calibration import FOLDER as HELDOUT
 from r0.runs.calibration import drop_later
 from r0.runs.live import LiveLine
 from r0.runs.mirrors import Mirror, TensorBoardMirror, TrackerMirror, TrackerRun
-from r0.runs.record import Clock, Record, heldout_lines, memory_mb
+from r0.runs.record import Clock, Record, heldout_lines, memory_mb, read_record
 from r0.runs.resolved import Value
 from r0.runs.rollout_log import Pack, RolloutLog
 from r0.runs.run_directory import RunDirectory
@@ -118,6 +118,10 @@ class Recorder:
     def evaluated(self, step: int) -> bool:
         """Whether the record has a held-out evaluation after ``step``."""
         return any(line["step"] == step for line in heldout_lines(self.metrics.path))
+
+    def has(self, step: int, names: Iterable[str]) -> bool:
+        """Whether a line of the record after ``step`` has all these figures."""
+        return any(line["step"] == step and set(names) <= line.keys() for line in read_record(self.metrics.path))
 
     def folder(self, name: str) -> Path:
         """One of r0's folders in the run, created if missing."""

@@ -115,7 +115,8 @@ class _ReportHandler:
             self._recorder.step(report.step, report.values)
             self._stop.save_from_now_on()
         elif report.kind == Kind.EVALUATION:
-            self._recorder.evaluation(report.step, report.values)
+            if not self._recorder.has(report.step, report.values):  # a run that goes on after its last step measures once more
+                self._recorder.evaluation(report.step, report.values)
             self._recorder.say("  ".join(f"{name} {value:.4f}" for name, value in report.values.items()))
         elif report.kind == Kind.SAY:
             self._recorder.say(report.text)

@@ -17,6 +17,19 @@ from r0.supervised.training.finite import LOWER, finite, on_any_rank
 from r0.supervised.training.job import Channel, Job, Kind, Report
 
 
+def follow_schedule(scheduler: Any) -> None:
+    """Set the learning rates of the next step; a loaded optimizer has those of the schedule that it was saved with.
+
+    Args:
+        scheduler: a ``LambdaLR``, or accelerate's wrapper of one.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)
+    rates = [rate * share(inner.last_epoch) for rate, share in zip(inner.base_lrs, inner.lr_lambdas, strict=True)]
+    for group, rate in zip(inner.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    inner._last_lr = rates
+
+
 class StepValues:
     """A Trainer with additional metrics of each step, which notes a loss that is NaN or infinite."""
 
@@ -32,6 +45,11 @@ class StepValues:
     def step_values(self) -> dict[str, float]:
         """Metrics of the step that has just ended, in addition to the loss."""
         return {}
+
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """Unchanged, but not after the last step: a run resumed there in the middle of an epoch would make one more."""
+        if self.state.global_step < self.state.max_steps:  # type: ignore[attr-defined]
+            super()._run_epoch(*arguments, **options)  # type: ignore[misc]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: the count is not used."""
@@ -49,6 +67,11 @@ class ReportCallback(TrainerCallback):
         self._began = time.monotonic()
         self._random: dict[str, Any] = {}  # states of the generators before the step
         self.stopped = False
+
+    def on_train_begin(self, args: Any, state: TrainerState, *_: Any, lr_scheduler: Any = None, **__: Any) -> None:
+        """Give a resumed run, which may be longer than before, its own interval of checkpoints and its own learning rate."""
+        state.compute_steps(args, state.max_steps)
+        follow_schedule(lr_scheduler)
 
     def on_step_begin(self, args: Any, *_: Any, **__: Any) -> None:
         """Start the step's clock."""

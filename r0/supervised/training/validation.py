@@ -37,9 +37,9 @@ class Validation(TrainerCallback):
         self.newest: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Validate before the first step of a new run."""
-        if state.global_step == 0:
-            self._validate(0)
+        """Validate before the first step of a new run, and in a run resumed after its last step, which has no metrics yet."""
+        if state.global_step in (0, self._job.steps):
+            self._validate(state.global_step)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Validate at the configured interval and after the last step."""
