@@ -211,7 +211,7 @@ class TaskSource:
 
 def held_out(hashes_N: np.ndarray, share: float) -> np.ndarray:
     """bool [rows]: which rows are held out, by the hashes of their queries."""
-    if share <= 0:
+    if share <= 0 or not len(hashes_N):
         return np.zeros(len(hashes_N), bool)
     if share >= 1:
         return np.ones(len(hashes_N), bool)

@@ -134,6 +134,13 @@ def test_an_interrupted_run_resumes_to_the_same_weights(model: str, data: str, t
         run(config(model, data, tmp_path / "cut", max_steps=6, save_every=2, keep=2, log_every=2, lora={"r": 4}, ray=INLINE))
 
 
+def test_a_run_that_diverges_ends_with_a_sentence_at_its_evaluation(model: str, data: str, tmp_path: Path) -> None:
+    settings = config(model, data, tmp_path, learning_rate=1e38, warmup_ratio=0.0, eval_every=1, ray=INLINE)
+    with pytest.raises(UserError, match=r"^step 1: what the model says of held-out rows is NaN or infinite; set a lower"):
+        run(settings)
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_scripts_command_lines_train_and_measure_at_the_door(model: str, data: str, tmp_path: Path) -> None:
     flags = {
         "--base_model": model, "--train_file": data, "--output_dir": tmp_path / "run", "--max_length": 600,

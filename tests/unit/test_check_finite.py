@@ -10,6 +10,7 @@ import torch
 
 from r0.errors import UserError
 from r0.storage.loading import check_finite
+from r0.supervised.training.finite import check_figures
 
 
 def split(values: list[float], whole: int) -> torch.nn.Module:
@@ -36,6 +37,15 @@ def test_of_a_split_weight_a_rank_looks_at_its_own_numbers(monkeypatch, rank, va
         return
     with pytest.raises(UserError, match="weight of folder contains NaN or infinite values; give a sound copy of the model"):
         check_finite(split(values, whole), Path("folder"))
+
+
+def test_figures_of_heldout_rows_that_are_no_numbers_end_a_run_with_the_remedy():
+    check_figures(3, [0.0, -1e300])
+    for bad in (math.nan, math.inf):
+        with pytest.raises(UserError, match=r"^step 3: what the model says of .* NaN or infinite; set a lower learning_rate"):
+            check_figures(3, [0.5, bad])
+        with pytest.raises(UserError, match=r"^step 0: .*; give another model, or dtype=fp32$"):
+            check_figures(0, [bad])
 
 
 def test_a_whole_weight_is_looked_at_to_its_end():

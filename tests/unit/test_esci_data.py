@@ -250,6 +250,12 @@ def preparation(tmp_path: Path, rows: list[dict], **keys: object) -> Preparation
     return Preparation(EsciConfig(**settings), EsciPrompter(tiny_tokenizer(), PromptSettings(max_prompt_tokens=600)))
 
 
+def test_a_file_whose_rows_are_all_skipped_is_refused_with_the_first_of_them(tmp_path: Path) -> None:
+    rows = [row | {"query": "long " * 300} for row in esci_rows(3)]
+    with pytest.raises(UserError, match=r"x\.parquet: no row can be used; the first of 12 that were skipped is .*x\.parquet:1: "):
+        preparation(tmp_path, rows, skip_bad=True).check()
+
+
 def test_a_query_is_on_one_side_only_however_it_is_written(tmp_path: Path) -> None:
     rows = esci_rows(60)
     rows += [row | {"query": row["query"].upper().replace(" ", "   ")} for row in rows]

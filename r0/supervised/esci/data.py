@@ -72,12 +72,14 @@ class Preparation:
         """Read everything, and choose the held-out queries: by their hashes, so that a query is never on both sides.
 
         Raises:
-            UserError: the file or a row is bad; too few rows for one update.
+            UserError: the file or a row is bad; no row, or too few for one update.
         """
         bad, queries, classes = BadLines(self._config.skip_bad), Counter[int](), Counter[int]()
         for row in checked_rows(self._path, self._selection, self._prompter, bad, f"reading {self._path.name}"):
             queries[query_hash(row.query)] += 1
             classes[row.label] += 1
+        if not queries:
+            raise UserError(f"{self._path}: no row can be used; the first of {bad.count} that were skipped is {bad.first[0]}")
         hashes = np.fromiter(queries, np.uint64, len(queries))
         self._held = frozenset(hashes[held_out(hashes, self._config.heldout_share)].tolist())
         held = sum(queries[one] for one in self._held)

@@ -43,13 +43,12 @@ def train_rank(job: Job[EsciConfig], channel: Channel) -> None:
     trainer.prepare(prompter.words)
     held_out = HeldOut(trainer, Path(job.run), GAIN_SETS[job.config.gains])
     validation = Validation(trainer, job, channel, held_out.figures if len(held_out) else None, held_out.title)
-    trainer.add_callback(validation)
 
     def finish() -> dict[str, float]:
         save_final(trainer, job, *folder_writers(prompter))
         return validation.newest
 
-    fit(trainer, job, channel, finish)
+    fit(trainer, job, channel, finish, validation)
 
 
 def _open(config: EsciConfig, folder: Path) -> Any:

@@ -18,6 +18,7 @@ from r0.runs.calibration import write_calibration
 from r0.supervised.esci.data import HELDOUT, Rows
 from r0.supervised.esci.measure import calibration, measure
 from r0.supervised.esci.trainer import EsciTrainer
+from r0.supervised.training.finite import check_figures
 from r0.supervised.training.validation import batches_of_this_rank
 
 ROWS = 16  # rows per forward pass
@@ -39,8 +40,13 @@ class HeldOut:
         return f"measuring {len(self)} held-out rows"
 
     def figures(self) -> dict[str, float]:
-        """Metrics by name; collective. Every rank computes its share and gets all metrics."""
+        """Metrics by name; collective. Every rank computes its share and gets all metrics.
+
+        Raises:
+            UserError: a probability is NaN.
+        """
         probabilities_N4, labels_N = self._probabilities(), np.array(self._rows.column("label"))
+        check_figures(self._trainer.state.global_step, probabilities_N4.flat)  # before scikit-learn refuses them
         found = measure(probabilities_N4, labels_N, self._rows.column("query"), self._gains)
         if dist.get_rank() == 0:
             write_calibration(self._folder, self._trainer.state.global_step, calibration(probabilities_N4, labels_N, found))

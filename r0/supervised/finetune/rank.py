@@ -48,13 +48,12 @@ def train_rank(job: Job[FinetuneConfig], channel: Channel) -> None:
         shard(trainer, model[0].model)
     held_out = HeldOut(trainer, job) if (data / VALIDATION).is_file() else None
     validation = Validation(trainer, job, channel, held_out.figures if held_out else None)
-    trainer.add_callback(validation)
 
     def finish() -> dict[str, float]:
         save_model(trainer, job, plan)
         return validation.newest
 
-    fit(trainer, job, channel, finish)
+    fit(trainer, job, channel, finish, validation)
 
 
 def _arguments(job: Job[FinetuneConfig]) -> CrossEncoderTrainingArguments:

@@ -63,5 +63,5 @@ def _share(config: FinetuneConfig, training: Callable[[BadLines], Iterator[Label
     """The training data of the queries that validate. Bad lines are said where all of it is read."""
     skip = BadLines(config.skip_bad)
     hashes_N = np.array([query_hash(one.query) for one in training(skip)], np.uint64)
-    held = set(hashes_N[held_out(hashes_N, config.validation_share)].tolist()) if len(hashes_N) else set()
+    held = set(hashes_N[held_out(hashes_N, config.validation_share)].tolist())
     return [one for one in training(BadLines(skip.skip)) if query_hash(one.query) in held]

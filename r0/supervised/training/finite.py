@@ -1,9 +1,15 @@
-"""Whether what the ranks hold is finite: all of them have to see the same, or those that go on would wait for the others."""
+"""Whether what the ranks hold or measured is finite: all of them have to see the same, or those that go on would wait for the
+others."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
+
+from r0.errors import UserError
 
 LOWER = "set a lower learning_rate; the newest checkpoint, if there is one, is good"
 
@@ -13,6 +19,17 @@ def on_any_rank(device: torch.device, *here: bool) -> tuple[bool, ...]:
     seen = torch.tensor([float(each) for each in here], device=device)
     dist.all_reduce(seen, op=dist.ReduceOp.MAX)
     return tuple(each > 0 for each in seen.tolist())
+
+
+def check_figures(step: int, figures: Iterable[float]) -> None:
+    """Check what was measured on held-out data after ``step``; all ranks have the same figures, so all of them raise or none.
+
+    Raises:
+        UserError: one is NaN or infinite.
+    """
+    if not all(map(math.isfinite, figures)):
+        remedy = LOWER if step else "give another model, or dtype=fp32"
+        raise UserError(f"step {step}: what the model says of held-out rows is NaN or infinite; {remedy}")
 
 
 def finite(model: torch.nn.Module) -> bool:

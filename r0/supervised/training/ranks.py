@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from r0.actors.learner.adapters import check_experts, check_targets
 from r0.actors.learner.zero import effective_stage
@@ -153,12 +153,25 @@ class OrderedTrainer(StepValues, Trainer):
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
 
-def fit(trainer: Any, job: Job, channel: Channel, finish: Callable[[], Mapping[str, float]]) -> None:
+def fit(
+    trainer: Any,
+    job: Job,
+    channel: Channel,
+    finish: Callable[[], Mapping[str, float]],
+    *callbacks: TrainerCallback,
+) -> None:
     """Train, from the job's newest checkpoint if there is one. At the end ``finish`` saves the final model together with the
-    other ranks and returns the metrics of the run; it is not called if the run was stopped."""
+    other ranks and returns the metrics of the run; it is not called if the run was stopped.
+
+    ``callbacks`` are called after the one that ends the run at a NaN.
+
+    Raises:
+        UserError: a loss, a weight to be saved or a held-out figure is NaN or infinite.
+    """
     watch = ReportCallback(trainer, job, channel)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(watch)
+    for callback in (watch, *callbacks):
+        trainer.add_callback(callback)
     if watch.asked(trainer.args.device):
         return
     checkpoint, _ = job.newest()

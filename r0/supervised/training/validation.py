@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from r0.config import PlainRankKeys
+from r0.supervised.training.finite import check_figures
 from r0.supervised.training.job import Channel, Job, Kind, Report
 
 
@@ -56,6 +57,7 @@ class Validation(TrainerCallback):
         model.eval()
         with torch.no_grad(), self._trainer.compute_loss_context_manager():
             self.newest = self._measure()
+        check_figures(step, self.newest.values())
         model.train()
         if first:
             self._channel.send(Report(Kind.EVALUATION, step, values=self.newest))
