@@ -33,11 +33,11 @@ class Record:
         self.path = path
         self._stream: io.FileIO | None = None
 
-    def resume(self, step: int) -> str | None:
+    def resume(self, step: int, every: int = 1) -> str | None:
         """Drop the lines after ``step`` (all lines if it is 0), those that cannot be read, and an incomplete last line.
 
         The file is replaced atomically, so an interruption leaves the old one. Returns what was lost of the lines up to ``step``,
-        in a sentence; None if nothing was.
+        in a sentence; None if nothing was. ``every``: steps between lines.
         """
         self.close()
         lines = list(_lines(self.path))
@@ -49,7 +49,7 @@ class Record:
         damaged = [index for index, at in number.items() if at is None and index < len(lines)]
         if step and damaged:
             return f"{self.path}: line {', '.join(map(str, damaged))} was damaged and is dropped; the record has a hole there"
-        if last < step:
+        if last < step - step % every:
             return f"{self.path}: nothing is recorded after step {last}; the record has a hole up to step {step}"
         return None
 

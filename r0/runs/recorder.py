@@ -60,13 +60,13 @@ class Recorder:
         self._line = LiveLine(total)
         self._pending: tuple[int, dict[str, float]] = (0, {})
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, every: int = 1) -> None:
         """Resume after ``step`` (0: from the beginning). Everything recorded after it is dropped, since those steps are
-        repeated.
+        repeated. ``every``: steps between lines of the record.
         """
         with contextlib.suppress(ObjectsLost):  # of a later step: a checkpoint waits for the rollouts of its own
             self._wait_for_rollouts()
-        lost = self.metrics.resume(step)
+        lost = self.metrics.resume(step, every)
         self.timings.resume(step)
         self.rollouts.resume(step)
         for folder in (self._run.path / BAD_BATCHES, *(self._run.path / HELDOUT).glob("*")):

@@ -287,6 +287,20 @@ def test_resuming_drops_later_and_torn_lines(tmp_path, torn):
     assert read_record(path) == []
 
 
+@pytest.mark.parametrize(
+    ("step", "every", "hole"), [(73, 50, False), (30, 50, False), (100, 50, True), (73, 1, True), (50, 1, False)]
+)
+def test_a_hole_is_named_only_where_a_line_was_due(tmp_path, step, every, hole):
+    record = Record(tmp_path / "m.jsonl")
+    record.write(0, {"heldout/loss": 1.0})
+    if step >= 50:
+        record.write(50, {"loss": 1.0})
+    said = record.resume(step, every)
+    assert said == (
+        f"{record.path}: nothing is recorded after step 50; the record has a hole up to step {step}" if hole else None
+    )
+
+
 def test_a_full_disk_while_running_gives_a_one_sentence_error(tmp_path):
     record = Record(tmp_path / "m.jsonl")
     record.path = Path("/dev/full")

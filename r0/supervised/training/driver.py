@@ -60,7 +60,7 @@ def train(
     done = job.newest()[1]
     if done > job.steps:
         raise UserError(f"max_steps: the run has done {done} steps, more than {job.steps}; raise max_steps or epochs")
-    recorder.resume(done)
+    recorder.resume(done, job.log_every)
     if before and not done:
         recorder.evaluation(0, before)
     handler = _ReportHandler(recorder, stop)

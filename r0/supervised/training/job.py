@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from r0.config import RankKeys
+from r0.config import PlainRankKeys, RankKeys
 from r0.errors import UserError
 from r0.storage.manifest import MANIFEST, keep_sound
 
@@ -69,6 +69,11 @@ class Job(Generic[Config]):
     def save_every(self) -> int:
         """Steps between checkpoints."""
         return self.config.save_every or self.steps_per_epoch
+
+    @property
+    def log_every(self) -> int:
+        """Steps between lines of the record."""
+        return self.config.log_every if isinstance(self.config, PlainRankKeys) else 1
 
     def newest(self) -> tuple[Path | None, int]:
         """The newest complete checkpoint, and its step; (None, 0) if there is none."""
