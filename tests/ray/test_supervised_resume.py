@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from r0.config import EsciConfig, FinetuneConfig, RaySection, SftConfig
+from r0.process.signals import Stopped
 from r0.runs import RunDirectory
 from r0.supervised.esci import run as esci
 from r0.supervised.finetune import run as finetune
 from r0.supervised.sft import run as sft
+from r0.supervised.training.report import ReportCallback
 from tests.esci_rows import esci_file, esci_rows
 from tests.helpers import tiny_model
 from tests.launching import record
@@ -83,12 +86,6 @@ def lose_model(run: Path) -> None:
     (run / "finished.json").unlink()
 
 
-def lose_last(run: Path, step: int) -> None:
-    """As if the run had ended while the last checkpoint, after ``step``, was written."""
-    lose_model(run)
-    (run / "checkpoints" / f"checkpoint-{step}" / "manifest.json").unlink()
-
-
 def figures(command: str, config: EsciConfig | SftConfig) -> dict[str, float]:
     """What a finished run keeps of its held-out figures."""
     with RunDirectory.open(Path(str(config.output)), command, config) as run:
@@ -137,3 +134,26 @@ def test_the_first_step_of_a_longer_run_with_deepspeed_learns(qwen: str, tmp_pat
     before = weights(tmp_path)
     sft.run(sft_config(qwen, tmp_path, max_steps=3))
     assert weights(tmp_path) != before
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, question: int, run: Callable[[], Path]) -> None:
+    """Tell a run to stop when it asks for the ``question``-th time: at its start, and after each micro-batch of two a step."""
+    asked = iter(number == question for number in range(1, 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(ReportCallback, "asked", lambda *_: next(asked))
+        with pytest.raises(Stopped):
+            run()
+
+
+@pytest.mark.parametrize("question", [4, 5, 6])  # in the middle of step 2, after it, in the middle of step 3
+def test_the_record_of_a_stopped_run_is_that_of_a_whole_one(
+    qwen: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: int
+) -> None:
+    def settings(name: str) -> EsciConfig:
+        return esci_config(qwen, data, tmp_path / name, max_steps=3, log_every=3)
+
+    esci.run(settings("whole"))
+    stop(monkeypatch, question, lambda: esci.run(settings("cut")))
+    assert checkpoints(tmp_path / "cut") == [f"checkpoint-{(question - 1) // 2}"]
+    esci.run(settings("cut"))
+    assert record(tmp_path / "cut") == record(tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from r0.errors import UserError
 from r0.storage.manifest import write_manifest
 from r0.supervised.training.finite import LOWER, finite, on_any_rank
 from r0.supervised.training.job import Channel, Job, Kind, Report
+from r0.supervised.training.progress import Progress
+
+COUNTED = "counted"  # key of a micro-batch: what is counted of its rows
 
 
 def follow_schedule(scheduler: Any) -> None:
@@ -31,13 +35,16 @@ def follow_schedule(scheduler: Any) -> None:
 
 
 class StepValues:
-    """A Trainer with additional metrics of each step, which notes a loss that is NaN or infinite."""
+    """A Trainer with additional metrics of each step, which notes a loss that is NaN or infinite and counts its rows."""
 
+    counts: Mapping[str, int] = {}  # of this rank, over the micro-batches of the whole run
     broken: torch.Tensor | None = None  # whether a loss of this rank was; not copied from the device before a step ends
 
-    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """Unchanged, but for the note."""
-        loss: torch.Tensor = super().training_step(*arguments, **options)  # type: ignore[misc]
+    def training_step(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> torch.Tensor:
+        """Unchanged, but for the note and the counts, which a micro-batch carries as ``COUNTED``."""
+        counted = inputs.pop(COUNTED, {})
+        self.counts = {**self.counts, **{name: self.counts.get(name, 0) + count for name, count in counted.items()}}
+        loss: torch.Tensor = super().training_step(model, inputs, *arguments, **options)  # type: ignore[misc]
         bad = ~loss.detach().isfinite().all()
         self.broken = bad if self.broken is None else self.broken | bad
         return loss
@@ -66,17 +73,22 @@ class ReportCallback(TrainerCallback):
         self._trainer, self._job, self._channel = trainer, job, channel
         self._began = time.monotonic()
         self._random: dict[str, Any] = {}  # states of the generators before the step
+        self._progress: Progress | None = None  # before the step
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: TrainerState, *_: Any, lr_scheduler: Any = None, **__: Any) -> None:
-        """Give a resumed run, which may be longer than before, its own interval of checkpoints and its own learning rate."""
+        """Give a resumed run what it had added up, and, as it may be longer than before, its own interval of checkpoints and its
+        own learning rate.
+        """
         state.compute_steps(args, state.max_steps)
         follow_schedule(lr_scheduler)
+        if state.global_step and (progress := Progress.load(_checkpoint(args, state))):
+            progress.give(self._trainer)
 
     def on_step_begin(self, args: Any, *_: Any, **__: Any) -> None:
         """Start the step's clock."""
         self._began = time.monotonic()
-        self._random = random_states(args.device)
+        self._random, self._progress = random_states(args.device), Progress.of(self._trainer)
 
     def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
         """End the run after a micro-batch that is not the step's last, if the driver has asked for it."""
@@ -84,6 +96,8 @@ class ReportCallback(TrainerCallback):
             self.stopped = control.should_training_stop = True
             control.should_save = state.global_step > self._job.newest()[1]
             set_random_states(self._random)
+            if self._progress is not None:
+                self._progress.give(self._trainer)
             self._check_weights(args, state, control, model)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
@@ -118,7 +132,13 @@ class ReportCallback(TrainerCallback):
         self._channel.send(Report(Kind.STEP, state.global_step, values, seconds))
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the manifest of a checkpoint once every rank has written its part."""
+        """Write this rank's sums, and the manifest of a checkpoint once every rank has written its part."""
+        Progress.of(self._trainer).save(_checkpoint(args, state))
         dist.barrier()
         if dist.get_rank() == 0:
-            write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            write_manifest(_checkpoint(args, state))
+
+
+def _checkpoint(args: Any, state: TrainerState) -> Path:
+    """The folder of the checkpoint after the step that the Trainer is at."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
