@@ -157,3 +157,20 @@ def test_the_record_of_a_stopped_run_is_that_of_a_whole_one(
     assert checkpoints(tmp_path / "cut") == [f"checkpoint-{(question - 1) // 2}"]
     esci.run(settings("cut"))
     assert record(tmp_path / "cut") == record(tmp_path / "whole")
+
+
+def test_a_resumed_run_counts_the_rows_of_all_its_steps(qwen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(name: str) -> SftConfig:
+        return sft_config(qwen, tmp_path / name, max_new_tokens=150)
+
+    sft.run(settings("whole"))
+    stop(monkeypatch, 4, lambda: sft.run(settings("cut")))
+    sft.run(settings("cut"))
+    *_, last = lines = record(tmp_path / "cut")
+    assert lines == record(tmp_path / "whole")
+    assert last["rows"] == 8
+    assert 0 < last["cut"] <= 8
+    lose_model(tmp_path / "cut")
+    sft.run(settings("cut"))
+    assert record(tmp_path / "cut") == lines
+    assert figures("sft", settings("cut"))["rows"] == 8

@@ -95,7 +95,7 @@ def _careless(task: Task, seed: int) -> str:
 
 @dataclass
 class Counts:
-    """Counts over the rows of one rank."""
+    """Counts over rows."""
 
     rows: int = 0
     cut: int = 0  # completions cut at max_new_tokens
@@ -112,13 +112,14 @@ class Collate:
 
     def __init__(self, pad_id: int, logits_to_keep: bool):
         self._pad_id, self._logits_to_keep = pad_id, logits_to_keep
-        self.counts = Counts()
+
+    def count(self, examples: Sequence[Example]) -> Counts:
+        """What is counted of a micro-batch."""
+        cut, cut_prompts = sum(example.cut for example in examples), sum(example.cut_prompt for example in examples)
+        return Counts(len(examples), cut, cut_prompts)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor | int]:
         """``input_ids``, ``attention_mask``, ``position_ids`` [B, T], ``labels`` [B, K] (or [B, T]), ``logits_to_keep`` = K."""
-        self.counts.rows += len(examples)
-        self.counts.cut += sum(example.cut for example in examples)
-        self.counts.cut_prompts += sum(example.cut_prompt for example in examples)
         length = max(len(example.prompt_ids) + len(example.completion_ids) for example in examples)
         keep = max(len(example.completion_ids) for example in examples) + 1
         input_ids = torch.full((len(examples), length), self._pad_id)

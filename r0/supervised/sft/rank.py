@@ -10,10 +10,11 @@ import torch.distributed as dist
 from transformers import Trainer
 
 from r0.config import SftConfig
-from r0.supervised.sft.examples import IGNORED, Collate, OpenRows
+from r0.supervised.sft.examples import IGNORED, Collate, Counts, OpenRows
 from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job, Kind, Report, micro_batch
 from r0.supervised.training.ranks import OrderedTrainer, fit, silence_libraries, sum_over_ranks, to_device
+from r0.supervised.training.report import COUNTED
 from r0.supervised.training.save import causal_writer, save_final
 from r0.supervised.training.validation import batches_of_this_rank
 from r0.text.prompt_file import save_prompt
@@ -32,7 +33,7 @@ def train_rank(job: Job[SftConfig], channel: Channel) -> None:
     trainer = causal_trainer(_Trainer, job, rows, Collate)
 
     def finish() -> dict[str, float]:
-        figures = {**sum_over_ranks(asdict(trainer.data_collator.counts)), **_heldout_loss(trainer, rows, job)}
+        figures = {**sum_over_ranks({**asdict(Counts()), **trainer.counts}), **_heldout_loss(trainer, rows, job)}
         prompter = rows.prompter
         asked = (job.config.form, prompter.system_prompt, prompter.template.variables)
         write = causal_writer(prompter.tokenizer, lambda folder: save_prompt(folder, *asked))
@@ -70,6 +71,7 @@ def _heldout_loss(trainer: Trainer, rows: OpenRows, job: Job[SftConfig]) -> dict
     loss, tokens = 0.0, 0
     for mine, dummy in batches_of_this_rank(len(examples), micro_batch(job.config)):
         batch = trainer.data_collator([examples[place] for place in mine])
+        del batch[COUNTED]
         labels = batch.pop("labels")[:, 1:].to(device)
         with torch.no_grad():
             logits = model(**to_device(batch, device)).logits[:, :-1]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from r0.config import StageCConfig
 from r0.records import ListwiseTask, Task
-from r0.supervised.sft.examples import Collate, Counts, Example
+from r0.supervised.sft.examples import Collate, Example
 from r0.supervised.stage_c.completions import CompletionFile, StoredCompletion, kl_document
 from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled, stage_c_source
@@ -91,7 +91,7 @@ class OpenLists:
 
 @dataclass
 class ListCounts:
-    """What happened to the lists of one rank."""
+    """What happened to lists."""
 
     lists: int = 0
     documents: int = 0
@@ -109,18 +109,21 @@ class ListCollate:
 
     def __init__(self, pad_id: int, logits_to_keep: bool):
         self._collate = Collate(pad_id, logits_to_keep)
-        self.counts = ListCounts()
+
+    def count(self, examples: Sequence[ListExample]) -> ListCounts:
+        """What is counted of a micro-batch."""
+        return ListCounts(
+            lists=len(examples),
+            documents=sum(len(one.places) * one.counts for one in examples),
+            left_out=sum(one.left_out for one in examples),
+            cut_prompts=sum(one.cut_prompts for one in examples),
+        )
 
     def __call__(self, examples: Sequence[ListExample]) -> dict[str, Any]:
         """``scored`` (model inputs whose last logits are read at the answer), ``words`` [B, 2] (ids of yes and no), ``targets``
         [B], ``sizes`` [G] and ``counts`` [G]. With a KL also ``sampled`` (model inputs), ``sampled_ids``, ``start_logprobs``,
         ``weights`` (each row sums to 1; 0 at the answer token), ``answer_token`` (1 at the answer token), all [G, C], and
         ``answer_words`` [G, 2]."""
-        for one in examples:
-            self.counts.lists += 1
-            self.counts.documents += len(one.places) * one.counts
-            self.counts.left_out += one.left_out
-            self.counts.cut_prompts += one.cut_prompts
         places = [place for one in examples for place in one.places]
         batch: dict[str, Any] = {
             "scored": self._inputs([Example(place.context_ids, (), cut=False, cut_prompt=False) for place in places])[0],
@@ -157,5 +160,4 @@ class ListCollate:
     def _inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Any], Tensor]:
         """Model inputs, and the labels of its logits."""
         inputs: dict[str, Any] = dict(self._collate(examples))
-        self._collate.counts = Counts()
         return inputs, inputs.pop("labels")

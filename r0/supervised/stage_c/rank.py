@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from r0.algos.kl import k3
 from r0.algos.score_losses import ScoreLossSettings, score_losses, weighted
 from r0.config import StageCConfig
-from r0.supervised.stage_c.examples import ListCollate, OpenLists
+from r0.supervised.stage_c.examples import ListCollate, ListCounts, OpenLists
 from r0.supervised.stage_c.folder import pair_tokenizer, write_modules
 from r0.supervised.training.causal import causal_trainer
 from r0.supervised.training.job import Channel, Job
@@ -37,7 +37,7 @@ def train_rank(job: Job[StageCConfig], channel: Channel) -> None:
     trainer.prepare(job.config)
 
     def finish() -> dict[str, float]:
-        figures = sum_over_ranks(asdict(trainer.data_collator.counts))
+        figures = sum_over_ranks({**asdict(ListCounts()), **trainer.counts})
         write = causal_writer(pair_tokenizer(lists.list_prompter), lambda folder: write_modules(folder, lists.list_prompter))
         save_final(trainer, job, write)
         return figures

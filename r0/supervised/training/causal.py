@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from r0.records import Task
 from r0.storage.loading import load_model
 from r0.supervised.training.job import Job
 from r0.supervised.training.ranks import OrderedTrainer, init_deepspeed, prepare_model, training_arguments, uses_bf16
+from r0.supervised.training.report import COUNTED
 
 Made = TypeVar("Made", covariant=True)
 Kind = TypeVar("Kind", bound=OrderedTrainer)
@@ -56,6 +58,21 @@ class StepRows(Dataset, Generic[Made]):
         return self._rows.example(self._tasks[place])
 
 
+class Collator(Protocol):
+    """Makes micro-batches of examples, and counts the examples; ``count`` returns a dataclass of integers."""
+
+    def __call__(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """The micro-batch."""
+
+    def count(self, examples: Sequence[Any]) -> Any:
+        """What the record says of the examples, when they have been trained on."""
+
+
+def counted(collator: Collator) -> Callable[[Sequence[Any]], dict[str, Any]]:
+    """The collator's micro-batches with their counts, as a Trainer reads some that it does not train on."""
+    return lambda examples: {**collator(examples), COUNTED: asdict(collator.count(examples))}
+
+
 def load_causal(folder: str | Path, weights: torch.dtype, **options: Any) -> Any:
     """The language model in ``folder``.
 
@@ -71,7 +88,7 @@ def supports_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
-def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[int, bool], Any]) -> Kind:
+def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[int, bool], Collator]) -> Kind:
     """The Trainer of a job on DeepSpeed, with the job's model.
 
     Args:
@@ -89,4 +106,4 @@ def causal_trainer(kind: type[Kind], job: Job, rows: Source, collate: Callable[[
     set_seed(config.seed)  # of new adapters
     model = prepare_model(load_causal(job.model, torch.bfloat16 if uses_bf16(config) else torch.float32), config, "CAUSAL_LM")
     collator, steps = collate(rows.pad_id, supports_logits_to_keep(model)), StepRows(rows, config.batch_size, job.steps)
-    return kind(model=model, args=arguments, data_collator=collator, train_dataset=steps)
+    return kind(model=model, args=arguments, data_collator=counted(collator), train_dataset=steps)
