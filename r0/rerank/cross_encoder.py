@@ -29,7 +29,7 @@ from r0.rerank.encoder_worker import EncoderWorker, check_tokens, device_and_dty
 from r0.rerank.job import Job
 from r0.rerank.pair_format import PairFormat
 from r0.rerank.two_labels import check_labels, give_one_score
-from r0.storage.loading import LOADING
+from r0.storage.loading import LOADING, attention
 from r0.storage.model_checks import generates, read_json
 from r0.text.tokenizer import open_tokenizer
 
@@ -137,7 +137,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
             device=device,
             local_files_only=True,
             max_length=keys.max_prompt_tokens,
-            model_kwargs={"dtype": dtype},
+            model_kwargs={"dtype": dtype, **attention(Path(settings.model))},
             processor_kwargs=template,
         )
     except LOADING as error:

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from r0.errors import UserError, reason
-from r0.storage.model_checks import architecture, quantization
+from r0.storage.model_checks import architecture, quantization, read_json
 from r0.storage.weight_files import read_tensor, some, stored_tensors
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,14 @@ def model_class(folder: Path) -> Any:
     return kind
 
 
+def attention(folder: Path) -> dict[str, str]:
+    """Options of ``from_pretrained`` for a model that caps its attention logits, as Gemma 2 does: transformers' default, torch's
+    kernel, leaves the cap out without a word."""
+    config = read_json(folder / "config.json")
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    return {"attn_implementation": "eager"} if any(part.get("attn_logit_softcapping") for part in parts) else {}
+
+
 def state_tying(model: Any) -> None:
     """Write into a model's configuration whether its output head is its input embedding."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
@@ -161,7 +169,7 @@ def _own_part(parameter: Any) -> Any:
 def _load(kind: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     try:
         with _without_report():
-            return kind.from_pretrained(folder, output_loading_info=True, **options)
+            return kind.from_pretrained(folder, output_loading_info=True, **{**attention(folder), **options})
     except Exception as error:
         refuse_quantized(folder, error)
         if isinstance(error, LOADING):

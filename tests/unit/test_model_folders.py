@@ -501,3 +501,14 @@ def test_a_finished_model_of_every_command_is_not_refused(model: Path, tmp_path:
     for command in TRAINING + RANKING:
         assert main([*arguments(command, model, tmp_path), "--dry-run"]) == 0
         assert "nothing is missing" in capsys.readouterr().out, command
+
+
+def test_a_cap_of_attention_logits_is_not_left_out(tmp_path: Path) -> None:
+    folder = build("gemma-2", tmp_path / "model")
+    ids = torch.arange(5, 60)[None]
+    with torch.no_grad():
+        capped = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)(ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)(ids).logits
+        found = load_model(AutoModelForCausalLM, folder, dtype=torch.float32)(ids).logits
+    assert torch.equal(found, capped)
+    assert not torch.allclose(plain, capped, atol=1e-3)  # what transformers does unless told otherwise

@@ -23,7 +23,7 @@ from r0.config import FinetuneConfig
 from r0.config.finetune import POINTWISE
 from r0.errors import UserError, reason
 from r0.rerank.two_labels import give_one_score
-from r0.storage.loading import LOADING, check_finite, model_class, own_head, state_tying
+from r0.storage.loading import LOADING, attention, check_finite, model_class, own_head, state_tying
 from r0.storage.model_checks import architecture
 from r0.supervised.finetune.plan import Plan
 from r0.supervised.training.ranks import prepare_model
@@ -47,11 +47,12 @@ def _opened(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype
     activation = torch.nn.Sigmoid() if config.loss_type in POINTWISE else torch.nn.Identity()
     processor: dict[str, Any] = {"model_max_length": config.max_prompt_tokens}
     offline: dict[str, Any] = {"local_files_only": True}
+    weights: dict[str, Any] = {"dtype": dtype, **attention(folder)}
     try:
         if plan.kind == "saved":
             kind = model_class(folder)
             model = CrossEncoder(
-                str(folder), device=device, activation_fn=activation, model_kwargs={"dtype": dtype}, processor_kwargs=processor,
+                str(folder), device=device, activation_fn=activation, model_kwargs=weights, processor_kwargs=processor,
                 config_kwargs={} if kind is None else own_head(kind, folder), local_files_only=True,
             )  # fmt: skip
             return _with_one_score(model, config, folder)
@@ -67,7 +68,7 @@ def _opened(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dtype
         transformer = Transformer(
             str(folder),
             transformer_task=task,
-            model_kwargs={"dtype": dtype, **offline},
+            model_kwargs={**weights, **offline},
             processor_kwargs={**processor, **offline},
             config_kwargs={**labels, **offline},
         )
