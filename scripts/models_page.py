@@ -24,7 +24,7 @@ HEAD = """# Models
 
 What r0 does with an architecture, tried on tiny random models of it: {count} cells were run, on a CPU in float32 with
 `ray.inline=true`, two steps each. Python {python}, {versions}. GPUs, larger models and several ranks are not part of this
-table, and an empty cell was not run. `make test-all` runs the cells again, and compares.
+table. Empty cells have no meaning: decoders write, encoders are fine-tuned. `make test-all` runs the cells again, and compares.
 
 * **✓**: it works. In RL the log-probabilities of engine and learner differ by less than 0.001 nats in the mean, before and
   after an update. The folder that comes out loads in transformers as the same architecture, with weights that have changed by
