@@ -5,6 +5,8 @@ The rest of r0 does not depend on which of the two it has, so the same code path
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -187,6 +189,16 @@ def is_left() -> bool:
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return False
     return ray.get_runtime_context().is_canceled()
+
+
+def end_quietly() -> None:
+    """In a Ray actor that has closed: let SIGTERM end its process. Ray's own handler raises wherever the main thread is, such as
+    in a destructor, and Python prints that as a traceback. Nothing happens in any other process."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return
+    with contextlib.suppress(ValueError):  # not the main thread, which alone may set a handler
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def is_actor(worker: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from r0.actors.calls import is_left
+from r0.actors.calls import end_quietly, is_left
 from r0.actors.learner.batch import Schedule, read_groups
 from r0.actors.learner.batch_fault import BatchFault
 from r0.actors.learner.comm import Comm
@@ -252,6 +252,7 @@ class Learner(Traced):
             self._sender = None
         if self._made_group:
             leave_distributed()
+        end_quietly()
 
 
 def seed_everything(seed: int) -> None:

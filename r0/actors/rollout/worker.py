@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+from r0.actors.calls import end_quietly
 from r0.actors.rollout.engine import Engine
 from r0.actors.rollout.engines import make_engine
 from r0.actors.rollout.settings import EngineSettings
@@ -113,3 +114,4 @@ class RolloutWorker(Traced):
     def close(self) -> None:
         """Release the engine's memory."""
         self._engine.close()
+        end_quietly()
