@@ -162,15 +162,31 @@ def r0_side(model: Path, data: Path, steps: int, prompt_tokens: int, staleness: 
     return [line["total"] for line in lines if "total" in line][1:]
 
 
-def one_side(side: str, folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """Run one side in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), f"--steps={arguments.steps}"]
-    command += [f"--prompt={arguments.prompt}", f"--staleness={arguments.staleness}"]
+def one_side(python: str, script: str, side: str, folder: Path, options: list[str]) -> float:
+    """Run one side of a script in a process of its own; the median of its seconds a step."""
+    command = [python, script, "--side", side, "--folder", str(folder), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, env=environment)
     if finished.returncode:
         raise SystemExit(f"{side} failed:\n{finished.stdout[-4000:]}\n{finished.stderr[-4000:]}")
-    return json.loads(finished.stdout.splitlines()[-1])
+    return statistics.median(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def compare(script: str, trl: str, arguments: argparse.Namespace, options: list[str], prompts: int) -> None:
+    """Run both sides of a script in turns and print the table. ``trl``: the interpreter of TRL's side."""
+    options = [f"--steps={arguments.steps}", f"--prompt={arguments.prompt}", *options]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        build_model(folder / "model")
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(prompts, arguments.prompt)))
+        ratios = []
+        print(f"{'pair':>4}  {'TRL s/step':>10}  {'r0 s/step':>10}  {'ratio':>6}")
+        for pair in range(arguments.pairs):
+            theirs = one_side(trl, script, "trl", folder, options)
+            ours = one_side(sys.executable, script, "r0", folder, options)
+            ratios.append(theirs / ours)
+            print(f"{pair + 1:>4}  {theirs:>10.2f}  {ours:>10.2f}  {ratios[-1]:>6.1f}", flush=True)
+        print(f"median ratio: {statistics.median(ratios):.1f}")
 
 
 def main() -> None:
@@ -188,18 +204,7 @@ def main() -> None:
         model, data = arguments.folder / "model", arguments.folder / "rows.jsonl"
         print(json.dumps(side(model, data, arguments.steps, arguments.prompt, arguments.staleness)))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        build_model(folder / "model")
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(64, arguments.prompt)))
-        ratios = []
-        print(f"{'pair':>4}  {'TRL s/step':>10}  {'r0 s/step':>10}  {'ratio':>6}")
-        for pair in range(arguments.pairs):
-            theirs = statistics.median(one_side("trl", folder, arguments))
-            ours = statistics.median(one_side("r0", folder, arguments))
-            ratios.append(theirs / ours)
-            print(f"{pair + 1:>4}  {theirs:>10.2f}  {ours:>10.2f}  {ratios[-1]:>6.1f}", flush=True)
-        print(f"median ratio: {statistics.median(ratios):.1f}")
+    compare(__file__, sys.executable, arguments, [f"--staleness={arguments.staleness}"], prompts=64)
 
 
 if __name__ == "__main__":

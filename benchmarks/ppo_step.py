@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
 
-from grpo_step import COMPLETION_TOKENS, build_model, r0_side, rows
+from grpo_step import COMPLETION_TOKENS, compare, r0_side
 
 PROMPTS, KL = 64, 0.05
 PPO = {"algo": "ppo", "batch_size": PROMPTS, "kl_coef": KL, "ppo.num_ppo_epochs": 1}
@@ -89,17 +86,6 @@ def trl_side(model: Path, data: Path, steps: int, prompt_tokens: int) -> list[fl
     return [end - start for start, end in pairwise(ends)][1:]
 
 
-def one_side(python: str, side: str, folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """Run one side in a process of its own."""
-    command = [python, __file__, "--side", side, "--folder", str(folder)]
-    command += [f"--steps={arguments.steps}", f"--prompt={arguments.prompt}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if finished.returncode:
-        raise SystemExit(f"{side} failed:\n{finished.stdout[-4000:]}\n{finished.stderr[-4000:]}")
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Run the pairs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -118,18 +104,7 @@ def main() -> None:
             found = r0_side(model, data, arguments.steps, arguments.prompt, 0, PPO)
         print(json.dumps(found))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        build_model(folder / "model")
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(128, arguments.prompt)))
-        ratios = []
-        print(f"{'pair':>4}  {'TRL s/step':>10}  {'r0 s/step':>10}  {'ratio':>6}")
-        for pair in range(arguments.pairs):
-            theirs = statistics.median(one_side(arguments.trl, "trl", folder, arguments))
-            ours = statistics.median(one_side(sys.executable, "r0", folder, arguments))
-            ratios.append(theirs / ours)
-            print(f"{pair + 1:>4}  {theirs:>10.2f}  {ours:>10.2f}  {ratios[-1]:>6.1f}", flush=True)
-        print(f"median ratio: {statistics.median(ratios):.1f}")
+    compare(__file__, arguments.trl, arguments, [], prompts=128)
 
 
 if __name__ == "__main__":

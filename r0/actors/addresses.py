@@ -43,6 +43,15 @@ class Begun:
         return figures
 
 
+def _late(streams: Mapping[Any, int], end: Mapping[int, float]) -> list[Any]:
+    """The streams of workers, by index, whose ``end`` has passed without anything that their caller, busy elsewhere, has not
+    taken yet."""
+    import ray
+
+    over = [stream for stream, index in streams.items() if time.monotonic() >= end[index]]
+    return [stream for stream in over if not ray.wait([stream], timeout=0, fetch_local=False)[0]]
+
+
 def stream_some(
     workers: Mapping[int, Any],
     method: str,
@@ -76,10 +85,7 @@ def stream_some(
         ready, _ = ray.wait(list(streams), num_returns=1, timeout=min(LOOK_S, left_s), fetch_local=False)
         if leave is not None and leave():
             raise CallLeft("the call was left")
-        late = [stream for stream, index in streams.items() if stream not in ready and time.monotonic() >= end[index]]
-        for stream in late:
-            if ray.wait([stream], timeout=0, fetch_local=False)[0]:  # it gave something, but its caller was busy elsewhere
-                continue
+        for stream in _late(streams, end):
             index = streams.pop(stream)
             yield index, RoleTimeout(f"{role} {index}: {method} gave nothing for {deadline_s:g} s")
         for stream in ready:
