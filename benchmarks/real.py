@@ -2,10 +2,12 @@
 
     python benchmarks/real.py --data FOLDER                 # SmolLM2-135M-Instruct and MiniLM-L6, from the package index
     python benchmarks/real.py --data FOLDER --model FOLDER --encoder FOLDER --steps zero_shot finetune rank_finetuned
+    python benchmarks/real.py --fold 1 --output runs/real_fold1 && python benchmarks/real.py --pool runs/real runs/real_fold1
 
 FOLDER is a BEIR folder with qrels/test.tsv and one TREC run (else name it with --run). Its queries are split by a hash of their
-ids: 60 % training, 15 % validation, 25 % test. Each step is a command of r0 with a file of configs/real; what it prints goes to
-OUTPUT/logs, and the same command line goes on after the last finished step. The table at the end has the steps that are done.
+ids: a fifth is the test part of each fold, 15 % are for validation, and the rest for training. Each step is a command of r0 with
+a file of configs/real; what it prints goes to OUTPUT/logs, and the same command line goes on after the last finished step. The
+table at the end has the steps that are done.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # r0, where it is not installed
 
-from benchmarks.real_parts.split import split
+from benchmarks.real_parts.pool import pooled
+from benchmarks.real_parts.split import FOLDS, split
 from benchmarks.real_parts.steps import Runner, Setting, plan, run
 from benchmarks.real_parts.table import table
-from benchmarks.real_parts.wheels import encoder_folder, gguf_file
+from benchmarks.real_parts.wheels import MODEL_FOLDER, encoder_folder, gguf_file
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_judgements
 from r0.errors import UserError
@@ -31,7 +34,6 @@ from r0.storage.files import write_atomic
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "musique100"
-NAME = "smollm2-135m"  # of the model folder that is made of the GGUF file
 MISSING = (
     "there is no BEIR folder {}; download one, such as "
     "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/scifact.zip, make a run with "
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None, runner: Runner | None = None) -
     """
     given = parser().parse_args(arguments)
     try:
+        if given.pool:
+            print(pooled(given.pool), end="")
+            return 0
         at = setting(given)
         code = steps(at, given.steps, runner or in_a_process)
         print(table(at), end="")
@@ -66,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--encoder", type=Path, help="folder of an encoder; empty: a wheel of the package index")
     made.add_argument("--output", type=Path, default=ROOT / "runs" / "real", help="folder for all that is made")
     made.add_argument("--configs", type=Path, default=ROOT / "configs" / "real", help="folder with the steps' configurations")
-    made.add_argument("--seed", type=int, default=1, help="of the split and of training")
+    made.add_argument("--fold", type=int, default=0, choices=range(FOLDS), help="the fifth of the queries that is the test part")
+    made.add_argument("--seed", type=int, default=1, help="of the questions that are made, and of training")
+    made.add_argument("--pool", nargs="+", type=Path, metavar="OUTPUT", help="measure these folds' outputs as one; does no step")
     made.add_argument("--steps", nargs="+", metavar="STEP", help="only these, as far as they are not done")
     return made
 
@@ -85,12 +92,12 @@ def setting(given: argparse.Namespace) -> Setting:
         raise UserError(f"{given.data} has {len(runs)} files *.trec; name the run of the candidates with --run")
     _same(given, runs[0])
     if not (given.output / "data").is_dir():
-        split(given.data, runs[0], given.output / "data", given.seed)
+        split(given.data, runs[0], given.output / "data", given.fold, given.seed)
     judged = read_judgements(given.output / "data" / "qrels" / "train.tsv", BadLines(False))
     highest = max(grade for grades in judged.values() for grade in grades.values())
     models = given.output.resolve() / "models"
     gguf = None if given.model else gguf_file(models)
-    model = given.model.resolve() if given.model else models / NAME
+    model = given.model.resolve() if given.model else models / MODEL_FOLDER
     encoder = given.encoder.resolve() if given.encoder else encoder_folder(models)
     return Setting(given.output.resolve(), given.configs.resolve(), model, encoder, given.seed, highest, gguf)
 
@@ -102,7 +109,8 @@ def _same(given: argparse.Namespace, run: Path) -> None:
         UserError: it is of others.
     """
     named = {"data": given.data, "run": run, "model": given.model, "encoder": given.encoder}
-    here = {name: str(path.resolve()) if path else "" for name, path in named.items()} | {"seed": str(given.seed)}
+    here = {name: str(path.resolve()) if path else "" for name, path in named.items()}
+    here |= {"fold": str(given.fold), "seed": str(given.seed)}
     texts = b"".join(path.read_bytes() for path in sorted(given.configs.glob("*.yaml")))
     here["configs"] = hashlib.sha256(texts).hexdigest()
     file = given.output / "source.json"

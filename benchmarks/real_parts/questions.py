@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from r0.storage.files import json_line, write_atomic
@@ -15,27 +16,35 @@ WORDS = range(6, 41)  # of a sentence that becomes a query
 SHARE = 1 / 3  # of a document's sentences, at most
 
 
-def write_questions(folder: Path, documents: Mapping[str, str], seed: int) -> None:
-    """Write a BEIR folder (``mine`` finds its negatives): the documents without their sentences that became queries.
+@dataclass(frozen=True)
+class Questions:
+    """Made questions by id, the id of the document that answers each, and the documents without the sentences that became
+    questions."""
 
-    Args:
-        folder: is made.
-        documents: texts by id.
-        seed: of the choice of sentences.
-    """
+    queries: Mapping[str, str]
+    answers: Mapping[str, str]
+    documents: Mapping[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Make ``folder``, a BEIR folder; ``mine`` finds its negatives."""
+        judgements = [f"{query}\t{document}\t1\n" for query, document in self.answers.items()]
+        (folder / "qrels").mkdir(parents=True)
+        corpus = (json_line({"_id": name, "title": "", "text": text}) for name, text in self.documents.items())
+        write_atomic(folder / "corpus.jsonl", corpus)
+        write_atomic(folder / "queries.jsonl", (json_line({"_id": name, "text": text}) for name, text in self.queries.items()))
+        write_atomic(folder / "qrels" / "train.tsv", ["".join(["query-id\tcorpus-id\tscore\n", *judgements]).encode()])
+
+
+def make_questions(documents: Mapping[str, str], seed: int) -> Questions:
+    """Questions of the documents (texts by id); ``seed`` is of the choice of sentences."""
     draws = random.Random(seed)
-    corpus, queries, judgements = [], [], ["query-id\tcorpus-id\tscore\n"]
+    queries, answers, left = {}, {}, {}
     for document, text in documents.items():
         sentences = SENTENCE_END.split(text)
         # The first sentence stays: it names the subject.
         fit = [place for place in range(1, len(sentences)) if len(sentences[place].split()) in WORDS]
         taken = set(draws.sample(fit, min(len(fit), int(SHARE * len(sentences)))))
         for place in sorted(taken):
-            queries.append(json_line({"_id": f"{document}~{place}", "text": sentences[place]}))
-            judgements.append(f"{document}~{place}\t{document}\t1\n")
-        left = " ".join(sentence for place, sentence in enumerate(sentences) if place not in taken)
-        corpus.append(json_line({"_id": document, "title": "", "text": left}))
-    (folder / "qrels").mkdir(parents=True)
-    write_atomic(folder / "corpus.jsonl", corpus)
-    write_atomic(folder / "queries.jsonl", queries)
-    write_atomic(folder / "qrels" / "train.tsv", ["".join(judgements).encode()])
+            queries[f"{document}~{place}"], answers[f"{document}~{place}"] = sentences[place], document
+        left[document] = " ".join(sentence for place, sentence in enumerate(sentences) if place not in taken)
+    return Questions(queries, answers, left)

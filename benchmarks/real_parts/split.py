@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.real_parts.questions import write_questions
+from benchmarks.real_parts.questions import Questions, make_questions
+from benchmarks.real_parts.thoughts import Asked, Thoughts, sampled
 from r0.data.fields import with_title
 from r0.data.jsonl import BadLines
 from r0.data.runfile import given_order, read_judgements, read_run, write_run
 from r0.storage.files import json_line, whole_folder, write_atomic
 
-PARTS = {"train": 0.6, "validation": 0.15, "test": 0.25}
+PARTS = ("train", "validation", "test")
+FOLDS = 5  # each is the test part of one run
+VALIDATION = 0.15  # of all queries
+OTHERS = 3  # documents of a made question in the log, besides the one that answers it
 Run = Mapping[str, Mapping[str, float]]
 
 
@@ -28,20 +33,27 @@ class Source:
     judged: Run
     run: Run
 
+    def only(self, queries: Sequence[str]) -> dict[str, str]:
+        """The texts, by id, of the documents that are candidates of these queries and of no other."""
+        known = {document for query in queries for document in self.run[query]}
+        others = {document for query in self.run if query not in set(queries) for document in self.run[query]}
+        return {document: self.documents[document] for document in sorted(known - others)}
+
     def relevant(self, query: str) -> bool:
         """Whether a candidate of the query is relevant."""
         return any(self.judged.get(query, {}).get(document, 0) > 0 for document in self.run[query])
 
 
-def split(data: Path, run: Path, output: Path, seed: int) -> None:
+def split(data: Path, run: Path, output: Path, fold: int, seed: int) -> None:
     """Write ``output``: the BEIR folder with judgements and a run of each part, groups for ``finetune``, questions made of the
-    documents that only training queries have, and the part of ``raw_log.jsonl`` (if the data has one) of training queries.
+    documents that only training queries have, and a raw log of thoughts about training queries and made questions.
 
     Args:
         data: the BEIR folder, with ``qrels/test.tsv``.
         run: the candidates of each query.
         output: a new folder.
-        seed: of the split.
+        fold: the test queries are those of this fold, from 0.
+        seed: of the choice of the sentences that become questions.
 
     Raises:
         UserError: a file cannot be used.
@@ -49,27 +61,45 @@ def split(data: Path, run: Path, output: Path, seed: int) -> None:
     bad = BadLines(False)
     judged = read_judgements(data / "qrels" / "test.tsv", bad)
     source = Source(_texts(data / "queries.jsonl"), _texts(data / "corpus.jsonl"), judged, read_run(run, bad))
-    parts = divided([query for query in source.run if source.relevant(query)], seed)
+    parts = divided([query for query in source.run if source.relevant(query)], fold)
     with whole_folder(output) as folder:
         (folder / "qrels").mkdir()
         for name in ("corpus.jsonl", "queries.jsonl"):
             shutil.copyfile(data / name, folder / name)
         for part, queries in parts.items():
             _write_part(folder, part, queries, source)
-        known = {document for query in parts["train"] for document in source.run[query]}
-        held = {document for query in source.run if query not in parts["train"] for document in source.run[query]}
-        write_questions(folder / "questions", {document: source.documents[document] for document in sorted(known - held)}, seed)
-        if (data / "raw_log.jsonl").is_file():
-            texts = {source.queries[query] for query in parts["train"]}
-            lines = (data / "raw_log.jsonl").read_bytes().splitlines(keepends=True)
-            write_atomic(folder / "raw_log.jsonl", [line for line in lines if json.loads(line)["query"] in texts])
+        questions = make_questions(source.only(parts["train"]), seed)
+        questions.write(folder / "questions")
+        thoughts = Thoughts([source.queries[query] for query in parts["train"]], list(questions.documents.values()))
+        thoughts.write_log(folder / "raw_log.jsonl", asked(source, parts["train"], questions, seed))
 
 
-def divided(queries: Iterable[str], seed: int) -> dict[str, list[str]]:
-    """The queries of each part, in an order that depends on their ids and the seed alone."""
-    order = sorted(queries, key=lambda query: hashlib.sha256(f"{seed} {query}".encode()).digest())
-    first, second = round(PARTS["train"] * len(order)), round((PARTS["train"] + PARTS["validation"]) * len(order))
-    return {"train": order[:first], "validation": order[first:second], "test": order[second:]}
+def asked(source: Source, training: Sequence[str], questions: Questions, seed: int) -> list[Asked]:
+    """The training queries with their candidates, and made questions with about as many relevant documents. Candidates of the
+    same query are the others of a made question: they are about the same things."""
+    real, made = [], []
+    for query in training:
+        relevant = {document: source.judged[query].get(document, 0) > 0 for document in source.run[query]}
+        texts = [[source.documents[document] for document in relevant if relevant[document] == yes] for yes in (True, False)]
+        real.append(Asked(source.queries[query], *texts))
+    lists = {document: list(source.run[query]) for query in training for document in source.run[query]}
+    draws = random.Random(seed)
+    for name, document in questions.answers.items():
+        others = [other for other in lists[document] if other != document and other in questions.documents]
+        drawn = draws.sample(others, min(OTHERS, len(others)))
+        left = [questions.documents[other] for other in drawn]
+        made.append(Asked(questions.queries[name], [questions.documents[document]], left))
+    return [*real, *sampled(made, sum(len(one.relevant) for one in real), seed)]
+
+
+def divided(queries: Iterable[str], fold: int) -> dict[str, list[str]]:
+    """The queries of each part, in an order that depends on their ids and the fold alone; the folds' test parts are disjoint."""
+    order = sorted(queries, key=lambda query: hashlib.sha256(query.encode()).digest())
+    test = order[fold::FOLDS]
+    others = [query for query in order if query not in set(test)]
+    others = others[len(others) * fold // FOLDS :] + others[: len(others) * fold // FOLDS]
+    held = round(VALIDATION * len(order))
+    return {"train": others[held:], "validation": others[:held], "test": test}
 
 
 def _write_part(folder: Path, part: str, queries: list[str], source: Source) -> None:

@@ -64,24 +64,29 @@ def plan(at: Setting) -> list[Step]:
         _rank(at, "rank_pretrained_encoder", f"{kind}, finetune on made questions", "rank_encoder", trained("pretrain_encoder")),
         _train(at, "finetune_encoder", "finetune", trained("pretrain_encoder"), *groups),
         _rank(at, "rank_encoder", f"{kind}, finetune", "rank_encoder", trained("finetune_encoder")),
-        _rank(at, "whole_encoder", f"BM25, then {kind}, finetune", "rank_encoder", trained("finetune_encoder"), whole=True),
+        _rank(at, "whole_encoder", f"BM25, then {kind}, finetune", "rank_whole", trained("finetune_encoder"), whole=True),
         _rank(at, "zero_shot", f"{name}, untrained", "rank", at.model),
-        _train(at, "pretrain", "finetune", at.model, *made),
-        _rank(at, "rank_pretrained", f"{name}, finetune on made questions", "rank", trained("pretrain")),
+        _train(at, "pretrain", "finetune", at.model, made[0]),
         _train(at, "finetune", "finetune", trained("pretrain"), *groups),
         _rank(at, "rank_finetuned", f"{name}, finetune", "rank", trained("finetune")),
-        _train(at, "stage_c", "stage_c", at.model, *lists),
+        _train(at, "stage_c", "stage_c", trained("pretrain"), *lists),
         _rank(at, "rank_stage_c", f"{name}, stage C", "rank", trained("stage_c")),
-        _rows(at),
+        Step("rows", ("convert", str(at.data / "raw_log.jsonl"), str(at.folder / "rows.jsonl"))),
         _train(at, "sft", "sft", trained("finetune"), f"data={at.folder / 'rows.jsonl'}"),
         _rank(at, "rank_sft", f"{name}, thinking, sft", "rank_thinking", trained("sft")),
         _completions(at, "completions_sft", trained("sft")),
         _train(at, "stage_a", "stage_a", trained("sft"), *lists),
         _rank(at, "rank_stage_a", f"{name}, thinking, sft and GRPO", "rank_thinking", trained("stage_a")),
         _completions(at, "completions_stage_a", trained("stage_a")),
-        _train(at, "distill", "distill", at.encoder, f"data={at.data / 'train.jsonl'}", f"teacher.model={trained('finetune')}"),
+        _train(at, "distill", "distill", trained("pretrain_encoder"), groups[0], f"teacher.model={trained('finetune')}"),
         _rank(at, "rank_student", f"{kind}, distilled from finetune", "rank_encoder", at.made("distill") / "train" / "model"),
     ]  # fmt: skip
+
+
+def run_file(at: Setting, step: Step) -> Path:
+    """The TREC run that a step with a title writes."""
+    made = at.made(step.name)
+    return made / "run.trec" if made.is_dir() else made.with_suffix(".trec")
 
 
 def run(step: Step, at: Setting, runner: Runner) -> int:
@@ -129,12 +134,3 @@ def _completions(at: Setting, name: str, model: Path) -> Step:
         f"output={at.made(name)}",
     )
     return Step(name, words)
-
-
-def _rows(at: Setting) -> Step:
-    """Rows with thoughts: of the log, if the data has one, else written by the untrained model, which is told the judgement."""
-    log, rows = at.data / "raw_log.jsonl", at.folder / "rows.jsonl"
-    if log.is_file():
-        return Step("rows", ("convert", str(log), str(rows)))
-    keys = (f"model={at.model}", f"data={at.data}", f"run={at.data / 'train.trec'}", "qrels=train", f"output={rows}")
-    return Step("rows", ("annotate", str(at.configs / "annotate.yaml"), *keys))

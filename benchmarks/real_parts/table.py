@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_parts.steps import Setting, Step, plan
+from benchmarks.real_parts.steps import Setting, Step, plan, run_file
 from r0.data.jsonl import BadLines
 from r0.data.runfile import read_judgements, read_run
 from r0.ranking import ndcg
@@ -36,7 +36,7 @@ def table(at: Setting) -> str:
 
 
 def _rows(at: Setting, steps: Sequence[Step], given: Path | None) -> list[tuple[str, ...]]:
-    runs = {step.title: _run(at, step) for step in steps}
+    runs = {step.title: run_file(at, step) for step in steps}
     first = {"given order": given, **runs} if given else dict(runs)
     kept = {title: path for title, path in first.items() if path}
     against_bm25 = _measured(at, kept, kept["BM25"])
@@ -74,11 +74,6 @@ def _measured(at: Setting, runs: dict[str, Path], first: Path) -> dict[str, dict
     order = [first, *(path for path in runs.values() if path != first)]  # as eval prints them
     by_path = dict(zip(order, dataset["runs"], strict=True))
     return {title: by_path[path] for title, path in runs.items()}
-
-
-def _run(at: Setting, step: Step) -> Path:
-    made = at.made(step.name)
-    return made / "run.trec" if made.is_dir() else made.with_suffix(".trec")
 
 
 def _difference(row: dict[str, Any] | None) -> tuple[str, str]:

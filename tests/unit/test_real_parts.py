@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import real
-from benchmarks.real_parts.split import PARTS, divided
+from benchmarks.real_parts.split import FOLDS, PARTS, divided
 from benchmarks.real_parts.steps import Setting, plan
+from benchmarks.real_parts.thoughts import Thoughts
 from r0.launch import COMMANDS, parse, take_command
 from tests.real_data import here, real_data
 
@@ -41,7 +42,7 @@ def test_no_test_query_is_in_any_training_file(data: Path, tmp_path: Path) -> No
     held = {texts[query] for query in parts["test"] | parts["validation"]}
     for name in ("train.jsonl", "raw_log.jsonl", "../rows.jsonl"):
         asked = {json.loads(line)["query"] for line in (made / name).read_text().splitlines()}
-        assert len(asked) == 6, name
+        assert asked >= {texts[query] for query in parts["train"]}, name
         assert not asked & held, name
     for part, queries in parts.items():
         assert {line.split()[0] for line in (made / "qrels" / f"{part}.tsv").read_text().splitlines()[1:]} == queries
@@ -66,10 +67,64 @@ def test_questions_are_made_of_documents_that_only_training_queries_have(data: P
         assert whole[document].startswith(left[document].split(". ")[0])  # the first sentence stays
 
 
-def test_the_split_depends_on_ids_and_seed_alone() -> None:
-    queries = [f"q{number}" for number in range(40)]
-    assert divided(queries, 1) == divided(reversed(queries), 1)
-    assert divided(queries, 1) != divided(queries, 2)
+def test_the_folds_split_by_ids_alone_and_each_query_is_a_test_query_once() -> None:
+    queries = [f"q{number}" for number in range(43)]
+    folds = [divided(queries, fold) for fold in range(FOLDS)]
+    assert folds == [divided(reversed(queries), fold) for fold in range(FOLDS)]
+    assert sorted(query for parts in folds for query in parts["test"]) == sorted(queries)
+    for parts in folds:
+        assert sorted(query for part in PARTS for query in parts[part]) == sorted(queries)
+        assert len(parts["validation"]) == 6
+
+
+def test_a_thought_states_evidence_and_no_verdict() -> None:
+    queries = ["where is the old lighthouse of Bremen", *[f"where is the number {number}" for number in range(9)]]
+    documents = ["Bremen harbour. The lighthouse is red.", *[f"The town {number} is small." for number in range(19)]]
+    thoughts = Thoughts(queries, documents)
+    assert thoughts.of(queries[0], documents[0]) == (
+        "The document is about Bremen harbour. It has lighthouse, Bremen of the query and lacks old, of."
+    )
+    assert thoughts.of("where is the old lighthouse?", documents[1]) == (
+        "The document is about The town 0 is small.. It has nothing of the query and lacks old, lighthouse."
+    )
+
+
+def test_the_log_has_training_queries_and_as_many_made_questions(data: Path, tmp_path: Path) -> None:
+    assert real.main(arguments(data, tmp_path / "out", "rows"), here) == 0
+    made = tmp_path / "out" / "data"
+    log = [json.loads(line) for line in (made / "raw_log.jsonl").read_text().splitlines()]
+    training = {json.loads(line)["query"] for line in (made / "train.jsonl").read_text().splitlines()}
+    real_ones = [row for row in log if row["query"] in training]
+    assert {row["query"] for row in real_ones} == training
+    assert len(log) == 2 * len(real_ones)
+    for row in log:
+        assert row["response"] not in [one["document"] for one in row["rejected_response"]]
+
+
+def test_folds_are_pooled_over_all_their_queries(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [tmp_path / f"fold{fold}" for fold in range(FOLDS)]
+    for fold, folder in enumerate(folders):
+        assert real.main([*arguments(data, folder, "bm25", "whole_bm25"), "--fold", str(fold)], here) == 0
+    own = [_figures((folder / "table.txt").read_text())["BM25"] for folder in folders]
+    capsys.readouterr()
+    assert real.main(["--pool", *map(str, folders)], here) == 0
+    said = capsys.readouterr().out
+    assert "10 test queries, their own candidates" in said
+    assert _figures(said)["BM25"] == pytest.approx(sum(own) / FOLDS, abs=0.001)
+    assert real.main(["--pool", str(folders[1]), str(folders[1])], here) == 2
+    assert "two folders have the same fold (1, 1); their queries are the same" in capsys.readouterr().err
+    assert real.main(["--pool", str(tmp_path / "none")], here) == 2
+    assert "has no source.json; give the --output of a finished run" in capsys.readouterr().err
+    changed = json.loads((folders[2] / "source.json").read_text()) | {"seed": "7"}
+    (folders[2] / "source.json").write_text(json.dumps(changed))
+    assert real.main(["--pool", *map(str, folders)], here) == 2
+    assert f"{folders[2]} was made with another seed than {folders[0]}" in capsys.readouterr().err
+
+
+def _figures(table: str) -> dict[str, float]:
+    """The first figure of each row about the queries' own candidates."""
+    rows = [re.split(" {2,}", line) for line in table.partition("the same queries")[0].splitlines()[1:]]
+    return {row[0]: float(row[1].split()[0]) for row in rows if len(row) > 1}
 
 
 def test_a_finished_step_is_not_made_again_and_a_failed_one_ends_the_run(
@@ -90,7 +145,7 @@ def test_a_finished_step_is_not_made_again_and_a_failed_one_ends_the_run(
     codes.clear()
     assert real.main(words, runner) == 0
     assert asked == ["bm25", "whole_bm25", "whole_bm25", "rows"]
-    assert "rows (6 yes, 6 no)" in (tmp_path / "out" / "logs" / "rows.log").read_text()
+    assert " yes, " in (tmp_path / "out" / "logs" / "rows.log").read_text()
 
 
 def test_the_table_has_the_constant_the_given_order_and_bm25(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
