@@ -34,7 +34,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class PolicySums(Sums):
-    """Statistics of a policy loss, summed over tokens."""
+    """Statistics of a policy loss, summed over tokens where nothing else is said."""
 
     tokens: Tensor
     ratio: Tensor  # policy / old policy (gspo: the sequence's ratio, at each of its tokens)
@@ -44,6 +44,7 @@ class PolicySums(Sums):
     tis_weight: Tensor  # truncated importance weight; 1 if off
     tis_capped: Tensor  # tokens whose weight is capped
     gap: Tensor  # |old − rollout log-probability|, nats; 0 without rollout log-probabilities
+    objective: Tensor  # the loss without its KL term, aggregated as the loss is: no sum over tokens
 
     def means(self) -> dict[str, float]:
         """Means over tokens, by metric name; all 0 without tokens."""

@@ -109,6 +109,11 @@ class RLConfig(RunKeys):
                 f"grpo.num_generations: with 1 completion per group advantage={group.advantage} is always 0; "
                 "use at least 2, or grpo.advantage=reinforce_pp"
             )
+        if group is not None and group.num_generations < 2 and group.refill_rounds:
+            raise ValueError(
+                "grpo.refill_rounds: with 1 completion per group there is no spread, and every round would be sampled in vain; "
+                "use grpo.num_generations of at least 2, or grpo.refill_rounds=0"
+            )
         if self.reward.overlong_tokens > self.max_new_tokens:
             raise ValueError(
                 f"reward.overlong_tokens: {self.reward.overlong_tokens} is above max_new_tokens={self.max_new_tokens}; lower it"

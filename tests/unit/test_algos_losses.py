@@ -91,6 +91,7 @@ def by_hand(name: str, case: Case, logp: Ragged, held: Ragged) -> tuple[float, d
             figures["tis_capped"] = bool(s.tis_cap) and full >= s.tis_cap
             figures["policy_kl"] = kl_of("k3", case.old[i][t], p)
             figures["gap"] = abs(case.old[i][t] - case.rollout[i][t])
+            figures["objective"] = share * weight * token / case.denominator
             for key, value in figures.items():
                 sums[key] += value
     return loss, sums

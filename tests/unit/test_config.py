@@ -144,6 +144,10 @@ def test_a_section_that_is_none_is_refused_beside_a_key_that_belongs_into_it(tmp
         ("ppo: {}\ngrpo: {}\n", "choose with algo=ppo or algo=grpo"),
         ("algo: grpo\ngrpo:\n  num_generations: 1\n", "with 1 completion per group"),
         ("algo: grpo\ngrpo: {num_generations: 1, advantage: rloo}\n", "with 1 completion per group"),
+        (
+            "algo: grpo\ngrpo: {num_generations: 1, advantage: reinforce_pp, refill_rounds: 1}\n",
+            "every round would be sampled in vain",
+        ),
         ("algo: ppo\nppo: {}\ngrpo:\n  clip_low: -1\n", "run.yaml:4: grpo.clip_low"),
         ("- a\n", "a configuration is a mapping"),
         ("a: [\n", "not YAML"),

@@ -408,7 +408,10 @@ def test_the_ratio_of_all_rows_is_spread_out_and_a_gap_is_of_equal_weights_only(
             for first in (torch.full_like(inputs.logp_T, fresh), None):  # the second pass over the batch adds nothing
                 metrics.policy(sums, inputs.logp_T, torch.zeros(()), inputs, first)
         metrics.step(0.0, 1.0)
-        found = metrics.reduce(Comm(1, torch.device("cpu")), GRPOSection(), settings, reference=False)
+        metrics.step(0.0, 1.0)
+        found = metrics.reduce(Comm(1, torch.device("cpu")), GRPOSection(), reference=False)
+        # Both passes over four tokens with a denominator of 4; policies are equal, so a token's loss is its capped weight.
+        assert found["policy_loss"] == pytest.approx(-fmean(min(ratio, 1.5) for ratio in ratios))
         assert found["importance_mean"] == pytest.approx(fmean(ratios))
         assert found["importance_std"] == pytest.approx(pstdev(ratios))
         assert found["importance_max"] == pytest.approx(math.e)

@@ -10,7 +10,7 @@ import torch
 from r0.actors.learner.comm import Comm
 from r0.actors.learner.rows import Row
 from r0.algos.kl import MAX_LOG_RATIO
-from r0.algos.losses import LossInputs, LossSettings
+from r0.algos.losses import LossInputs
 from r0.algos.sums import PolicySums, ValueSums
 from r0.config import GRPOSection, PPOSection
 from r0.records import TrainGroup
@@ -77,7 +77,7 @@ class UpdateMetrics:
         skipped = sum(not group.completions for group in groups)
         self.counts += torch.tensor([len(rows), sum(row.tokens for row in rows), skipped], dtype=torch.float64)
 
-    def reduce(self, comm: Comm, section: PPOSection | GRPOSection, settings: LossSettings, reference: bool) -> dict[str, float]:
+    def reduce(self, comm: Comm, section: PPOSection | GRPOSection, reference: bool) -> dict[str, float]:
         """All metrics of the update, over all ranks and steps; collective. Only counts if no step was made.
 
         What needs log-probabilities is of the groups that were computed, and left out if they have no tokens.
@@ -96,7 +96,7 @@ class UpdateMetrics:
             return {"loss": _mean(self.losses), "grad_norm": _mean(self.norms), **counts}
         found = {
             "loss": _mean(self.losses),
-            "policy_loss": _mean(self.losses),
+            "policy_loss": float(sums.objective) / len(self.losses),
             "policy_kl": means["policy_kl"],
             "entropy": entropy / max(float(sums.tokens), 1.0),
             "ratio_mean": means["ratio"],
@@ -111,7 +111,6 @@ class UpdateMetrics:
         }
         if reference:
             found["kl"] = means["kl"]
-            found["policy_loss"] -= settings.kl_coef * means["kl"]
         if self.spread is not None:
             found |= self.spread.reduce(comm)
             if not fresh:  # the policies differ, and their gap says nothing about the engines
@@ -119,7 +118,6 @@ class UpdateMetrics:
         if isinstance(section, PPOSection):
             values = self.value_sums.reduced(comm.sum).means()
             found |= values | {"critic_grad_norm": _mean(self.critic_norms)}
-            found["policy_loss"] -= section.vf_coef * values["value_loss"]
         return found
 
 

@@ -99,7 +99,7 @@ class Updater:
         else:
             skipped = len(updates)
         metrics.count([part.row for mini in plan[0] for part in mini.slices if part.completions], groups)
-        found = metrics.reduce(self.comm, self.section, self.settings, reference=config.kl_coef > 0)
+        found = metrics.reduce(self.comm, self.section, reference=config.kl_coef > 0)
         return found | {"skipped_updates": float(skipped)}
 
     # Without gradient -------------------------------------------------------------------------------------------------------
