@@ -172,14 +172,14 @@ def _finish(
             capped_T = tis_T >= settings.tis_cap
             loss_T = tis_T * loss_T
     weight_T = token_weights(inputs.seq_T, inputs.completions, settings.aggregation, logp_T.dtype)
-    objective = mean_of_tokens(loss_T.detach(), weight_T, inputs.denominator).double()
+    objective = mean_of_tokens(loss_T.detach(), weight_T, inputs.denominator)
     if inputs.ref_logp_T is not None:
         kl_T = KL_ESTIMATORS[settings.kl_estimator](logp_T, inputs.ref_logp_T.detach().to(logp_T.dtype))
         if settings.kl_coef > 0:
             loss_T = loss_T + settings.kl_coef * kl_T
     moved_T = k3(old_T, logp_T.detach())
     columns = (ones_T, found.ratio_T, found.clipped_T, moved_T, kl_T.detach(), tis_T, capped_T, gap_T)
-    sums = PolicySums(*(column.double().sum() for column in columns), objective)
+    sums = PolicySums(*(column.double().sum() for column in (*columns, objective)))
     return LossOutputs(mean_of_tokens(loss_T, weight_T, inputs.denominator), sums)
 
 
