@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.real_parts.questions import Questions, make_questions
-from benchmarks.real_parts.thoughts import Asked, Thoughts, sampled
+from benchmarks.real_parts.thoughts import Asked, Thoughts
 from r0.data.fields import with_title
 from r0.data.jsonl import BadLines
 from r0.data.runfile import given_order, read_judgements, read_run, write_run
@@ -75,7 +75,7 @@ def split(data: Path, run: Path, output: Path, fold: int, seed: int) -> None:
 
 
 def asked(source: Source, training: Sequence[str], questions: Questions, seed: int) -> list[Asked]:
-    """The training queries with their candidates, and made questions with about as many relevant documents. Candidates of the
+    """The training queries with their candidates, and made questions with as many relevant documents. Candidates of the
     same query are the others of a made question: they are about the same things."""
     real, made = [], []
     for query in training:
@@ -89,15 +89,17 @@ def asked(source: Source, training: Sequence[str], questions: Questions, seed: i
         drawn = draws.sample(others, min(OTHERS, len(others)))
         left = [questions.documents[other] for other in drawn]
         made.append(Asked(questions.queries[name], [questions.documents[document]], left))
-    return [*real, *sampled(made, sum(len(one.relevant) for one in real), seed)]
+    count = min(len(made), sum(len(one.relevant) for one in real))  # a made question has one relevant document
+    return [*real, *random.Random(seed).sample(made, count)]
 
 
 def divided(queries: Iterable[str], fold: int) -> dict[str, list[str]]:
     """The queries of each part, in an order that depends on their ids and the fold alone; the folds' test parts are disjoint."""
     order = sorted(queries, key=lambda query: hashlib.sha256(query.encode()).digest())
     test = order[fold::FOLDS]
-    others = [query for query in order if query not in set(test)]
-    others = others[len(others) * fold // FOLDS :] + others[: len(others) * fold // FOLDS]
+    others = [query for place, query in enumerate(order) if place % FOLDS != fold]
+    first = len(others) * fold // FOLDS
+    others = others[first:] + others[:first]
     held = round(VALIDATION * len(order))
     return {"train": others[held:], "validation": others[:held], "test": test}
 

@@ -1,18 +1,16 @@
 """Thoughts by a rule: what a document is about, which rare words of the query it has, and which it lacks. They state evidence and
-leave the verdict to the answer, so that P(yes) after a thought still tells documents apart."""
+leave the verdict to the answer."""
 
 from __future__ import annotations
 
-import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r0.evaluation.words import words
 from r0.storage.files import json_line, write_atomic
 
-WORD = re.compile(r"\w+")
 COMMON = 0.1  # share of the documents, or of the queries, above which a word says nothing
 NAMED = 3  # words of a kind in a thought, the rarest ones
 ABOUT = 6  # words that say what a document is about: its first ones
@@ -41,10 +39,10 @@ class Thoughts:
     def of(self, query: str, document: str) -> str:
         """The thought about a document."""
         there = _words(document)
-        named = {word.lower(): word for word in WORD.findall(query) if word.lower() not in self._common}
+        named = {word.lower(): word for word in words(query) if word.lower() not in self._common}
         rare = sorted(named, key=lambda word: self._frequency.get(word, 0.0))
         found, missing = ([named[word] for word in rare if (word in there) == has][:NAMED] for has in (True, False))
-        about = " ".join(document.partition(". ")[0].split()[:ABOUT])
+        about = " ".join(document.partition(". ")[0].split()[:ABOUT]).rstrip(".")
         return f"The document is about {about}. It has {_listed(found)} of the query and lacks {_listed(missing)}."
 
     def write_log(self, path: Path, asked: Iterable[Asked]) -> None:
@@ -58,12 +56,6 @@ class Thoughts:
         write_atomic(path, rows)
 
 
-def sampled(asked: Sequence[Asked], relevant: int, seed: int) -> list[Asked]:
-    """So many of the queries, at random, that they have about as many relevant documents as given."""
-    mean = sum(len(one.relevant) for one in asked) / max(1, len(asked))
-    return random.Random(seed).sample(asked, min(len(asked), round(relevant / mean))) if asked else []
-
-
 def _frequency(texts: Sequence[str]) -> dict[str, float]:
     """By word, the share of the texts that have it."""
     counts = Counter(word for text in texts for word in _words(text))
@@ -71,8 +63,8 @@ def _frequency(texts: Sequence[str]) -> dict[str, float]:
 
 
 def _words(text: str) -> set[str]:
-    return {word.lower() for word in WORD.findall(text)}
+    return {word.lower() for word in words(text)}
 
 
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words) if words else "nothing"
+def _listed(named: Sequence[str]) -> str:
+    return ", ".join(named) if named else "nothing"

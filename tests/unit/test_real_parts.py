@@ -85,7 +85,7 @@ def test_a_thought_states_evidence_and_no_verdict() -> None:
         "The document is about Bremen harbour. It has lighthouse, Bremen of the query and lacks old, of."
     )
     assert thoughts.of("where is the old lighthouse?", documents[1]) == (
-        "The document is about The town 0 is small.. It has nothing of the query and lacks old, lighthouse."
+        "The document is about The town 0 is small. It has nothing of the query and lacks old, lighthouse."
     )
 
 
