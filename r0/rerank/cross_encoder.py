@@ -10,9 +10,10 @@ With method=pointwise and without a generation engine this scores
   is hf. (vLLM scores it from token ids: ``r0.rerank.pair_prompts``.)
 
 The scores are those of ``sentence_transformers.CrossEncoder.predict`` with the activation named in the folder (default:
-sigmoid), with two differences: a control token spelled in a query or a document is treated as text here, but as a control
-token there; and the activation is computed in double precision, because in single precision a sigmoid is 1 from a logit of 17
-on. A reply also has the score before the activation (``Reply.logit``), which orders documents of equal scores.
+sigmoid), with three differences: a control token spelled in a query or a document is treated as text here, but as a control
+token there; the activation is computed in double precision, because in single precision a sigmoid is 1 from a logit of 17 on;
+and the scores of a bfloat16 model are float32 (``r0.storage.output_head``). A reply also has the score before the activation
+(``Reply.logit``), which orders documents of equal scores.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.modules import LogitScore
 
+    from r0.storage.output_head import exact_logits
+
     # The softmax of an ESCI folder: its dimension cannot be saved, but the default is right for two dimensions.
     warnings.filterwarnings("ignore", message="Implicit dimension choice for softmax")
 
@@ -145,6 +148,7 @@ def _load(keys: RankingKeys, settings: EngineSettings) -> Any:
     if model.num_labels != 1:
         give_one_score(model, settings.model)
         model.activation_fn = torch.nn.Sigmoid()
+    exact_logits(model)
     last = model[-1]
     if isinstance(last, LogitScore) and last.true_token_id == last.false_token_id:
         raise UserError(

@@ -24,7 +24,8 @@ POOLER = ".pooler."  # of an encoder: made anew where the files are of a model w
 def load_model(kind: Any, folder: str | Path, **options: Any) -> Any:
     """The model in ``folder``.
 
-    Whether input and output embeddings are one tensor is then also what its configuration says.
+    Whether input and output embeddings are one tensor is then also what its configuration says. A language model's logits are
+    float32 in any precision (``output_head``).
 
     Args:
         kind: a class of transformers with ``from_pretrained``, such as ``AutoModelForCausalLM``.
@@ -34,6 +35,8 @@ def load_model(kind: Any, folder: str | Path, **options: Any) -> Any:
     Raises:
         UserError: it cannot be loaded, its files lack weights, or a weight is not finite.
     """
+    from r0.storage.output_head import exact_logits
+
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"model: {folder} cannot be loaded: there is no such folder")
@@ -47,6 +50,7 @@ def load_model(kind: Any, folder: str | Path, **options: Any) -> Any:
             "tie_word_embeddings to false there, or use another zero_stage"
         )
     check_finite(model, folder)
+    exact_logits(model)
     return model
 
 

@@ -17,6 +17,7 @@ from r0.actors.learner import attention
 from r0.actors.learner.policy import PolicyModel, run_row
 from r0.actors.learner.rows import shared_rows
 from r0.storage.models import model_folder
+from r0.storage.output_head import head_logits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -44,6 +45,16 @@ def test_shared_prefix_rows_on_a_gpu_equal_those_on_the_cpu(dtype, tolerance):
     torch.testing.assert_close(found[1][0], found[0][0], atol=tolerance, rtol=0)
     scale = float(found[0][1].abs().max())
     torch.testing.assert_close(found[1][1] / scale, found[0][1] / scale, atol=tolerance, rtol=0)
+
+
+def test_the_logits_of_a_bfloat16_head_are_not_rounded():
+    hidden, weight = (torch.rand(shape, device="cuda").bfloat16().requires_grad_() for shape in ((7, 64), (99, 64)))
+    logits = head_logits(hidden, weight, None)
+    want = hidden.double() @ weight.double().t()
+    torch.testing.assert_close(logits.double(), want, atol=1e-3, rtol=0)
+    assert float((logits.bfloat16().double() - want).detach().abs().max()) > 1e-2
+    logits.sum().backward()
+    torch.testing.assert_close(hidden.grad.double(), weight.double().sum(0).expand(7, 64).detach(), atol=0.2, rtol=0.01)
 
 
 def test_a_learner_with_no_device_named_is_on_the_first_gpu_without_cudnns_attention():

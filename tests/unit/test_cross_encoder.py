@@ -109,6 +109,16 @@ def test_a_decoder_that_was_saved_as_a_cross_encoder_needs_no_format(folders, tm
     assert not is_cross_encoder(Path(folders["decoder"]), RankingKeys(method="pointwise"))
 
 
+@pytest.mark.parametrize("name", ["bge", "bert", "decoder"])
+def test_the_scores_of_a_bfloat16_model_are_not_rounded_to_bfloat16(folders, name):
+    formats = {"engine": "hf", **FORMAT} if name == "decoder" else {}
+    with Reranker(folders[name], "pointwise", dtype="bf16", **formats) as reranker:
+        (outcome,) = reranker.run([reranker.job("q", QUERY, DOCUMENTS, each=True)])
+        assert {weight.dtype for weight in reranker.workers[0]._model.parameters()} == {torch.bfloat16}
+    logits = torch.tensor([reply.logit for _, reply in outcome.replies])
+    assert not torch.equal(logits.bfloat16().float(), logits)
+
+
 def test_with_a_format_the_engine_decides_who_scores(folders):
     for engine, expected in (("hf", True), ("vllm", False)):
         keys = RankingKeys(method="pointwise", rollout=RolloutSection(engine=engine), **FORMAT)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from r0.actors.learner.fused import FusedTokenLogProb
 from r0.actors.learner.rows import Layout, Row
 from r0.errors import UserError
+from r0.storage.output_head import head_logits
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -109,7 +110,7 @@ class TokenHead(nn.Module):
         weight, bias = self._linear[0].weight, self._linear[0].bias
 
         def chunk(hidden_ND: torch.Tensor, target_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return token_logprobs(nn.functional.linear(hidden_ND, weight, bias), target_N, self.temperature, self.fused)
+            return token_logprobs(head_logits(hidden_ND, weight, bias), target_N, self.temperature, self.fused)
 
         logps, entropies = [], []
         for hidden_ND, target_N in zip(hidden_CD.split(self.chunk), target_C.split(self.chunk), strict=True):

@@ -81,8 +81,8 @@ def activations(
     norm = (8 if bf16 else 12) * shape.hidden  # of the final norm
     # Gradients of a layer's widest part; with checkpointing, also everything that the layer saves.
     backward = 4 * width * shape.intermediate + (layer if checkpointing else 0)
-    # Tensors of a chunk: logits, float32 logits, scaled logits, log-probabilities, probabilities, their product.
-    copies = (width if bf16 else 0) + 4 + (4 if temperature != 1.0 else 0) + 12
+    # Tensors of a chunk, all in float32: logits, scaled logits, log-probabilities, probabilities, their product.
+    copies = 4 + (4 if temperature != 1.0 else 0) + 12
     head = logits * shape.vocab * copies
     gradient = 2 * width * shape.embedding if logits else 0  # of the head's weights: of one chunk, and the sum
     return Activations(int((saved + norm) * row.tokens), head + gradient, int(backward * row.tokens) + gradient // 2)

@@ -23,6 +23,7 @@ from r0.process.folders import scratch
 from r0.process.gpus import check_vllm, cuda_available
 from r0.process.lean_imports import hidden
 from r0.storage.loading import refuse_quantized
+from r0.storage.model_checks import quantization
 from r0.storage.positions import positions
 
 
@@ -56,6 +57,8 @@ def start_vllm(settings: EngineSettings) -> tuple[Any, int]:
     if positions(Path(settings.model)) is not None:  # compared by check_length, which knows more kinds of rope scaling than vLLM
         os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     dtype = {"bf16": "bfloat16", "fp32": "float32", "auto": "bfloat16" if on_gpu else "float32"}[settings.dtype]
+    if dtype == "bfloat16" and not quantization(Path(settings.model)):
+        options["hf_overrides"] = {"head_dtype": "float32"}  # logits, as the learner has them (storage/output_head.py)
     # vLLM seeds the generators of the process that computes: this one, unless the engine is tensor-parallel.
     seeded = [torch.cuda.current_device()] if on_gpu and settings.tensor_parallel_size == 1 else []
     with torch.random.fork_rng(devices=seeded), warnings.catch_warnings(), scratch():

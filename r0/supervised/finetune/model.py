@@ -25,6 +25,7 @@ from r0.errors import UserError, reason
 from r0.rerank.two_labels import give_one_score
 from r0.storage.loading import LOADING, attention, check_finite, model_class, own_head, state_tying
 from r0.storage.model_checks import architecture
+from r0.storage.output_head import exact_logits
 from r0.supervised.finetune.plan import Plan
 from r0.supervised.training.ranks import prepare_model
 
@@ -40,6 +41,7 @@ def open_model(config: FinetuneConfig, folder: Path, plan: Plan, dtype: torch.dt
     model = _opened(config, folder, plan, dtype, device)
     state_tying(model[0].model)
     check_finite(model[0].model, folder)
+    exact_logits(model)
     return model
 
 
