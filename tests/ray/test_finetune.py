@@ -183,8 +183,11 @@ def test_what_is_saved_can_be_trained_further(bert: str, tmp_path: Path) -> None
     assert first[0] == pytest.approx(last[-1], rel=1e-5)
 
 
-def test_the_learning_rate_rises_stays_and_falls_as_a_cosine(bert: str, tmp_path: Path) -> None:
-    settings = config(bert, tmp_path / "run", max_steps=10, warmup_ratio=0.2, stable_ratio=0.3, learning_rate=1e-3, ray=INLINE)
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_learning_rate_rises_stays_and_falls_as_a_cosine(bert: str, tmp_path: Path, stage: int) -> None:
+    settings = config(
+        bert, tmp_path / "run", max_steps=10, warmup_ratio=0.2, stable_ratio=0.3, learning_rate=1e-3, zero_stage=stage, ray=INLINE
+    )
     finetune.run(settings)
     rates = [line["learning_rate"] for line in record(tmp_path / "run") if "loss" in line]
     expected = [0.0, 0.5, *[1.0] * 4, *((1 + math.cos(math.pi * step / 5)) / 2 for step in range(1, 5))]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from r0.config import LoraSection, RaySection, RolloutSection, StageCConfig
 from r0.errors import UserError
@@ -63,6 +64,14 @@ def check_folder(run: Path, tmp_path: Path) -> list[float]:
 
 WIDE = {"ranks": 2, "zero_stage": 2}
 NARROW = {"ray.inline": "true", "zero_stage": 0}
+
+
+def test_the_losses_of_a_bfloat16_model_are_computed_in_float32(tmp_path):
+    stage_c.run(config(tmp_path / "run", dtype="bf16", batch_size=1, max_steps=2, eval_lists=0))
+    for line in training(tmp_path / "run"):
+        for name in ("bce", "ranknet"):
+            value = torch.tensor(line[name])
+            assert abs(float(value - value.bfloat16().float())) > 1e-6, name
 
 
 @pytest.mark.parametrize("where", [NARROW, pytest.param(WIDE, marks=pytest.mark.slow)], ids=["inline", "two ranks"])

@@ -49,6 +49,12 @@ class StepValues:
         self.broken = bad if self.broken is None else self.broken | bad
         return loss
 
+    def _prepare_input(self, data: Any) -> Any:
+        """Unchanged, but labels keep their dtype: under DeepSpeed the Trainer rounds them to the model's."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)  # type: ignore[attr-defined]
+        return super()._prepare_input(data)  # type: ignore[misc]
+
     def step_values(self) -> dict[str, float]:
         """Metrics of the step that has just ended, in addition to the loss."""
         return {}
@@ -71,7 +77,7 @@ class ReportCallback(TrainerCallback):
 
     def __init__(self, trainer: StepValues, job: Job, channel: Channel):
         self._trainer, self._job, self._channel = trainer, job, channel
-        self._began = time.monotonic()
+        self._began, self._rate = time.monotonic(), 0.0
         self._random: dict[str, Any] = {}  # states of the generators before the step
         self._progress: Progress | None = None  # before the step
         self.stopped = False
@@ -85,9 +91,9 @@ class ReportCallback(TrainerCallback):
         if state.global_step and (progress := Progress.load(_checkpoint(args, state))):
             progress.give(self._trainer)
 
-    def on_step_begin(self, args: Any, *_: Any, **__: Any) -> None:
-        """Start the step's clock."""
-        self._began = time.monotonic()
+    def on_step_begin(self, args: Any, *_: Any, optimizer: Any = None, **__: Any) -> None:
+        """Start the step's clock, and note its learning rate: in the Trainer's logs it is the next step's under DeepSpeed."""
+        self._began, self._rate = time.monotonic(), float(optimizer.param_groups[0]["lr"])
         self._random, self._progress = random_states(args.device), Progress.of(self._trainer)
 
     def on_substep_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any) -> None:
@@ -126,8 +132,8 @@ class ReportCallback(TrainerCallback):
         """Report a step."""
         if "loss" not in logs or dist.get_rank() != 0:
             return
-        values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if logs.get(name) is not None}
-        values |= self._trainer.step_values()
+        values = {name: float(logs[name]) for name in ("loss", "grad_norm") if logs.get(name) is not None}
+        values |= {"learning_rate": self._rate} | self._trainer.step_values()
         seconds = {"learn": time.monotonic() - self._began}
         self._channel.send(Report(Kind.STEP, state.global_step, values, seconds))
 
