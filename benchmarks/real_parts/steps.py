@@ -75,6 +75,8 @@ def plan(at: Setting) -> list[Step]:
         _train(at, "sft", "sft", trained("finetune"), f"data={at.folder / 'rows.jsonl'}"),
         _rank(at, "rank_sft", f"{name}, thinking, sft", "rank_thinking", trained("sft")),
         _completions(at, "completions_sft", trained("sft")),
+        _train(at, "stage_c_thinking", "stage_c", trained("sft"), *lists),
+        _rank(at, "rank_stage_c_thinking", f"{name}, thinking, sft and stage C", "rank_thinking", trained("stage_c_thinking")),
         _train(at, "stage_a", "stage_a", trained("sft"), *lists),
         _rank(at, "rank_stage_a", f"{name}, thinking, sft and GRPO", "rank_thinking", trained("stage_a")),
         _completions(at, "completions_stage_a", trained("stage_a")),

@@ -39,13 +39,15 @@ def _rows(at: Setting, steps: Sequence[Step], given: Path | None) -> list[tuple[
     runs = {step.title: run_file(at, step) for step in steps}
     first = {"given order": given, **runs} if given else dict(runs)
     kept = {title: path for title, path in first.items() if path}
-    against_bm25 = _measured(at, kept, kept["BM25"])
+    measured = _measured(at, kept, kept.get("BM25") or next(iter(kept.values())))
+    against_bm25 = measured if "BM25" in kept else {}
     against_given = _measured(at, kept, given) if given else {}
     rows = [("constant answer", f"{constant(at, given):.3f}", *[""] * 6)] if given else []
     for title in kept:
         step = next((step for step in steps if step.title == title), None)
-        base, bm25 = against_given.get(title), against_bm25[title]
-        rows.append((title, f"{bm25['measures'][MEASURE]:.3f}", *_difference(base), *_difference(bm25), *_speed(at, step)))
+        found = f"{measured[title]['measures'][MEASURE]:.3f}"
+        given_row, bm25_row = against_given.get(title), against_bm25.get(title)
+        rows.append((title, found, *_difference(given_row), *_difference(bm25_row), *_speed(at, step)))
     return rows
 
 

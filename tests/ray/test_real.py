@@ -33,8 +33,6 @@ def small_configs(folder: Path) -> Path:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         values |= {key: value for key, value in SMALL.items() if key in values}
         values |= {key: values[key] | section for key, section in SECTIONS.items() if key in values}
-        if path.stem in ("rank_thinking", "stage_c"):
-            values |= {"rollout": {**values.get("rollout", {}), "engine": "hf"}}
         (folder / path.name).write_text(yaml.safe_dump(values), encoding="utf-8")
     return folder
 

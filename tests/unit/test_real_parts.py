@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,6 +156,20 @@ def test_the_table_has_the_constant_the_given_order_and_bm25(data: Path, tmp_pat
     assert [re.split(" {2,}", line)[0] for line in own.splitlines()[1:4]] == ["constant answer", "given order", "BM25"]
     assert whole.count("BM25") >= 1
     assert (tmp_path / "out" / "table.txt").read_text() in said
+
+
+def test_without_bm25_the_table_has_what_was_measured(data: Path, tmp_path: Path) -> None:
+    def ranker(words: Sequence[str], log: Path) -> int:
+        """Ranks in the given order, in place of a model."""
+        values = dict(word.partition("=")[::2] for word in words if "=" in word)
+        Path(values["output"]).mkdir(parents=True)
+        shutil.copy(values["run"], Path(values["output"]) / "run.trec")
+        return 0
+
+    assert real.main(arguments(data, tmp_path / "out", "zero_shot"), ranker) == 0
+    figures = _figures((tmp_path / "out" / "table.txt").read_text())
+    assert figures["models, untrained"] == figures["given order"] > 0
+    assert "BM25" not in figures
 
 
 def test_bad_arguments_give_one_sentence(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -6,6 +6,7 @@ the same command resumes an interrupted run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,10 @@ from r0.supervised.training.job import Job
 RANK = "r0.supervised.stage_c.rank:train_rank"
 BEFORE, AFTER = "before.json", "after.json"
 CHANGE_P = "heldout/ndcg@10_change_p"
+FORMAT = "heldout/format_rate"
+LOST = 0.1  # a fall of the format rate that is said
+
+log = logging.getLogger("r0")
 
 
 def run(config: StageCConfig) -> Path:
@@ -74,6 +79,7 @@ def run(config: StageCConfig) -> Path:
         figures = driver.train(job, directory, recorder, stop, before.values)
         after = _evaluate_final(config, directory.path / "model", list_prompter, heldout, directory.path / AFTER)
         _keep_calibration(directory.path, job.steps, after)
+        warn_of_lost_answers(config, before, after)
         values = {**after.values, **_change(before, after)}
         if values:
             recorder.evaluation(job.steps, values)
@@ -133,6 +139,18 @@ def _evaluate_final(
         after = measure(config, heldout, list_prompter, group)
     after.write(path)
     return after
+
+
+def warn_of_lost_answers(config: StageCConfig, before: EvaluationResult, after: EvaluationResult) -> None:
+    """Name the remedy if training for scores has changed what the model writes."""
+    was, now = before.values.get(FORMAT, 0.0), after.values.get(FORMAT, 0.0)
+    if not config.kl_coef and was - now > LOST:
+        log.warning(
+            "the share of completions with an answer fell from %.3f to %.3f: the scores were trained without regard to what the "
+            "model writes; kl_coef=0.1 keeps its writing",
+            was,
+            now,
+        )
 
 
 def _keep_calibration(run: Path, step: int, found: EvaluationResult) -> None:
