@@ -21,7 +21,7 @@ from r0.config import StageAConfig
 from r0.errors import RunFailed
 from r0.records import SampleRequest
 from tests.architectures import build
-from tests.helpers import tiny_model
+from tests.helpers import rewrite_model, tiny_model
 from tests.logprob_gap import gap, load
 from tests.weight_source import ModelWeights
 
@@ -106,6 +106,23 @@ def test_a_float32_learner_feeds_a_bfloat16_engine(vllm_workers, tmp_path):
     (sampled,) = everywhere(vllm_workers[:1], "sample", requests(), 1.0, 24, False)
     assert gap(learner, requests(), sampled) < 0.1
     sender.close()
+
+
+@pytest.mark.parametrize("engine", ["vllm", "hf"])
+def test_a_bfloat16_engines_logits_are_not_rounded_to_bfloat16(vllm_workers, tmp_path, engine):
+    folder = rewrite_model(
+        tiny_model(tmp_path, tied=False), lambda tensors: {**tensors, "lm_head.weight": 4 * tensors["lm_head.weight"]}
+    )
+    prompt = tuple(range(5, 60))
+    with torch.inference_mode():
+        high, ids = load(folder)(torch.tensor([prompt])).logits[0, -1, :259].topk(8)
+    everywhere(vllm_workers[:1], "open", EngineSettings(folder, 128, engine=engine, dtype="bf16"))
+    asked = [SampleRequest(prompt, 2**61, tuple(ids.tolist()))]
+    ((sampled,),) = everywhere(vllm_workers[:1], "sample", asked, 1.0, 1, True)
+    assert float(high.min()) > 17  # between 16 and 32 bfloat16 has steps of 1/8
+    steps = [8 * (logprob - sampled.allowed_logprobs[0]) for logprob in sampled.allowed_logprobs]
+    assert max(abs(step - round(step)) for step in steps) > 0.05
+    assert sampled.allowed_logprobs == pytest.approx(high.log_softmax(-1).tolist(), abs=1.0)
 
 
 def test_a_head_that_is_not_sent_is_an_error_and_not_silence(vllm_workers, tmp_path):
