@@ -39,9 +39,9 @@ def _rows(at: Setting, steps: Sequence[Step], given: Path | None) -> list[tuple[
     runs = {step.title: run_file(at, step) for step in steps}
     first = {"given order": given, **runs} if given else dict(runs)
     kept = {title: path for title, path in first.items() if path}
-    measured = _measured(at, kept, kept.get("BM25") or next(iter(kept.values())))
-    against_bm25 = measured if "BM25" in kept else {}
     against_given = _measured(at, kept, given) if given else {}
+    against_bm25 = _measured(at, kept, kept["BM25"]) if "BM25" in kept else {}
+    measured = against_bm25 or against_given or _measured(at, kept, next(iter(kept.values())))
     rows = [("constant answer", f"{constant(at, given):.3f}", *[""] * 6)] if given else []
     for title in kept:
         step = next((step for step in steps if step.title == title), None)

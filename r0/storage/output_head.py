@@ -44,7 +44,7 @@ def _forward(self: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def head_logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Logits [..., V] in float32 of hidden states [..., D], with the gradients of a linear layer.
+    """Logits [..., V] of hidden states [..., D], at least in float32, with the gradients of a linear layer.
 
     Args:
         hidden: in the dtype of the weight; under autocast, in any.
@@ -55,7 +55,7 @@ def head_logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
     if torch.is_autocast_enabled(device):
         low = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(low), weight.to(low)
-    if weight.dtype == torch.float32:
+    if weight.dtype.itemsize >= torch.float32.itemsize:
         return nn.functional.linear(hidden, weight, bias)
     logits = _Float32Product.apply(hidden.reshape(-1, hidden.shape[-1]), weight).view(*hidden.shape[:-1], -1)
     return logits if bias is None else logits + bias.float()

@@ -73,8 +73,9 @@ def test_under_autocast_the_factors_are_rounded_but_the_logits_are_not():
     assert weight.grad.dtype == torch.float32
 
 
-def test_float32_is_left_as_it_is():
-    model, ids = tiny_model().eval(), torch.arange(8)[None]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_wider_models_are_left_as_they_are(dtype):
+    model, ids = tiny_model().to(dtype).eval(), torch.arange(8)[None]
     other = copy.deepcopy(model)
     exact_logits(other)
     with torch.no_grad():
