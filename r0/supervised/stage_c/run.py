@@ -81,7 +81,7 @@ def run(config: StageCConfig) -> Path:
         _keep_calibration(directory.path, job.steps, after)
         warn_of_lost_answers(config, before, after)
         values = {**after.values, **_change(before, after)}
-        if values:
+        if values and not recorder.evaluated(job.steps):  # it was if the run ended before it was marked as finished
             recorder.evaluation(job.steps, values)
         return training.TrainingResult(before.values, values, figures)
 
