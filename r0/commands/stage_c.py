@@ -13,7 +13,6 @@ ROWS = (
     ("format_rate", "format rate: completions with an answer, greedy"),
     ("well_formed_rate", "well-formed completions, greedy"),
     ("ece", "calibration error (ECE) of P(yes)"),
-    ("unread_share", "documents without a score: no answer to read"),
 )
 
 

@@ -4,15 +4,15 @@ A question about a list needs one completion, parsed leniently (``r0.text.lenien
 document gives P(yes) over yes and no at the answer position:
 
 * with thinking, a completion is sampled and cut where its answer begins; then one more token is requested, restricted to the
-  first token of *yes* or of *no*. A completion without a readable answer has no probability: the document keeps its
-  first-stage rank, and the failure is counted.
+  first token of *yes* or of *no*. It is requested of a completion without a readable answer too, behind its thought, and the
+  failure is counted.
 * without thinking, the prompt is followed by an empty thought and ``<answer>``, and only the one token is requested.
 * with a pair format in the configuration, only the token after it is requested.
 
 For the position and the two tokens see ``r0.text.answer_position``, and ``r0.rerank.pair_prompts`` for pair formats.
 
-A job may limit the thought (``r0.rerank.thought_budget``). A thought about one document that reaches the limit is closed, and the
-one token is requested all the same.
+A job may limit the thought (``r0.rerank.thought_budget``). A thought about one document that reaches the limit is closed, which
+is no failure.
 
 For verdicts (``Job.samples``) the stated answer itself is parsed (``r0.rerank.verdict``), from one completion.
 """
@@ -46,7 +46,7 @@ from r0.rerank.pair_prompts import PairPrompts
 from r0.rerank.protocol import Question, Reply
 from r0.rerank.thought_budget import Completion, ThoughtBudget
 from r0.rerank.verdict import read_verdict
-from r0.text.answer_position import UNREADABLE, AnswerPosition, AnswerPositions
+from r0.text.answer_position import AnswerPosition, AnswerPositions
 from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.lenient_answers import read_lenient
 from r0.text.messages import SYSTEM_PROMPTS
@@ -117,19 +117,16 @@ class Judge:
         if job.samples:
             return self._verdict(prompt, done)
         thought = _thought(prompt.prefix + done.text)
-        if question.form is Form.YES_NO and done.forced:
-            logit = yield from self._logit(self._places(prompter).after_cut_thought(prompt, done.token_ids))
-            failures = _missing_logit(logit)
-            return Reply(((0,),), None, _probability(logit), failures, thought, done.tokens + 1, forced=True, logit=logit)
+        failures: frozenset[Violation] = frozenset({Violation.CUT} if done.finish is Finish.LENGTH else ())
         lenient = read_lenient(done.text, question.form, len(question.documents), prompt.prefix)
-        failures = lenient.failures | ({Violation.CUT} if done.finish is Finish.LENGTH else set())
-        logit, tokens = None, done.tokens
-        if question.form is Form.YES_NO and not failures & UNREADABLE:
-            logit = yield from self._logit(self._places(prompter).after_thought(prompt, done.token_ids))
-            failures |= _missing_logit(logit)
-            tokens += 1
-        scored = lenient.groups, lenient.scores, _probability(logit), failures
-        return Reply(*scored, thought, tokens, forced=done.forced, logit=logit)
+        if question.form is not Form.YES_NO:
+            failures |= lenient.failures
+            return Reply(lenient.groups, lenient.scores, None, failures, thought, done.tokens, forced=done.forced)
+        if not done.forced:
+            failures |= lenient.failures
+        logit = yield from self._logit(self._places(prompter).after_completion(prompt, done.token_ids))
+        failures |= _missing_logit(logit)
+        return Reply(((0,),), None, _probability(logit), failures, thought, done.tokens + 1, forced=done.forced, logit=logit)
 
     def _thought_limit(self, job: Job, form: Form) -> int | None:
         """The budget of a thought in tokens; 0: none is written, None: no budget. (The key thinking is for one document.)"""

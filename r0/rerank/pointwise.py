@@ -9,8 +9,8 @@ from r0.rerank.protocol import Method, Question, Ranking
 def pointwise(n: int) -> Method:
     """n questions at once; the scores are P(yes), and equal ones are ordered by logit(yes) − logit(no).
 
-    A candidate without a probability keeps its first-stage rank. Unlike in the other methods, a single candidate is scored
-    too, since its probability is comparable across queries.
+    A candidate without a probability (the model gave no finite numbers) keeps its first-stage rank. Unlike in the other methods,
+    a single candidate is scored too, since its probability is comparable across queries.
     """
     probabilities: list[float | None] = [None] * n
     logits: list[float | None] = [None] * n

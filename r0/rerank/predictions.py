@@ -43,7 +43,7 @@ def list_scores(reranker: Runner, lists: Sequence[tuple[str, str, list[str]]], s
 
 
 def pair_scores(reranker: Runner, pairs: Sequence[tuple[str, str]], shown: bool) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [N] the score of each (query, document) pair, NaN if its answer is unreadable; and its logit, 0 if unreadable.
+    """float64 [N] the score of each (query, document) pair, NaN without a finite one; and its logit, then 0.
 
     Raises:
         UserError: a query does not fit the prompt.

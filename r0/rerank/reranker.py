@@ -210,8 +210,8 @@ class Reranker:
             others: other arguments of both callers (batch size, device, the task); ignored.
 
         Returns:
-            [N] float64 in 0…1, for encoders in their own scale; one number for one pair. Unreadable answers count as 0.5
-                (their number is logged as a warning). With ``inputs2`` the scores of the ranking.
+            [N] float64 in 0…1, for encoders in their own scale; one number for one pair. A pair for which the model gives no
+                finite number counts as 0.5 (a warning says how many). With ``inputs2`` the scores of the ranking.
 
         Raises:
             UserError: a query is too long for the maximum prompt length, or the reranker is closed.
@@ -227,10 +227,10 @@ class Reranker:
             return returned(ranked_N, False, convert_to_numpy, convert_to_tensor)
         pairs, single = pairs_of(cast(Inputs | None, inputs1), others)
         found_N, logits_N = pair_scores(self, pairs, bool(show_progress_bar))
-        unread_N = np.isnan(found_N)
-        if unread_N.any():
-            logger.warning("%d of %d answers were unreadable; they count as 0.5", unread_N.sum(), len(pairs))
-        found_N = np.where(unread_N, 0.5, found_N) if activation_fn is None else activated(logits_N, activation_fn)
+        missing_N = np.isnan(found_N)
+        if missing_N.any():
+            logger.warning("%d of %d pairs have no finite score; they count as 0.5", missing_N.sum(), len(pairs))
+        found_N = np.where(missing_N, 0.5, found_N) if activation_fn is None else activated(logits_N, activation_fn)
         return returned(found_N, single, convert_to_numpy, convert_to_tensor)
 
     @cached_property

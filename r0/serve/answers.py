@@ -14,7 +14,7 @@ from r0.rerank.job import Outcome
 from r0.serve.refusals import Kind, Refusal
 
 UNIT = 100  # documents of one search unit, in Cohere's account
-UNREADABLE = 0.5  # the score of a pair whose answer is unreadable, as in Reranker.predict
+NO_SCORE = 0.5  # the score of a pair for which the model gives no finite number, as in Reranker.predict
 
 
 class Answer(Response):
@@ -121,7 +121,7 @@ def score(model: str, outcomes: Sequence[Outcome], places: Sequence[Sequence[int
     Raises:
         Refusal: a query does not fit the prompt.
     """
-    scores, said = [UNREADABLE] * count, [""] * count
+    scores, said = [NO_SCORE] * count, [""] * count
     for outcome, numbers in zip(outcomes, places, strict=True):
         check(outcome)
         for question, reply in outcome.replies:

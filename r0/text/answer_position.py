@@ -4,7 +4,9 @@ At this position, score = logit(yes) − logit(no), and P(yes) over the two = σ
 it.
 
 * Without a thought: the prompt is followed by an empty thought and ``<answer>``, minus what the chat template already opened.
-* After a thought: the completion is cut where its answer begins, and ``<answer>`` is written again.
+* After a completion: it is cut where its answer begins, and ``<answer>`` is written again. Without an answer it is cut behind its
+  thought. A thought that is still open is closed, and a completion that has none counts as one without a thought, so that every
+  completion has a position.
 
 The two ids depend on how the tokenizer encodes ``<answer>yes</answer>`` and ``<answer>no</answer>``: they are the first ids
 that differ (in some vocabularies they include the ``>`` of the tag). The ids before them are shared.
@@ -12,21 +14,18 @@ that differ (in some vocabularies they include the ``>`` of the tag). The ids be
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from r0.errors import UserError
-from r0.records import Answer, Prompt, Violation
+from r0.records import Answer, Prompt
 from r0.text.completion import ANSWER, THINK, CompletionReader
 from r0.text.spans import UNKNOWN
 from r0.text.template import Template
 
 # Token budget, beyond prompt and completion, for re-encoding the beginning of an answer.
 ANSWER_PREFIX_TOKENS = 32
-
-UNREADABLE = frozenset({Violation.NO_ANSWER, Violation.BAD_ANSWER})
-"""Failures (``read_lenient``) of a completion that has no answer, and therefore no answer position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +70,22 @@ class AnswerPositions:
         opening = "" if THINK[1] in prompt.prefix else THINK[1] if prompt.prefix else "".join(THINK)
         return self._place(prompt.token_ids, opening + ANSWER[0])
 
-    def after_thought(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition:
-        """The answer position of a completion that has an answer (see ``UNREADABLE``).
+    def after_completion(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition:
+        """The answer position of a completion, whether or not it has an answer.
 
         Raises:
             UserError: yes and no have the same ids.
         """
-        kept, opening = self._before_answer(tuple(completion_ids), self._reader.text(completion_ids))
-        return self._place((*prompt.token_ids, *kept), opening)
-
-    def after_cut_thought(self, prompt: Prompt, thought_ids: Sequence[int]) -> AnswerPosition:
-        """The answer position of a completion whose thought is still open: it is closed here.
-
-        Raises:
-            UserError: yes and no have the same ids.
-        """
-        return self._place((*prompt.token_ids, *thought_ids), THINK[1] + ANSWER[0])
+        text = self._reader.text(completion_ids).rstrip(UNKNOWN)
+        closed = THINK[1] in prompt.prefix + text
+        if not closed and THINK[0] not in prompt.prefix + text and ANSWER[0] not in text:
+            return self.without_thought(prompt)
+        cut = _answer_start(text)
+        if cut < 0:
+            cut = text.rfind(THINK[1]) + len(THINK[1]) if THINK[1] in text else 0 if closed else len(text)
+        kept, opening = self._cut(tuple(completion_ids), text[:cut])
+        is_open = THINK[0] in prompt.prefix + text[:cut] and not closed
+        return self._place((*prompt.token_ids, *kept), opening + THINK[1] * is_open + ANSWER[0])
 
     def word_tokens(self, completion_ids: Sequence[int]) -> range:
         """The indices of completion tokens that overlap the text between the answer tags; empty if there is no answer."""
@@ -115,14 +114,15 @@ class AnswerPositions:
             raise UserError("model: its tokenizer encodes yes and no as the same ids, so P(yes) is undefined; use another model")
         return yes, no, shared
 
-    def _before_answer(self, token_ids: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:
-        """The ids that end before the answer's tag, and the remaining text up to and including the tag."""
-        place = _answer_start(text)
-        kept = token_ids[: bisect_right(range(len(token_ids) + 1), place, key=self._length(token_ids)) - 1]
+    def _cut(self, token_ids: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:
+        """The ids that decode to the beginning of ``text``, which is that of the completion, and the remaining characters."""
+        length = self._length(token_ids)
+        count = bisect_left(range(len(token_ids)), len(text), key=length)
+        kept = token_ids[: count if length(count) <= len(text) else count - 1]
         before = self._reader.text(kept)
-        if not text.startswith(before) or len(before) > place:  # the ids' prefix is no prefix of the text: encode all again
+        if not text.startswith(before):  # the ids' prefix is no prefix of the text: encode all again
             kept, before = (), ""
-        return kept, text[len(before) : place] + ANSWER[0]
+        return kept, text[len(before) :]
 
     def _length(self, token_ids: Sequence[int]) -> Callable[[int], int]:
         """A function from a number of ids to the number of characters they decode to, without an incomplete character."""
@@ -130,6 +130,9 @@ class AnswerPositions:
 
 
 def _answer_start(text: str) -> int:
-    """The offset of the answer that ``read_lenient`` reads: the tag of the last pair, else the last opening tag, else −1."""
-    opening = text.rfind(ANSWER[0], 0, max(text.rfind(ANSWER[1]), 0))
-    return opening if opening >= 0 else text.rfind(ANSWER[0])
+    """The offset of the answer that ``read_lenient`` reads: behind the thought, the tag of the last pair, else the last opening
+    tag, else −1.
+    """
+    thought_end = max(text.rfind(THINK[1]), 0)
+    opening = text.rfind(ANSWER[0], thought_end, max(text.rfind(ANSWER[1]), 0))
+    return opening if opening >= 0 else text.rfind(ANSWER[0], thought_end)

@@ -51,6 +51,7 @@ def test_tokenizers_that_distinguish_the_words_are_accepted(family):
         ("<think>so <answer>no</answer></think><answer>\nno\n</answer> more", "\nno\n"),
         ("<think>so</think><answer>yes", "yes"),
         ("<think>so</think><answer></answer>", ""),
+        ("<think>so <answer>no</answer></think>", ""),
         ("nothing", ""),
         ("", ""),
     ],
@@ -72,7 +73,28 @@ def test_the_position_after_a_thought_continues_the_sampled_ids(prefix):
     completion = "<think>é 😀</think>\n<answer>yes</answer>".removeprefix(prefix.strip())
     prompt = Prompt((5, 6, 7), prefix)
     ids = [*tokenizer(completion, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    place = places(tokenizer).after_thought(prompt, ids)
+    place = places(tokenizer).after_completion(prompt, ids)
     kept = len(completion.rpartition("yes")[0].encode())
     assert place.context_ids == (5, 6, 7, *ids[:kept])  # one id a byte: nothing is written anew
     assert tokenizer.decode([place.yes_id, place.no_id]) == "yn"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "completion", "written"),
+    [
+        ("<think>\n", "so</think>perhaps", "so</think><answer>"),
+        ("<think>\n", "so it goes", "so it goes</think><answer>"),
+        ("<think>\n", "so 😀", "so </think><answer>"),
+        ("<think>\n\n</think>", "perhaps", "<answer>"),
+        ("<think>\n\n</think>", "perhaps <answer>yes", "perhaps <answer>"),
+        ("", "<answer>yes</answer>", "<answer>"),
+        ("", "perhaps", "<think></think><answer>"),
+    ],
+)
+def test_every_completion_has_a_position_behind_its_thought(prefix, completion, written):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer(completion, add_special_tokens=False).input_ids
+    ids = ids[:-2] if "😀" in completion else [*ids, tokenizer.eos_token_id]  # a character that is cut in two
+    place = places(tokenizer).after_completion(Prompt((5, 6, 7), prefix), ids)
+    assert place.context_ids[:3] == (5, 6, 7)
+    assert tokenizer.decode(place.context_ids[3:]) == written

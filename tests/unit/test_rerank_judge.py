@@ -104,19 +104,37 @@ def test_a_tag_may_share_a_token_with_the_answer():
 
 
 @pytest.mark.parametrize(
-    ("completion", "finish", "failures"),
+    ("completion", "finish", "failures", "context"),
     [
-        ("no tags at all", Finish.STOP, {Violation.NO_ANSWER}),
-        ("<think>for ever", Finish.LENGTH, {Violation.NO_ANSWER, Violation.UNCLOSED_THINK, Violation.CUT}),
-        ("<think>a</think><answer>maybe</answer>", Finish.STOP, {Violation.BAD_ANSWER}),
-        ("", Finish.STOP, {Violation.NO_ANSWER}),
+        ("no tags at all", Finish.STOP, {Violation.NO_ANSWER}, "<think></think><answer>"),
+        ("", Finish.STOP, {Violation.NO_ANSWER}, "<think></think><answer>"),
+        (
+            "<think>for ever",
+            Finish.LENGTH,
+            {Violation.NO_ANSWER, Violation.UNCLOSED_THINK, Violation.CUT},
+            "<think>for ever</think><answer>",
+        ),
+        (
+            "<think>a <answer>yes</answer>",
+            Finish.STOP,
+            {Violation.NO_ANSWER, Violation.UNCLOSED_THINK},
+            "<think>a </think><answer>",
+        ),
+        ("<think>a</think>perhaps", Finish.STOP, {Violation.NO_ANSWER}, "<think>a</think><answer>"),
+        ("<think><answer>no</answer></think>", Finish.STOP, {Violation.NO_ANSWER}, "<think><answer>no</answer></think><answer>"),
+        ("<think>a</think><answer>maybe</answer>", Finish.STOP, {Violation.BAD_ANSWER}, "<think>a</think><answer>"),
     ],
-)
-def test_an_answer_that_cannot_be_read_has_no_probability(completion, finish, failures):
-    wanted, reply = run_question(tiny_tokenizer(), PAIR, completion, finish)
-    assert len(wanted) == 1
-    assert reply.probability is None
+)  # fmt: skip
+@pytest.mark.parametrize("make", [tiny_tokenizer, qwen_like])
+def test_an_answer_that_cannot_be_read_is_a_failure_and_yes_or_no_is_read_behind_the_thought(
+    make, completion, finish, failures, context
+):
+    tokenizer = make()
+    (whole, one), reply = run_question(tokenizer, PAIR, completion, finish)
     assert reply.failures == failures
+    assert reply.probability == pytest.approx(1 / (1 + math.exp(0.5)))
+    asked = tokenizer.decode(one.request.prompt_ids[len(whole.request.prompt_ids) :])
+    assert asked == context.removesuffix("" if make is tiny_tokenizer else ">")  # Qwen's ">" and the word are one token
 
 
 def test_an_answer_cut_after_its_word_is_read_and_the_cut_counted():

@@ -167,24 +167,20 @@ def open_lists(tmp_path: Path, settings: StageCConfig, stored: list[StoredComple
     return OpenLists(Job(settings, str(model_folder("r0-tiny")), str(tmp_path), 1, 1, stage_c.RANK))
 
 
-def test_scores_follow_the_stored_thought_and_lists_without_an_answer_are_dropped(tmp_path, list_prompter):
+def test_scores_follow_the_stored_thought_which_is_closed_if_it_is_open(tmp_path, list_prompter):
     settings = config(thinking=True)
     lists = open_lists(tmp_path, settings, stored_completions(list_prompter, GOOD, BAD, GOOD.replace("yes", "no")))
     one = lists.example(TASK)
-    assert (one.labels, one.counts, one.left_out) == ((1.0, 0.5), True, 1)
-    text = list_prompter.tokenizer.decode(one.places[0].context_ids)
-    assert text.endswith("Document: first text<|im_end|>\n<|im_start|>assistant\n<think>river: in the tax.</think><answer>")
+    assert one.labels == tuple(scaled(TASK, *label_range(settings)))
+    for name, place in zip(("first", "second", "third"), one.places, strict=True):
+        text = list_prompter.tokenizer.decode(place.context_ids)
+        assert text.endswith(f"Document: {name} text<|im_end|>\n<|im_start|>assistant\n<think>river: in the tax.</think><answer>")
     assert one.completion is None
     batch = ListCollate(lists.pad_id, logits_to_keep=True)([one, one])
-    assert batch["sizes"] == [2, 2]
+    assert batch["sizes"] == [3, 3]
     assert batch["scored"]["logits_to_keep"] == 1
-    assert batch["targets"].tolist() == [1.0, 0.5, 1.0, 0.5]
+    assert batch["targets"].tolist() == pytest.approx([*one.labels, *one.labels])
     assert [list_prompter.tokenizer.decode(ids) for ids in batch["words"][0]] == ["yes", "no"]
-
-
-def test_a_list_without_any_answer_still_gives_a_rank_something_to_compute(tmp_path, list_prompter):
-    one = open_lists(tmp_path, config(thinking=True), stored_completions(list_prompter, BAD, BAD, BAD)).example(TASK)
-    assert (one.counts, one.left_out, len(one.places)) == (False, 3, 1)
 
 
 def test_the_kl_is_of_one_completion_a_list_and_leaves_the_word_free(tmp_path, list_prompter):
@@ -247,19 +243,18 @@ def test_lists_are_measured_as_rerank_would_order_them(list_prompter, thinking):
     found = measure(config(thinking=thinking), [TASK], list_prompter, engines)
     gains = [1.0, 1 / math.log2(3), 0.5]
     ideal = 2 * gains[0] + gains[1]
-    # Given: second, first, third. Its answer unread, the second keeps its rank with thinking; else its score puts it first.
+    # Given: second, first, third. The second has no answer to be read; its score puts it first all the same.
     by_score = 0 * gains[0] + 1 * gains[1] + 2 * gains[2]
     given = 0 * gains[0] + 2 * gains[1] + 1 * gains[2]
     assert found.values["heldout/ndcg@10"] == pytest.approx(by_score / ideal) == pytest.approx(found.ndcg[0])
     assert found.values["heldout/ndcg@10_given"] == pytest.approx(given / ideal)
     assert found.values["heldout/format_rate"] == pytest.approx(2 / 3)
-    assert engines.asked == (2 if thinking else 3)
+    assert engines.asked == 3
     assert found.calibration is not None
     counted = dict(zip(found.calibration.labels, found.calibration.confusion, strict=True))
-    assert found.calibration.predictions == ("yes", "no", "unread")
-    assert [sum(column) for column in zip(*counted.values(), strict=True)] == ([2, 0, 1] if thinking else [3, 0, 0])
+    assert found.calibration.predictions == ("yes", "no")
+    assert [sum(column) for column in zip(*counted.values(), strict=True)] == [3, 0]
     assert calibration_error(found.calibration.bins) == found.values["heldout/ece"]
-    assert found.values.get("heldout/unread_share") == (pytest.approx(1 / 3) if thinking else None)
 
 
 def test_equal_scores_keep_the_first_stage_order_and_measures_are_stored(list_prompter, tmp_path):

@@ -11,7 +11,7 @@ from r0.algos.score_losses import SCORE_LOSSES, ScoreLossSettings, score_losses
 from r0.supervised.stage_c import rank as ranks
 from r0.supervised.stage_c.rank import _Trainer
 
-SIZES, COUNTS, VOCAB = [3, 2, 1], [True, True, False], 11
+SIZES, VOCAB = [3, 2, 1], 11
 PARTS = ScoreLossSettings(dict.fromkeys(SCORE_LOSSES, 1.0))
 
 
@@ -27,7 +27,7 @@ def micro_batch(seed: int) -> tuple[dict, torch.Tensor]:
     documents, lists = sum(SIZES), len(SIZES)
     inputs = {
         "scored": {"which": 0}, "words": torch.tensor([[3, 4]] * documents), "targets": torch.rand(documents).round(decimals=1),
-        "sizes": SIZES, "counts": COUNTS, "sampled": {"which": 1}, "sampled_ids": torch.randint(VOCAB, (lists, 4)),
+        "sizes": SIZES, "sampled": {"which": 1}, "sampled_ids": torch.randint(VOCAB, (lists, 4)),
         "start_logprobs": -torch.rand(lists, 4), "weights": torch.full((lists, 4), 0.25), "answer_token": torch.zeros(lists, 4),
         "answer_words": torch.tensor([[3, 4]] * lists),
     }  # fmt: skip
@@ -58,8 +58,8 @@ def test_the_parts_of_a_step_are_means_over_its_lists(monkeypatch):
         made.compute_loss(model_of(logits), inputs)
         last = logits[: sum(SIZES), -1]
         scores = (last[:, 3] - last[:, 4]).detach().split(SIZES)
-        for score_N, label_N, counts in zip(scores, inputs["targets"].split(SIZES), COUNTS, strict=True):
-            for name, value in score_losses(score_N, label_N, PARTS).items() if counts else ():
+        for score_N, label_N in zip(scores, inputs["targets"].split(SIZES), strict=True):
+            for name, value in score_losses(score_N, label_N, PARTS).items():
                 want[name] += value.item() / (2 * len(SIZES))
     made.close_step()
     found = made.step_values()

@@ -27,13 +27,10 @@ THOUGHTS = "thoughts.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class ListExample:
-    """A training list. Documents whose stored completion has no answer are dropped. If none remains, ``counts`` is False and
-    ``places`` holds a single placeholder with zero loss, because every rank must run a forward pass."""
+    """A training list."""
 
     places: tuple[AnswerPosition, ...]  # [N]
     labels: tuple[float, ...]  # [N] in 0…1
-    counts: bool
-    left_out: int
     cut_prompts: int
     completion: Example | None = None  # with a KL: prompt and stored completion of one document
     logprobs: tuple[float, ...] = ()  # [C] of the starting model, in nats
@@ -64,29 +61,24 @@ class OpenLists:
         """A list as token ids."""
         if not isinstance(task, ListwiseTask):
             raise TypeError(f"stage C learns from lists, not from {type(task).__name__}")
-        prompts, labels = self.list_prompter.prompts(task), scaled(task, *self._range)
+        prompts, labels = self.list_prompter.prompts(task), tuple(scaled(task, *self._range))
+        cut, positions = sum(prompt.cut_tokens > 0 for prompt in prompts), self.list_prompter.places
         stored: list[StoredCompletion | None] = (
             [None] * task.size if self._stored is None else self._stored.completions(task.task_id)
         )
-        found: list[AnswerPosition | None]
         if self._config.thinking:
-            both = zip(prompts, stored, strict=True)
-            found = [None if one is None else self.list_prompter.place(prompt, one.token_ids) for prompt, one in both]
+            thoughts = [(prompt, one.token_ids) for prompt, one in zip(prompts, stored, strict=True) if one is not None]
+            places = tuple(positions.after_completion(prompt, token_ids) for prompt, token_ids in thoughts)
         else:
-            found = [self.list_prompter.places.without_thought(prompt) for prompt in prompts]
-        known = [(place, label) for place, label in zip(found, labels, strict=True) if place is not None]
-        left_out, cut = task.size - len(known), sum(prompt.cut_tokens > 0 for prompt in prompts)
-        counts = bool(known)
-        places, values = zip(*known or [(self.list_prompter.places.without_thought(prompts[0]), 0.0)], strict=True)
+            places = tuple(map(positions.without_thought, prompts))
         document = kl_document(self._config, task.task_id, task.size)
         if not self._config.kl_coef or (one := stored[document]) is None:
-            return ListExample(places, values, counts, left_out, cut)
+            return ListExample(places, labels, cut)
         completion = Example(prompts[document].token_ids, one.token_ids, cut=False, cut_prompt=False)
-        place = self.list_prompter.place(prompts[document], one.token_ids)
-        words = (0, 0) if place is None else (place.yes_id, place.no_id)
-        between = self.list_prompter.places.word_tokens(one.token_ids) if place is not None else ()
-        answer_token = next((token for token in between if one.token_ids[token] in words), -1)
-        return ListExample(places, values, counts, left_out, cut, completion, one.logprobs, answer_token, words)
+        place = positions.after_completion(prompts[document], one.token_ids)
+        words = place.yes_id, place.no_id
+        answer_token = next((token for token in positions.word_tokens(one.token_ids) if one.token_ids[token] in words), -1)
+        return ListExample(places, labels, cut, completion, one.logprobs, answer_token, words)
 
 
 @dataclass
@@ -95,7 +87,6 @@ class ListCounts:
 
     lists: int = 0
     documents: int = 0
-    left_out: int = 0  # documents whose stored completion has no answer
     cut_prompts: int = 0  # documents that did not fit max_prompt_tokens
 
 
@@ -114,14 +105,13 @@ class ListCollate:
         """What is counted of a micro-batch."""
         return ListCounts(
             lists=len(examples),
-            documents=sum(len(one.places) * one.counts for one in examples),
-            left_out=sum(one.left_out for one in examples),
+            documents=sum(len(one.places) for one in examples),
             cut_prompts=sum(one.cut_prompts for one in examples),
         )
 
     def __call__(self, examples: Sequence[ListExample]) -> dict[str, Any]:
         """``scored`` (model inputs whose last logits are read at the answer), ``words`` [B, 2] (ids of yes and no), ``targets``
-        [B], ``sizes`` [G] and ``counts`` [G]. With a KL also ``sampled`` (model inputs), ``sampled_ids``, ``start_logprobs``,
+        [B] and ``sizes`` [G]. With a KL also ``sampled`` (model inputs), ``sampled_ids``, ``start_logprobs``,
         ``weights`` (each row sums to 1; 0 at the answer token), ``answer_token`` (1 at the answer token), all [G, C], and
         ``answer_words`` [G, 2]."""
         places = [place for one in examples for place in one.places]
@@ -130,7 +120,6 @@ class ListCollate:
             "words": torch.tensor([[place.yes_id, place.no_id] for place in places]),
             "targets": torch.tensor([label for one in examples for label in one.labels], dtype=torch.float32),
             "sizes": [len(one.places) for one in examples],
-            "counts": [one.counts for one in examples],
         }
         if all(one.completion is not None for one in examples):
             batch |= self._completions(examples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from r0.actors.rollout.settings import stop_ids
@@ -12,9 +11,8 @@ from r0.records import Form, ListwiseTask, Prompt
 from r0.storage.positions import positions
 from r0.supervised.finetune.template import answer_words, own_prompt
 from r0.supervised.stage_c.lists import pairs
-from r0.text.answer_position import ANSWER_PREFIX_TOKENS, UNREADABLE, AnswerPosition, AnswerPositions
+from r0.text.answer_position import ANSWER_PREFIX_TOKENS, AnswerPositions
 from r0.text.completion import CompletionReader
-from r0.text.lenient_answers import read_lenient
 from r0.text.prompt_file import load_system_prompt, template_variables
 from r0.text.prompts import Prompter
 from r0.text.tokenizer import open_tokenizer
@@ -49,11 +47,6 @@ class ListPrompter:
             UserError: the query alone leaves no room for a document.
         """
         return [self.prompter.prompt(pair) for pair in pairs(task)]
-
-    def place(self, prompt: Prompt, completion_ids: Sequence[int]) -> AnswerPosition | None:
-        """The answer position of a completion; None if it has no readable answer."""
-        failures = read_lenient(self.reader.text(completion_ids), Form.YES_NO, 1, prompt.prefix).failures
-        return None if failures & UNREADABLE else self.places.after_thought(prompt, completion_ids)
 
 
 def length(config: StageCConfig) -> int:

@@ -28,7 +28,7 @@ from r0.supervised.stage_c.list_prompter import ListPrompter
 from r0.supervised.stage_c.lists import label_range, scaled
 
 CUTOFF = 10  # of nDCG
-SAID = ("yes", "no", "unread")
+SAID = ("yes", "no")
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,11 @@ def measure(
 ) -> EvaluationResult:
     """Metrics of the model that the engines hold, by name:
 
-    ndcg@10              mean over lists, sorted by score; a document without a score keeps its given rank
+    ndcg@10              mean over lists, sorted by score
     ndcg@10_given        mean over lists in the given order
     format_rate          share of the greedy completions (one per document) with an answer
     well_formed_rate     share of the greedy completions without a violation
     ece                  calibration error of P(yes) = σ(score) against the labels scaled to 0…1
-    unread_share         share of the documents without a score because no answer can be read (thinking only)
     """
     prompts = [list_prompter.prompts(task) for task in tasks]
     flat = [prompt for each in prompts for prompt in each]
@@ -77,12 +76,11 @@ def measure(
     both = list(zip(flat, completions, strict=True))
     verdicts = [list_prompter.reader.read(one.token_ids, prompt.prefix, one.finish)[1] for prompt, one in both]
     if config.thinking:
-        places = [list_prompter.place(prompt, one.token_ids) for prompt, one in both]
+        places = [list_prompter.places.after_completion(prompt, one.token_ids) for prompt, one in both]
     else:
         places = [list_prompter.places.without_thought(prompt) for prompt in flat]
-    asked = [SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id)) for place in places if place]
-    answered = iter(engines.sample(asked, 1.0, 1, greedy=True))
-    scores = [_score(next(answered).allowed_logprobs) if place else None for place in places]
+    asked = [SampleRequest(place.context_ids, 0, (place.yes_id, place.no_id)) for place in places]
+    scores = [_score(one.allowed_logprobs) for one in engines.sample(asked, 1.0, 1, greedy=True)]
     range_ = label_range(config)
     found, given, start = [], [], 0
     for task in tasks:
@@ -93,8 +91,7 @@ def measure(
         given.append(ndcg(grades, groups_of_order(order), CUTOFF))
         start += task.size
     labels = [label for task in tasks for label in scaled(task, *range_)]
-    judged = [(_sigma(score), label) for score, label in zip(scores, labels, strict=True) if score is not None]
-    bins = bins_of(*map(np.array, zip(*judged, strict=True))) if judged else ()
+    bins = bins_of(np.array([_sigma(score) for score in scores]), np.array(labels))
     values = {
         f"ndcg@{CUTOFF}": fmean(found),
         f"ndcg@{CUTOFF}_given": fmean(given),
@@ -102,21 +99,19 @@ def measure(
         "well_formed_rate": fmean(verdict.well_formed for verdict in verdicts),
         "ece": calibration_error(bins),
     }
-    if config.thinking:
-        values["unread_share"] = 1.0 - len(judged) / len(scores)
     named = {f"heldout/{name}": value for name, value in values.items()}
     every_grade = [grade for task in tasks for grade in task.label.grades]
     return EvaluationResult(named, found, Calibration(bins, *confusion(every_grade, scores)))
 
 
 def confusion(
-    grades: Sequence[float], scores: Sequence[float | None]
+    grades: Sequence[float], scores: Sequence[float]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Of each grade, how many documents are said to be relevant (a score above 0), not relevant, or have no score."""
+    """Of each grade, how many documents are said to be relevant (a score above 0), and how many not."""
     known = sorted(set(grades))
     counts = np.zeros((len(known), len(SAID)), dtype=int)
     for grade, score in zip(grades, scores, strict=True):
-        counts[known.index(grade), 2 if score is None else int(score <= 0)] += 1
+        counts[known.index(grade), int(score <= 0)] += 1
     return tuple(f"grade {grade:g}" for grade in known), SAID, tuple(tuple(map(int, row)) for row in counts)
 
 

@@ -64,11 +64,7 @@ class _Trainer(OrderedTrainer):
         yes_B, no_B = logits_BV.gather(1, inputs["words"]).unbind(dim=1)
         score_B = yes_B - no_B
         found: list[Tensor] = []
-        each = zip(score_B.split(inputs["sizes"]), inputs["targets"].split(inputs["sizes"]), inputs["counts"], strict=True)
-        for score_N, label_N, counts in each:
-            if not counts:
-                found.append(score_N.sum() * 0.0)
-                continue
+        for score_N, label_N in zip(*(each.split(inputs["sizes"]) for each in (score_B, inputs["targets"])), strict=True):
             parts = score_losses(score_N, label_N, self._losses)
             found.append(weighted(parts, self._losses))
             self._add(parts)
