@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.real_parts.questions import Questions, make_questions
-from benchmarks.real_parts.thoughts import Asked, Thoughts
+from benchmarks.real_parts.thoughts import Asked, write_log
 from r0.data.fields import with_title
 from r0.data.jsonl import BadLines
 from r0.data.runfile import given_order, read_judgements, read_run, write_run
@@ -70,8 +70,7 @@ def split(data: Path, run: Path, output: Path, fold: int, seed: int) -> None:
             _write_part(folder, part, queries, source)
         questions = make_questions(source.only(parts["train"]), seed)
         questions.write(folder / "questions")
-        thoughts = Thoughts([source.queries[query] for query in parts["train"]], list(questions.documents.values()))
-        thoughts.write_log(folder / "raw_log.jsonl", asked(source, parts["train"], questions, seed))
+        write_log(folder / "raw_log.jsonl", asked(source, parts["train"], questions, seed))
 
 
 def asked(source: Source, training: Sequence[str], questions: Questions, seed: int) -> list[Asked]:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import real
 from benchmarks.real_parts.split import FOLDS, PARTS, divided
 from benchmarks.real_parts.steps import Setting, plan
-from benchmarks.real_parts.thoughts import Thoughts
+from benchmarks.real_parts.thoughts import thought
 from r0.launch import COMMANDS, parse, take_command
 from tests.real_data import here, real_data
 
@@ -78,16 +78,10 @@ def test_the_folds_split_by_ids_alone_and_each_query_is_a_test_query_once() -> N
         assert len(parts["validation"]) == 6
 
 
-def test_a_thought_states_evidence_and_no_verdict() -> None:
-    queries = ["where is the old lighthouse of Bremen", *[f"where is the number {number}" for number in range(9)]]
-    documents = ["Bremen harbour. The lighthouse is red.", *[f"The town {number} is small." for number in range(19)]]
-    thoughts = Thoughts(queries, documents)
-    assert thoughts.of(queries[0], documents[0]) == (
-        "The document is about Bremen harbour. It has lighthouse, Bremen of the query and lacks old, of."
-    )
-    assert thoughts.of("where is the old lighthouse?", documents[1]) == (
-        "The document is about The town 0 is small. It has nothing of the query and lacks old, lighthouse."
-    )
+def test_a_thought_says_what_a_document_is_about() -> None:
+    assert thought("Bremen. It is a town. It has a quay.") == "The document is about Bremen."
+    assert thought("Bremen.") == "The document is about Bremen."
+    assert thought("The town of Bremen has a quay that is old.") == "The document is about The town of Bremen has a quay that."
 
 
 def test_the_log_has_training_queries_and_as_many_made_questions(data: Path, tmp_path: Path) -> None:
