@@ -144,12 +144,14 @@ def _evaluate_final(
 def warn_of_lost_answers(config: StageCConfig, before: EvaluationResult, after: EvaluationResult) -> None:
     """Name the remedy if training for scores has changed what the model writes."""
     was, now = before.values.get(FORMAT, 0.0), after.values.get(FORMAT, 0.0)
-    if not config.kl_coef and was - now > LOST:
+    if was - now > LOST:
+        remedy = f"a kl_coef above {config.kl_coef:g} or a lower learning_rate" if config.kl_coef else "kl_coef=0.1"
         log.warning(
-            "the share of completions with an answer fell from %.3f to %.3f: the scores were trained without regard to what the "
-            "model writes; kl_coef=0.1 keeps its writing",
+            "the share of completions with an answer fell from %.3f to %.3f: training for scores changed what the model writes; "
+            "%s keeps its writing",
             was,
             now,
+            remedy,
         )
 
 
