@@ -95,19 +95,25 @@ def test_neither_company_nor_the_order_of_replies_changes_a_ranking(name):
     assert {key: one.ranking for key, one in alone.items()} == {key: one.ranking for key, one in together.items()}
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "pointwise without thinking"])
-def test_a_model_that_writes_nonsense_leaves_the_given_order(name):
-    class Nonsense(ReadingEngine):
-        def _sampled(self, request):
-            assert not request.allowed_ids, "asked for a probability without an answer"
-            ids = tuple(self.tokenizer("yes, I cannot say", add_special_tokens=False).input_ids)
-            return Sampled(ids, (0.0,) * len(ids), Finish.STOP, 0)
+class Nonsense(ReadingEngine):
+    """Writes nothing that could be read; yes against no, where it is asked for, follows what the document is worth."""
 
+    def _sampled(self, request):
+        if request.allowed_ids:
+            return super()._sampled(request)
+        ids = tuple(self.tokenizer("yes, I cannot say", add_special_tokens=False).input_ids)
+        return Sampled(ids, (0.0,) * len(ids), Finish.STOP, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "pointwise without thinking"])
+def test_of_a_model_that_writes_nonsense_lists_keep_the_given_order_and_documents_their_score(name):
     work = jobs([12, 1, 25])
     found, _ = schedule(knows, work, kind=Nonsense, **settings(name))
     for job in work:
         outcome = found[job.key]
-        assert outcome.ranking.order == tuple(range(len(job.documents)))
+        given = list(range(len(job.documents)))
+        by_worth = sorted(given, key=lambda i: -worth(job.documents[i]))
+        assert list(outcome.ranking.order) == (by_worth if name == "pointwise" else given)
         assert outcome.failed == len(outcome.replies)
         assert outcome.failures.get(Violation.NO_ANSWER.value, 0) == len(outcome.replies)
 
