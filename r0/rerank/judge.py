@@ -117,13 +117,12 @@ class Judge:
         if job.samples:
             return self._verdict(prompt, done)
         thought = _thought(prompt.prefix + done.text)
-        failures: frozenset[Violation] = frozenset({Violation.CUT} if done.finish is Finish.LENGTH else ())
         lenient = read_lenient(done.text, question.form, len(question.documents), prompt.prefix)
+        failures = lenient.failures | ({Violation.CUT} if done.finish is Finish.LENGTH else set())
         if question.form is not Form.YES_NO:
-            failures |= lenient.failures
             return Reply(lenient.groups, lenient.scores, None, failures, thought, done.tokens, forced=done.forced)
-        if not done.forced:
-            failures |= lenient.failures
+        if done.forced:  # its answer is not in the text: it is asked for now
+            failures = frozenset()
         logit = yield from self._logit(self._places(prompter).after_completion(prompt, done.token_ids))
         failures |= _missing_logit(logit)
         return Reply(((0,),), None, _probability(logit), failures, thought, done.tokens + 1, forced=done.forced, logit=logit)

@@ -77,14 +77,13 @@ class AnswerPositions:
             UserError: yes and no have the same ids.
         """
         text = self._reader.text(completion_ids).rstrip(UNKNOWN)
-        closed = THINK[1] in prompt.prefix + text
-        if not closed and THINK[0] not in prompt.prefix + text and ANSWER[0] not in text:
+        answer, thought_end = _answer_start(text), text.rfind(THINK[1])
+        cut = answer if answer >= 0 else thought_end + len(THINK[1]) if thought_end >= 0 else len(text)
+        before = prompt.prefix + text[:cut]
+        is_open = THINK[0] in before and THINK[1] not in before
+        if not is_open and max(answer, thought_end) < 0:
             return self.without_thought(prompt)
-        cut = _answer_start(text)
-        if cut < 0:
-            cut = text.rfind(THINK[1]) + len(THINK[1]) if THINK[1] in text else 0 if closed else len(text)
         kept, opening = self._cut(tuple(completion_ids), text[:cut])
-        is_open = THINK[0] in prompt.prefix + text[:cut] and not closed
         return self._place((*prompt.token_ids, *kept), opening + THINK[1] * is_open + ANSWER[0])
 
     def word_tokens(self, completion_ids: Sequence[int]) -> range:

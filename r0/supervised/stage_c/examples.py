@@ -67,15 +67,15 @@ class OpenLists:
             [None] * task.size if self._stored is None else self._stored.completions(task.task_id)
         )
         if self._config.thinking:
-            thoughts = [(prompt, one.token_ids) for prompt, one in zip(prompts, stored, strict=True) if one is not None]
-            places = tuple(positions.after_completion(prompt, token_ids) for prompt, token_ids in thoughts)
+            both = zip(prompts, stored, strict=True)
+            places = tuple(positions.after_completion(prompt, one.token_ids) for prompt, one in both if one is not None)
         else:
             places = tuple(map(positions.without_thought, prompts))
         document = kl_document(self._config, task.task_id, task.size)
         if not self._config.kl_coef or (one := stored[document]) is None:
             return ListExample(places, labels, cut)
         completion = Example(prompts[document].token_ids, one.token_ids, cut=False, cut_prompt=False)
-        place = positions.after_completion(prompts[document], one.token_ids)
+        place = places[document] if self._config.thinking else positions.after_completion(prompts[document], one.token_ids)
         words = place.yes_id, place.no_id
         answer_token = next((token for token in positions.word_tokens(one.token_ids) if one.token_ids[token] in words), -1)
         return ListExample(places, labels, cut, completion, one.logprobs, answer_token, words)

@@ -64,7 +64,8 @@ class _Trainer(OrderedTrainer):
         yes_B, no_B = logits_BV.gather(1, inputs["words"]).unbind(dim=1)
         score_B = yes_B - no_B
         found: list[Tensor] = []
-        for score_N, label_N in zip(*(each.split(inputs["sizes"]) for each in (score_B, inputs["targets"])), strict=True):
+        sizes = inputs["sizes"]
+        for score_N, label_N in zip(score_B.split(sizes), inputs["targets"].split(sizes), strict=True):
             parts = score_losses(score_N, label_N, self._losses)
             found.append(weighted(parts, self._losses))
             self._add(parts)
@@ -73,7 +74,7 @@ class _Trainer(OrderedTrainer):
         if self._kl_coef:
             other_B = logits_BV.logsumexp(dim=1) - torch.stack([yes_B, no_B]).logsumexp(dim=0)
             kl_G, other_G = self._kl(model, inputs)
-            other_G = other_G + torch.stack([other_N.mean() for other_N in other_B.split(inputs["sizes"])])
+            other_G = other_G + torch.stack([other_N.mean() for other_N in other_B.split(sizes)])
             loss = loss + self._kl_coef * (kl_G.mean() + other_G.mean())
             self._add({"kl": kl_G.sum(), "other_words": other_G.sum()})
         return (loss, None) if return_outputs else loss
