@@ -6,18 +6,23 @@ their words as numbers, and the index are held in memory.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-import bm25s
 import numpy as np
 import Stemmer
-from bm25s.tokenization import Tokenizer
 
 from r0.errors import UserError
 from r0.evaluation.words import words
 from r0.runs.live import progress
+
+# bm25s runs JAX when it is imported, where JAX is installed. On a GPU that takes most of the card, and fails if the card is full.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import bm25s
+from bm25s.tokenization import Tokenizer
 
 
 class Bm25:

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -248,3 +251,15 @@ def test_vowel_signs_and_accents_belong_to_words():
     assert words("বাংলা তেலுగు தமிழ்") == ["বাংলা", "তেலுగు", "தமிழ்"]
     assert words("cafe\u0301 Zu\u0308rich") == words("caf\u00e9 Z\u00fcrich") == ["café", "Zürich"]
     assert words("می\u200cروم שָׁלוֹם") == ["میروم", "שָׁלוֹם"]
+
+
+def test_jax_where_it_is_installed_does_not_take_the_gpu(tmp_path: Path) -> None:
+    """bm25s imports JAX and runs it at once; on a GPU that takes most of the card."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("import os\nprint('jax on', os.environ['JAX_PLATFORMS'])\n")
+    (tmp_path / "jax" / "lax.py").write_text("def top_k(*_): ...\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    environment.pop("JAX_PLATFORMS", None)
+    line = [sys.executable, "-c", "import r0.evaluation.bm25"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "jax on cpu\n"), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ from r0.runs.output_path import look_at, output_path
 from r0.runs.resolved import absolute
 from r0.supervised.training import driver
 from r0.supervised.training.job import Job, micro_batch
+
+ORDER, LOSS = "heldout/ndcg@10", "heldout/loss"
+WORSE = 0.02  # a fall of nDCG@10, or this share of the loss, that is said
+
+log = logging.getLogger("r0")
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,20 @@ def learn(job: Job, directory: RunDirectory, recorder: Recorder, stop: StopReque
     figures = driver.train(job, directory, recorder, stop)
     first = next((line for line in heldout_lines(directory.metrics_file) if line["step"] == 0), {})
     return TrainingResult({name: value for name, value in first.items() if name.startswith("heldout/")}, figures)
+
+
+def worse(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """What to tell the user if training made the model worse on the held-out data, by nDCG@10 or, without it, by the loss."""
+    name = next((one for one in (ORDER, LOSS) if one in before and one in after), None)
+    if name is None:
+        return None
+    fell = before[name] - after[name] > WORSE if name == ORDER else after[name] - before[name] > WORSE * abs(before[name])
+    if not fell:
+        return None
+    return (
+        f"{name} was {before[name]:.3f} before training and is {after[name]:.3f} now: the model became worse on the held-out "
+        "data; lower learning_rate, or raise warmup_ratio or batch_size"
+    )
 
 
 def run(
@@ -93,6 +113,8 @@ def run(
         job = Job(absolute(job_config or config), str(folder), str(directory.path), steps, data.steps_per_epoch, rank)
         with Recorder(directory, config.tracking, steps, config=flat(config)) as recorder:
             learned = learn(job, directory, recorder, stop)
+            if text := worse(learned.before, learned.after):
+                log.warning(text)
             facts = CardFacts(command, steps, {**data.facts, **learned.facts}, learned.before, learned.after)
             write_model_card(directory.path / "model", config, facts)
             directory.finish(steps, learned.after)
