@@ -1,6 +1,6 @@
 """Does r0 work on this card? Every part is tried in a process of its own; the end is one table of claims, each held or not.
 
-    python benchmarks/gpu_check.py                          # on the first GPU; at most 6 minutes
+    python benchmarks/gpu_check.py                          # on the first GPU; at most 15 minutes
     python benchmarks/gpu_check.py --out check --parts equal probe
     python benchmarks/gpu_check.py --device cpu             # the same code on a CPU, with tiny models
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--shape", help="random model of probe, speed and memory: 1.5b, 0.5b or tiny; empty: what fits the card")
     parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="only these")
-    parser.add_argument("--seconds", type=float, default=360.0, help="for everything; parts that find none left are not tried")
+    parser.add_argument("--seconds", type=float, default=900.0, help="for everything; parts that find none left are not tried")
     parser.add_argument("--out", type=Path, help="folder for gpu_check.json, profile.txt and the output of each part")
     parser.add_argument("--run", nargs=2, metavar=("PART", "SETTING"), help=argparse.SUPPRESS)
     args = parser.parse_args()
