@@ -1,4 +1,4 @@
-"""A supervised run says when the model became worse on the held-out data."""
+"""A supervised run that measures before and after training says when the model became worse on the held-out data."""
 
 from __future__ import annotations
 
